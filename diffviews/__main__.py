@@ -1,0 +1,5 @@
+"""`python -m diffviews` is the same as `diffviews`."""
+
+from diffviews.cli import main
+
+main()

@@ -1,0 +1,1 @@
+"""Sample sets, activations and the files they live in; knows no model and no MLflow."""

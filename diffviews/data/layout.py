@@ -1,0 +1,125 @@
+"""How layers lie in memory and on disk: order and offsets of joined layers, chunk sizes, bytes."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from math import prod
+from typing import Self
+
+import numpy as np
+
+from diffviews.errors import ConfigError, LayerNotFoundError, ShapeError, unknown_name
+
+MAX_CHUNK_ROWS = 1024
+CHUNK_BYTES = 4 * 2**20
+"""Upper bound of a chunk: 2–4 MB are one cheap request to an object store, yet little waste for one row."""
+
+
+@dataclass(frozen=True, slots=True)
+class LayerLayout:
+    """Several layers joined into one vector a sample, in sorted order of their names.
+
+    Offsets always count every layer of the layout, so asking for some of them, or for one that
+    does not exist, never shifts the values of the others.
+    """
+
+    names: tuple[str, ...]
+    """Layer names, sorted and unique."""
+    shapes: tuple[tuple[int, ...], ...]
+    """Shape of each layer's output for one sample, (C, H, W) or (T, C)."""
+
+    def __post_init__(self) -> None:
+        if not self.names or len(self.names) != len(self.shapes):
+            raise ConfigError(f"a layout of {len(self.names)} layers has {len(self.shapes)} shapes; give one each")
+        if list(self.names) != sorted(set(self.names)):
+            raise ConfigError(f"layers of a layout must be sorted and unique, not {', '.join(self.names)}")
+        for name, shape in zip(self.names, self.shapes, strict=True):
+            if any(side < 1 for side in shape):
+                raise ShapeError(f"layer {name!r} has the impossible shape {shape}")
+
+    @classmethod
+    def from_shapes(cls, shapes: Mapping[str, Sequence[int]]) -> Self:
+        """Return the layout of `shapes` (layer name → shape), whatever the order of the mapping."""
+        names = tuple(sorted(shapes))
+        return cls(names, tuple(tuple(int(side) for side in shapes[name]) for name in names))
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Number of values of each layer for one sample."""
+        return tuple(prod(shape) for shape in self.shapes)
+
+    @property
+    def offsets(self) -> tuple[int, ...]:
+        """Where each layer starts in the joined vector."""
+        return tuple(accumulate(self.sizes, initial=0))[:-1]
+
+    @property
+    def size(self) -> int:
+        """Length D of the joined vector."""
+        return sum(self.sizes)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Return the shape of layer `name` for one sample."""
+        return self.shapes[self._position(name)]
+
+    def span(self, name: str) -> slice:
+        """Return where layer `name` lies in the joined vector."""
+        position = self._position(name)
+        return slice(self.offsets[position], self.offsets[position] + self.sizes[position])
+
+    def subset(self, names: Iterable[str]) -> Self:
+        """Return the layout of some of the layers."""
+        return self.from_shapes({name: self.shape(name) for name in names})
+
+    def join(self, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Concatenate each layer's (N, *shape) array into (N, D); every layer of the layout must be there."""
+        for name in arrays:
+            self._position(name)
+        missing = [name for name in self.names if name not in arrays]
+        if missing:
+            raise LayerNotFoundError(f"no activations were given for {', '.join(missing)}, which the layout holds")
+        rows = {len(arrays[name]) for name in self.names}
+        if len(rows) != 1:
+            raise ShapeError(f"joined layers must have equally many samples, not {sorted(rows)}")
+        for name, shape in zip(self.names, self.shapes, strict=True):
+            if arrays[name].shape[1:] != shape:
+                raise ShapeError(f"layer {name!r} has shape {arrays[name].shape[1:]}, but the layout says {shape}")
+        flat = [arrays[name].reshape(len(arrays[name]), -1) for name in self.names]
+        return np.concatenate(flat, axis=1)
+
+    def split(self, joined: np.ndarray, names: Iterable[str] | None = None) -> dict[str, np.ndarray]:
+        """Cut (N, D) into views (N, *shape) of the layers `names`, all of them when None."""
+        if joined.ndim != 2 or joined.shape[1] != self.size:
+            raise ShapeError(f"joined activations have shape {joined.shape}, but this layout needs (N, {self.size})")
+        wanted = self.names if names is None else tuple(names)
+        return {name: joined[:, self.span(name)].reshape(-1, *self.shape(name)) for name in wanted}
+
+    def to_json(self) -> dict[str, list[int]]:
+        """Return {layer: shape} as JSON keeps it; `from_shapes` reads it back."""
+        return {name: list(shape) for name, shape in zip(self.names, self.shapes, strict=True)}
+
+    def _position(self, name: str) -> int:
+        if name not in self.names:
+            raise LayerNotFoundError(unknown_name("layer", name, self.names))
+        return self.names.index(name)
+
+
+def chunk_rows(shape: Sequence[int], dtype: np.dtype | str) -> int:
+    """Return how many samples one chunk holds: the largest power of two that stays within 4 MiB.
+
+    Rows of 4 KiB to 4 MiB thus give chunks of 2 to 4 MiB; smaller rows stop at 1024 a chunk, and
+    a larger row is a chunk by itself. It depends on nothing else, so a resumed or grown
+    extraction cuts its chunks alike.
+    """
+    rows = max(1, CHUNK_BYTES // max(1, prod(shape) * np.dtype(dtype).itemsize))
+    return int(min(MAX_CHUNK_ROWS, 2 ** (int(rows).bit_length() - 1)))
+
+
+def estimate_bytes(num_samples: int, shapes: Mapping[str, Sequence[int]], dtype: np.dtype | str = "float16") -> int:
+    """Return the bytes that the activations of `num_samples` samples at one sigma take uncompressed.
+
+    Stored activations hardly compress, so this is what the disk needs within a few percent.
+    """
+    if num_samples < 0:
+        raise ConfigError(f"the number of samples cannot be {num_samples}")
+    return num_samples * sum(prod(shape) for shape in shapes.values()) * np.dtype(dtype).itemsize

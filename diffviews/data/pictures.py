@@ -1,0 +1,94 @@
+"""Images as the bytes of files and as pixels: safe decoding, PNG encoding, square fitting, thumbnails."""
+
+import io
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from diffviews.errors import CorruptDataError, SampleSetError, ShapeError
+
+THUMBNAIL_SIDE = 256
+MAX_PIXELS = 64_000_000
+"""A larger image is refused before it is decoded: a few kilobytes of file can claim gigabytes of pixels."""
+
+_FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
+_BROKEN = (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError)
+
+
+def decode_image(data: bytes, name: str, resolution: int | None = None) -> np.ndarray:
+    """Return the pixels of an encoded image, (H, W, 3) uint8, upright and without transparency.
+
+    Args:
+        data: the bytes of a PNG, JPEG, WebP or BMP file.
+        name: what an error calls the image.
+        resolution: side to fit the image to (centre crop to a square, then resize); None keeps its size.
+
+    Raises:
+        CorruptDataError: if it is not such an image, is cut short, or has more than 64 million pixels.
+    """
+    try:
+        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise CorruptDataError(
+                    f"image {name} claims {image.width}×{image.height} pixels; at most {MAX_PIXELS // 10**6} million go"
+                )
+            upright = ImageOps.exif_transpose(image)
+            return np.asarray(_fit(_opaque(upright), resolution))
+    except CorruptDataError:
+        raise
+    except _BROKEN as error:
+        raise CorruptDataError(f"image {name} cannot be decoded: {str(error) or type(error).__name__}") from error
+
+
+def encode_png(pixels: np.ndarray) -> bytes:
+    """Return (H, W, 3) uint8 pixels as the bytes of a PNG file."""
+    stream = io.BytesIO()
+    Image.fromarray(pixels, "RGB").save(stream, format="PNG", compress_level=1)
+    return stream.getvalue()
+
+
+def thumbnail_png(pixels: np.ndarray) -> bytes:
+    """Return (H, W, 3) uint8 pixels as a PNG of at most 256 pixels a side, aspect kept, never enlarged."""
+    if max(pixels.shape[:2]) <= THUMBNAIL_SIDE:
+        return encode_png(pixels)
+    image = Image.fromarray(pixels, "RGB")
+    image.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE), Image.Resampling.BOX)
+    return encode_png(np.asarray(image))
+
+
+def resize_images(images: np.ndarray, resolution: int) -> np.ndarray:
+    """Fit (N, H, W, 3) uint8 images to (N, resolution, resolution, 3): centre crop, then resize."""
+    check_resolution(resolution)
+    if images.shape[1:3] == (resolution, resolution):
+        return images
+    return np.stack([np.asarray(_fit(Image.fromarray(pixels, "RGB"), resolution)) for pixels in images])
+
+
+def check_images(images: np.ndarray) -> np.ndarray:
+    """Return `images` after checking that they are (N, H, W, 3) uint8."""
+    if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != np.uint8 or 0 in images.shape[1:]:
+        raise ShapeError(f"images must be (N, H, W, 3) uint8, not {images.shape} {images.dtype}")
+    return images
+
+
+def check_resolution(resolution: int) -> int:
+    """Return `resolution` after checking that it is a possible image side."""
+    if not 1 <= resolution <= 8192:
+        raise SampleSetError(f"images cannot have a side of {resolution} pixels; choose 1 to 8192")
+    return resolution
+
+
+def _opaque(image: Image.Image) -> Image.Image:
+    """Return `image` in RGB, with anything transparent laid on white."""
+    if image.has_transparency_data:
+        layered = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), layered).convert("RGB")
+    return image.convert("RGB")
+
+
+def _fit(image: Image.Image, resolution: int | None) -> Image.Image:
+    if resolution is None or image.size == (resolution, resolution):
+        return image
+    # Box when shrinking keeps every pixel's share; bicubic when enlarging stays smooth.
+    method = Image.Resampling.BOX if min(image.size) >= resolution else Image.Resampling.BICUBIC
+    return ImageOps.fit(image, (resolution, resolution), method=method)

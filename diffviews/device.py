@@ -1,0 +1,25 @@
+"""The one place that chooses a device."""
+
+import torch
+
+from diffviews.errors import ConfigError
+
+
+def resolve_device(device: str | torch.device | None = "auto") -> torch.device:
+    """Return the device to compute on; 'auto' or None takes CUDA, then MPS, then the CPU.
+
+    Raises:
+        ConfigError: if a device is asked for that this machine lacks.
+    """
+    if device is None or str(device) == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+    except RuntimeError as error:
+        raise ConfigError(f"device {str(device)!r} is unknown; use auto, cpu, cuda, cuda:N or mps") from error
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not available.get(chosen.type, True):
+        raise ConfigError(f"device {str(device)!r} is not available on this machine; use auto or cpu")
+    return chosen

@@ -1,0 +1,52 @@
+"""A small classifier of images that says which class a generated image landed in."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from sklearn.model_selection import StratifiedKFold, cross_val_predict
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.svm import SVC
+
+from diffviews.errors import SampleSetError
+
+
+@dataclass(frozen=True, slots=True)
+class Judge:
+    """An RBF support vector classifier over grey pixels, fitted on a sample set's own images."""
+
+    classifier: Pipeline
+    accuracy: float
+    """Share of held-out images classified as labelled, by stratified cross-validation."""
+
+    def classify(self, images: np.ndarray) -> np.ndarray:
+        """Return the class of each image, (N,) int64; images: (N, H, W, 3) uint8."""
+        return self.classifier.predict(_pixels(images))
+
+
+def fit_judge(images: np.ndarray, labels: np.ndarray, folds: int = 5) -> Judge:
+    """Fit a judge on labelled images and measure it on held-out ones.
+
+    Args:
+        images: (N, H, W, 3) uint8.
+        labels: (N,) int64 classes.
+        folds: of the cross-validation; fewer when a class has fewer images.
+
+    Raises:
+        SampleSetError: if there are fewer than two classes or a class has a single image.
+    """
+    classes, counts = np.unique(labels, return_counts=True)
+    if len(classes) < 2 or counts.min() < 2:
+        raise SampleSetError(
+            f"a judge needs two classes of two images or more, this set has {len(classes)} classes, "
+            f"the smallest of {counts.min() if len(counts) else 0}; use a larger labelled sample set"
+        )
+    pixels = _pixels(images)
+    classifier = make_pipeline(StandardScaler(), SVC(C=10.0, gamma="scale"))
+    splits = StratifiedKFold(min(folds, int(counts.min())), shuffle=True, random_state=0)
+    accuracy = float(np.mean(cross_val_predict(classifier, pixels, labels, cv=splits) == labels))
+    return Judge(classifier.fit(pixels, labels), accuracy)
+
+
+def _pixels(images: np.ndarray) -> np.ndarray:
+    return images.astype(np.float32).mean(axis=3).reshape(len(images), -1)
