@@ -8,9 +8,9 @@ import importlib
 import inspect
 import logging
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, NoReturn
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any, NoReturn, get_args, get_origin, get_type_hints
 
 from diffviews.errors import ConfigError, DiffViewsError, unknown_name
 
@@ -114,67 +114,95 @@ def load_function(name: str) -> Callable[..., Any]:
 def parse_arguments(name: str, words: Sequence[str]) -> dict[str, Any]:
     """Return the keyword arguments for a command, from flags, YAML and environment.
 
+    An argument that is a dataclass is spread: each of its fields is a flag of its own.
+
     Raises:
         ConfigError: if an option is unknown or a value has the wrong type.
     """
     from jsonargparse import ArgumentError, ArgumentParser
 
     command, function = COMMANDS[name], load_function(name)
+    options, spread = flags_of(function), spread_of(function)
     parser = ArgumentParser(
-        prog=f"diffviews {name}", default_env=True, env_prefix="DIFFVIEWS", exit_on_error=False,
+        prog=f"diffviews {name}",
+        default_env=True,
+        env_prefix="DIFFVIEWS",
+        exit_on_error=False,
         description=(inspect.getdoc(function) or "").partition("\n")[0],
     )
     parser.add_argument("--config", action="config", help="YAML file with values for these flags")
-    parser.add_function_arguments(function, as_group=False, fail_untyped=True)
+    for cls in spread.values():
+        parser.add_class_arguments(cls, as_group=False)
+    parser.add_function_arguments(function, as_group=False, skip=set(spread))
     try:
-        values = parser.parse_args(_spell_out(command, function, words))
+        values = parser.parse_args(_spell_out(command, options, words)).as_dict()
     except ArgumentError as error:
-        raise ConfigError(_explain(str(error), _parameters(function))) from error
-    return {key: value for key, value in values.as_dict().items() if key in _parameters(function)}
+        raise ConfigError(_explain(str(error), options)) from error
+    plain = {key: values[key] for key in inspect.signature(function).parameters if key not in spread}
+    return plain | {
+        key: cls(**{field.name: values[field.name] for field in fields(cls)}) for key, cls in spread.items()
+    }
 
 
-def _parameters(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
-    return dict(inspect.signature(function).parameters)
+def spread_of(function: Callable[..., Any]) -> dict[str, type]:
+    """Return the arguments of a function that are dataclasses, with their classes."""
+    hints = get_type_hints(function)
+    return {key: hints[key] for key in inspect.signature(function).parameters if is_dataclass(hints[key])}
 
 
-def _spell_out(command: Command, function: Callable[..., Any], words: Sequence[str]) -> list[str]:
-    """Rewrite positional words, short flags, dashes and bare switches as `--name=value`."""
-    parameters, aliases = _parameters(function), dict(command.aliases)
-    positional, spelled, rest = list(command.positional), [], list(words)
+def flags_of(function: Callable[..., Any]) -> dict[str, Any]:
+    """Return {flag: type} of a command, dataclass arguments spread."""
+    hints, flags = get_type_hints(function), {}
+    for key in inspect.signature(function).parameters:
+        flags |= get_type_hints(hints[key]) if is_dataclass(hints[key]) else {key: hints[key]}
+    return flags
+
+
+def _spell_out(command: Command, options: Mapping[str, Any], words: Sequence[str]) -> list[str]:
+    """Rewrite positional words, short flags, dashes, bare switches and 'a,b' lists as `--name=value`."""
+    aliases, positional = dict(command.aliases), list(command.positional)
+    spelled, rest = [], list(words)
     while rest:
         word = rest.pop(0)
-        flag, equals, value = word.partition("=")
         if not word.startswith("-"):
             if not positional:
                 raise ConfigError(f"{word!r} has no flag before it; write --NAME {word}")
             spelled.append(f"--{positional.pop(0)}={word}")
             continue
-        key = aliases.get(flag, flag.lstrip("-").replace("-", "_"))
-        if key in parameters and not equals:
-            is_switch = parameters[key].annotation is bool
-            if is_switch and (not rest or rest[0] not in ("true", "false", "True", "False")):
-                value = "true"
-            elif rest:
-                value = rest.pop(0)
-            else:
-                raise ConfigError(f"{flag} needs a value")
-            spelled.append(f"--{key}={value}")
-        elif key in parameters:
-            spelled.append(f"--{key}={value}")
-        else:
+        flag, equals, value = word.partition("=")
+        if flag in ("-h", "--help", "--print_config"):
             spelled.append(word)
-            if flag == "--config" and not equals and rest:
-                spelled.append(rest.pop(0))
-            elif flag not in ("-h", "--help", "--config", "--print_config"):
-                raise ConfigError(unknown_name("option", flag, [f"--{name}" for name in parameters]))
+            continue
+        key = aliases.get(flag, flag.lstrip("-").replace("-", "_"))
+        if key not in options and key != "config":
+            raise ConfigError(unknown_name("option", flag, [f"--{name}" for name in options]))
+        if not equals:
+            value = _value_after(flag, options.get(key), rest)
+        spelled.append(f"--{key}={_as_list(value) if _is_list(options.get(key)) else value}")
     return spelled
 
 
-def _explain(message: str, parameters: dict[str, inspect.Parameter]) -> str:
+def _value_after(flag: str, kind: Any, rest: list[str]) -> str:
+    if kind is bool and (not rest or rest[0].lower() not in ("true", "false")):
+        return "true"
+    if not rest:
+        raise ConfigError(f"{flag} needs a value")
+    return rest.pop(0)
+
+
+def _is_list(kind: Any) -> bool:
+    return any(get_origin(option) in (list, tuple) for option in (kind, *get_args(kind)))
+
+
+def _as_list(value: str) -> str:
+    return value if value.startswith("[") or value == "null" else f"[{value}]"
+
+
+def _explain(message: str, options: Mapping[str, Any]) -> str:
     """Shorten jsonargparse's message and offer the nearest name for an unknown key."""
     quoted = message.split("'")
     if "is not accepted" in message and len(quoted) > 1:
-        return unknown_name("option", quoted[1], parameters)
+        return unknown_name("option", quoted[1], options)
     return " ".join(message.split())
 
 

@@ -86,7 +86,7 @@ def _read(path: Path, modified: int) -> tuple[tuple[str, tuple[str, str]], ...]:
         entries = json.loads(path.read_text(encoding="utf-8"))
         return tuple((str(int(index)), (str(synset), str(name))) for index, (synset, name) in entries.items())
     except (ValueError, TypeError, AttributeError) as error:
-        raise SampleSetError(f"{path} is not a list of classes: it must map an index to [synset, name]") from error
+        raise SampleSetError(f"{path} is no list of classes; it must map index to [synset, name]") from error
 
 
 def _load(path: Path) -> tuple[tuple[str, tuple[str, str]], ...]:

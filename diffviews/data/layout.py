@@ -11,6 +11,7 @@ import numpy as np
 from diffviews.errors import ConfigError, LayerNotFoundError, ShapeError, unknown_name
 
 MAX_CHUNK_ROWS = 1024
+CHECKSUM_BYTES = 4
 CHUNK_BYTES = 4 * 2**20
 """Upper bound of a chunk: 2–4 MB are one cheap request to an object store, yet little waste for one row."""
 
@@ -30,7 +31,7 @@ class LayerLayout:
 
     def __post_init__(self) -> None:
         if not self.names or len(self.names) != len(self.shapes):
-            raise ConfigError(f"a layout of {len(self.names)} layers has {len(self.shapes)} shapes; give one each")
+            raise ConfigError(f"a layout of {len(self.names)} layers cannot have {len(self.shapes)} shapes")
         if list(self.names) != sorted(set(self.names)):
             raise ConfigError(f"layers of a layout must be sorted and unique, not {', '.join(self.names)}")
         for name, shape in zip(self.names, self.shapes, strict=True):
@@ -77,20 +78,22 @@ class LayerLayout:
             self._position(name)
         missing = [name for name in self.names if name not in arrays]
         if missing:
-            raise LayerNotFoundError(f"no activations were given for {', '.join(missing)}, which the layout holds")
+            raise LayerNotFoundError(f"no activations were given for {', '.join(missing)} of the layout")
         rows = {len(arrays[name]) for name in self.names}
         if len(rows) != 1:
             raise ShapeError(f"joined layers must have equally many samples, not {sorted(rows)}")
         for name, shape in zip(self.names, self.shapes, strict=True):
             if arrays[name].shape[1:] != shape:
-                raise ShapeError(f"layer {name!r} has shape {arrays[name].shape[1:]}, but the layout says {shape}")
+                raise ShapeError(
+                    f"layer {name!r} has shape {arrays[name].shape[1:]}, the layout says {shape}"
+                )
         flat = [arrays[name].reshape(len(arrays[name]), -1) for name in self.names]
         return np.concatenate(flat, axis=1)
 
     def split(self, joined: np.ndarray, names: Iterable[str] | None = None) -> dict[str, np.ndarray]:
         """Cut (N, D) into views (N, *shape) of the layers `names`, all of them when None."""
         if joined.ndim != 2 or joined.shape[1] != self.size:
-            raise ShapeError(f"joined activations have shape {joined.shape}, but this layout needs (N, {self.size})")
+            raise ShapeError(f"joined activations are {joined.shape}, but this layout needs (N, {self.size})")
         wanted = self.names if names is None else tuple(names)
         return {name: joined[:, self.span(name)].reshape(-1, *self.shape(name)) for name in wanted}
 
@@ -104,22 +107,26 @@ class LayerLayout:
         return self.names.index(name)
 
 
-def chunk_rows(shape: Sequence[int], dtype: np.dtype | str) -> int:
+def chunk_rows(shape: Sequence[int], dtype: np.dtype | str, num_samples: int | None = None) -> int:
     """Return how many samples one chunk holds: the largest power of two that stays within 4 MiB.
 
     Rows of 4 KiB to 4 MiB thus give chunks of 2 to 4 MiB; smaller rows stop at 1024 a chunk, and
-    a larger row is a chunk by itself. It depends on nothing else, so a resumed or grown
-    extraction cuts its chunks alike.
+    a larger row is a chunk by itself. A set of fewer samples than that has one chunk, since the
+    last chunk of an array is padded to its full size on disk.
     """
     rows = max(1, CHUNK_BYTES // max(1, prod(shape) * np.dtype(dtype).itemsize))
-    return int(min(MAX_CHUNK_ROWS, 2 ** (int(rows).bit_length() - 1)))
+    rows = min(MAX_CHUNK_ROWS, 1 << (rows.bit_length() - 1))
+    return rows if num_samples is None else min(rows, 1 << max(0, num_samples - 1).bit_length())
 
 
-def estimate_bytes(num_samples: int, shapes: Mapping[str, Sequence[int]], dtype: np.dtype | str = "float16") -> int:
-    """Return the bytes that the activations of `num_samples` samples at one sigma take uncompressed.
-
-    Stored activations hardly compress, so this is what the disk needs within a few percent.
-    """
+def estimate_bytes(
+    num_samples: int, shapes: Mapping[str, Sequence[int]], dtype: np.dtype | str = "float16"
+) -> int:
+    """Return the bytes that the chunks of `num_samples` samples at one sigma take on disk."""
     if num_samples < 0:
         raise ConfigError(f"the number of samples cannot be {num_samples}")
-    return num_samples * sum(prod(shape) for shape in shapes.values()) * np.dtype(dtype).itemsize
+    total = 0
+    for shape in shapes.values():
+        rows = chunk_rows(shape, dtype, num_samples)
+        total += -(-num_samples // rows) * (rows * prod(shape) * np.dtype(dtype).itemsize + CHECKSUM_BYTES)
+    return total

@@ -1,6 +1,8 @@
-"""Images as the bytes of files and as pixels: safe decoding, PNG encoding, square fitting, thumbnails."""
+"""Images as pixels and as the bytes of files: safe decoding, PNG encoding, fitting, thumbnails."""
 
 import io
+from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -30,20 +32,22 @@ def decode_image(data: bytes, name: str, resolution: int | None = None) -> np.nd
         with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise CorruptDataError(
-                    f"image {name} claims {image.width}×{image.height} pixels; at most {MAX_PIXELS // 10**6} million go"
+                    f"image {name} claims {image.width}×{image.height} pixels, but at most "
+                    f"{MAX_PIXELS // 10**6} million are decoded"
                 )
             upright = ImageOps.exif_transpose(image)
             return np.asarray(_fit(_opaque(upright), resolution))
     except CorruptDataError:
         raise
     except _BROKEN as error:
-        raise CorruptDataError(f"image {name} cannot be decoded: {str(error) or type(error).__name__}") from error
+        reason = str(error) or type(error).__name__
+        raise CorruptDataError(f"image {name} cannot be decoded: {reason}") from error
 
 
 def encode_png(pixels: np.ndarray) -> bytes:
     """Return (H, W, 3) uint8 pixels as the bytes of a PNG file."""
     stream = io.BytesIO()
-    Image.fromarray(pixels, "RGB").save(stream, format="PNG", compress_level=1)
+    Image.fromarray(pixels).save(stream, format="PNG", compress_level=1)
     return stream.getvalue()
 
 
@@ -51,7 +55,7 @@ def thumbnail_png(pixels: np.ndarray) -> bytes:
     """Return (H, W, 3) uint8 pixels as a PNG of at most 256 pixels a side, aspect kept, never enlarged."""
     if max(pixels.shape[:2]) <= THUMBNAIL_SIDE:
         return encode_png(pixels)
-    image = Image.fromarray(pixels, "RGB")
+    image = Image.fromarray(pixels)
     image.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE), Image.Resampling.BOX)
     return encode_png(np.asarray(image))
 
@@ -61,7 +65,22 @@ def resize_images(images: np.ndarray, resolution: int) -> np.ndarray:
     check_resolution(resolution)
     if images.shape[1:3] == (resolution, resolution):
         return images
-    return np.stack([np.asarray(_fit(Image.fromarray(pixels, "RGB"), resolution)) for pixels in images])
+    return np.stack([np.asarray(_fit(Image.fromarray(pixels), resolution)) for pixels in images])
+
+
+def stack_images(images: list[np.ndarray], names: list[str]) -> np.ndarray:
+    """Return equally large images as one (N, H, W, 3) array, or say which one differs.
+
+    Raises:
+        ShapeError: if the images are of different sizes.
+    """
+    for image, name in zip(images, names, strict=True):
+        if image.shape != images[0].shape:
+            raise ShapeError(
+                f"image {name} is {image.shape[0]}×{image.shape[1]}, but {names[0]} is "
+                f"{images[0].shape[0]}×{images[0].shape[1]}; give a resolution to fit them all to"
+            )
+    return np.stack(images) if images else np.empty((0, 1, 1, 3), np.uint8)
 
 
 def check_images(images: np.ndarray) -> np.ndarray:
@@ -89,6 +108,64 @@ def _opaque(image: Image.Image) -> Image.Image:
 def _fit(image: Image.Image, resolution: int | None) -> Image.Image:
     if resolution is None or image.size == (resolution, resolution):
         return image
-    # Box when shrinking keeps every pixel's share; bicubic when enlarging stays smooth.
-    method = Image.Resampling.BOX if min(image.size) >= resolution else Image.Resampling.BICUBIC
-    return ImageOps.fit(image, (resolution, resolution), method=method)
+    return ImageOps.fit(image, (resolution, resolution), method=Image.Resampling.BICUBIC)
+
+
+class Pictures(Protocol):
+    """The images of a sample set, by row; every row number given is in range."""
+
+    def __len__(self) -> int:
+        """Return how many images there are."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of every image, in pixels."""
+
+    def pixels(self, rows: np.ndarray) -> np.ndarray:
+        """Return (n, H, W, 3) uint8."""
+
+    def encoded(self, rows: np.ndarray) -> list[bytes]:
+        """Return each image as the bytes of an image file."""
+
+    def thumbnails(self, rows: np.ndarray) -> list[bytes]:
+        """Return each image as a PNG of at most 256 pixels a side."""
+
+    def take(self, rows: np.ndarray) -> "Pictures":
+        """Return the pictures of `rows` in that order."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PixelPictures:
+    """Images held in memory; the array given is made read-only through this view of it."""
+
+    array: np.ndarray
+    """(N, H, W, 3) uint8."""
+
+    def __post_init__(self) -> None:
+        view = check_images(np.asarray(self.array)).view()
+        view.flags.writeable = False
+        object.__setattr__(self, "array", view)
+
+    def __len__(self) -> int:
+        return len(self.array)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of every image, in pixels."""
+        return self.array.shape[1], self.array.shape[2]
+
+    def pixels(self, rows: np.ndarray) -> np.ndarray:
+        """Return (n, H, W, 3) uint8, a copy."""
+        return self.array[rows]
+
+    def encoded(self, rows: np.ndarray) -> list[bytes]:
+        """Return each image as the bytes of a PNG file."""
+        return [encode_png(self.array[row]) for row in rows]
+
+    def thumbnails(self, rows: np.ndarray) -> list[bytes]:
+        """Return each image as a PNG of at most 256 pixels a side."""
+        return [thumbnail_png(self.array[row]) for row in rows]
+
+    def take(self, rows: np.ndarray) -> "PixelPictures":
+        """Return the pictures of `rows` in that order."""
+        return PixelPictures(self.array[rows])

@@ -48,7 +48,7 @@ class SampleIndex:
             raise SelectionError("the selection is empty; choose at least one sample")
         unknown = [sample_id for sample_id in wanted if sample_id not in self._rows]
         if unknown:
-            shown = ", ".join(repr(sample_id) for sample_id in unknown[:3]) + (" …" if len(unknown) > 3 else "")
+            shown = ", ".join(map(repr, unknown[:3])) + (" …" if len(unknown) > 3 else "")
             raise SelectionError(
                 f"{len(unknown)} of {len(wanted)} selected samples are not among these {len(self)}: {shown}"
             )
@@ -60,7 +60,7 @@ class SampleIndex:
         if checked.size == 0:
             raise SelectionError("the selection is empty; choose at least one sample")
         if checked.ndim != 1 or not np.issubdtype(checked.dtype, np.integer):
-            raise SelectionError(f"rows must be a list of integers, not {checked.dtype} of shape {checked.shape}")
+            raise SelectionError(f"rows must be a list of integers, not {checked.dtype} {checked.shape}")
         outside = checked[(checked < 0) | (checked >= len(self))]
         if outside.size:
             raise SelectionError(f"row {outside[0]} is outside 0 … {len(self) - 1}")
@@ -70,8 +70,12 @@ class SampleIndex:
 def check_sample_id(sample_id: object) -> None:
     """Refuse a sample id that could not be written everywhere ids are written."""
     if not isinstance(sample_id, str) or not sample_id or sample_id != sample_id.strip():
-        raise SampleSetError(f"sample id {sample_id!r} must be a text that neither is empty nor starts or ends in space")
+        raise SampleSetError(
+            f"sample id {sample_id!r} must be a text that is not empty or padded with spaces"
+        )
     if len(sample_id) > MAX_ID_LENGTH:
-        raise SampleSetError(f"sample id {sample_id[:40]!r}… has {len(sample_id)} characters; at most {MAX_ID_LENGTH} go")
+        raise SampleSetError(
+            f"sample id {sample_id[:40]!r}… is longer than {MAX_ID_LENGTH} characters; shorten it"
+        )
     if not sample_id.isprintable():
         raise SampleSetError(f"sample id {sample_id!r} holds characters that cannot be printed; rename it")

@@ -1,17 +1,31 @@
 """Capture: fills one array of activations per (layer, sigma) of a plan, resumable at any moment."""
 
 import logging
-from collections.abc import Mapping
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import lightning
 
-from diffviews.data.activations import ActivationWriter, estimate_bytes, require_disk_space
+from diffviews.data.activations import ActivationWriter, estimate_bytes
+from diffviews.data.disk import format_bytes, require_disk_space
 from diffviews.lightning.extraction import ExtractionData, ExtractionModule, LayerKey
 from diffviews.noise import format_sigma
 from diffviews.pipelines.plan import ExtractionPlan
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class CapturedArray:
+    """One finished array of activations."""
+
+    path: Path
+    """Zarr v3 array, a folder."""
+    digest: str
+    nonfinite: int
+    """NaN and infinite values among it."""
 
 
 def array_path(folder: Path, key: LayerKey) -> Path:
@@ -21,27 +35,31 @@ def array_path(folder: Path, key: LayerKey) -> Path:
 
 
 def capture_activations(
-    plan: ExtractionPlan, folder: Path, *, devices: int = 1, progress: bool = True
-) -> dict[LayerKey, tuple[Path, str]]:
-    """Run the model over the sample set at every sigma and write all layers' outputs under `folder`.
+    plan: ExtractionPlan, keys: Sequence[LayerKey], folder: Path, *, devices: int = 1, progress: bool = True
+) -> dict[LayerKey, CapturedArray]:
+    """Run the model over the sample set and write the outputs of `keys`, (layer, sigma), under `folder`.
 
     Chunks that `folder` already holds are kept. A layer with a value outside float16 is captured
     again in float32.
 
     Returns:
-        {(layer, sigma): (path of the finished Zarr array, its digest)}.
+        {(layer, sigma): the finished array}.
 
     Raises:
         DiskSpaceError: if the disk is too small for what is still to be written.
     """
-    keys = [(layer, sigma) for sigma in plan.sigmas for layer in plan.layers]
+    if not keys:
+        return {}
     wide = {key for key in keys if (array_path(folder, key).parent / "float32").exists()}
     while True:
         writers = {key: _writer(plan, folder, key, "float32" if key in wide else plan.dtype) for key in keys}
         _announce(plan, folder, writers)
         overflowed = _run(plan, writers, devices, progress)
         if not overflowed:
-            return {key: (array_path(folder, key), writer.finish()) for key, writer in writers.items()}
+            return {
+                key: CapturedArray(array_path(folder, key), writer.finish(), writer.nonfinite)
+                for key, writer in writers.items()
+            }
         for key in overflowed:
             logger.info("layer %s at sigma %s exceeds float16 and is captured again in float32", *key)
             _restart_in_float32(array_path(folder, key))
@@ -90,8 +108,6 @@ def _writer(plan: ExtractionPlan, folder: Path, key: LayerKey, dtype: str) -> Ac
 
 def _restart_in_float32(path: Path) -> None:
     """Drop an array that overflowed and leave a note for a later resume."""
-    import shutil
-
     shutil.rmtree(path)
     (path.parent / "float32").touch()
 
@@ -100,7 +116,6 @@ def _announce(plan: ExtractionPlan, folder: Path, writers: Mapping[LayerKey, Act
     shapes = plan.adapter.get_layer_shapes()
     size = sum(estimate_bytes(len(plan.samples), shapes[layer], plan.dtype) for layer, _ in writers)
     logger.info(
-        "%d samples × %d layers × %d sigmas: up to %.0f MB of activations",
-        len(plan.samples), len(plan.layers), len(plan.sigmas), size / 1e6,
+        "%d samples × %d layers and sigmas: up to %s of activations", len(plan.samples), len(writers), format_bytes(size)
     )
     require_disk_space(folder, size)

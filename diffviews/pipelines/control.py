@@ -5,7 +5,7 @@ the layer's output replaced by that average. The control rate is the share that 
 the averaged class; the baseline is the same share for the same noise without the mask.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +16,9 @@ from diffviews.core.generator import GenerationRequest, generate
 from diffviews.core.interventions import FixedTarget, Intervention
 from diffviews.errors import SampleSetError
 from diffviews.processing.judge import Judge
+
+BATCH = 128
+"""Generations in one forward pass, each with its own class's average as target."""
 
 ReadRows = Callable[[np.ndarray], np.ndarray]
 """Takes row numbers of the sample set, returns those activations (n, *layer_shape)."""
@@ -72,21 +75,22 @@ class ControlExperiment:
 
     def _land(self, layer: str | None, targets: torch.Tensor | None, window: tuple[int, int] | None) -> np.ndarray:
         """Return the class in which each generation lands, (N,)."""
-        interventions: tuple[Intervention, ...] = ()
-        if layer is not None and targets is not None:
-            interventions = (Intervention(layer, FixedTarget(targets), steps=window),)
-        request = GenerationRequest(
-            class_labels=-1,
-            num_samples=len(self._wanted),
-            seed=self._settings.seed,
-            num_steps=self._settings.num_steps,
-            interventions=interventions,
-            baseline=False,
-            batch_size=128,
-        )
-        return self._judge.classify(generate(self._adapter, request).images)
-
-
-def ranking(metrics: Mapping[str, Mapping[str, float]], key: str) -> list[str]:
-    """Return layer names by falling metric; layers without it last."""
-    return sorted(metrics, key=lambda layer: metrics[layer].get(key, float("-inf")), reverse=True)
+        landed = []
+        for first in range(0, len(self._wanted), BATCH):
+            count = min(BATCH, len(self._wanted) - first)
+            interventions: tuple[Intervention, ...] = ()
+            if layer is not None and targets is not None:
+                own_targets = FixedTarget(targets[first : first + count])
+                interventions = (Intervention(layer, own_targets, steps=window),)
+            request = GenerationRequest(
+                class_labels=-1,
+                num_samples=count,
+                seed=self._settings.seed,
+                first_index=first,
+                num_steps=self._settings.num_steps,
+                interventions=interventions,
+                baseline=False,
+                batch_size=count,
+            )
+            landed.append(self._judge.classify(generate(self._adapter, request).images))
+        return np.concatenate(landed)

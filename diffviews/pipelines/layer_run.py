@@ -1,8 +1,7 @@
 """One layer run: the map of its activations, its measures, and the MLflow run that holds them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -12,7 +11,7 @@ from diffviews.noise import format_sigma
 from diffviews.processing.figures import map_figure
 from diffviews.processing.projector import FittedMap, MapParameters, fit_map
 from diffviews.processing.quality import MapQuality, map_quality
-from diffviews.tracking.runs import ActiveRun
+from diffviews.tracking.active_run import ActiveRun
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +28,8 @@ class MeasuredMap:
 
 def class_array(samples: SampleSet) -> np.ndarray | None:
     """Return the classes, (N,) int64, or None when a sample has none."""
-    labels = samples.table["class_label"]
-    return None if labels.isna().any() else labels.to_numpy(dtype=np.int64)
+    labels = samples.class_labels
+    return None if (labels < 0).any() else labels
 
 
 def measure_map(
@@ -52,26 +51,16 @@ def measure_map(
     return MeasuredMap(fitted, quality, points, picture)
 
 
-def write_map(measured: MeasuredMap, folder: Path) -> None:
-    """Write a map's artifacts: `map/points.parquet`, `map/projector.safetensors`, `map.png`."""
-    (folder / "map").mkdir(parents=True, exist_ok=True)
-    measured.points.to_parquet(folder / "map" / "points.parquet", index=False)
-    measured.fitted.projector.save(folder / "map" / "projector.safetensors")
-    (folder / "map.png").write_bytes(measured.picture)
-
-
-def log_measured_map(run: ActiveRun, measured: MeasuredMap, extra: Mapping[str, float] | None = None) -> None:
-    """Log a map's summary metrics, its explained-variance curve and its picture under one same key."""
+def log_map(run: ActiveRun, measured: MeasuredMap, extra: Mapping[str, float] | None = None) -> None:
+    """Log a map: its arrays and table, summary metrics, variance curve, and its picture under one same key."""
     run.log_metrics({**measured.quality.summary, **(extra or {})})
     run.log_metric_series("pca_explained_variance", measured.quality.explained_variance)
     run.log_image("map", measured.picture)
+    run.log_artifact_bytes(measured.picture, "map.png")
+    run.log_table(measured.points, "map/points.parquet")
+    measured.fitted.projector.save(run.stage("map/projector.safetensors"))
 
 
 def map_title(model: str, layer: str, sigma: float) -> str:
     """Return the heading of a map's picture."""
     return f"{model} · {layer} · σ {format_sigma(sigma)}"
-
-
-def layer_table(rows: Sequence[Mapping[str, object]]) -> pd.DataFrame:
-    """Return the parent's `layers.csv`: one row a layer run, measures as columns."""
-    return pd.DataFrame(list(rows))

@@ -1,6 +1,6 @@
 """The plan of an extraction: its resolved options, checked, with the fingerprint of what they determine."""
 
-import os
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Literal
@@ -17,35 +17,26 @@ from diffviews.tracking.schema import fingerprint
 Conditioning = Literal["auto", "none", "label", "uniform"]
 
 
-def parse_names(names: str | Sequence[str]) -> list[str]:
-    """Split 'a,b' or pass a list on; blanks are dropped."""
-    parts = names.split(",") if isinstance(names, str) else names
-    return [part.strip() for part in parts if part.strip()]
-
-
-def parse_sigmas(sigmas: str | Sequence[float]) -> tuple[float, ...]:
-    """Return the noise levels of '0.5,2' or of a list, ascending.
+def check_sigmas(sigmas: Sequence[float]) -> tuple[float, ...]:
+    """Return noise levels in ascending order.
 
     Raises:
-        ConfigError: if one is not a positive number, or one is named twice.
+        ConfigError: if there is none, one is not a positive number, or one is named twice.
     """
-    try:
-        levels = sorted(float(s) for s in (sigmas.split(",") if isinstance(sigmas, str) else sigmas))
-    except ValueError as error:
-        raise ConfigError(f"sigmas {sigmas!r} must be numbers separated by commas, such as 0.5,2") from error
-    if not levels or levels[0] <= 0 or levels[-1] == float("inf") or len(set(levels)) < len(levels):
-        raise ConfigError(f"sigmas {sigmas!r} must be one or more different noise levels above 0")
+    levels = sorted(map(float, sigmas))
+    if not levels or not all(0 < level < math.inf for level in levels) or len(set(levels)) < len(levels):
+        raise ConfigError(f"sigmas {list(sigmas)} must be one or more different noise levels above 0")
     return tuple(levels)
 
 
-def choose_layers(adapter: GeneratorAdapter, layers: str | Sequence[str]) -> tuple[str, ...]:
+def choose_layers(adapter: GeneratorAdapter, layers: Sequence[str]) -> tuple[str, ...]:
     """Return the wanted hook points in network order; 'all' takes every one.
 
     Raises:
         LayerNotFoundError: if the model has no such layer; the nearest names are offered.
     """
     available = list(adapter.hookable_layers)
-    wanted = parse_names(layers)
+    wanted = list(layers)
     if wanted == ["all"]:
         return tuple(available)
     for name in wanted:
@@ -54,21 +45,6 @@ def choose_layers(adapter: GeneratorAdapter, layers: str | Sequence[str]) -> tup
     if not wanted:
         raise LayerNotFoundError("no layer is named; give layer names or all")
     return tuple(name for name in available if name in wanted)
-
-
-def pca_components_or_default(pca_components: int | None) -> int | None:
-    """Return the number of principal components: the argument, else DIFFVIEWS_PCA_COMPONENTS, else 50; 0 is off.
-
-    Raises:
-        ConfigError: if the environment variable is neither a number nor 'none'.
-    """
-    if pca_components is None:
-        text = os.environ.get("DIFFVIEWS_PCA_COMPONENTS", "50").strip().lower()
-        try:
-            pca_components = 0 if text == "none" else int(text)
-        except ValueError as error:
-            raise ConfigError(f"DIFFVIEWS_PCA_COMPONENTS is {text!r}; set a number, or none for no PCA") from error
-    return pca_components or None
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,26 +63,45 @@ class ExtractionPlan:
     control: ControlSettings | None
 
     @property
+    def keys(self) -> list[tuple[str, float]]:
+        """The (layer, sigma) pairs of the layer runs, in network order within each sigma."""
+        return [(layer, sigma) for sigma in self.sigmas for layer in self.layers]
+
+    @property
     def class_ids(self) -> list[int] | None:
         """Classes that condition the forward passes, None for the unconditional pass."""
         if self.conditioning == "none":
             return None
-        labels = self.samples.table["class_label"]
         if self.conditioning == "uniform":
-            return [-1] * len(labels)
-        return [-1 if missing else int(label) for label, missing in zip(labels, labels.isna(), strict=True)]
+            return [-1] * len(self.samples)
+        return [int(label) for label in self.samples.class_labels]
 
     def fingerprint(self) -> str:
         """Digest of everything that determines the whole extraction."""
         return fingerprint(
             kind="extract",
-            layers=[[layer, format_sigma(sigma)] for layer in self.layers for sigma in self.sigmas],
+            layers=[[layer, format_sigma(sigma)] for layer, sigma in self.keys],
             **self._common(),
         )
 
     def layer_fingerprint(self, layer: str, sigma: float) -> str:
         """Digest of everything that determines one layer run, equal in every extraction that holds it."""
         return fingerprint(kind="layer", layer=layer, sigma=format_sigma(sigma), **self._common())
+
+    def params(self) -> dict[str, object]:
+        """Few and comparable parameters for the run."""
+        return {
+            "model": self.adapter.model_type,
+            "dataset": self.dataset,
+            "num_samples": len(self.samples),
+            "layers": len(self.layers),
+            "sigmas": ",".join(map(format_sigma, self.sigmas)),
+            "conditioning": self.conditioning,
+            "dtype": self.dtype,
+            "batch_size": self.batch_size,
+            "device": self.adapter.device.type,
+            **asdict(self.maps),
+        }
 
     def _common(self) -> dict[str, object]:
         return {

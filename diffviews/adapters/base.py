@@ -1,0 +1,207 @@
+"""The one contract between DiffViews and a model: `GeneratorAdapter`."""
+
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, Self
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from diffviews.adapters.hooks import Handle, Hook
+from diffviews.errors import ConfigError, ShapeError
+
+
+class GeneratorAdapter(ABC):
+    """Wraps one model family so that everything else sees "the denoised x0 at sigma".
+
+    Abstract is what no default can know. An adapter that gives only that works everywhere; the
+    rest (ranges, defaults, conversion between images and x0, labels, digest) may be overridden.
+    Images are uint8 (N, H, W, 3); x and x0 are (B, C, H, W) float32, data in [-1, 1] before noise;
+    sigma is the noise's standard deviation in the same units (Karras et al. 2022).
+    """
+
+    @property
+    @abstractmethod
+    def model_type(self) -> str:
+        """Name of the model family, such as 'edm-imagenet-64'."""
+
+    @property
+    @abstractmethod
+    def resolution(self) -> int:
+        """Height and width of the images, pixels."""
+
+    @property
+    @abstractmethod
+    def num_classes(self) -> int:
+        """Number of classes; 0 for a model without class labels."""
+
+    @property
+    @abstractmethod
+    def hookable_layers(self) -> list[str]:
+        """Names of the layers that take hooks, in the order of the forward pass."""
+
+    @abstractmethod
+    def forward(
+        self, x: Tensor, sigma: Tensor | float, class_labels: Tensor | None = None, **kwargs: Any
+    ) -> Tensor:
+        """Return the denoised x0, (B, C, H, W).
+
+        Args:
+            x: noised inputs, (B, C, H, W) float32.
+            sigma: noise level > 0 of each, (B,), or of all, a scalar.
+            class_labels: one-hot or mixed classes, (B, K); None: unconditional.
+            kwargs: options of this model family alone.
+        """
+
+    @abstractmethod
+    def register_activation_hooks(self, layer_names: list[str], hook_fn: Hook) -> Sequence[Handle]:
+        """Put `hook_fn(module, input, output)` on the named layers and return one handle for each.
+
+        What the hook returns, unless None, must take the place of the layer's output for all
+        layers that read it.
+        """
+
+    @abstractmethod
+    def get_layer_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Return the output shape of each hookable layer for one sample, (C, H, W) or (T, C)."""
+
+    @classmethod
+    @abstractmethod
+    def from_checkpoint(cls, checkpoint_path: Any, device: Any = "cuda", **kwargs: Any) -> Self:
+        """Load the model from its weights onto a device, ready for use."""
+
+    @classmethod
+    @abstractmethod
+    def get_default_config(cls) -> dict[str, Any]:
+        """Return the configuration used when a checkpoint brings none."""
+
+    # What follows has working defaults.
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The configuration this model was built with."""
+        return self.get_default_config()
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """Shape (C, H, W) of x for one sample; latent models override it."""
+        return (3, self.resolution, self.resolution)
+
+    @property
+    def sigma_range(self) -> tuple[float, float]:
+        """Smallest and largest noise level of sampling."""
+        return (0.002, 80.0)
+
+    @property
+    def default_steps(self) -> int:
+        """Sampler steps when the user names none."""
+        return 18
+
+    @property
+    def default_guidance(self) -> float:
+        """Guidance scale when the user names none; 1 is the conditional model alone."""
+        return 1.0
+
+    @property
+    def label_dropout(self) -> float | bool:
+        """Share of labels withheld in training; false when no unconditional pass was trained."""
+        return False
+
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """One name a class, or None."""
+        return None
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model's parameters lie; the CPU when it has none."""
+        for network in self._networks():
+            for tensor in network.parameters():
+                return tensor.device
+        return torch.device("cpu")
+
+    def to(self, device: Any) -> Self:
+        """Move the model's networks to a device."""
+        for network in self._networks():
+            nn.Module.to(network, device)
+        return self
+
+    def eval(self) -> Self:
+        """Switch the model's networks to inference."""
+        for network in self._networks():
+            nn.Module.train(network, False)
+        return self
+
+    def _networks(self) -> list[nn.Module]:
+        if isinstance(self, nn.Module):
+            return [self]
+        return [value for value in vars(self).values() if isinstance(value, nn.Module)]
+
+    def encode(self, images: np.ndarray) -> Tensor:
+        """Return the x0 of images: uint8 (N, H, W, 3) → (N, C, H, W) float32 in [-1, 1], on the CPU.
+
+        Raises:
+            ShapeError: if the images are not uint8 or not of the model's resolution.
+        """
+        expected = (self.resolution, self.resolution, 3)
+        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != expected:
+            raise ShapeError(
+                f"images are {images.dtype} of shape {images.shape}; model {self.model_type!r} takes uint8 "
+                f"of shape (N, {', '.join(map(str, expected))}), so resize them first"
+            )
+        x0 = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2)
+        return x0.to(torch.float32) / 127.5 - 1.0
+
+    def decode(self, x0: Tensor) -> np.ndarray:
+        """Return the images of x0: (N, C, H, W) in [-1, 1] → uint8 (N, H, W, 3), rounded and clipped."""
+        grey_levels = (x0.detach().to(torch.float32) * 127.5 + 128.0).clamp(0, 255)
+        return grey_levels.to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+
+    def make_labels(self, class_ids: Sequence[int]) -> Tensor | None:
+        """Return the class labels (B, K) float32 on the model's device; -1 is uniform, 1/K each.
+
+        None for a model without classes.
+
+        Raises:
+            ConfigError: if a class is outside -1 … K-1.
+        """
+        classes = self.num_classes
+        if classes == 0:
+            return None
+        labels = torch.zeros(len(class_ids), classes)
+        for row, class_id in enumerate(class_ids):
+            if not -1 <= class_id < classes:
+                raise ConfigError(
+                    f"class {class_id} is not one of 0 … {classes - 1} of model {self.model_type!r}, "
+                    "nor -1 for the uniform label"
+                )
+            if class_id == -1:
+                labels[row] = 1.0 / classes
+            else:
+                labels[row, class_id] = 1.0
+        return labels.to(self.device)
+
+    def digest(self) -> str:
+        """Return the sha256 of model family, configuration, parameters and buffers, computed once."""
+        known = self.__dict__.get("_computed_digest")
+        if known is None:
+            known = self.__dict__["_computed_digest"] = self._compute_digest()
+        return known
+
+    def _compute_digest(self) -> str:
+        config = json.dumps(self.config, sort_keys=True, default=str)
+        digest = hashlib.sha256(f"{self.model_type}\n{config}\n".encode())
+        for network in self._networks():
+            for name, tensor in sorted(network.state_dict().items()):
+                digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+                digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        return digest.hexdigest()
+
+    def __repr__(self) -> str:
+        return (
+            f"{type(self).__name__}(model_type={self.model_type!r}, resolution={self.resolution}, "
+            f"num_classes={self.num_classes}, layers={len(self.hookable_layers)})"
+        )

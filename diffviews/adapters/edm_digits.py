@@ -1,0 +1,49 @@
+"""The small digits model that ships with the package, trained on scikit-learn's handwritten digits."""
+
+from pathlib import Path
+from typing import Any
+
+from diffviews import models
+from diffviews.adapters.edm import EDMAdapter
+from diffviews.errors import CheckpointError
+
+
+class EDMDigitsAdapter(EDMAdapter):
+    """ADM U-Net with EDM preconditioning for 16×16 RGB digits, 10 classes."""
+
+    name = "edm-digits"
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return tuple(str(digit) for digit in range(self.num_classes))
+
+    @classmethod
+    def get_default_config(cls) -> dict[str, Any]:
+        """Return the configuration of a small network at the digits' resolution."""
+        return {
+            "img_resolution": 16,
+            "img_channels": 3,
+            "label_dim": 10,
+            "model_channels": 32,
+            "channel_mult": [1, 2, 2],
+            "channel_mult_emb": 4,
+            "num_blocks": 1,
+            "attn_resolutions": [8],
+            "dropout": 0.0,
+            "label_dropout": 0.0,
+            "sigma_min": 0.0,
+            "sigma_max": float("inf"),
+            "sigma_data": 0.5,
+        }
+
+    @classmethod
+    def shipped_weights(cls) -> Path:
+        """Return the shipped checkpoint's path.
+
+        Raises:
+            CheckpointError: if the installation lacks it.
+        """
+        path = Path(models.__path__[0]) / "weights" / "edm-digits.safetensors"
+        if not path.is_file():
+            raise CheckpointError(f"the shipped weights {path} are missing; install the package again")
+        return path

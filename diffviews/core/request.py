@@ -1,0 +1,131 @@
+"""What a generation is asked for and what it gives: `GenerationRequest` and `GenerationResult`."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+import numpy as np
+from torch import Tensor
+
+from diffviews.core.interventions import Intervention
+from diffviews.core.samplers import Churn
+from diffviews.errors import ConfigError
+
+SamplerName = Literal["renoise", "heun", "euler"]
+NoiseMode = Literal["stochastic", "fixed", "zero"]
+ClassLabel = int | None
+"""A class; -1: the uniform label; None: a class drawn at random."""
+
+FIXED_SEED = 42
+"""Seed of noise mode 'fixed' when the request names none."""
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationRequest:
+    """Everything that determines a generation, but the model. None stands for the adapter's default."""
+
+    class_labels: ClassLabel | tuple[ClassLabel, ...] = None
+    """Class of all samples, or one a sample; -1: uniform label; None: a random class each."""
+    num_samples: int = 1
+    """How many images."""
+    seed: int | None = None
+    """Seed of all randomness; None: drawn afresh and told by the result ('fixed': 42)."""
+    first_index: int = 0
+    """Number of the first sample in the job: sample i starts from the noise of (seed, first_index + i)."""
+    sampler: SamplerName = "heun"
+    """heun and euler follow the probability-flow ODE; renoise predicts x0 and adds noise again."""
+    num_steps: int | None = None
+    """Sampler steps."""
+    sigma_max: float | None = None
+    """First noise level."""
+    sigma_min: float | None = None
+    """Last noise level above 0."""
+    rho: float = 7.0
+    """Curvature of the schedule (Karras et al. 2022, eq. 5)."""
+    guidance_scale: float | None = None
+    """Classifier-free guidance: 0 unconditional, 1 conditional, above 1 amplified."""
+    noise_mode: NoiseMode = "stochastic"
+    """stochastic: noise by seed; fixed: the same with seed 42 if none is given; zero: no noise at
+    all, not even at the start."""
+    churn: Churn = field(default_factory=Churn)
+    """Noise added before each step of heun and euler."""
+    interventions: tuple[Intervention, ...] = ()
+    """Changes of layers' outputs, applied in this order."""
+    baseline: bool = True
+    """Whether a generation with interventions is paired with the same one without."""
+    record_layers: tuple[str, ...] = ()
+    """Layers whose activations at each step are kept."""
+    record_steps: bool = False
+    """Whether each step's noised input and estimate of x0 are kept as images."""
+    batch_size: int = 64
+    """Samples in one forward pass; it has no influence on any sample's noise."""
+
+    def __post_init__(self) -> None:
+        _check_choice("sampler", self.sampler, get_args(SamplerName))
+        _check_choice("noise_mode", self.noise_mode, get_args(NoiseMode))
+        for name in ("num_samples", "batch_size", "num_steps"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"{name} {value} must be at least 1")
+        if self.first_index < 0:
+            raise ConfigError(f"first_index {self.first_index} must not be negative")
+        if self.guidance_scale is not None and not 0 <= self.guidance_scale < math.inf:
+            raise ConfigError(f"guidance_scale {self.guidance_scale} must be a finite number of at least 0")
+        if isinstance(self.class_labels, tuple) and len(self.class_labels) != self.num_samples:
+            raise ConfigError(
+                f"{len(self.class_labels)} class labels for {self.num_samples} samples; "
+                "give one for each, or one for all"
+            )
+        if self.sampler == "renoise" and self.churn.amount:
+            raise ConfigError("the renoise sampler takes no churn; use sampler heun or euler")
+
+
+def _check_choice(name: str, value: str, options: tuple[str, ...]) -> None:
+    if value not in options:
+        raise ConfigError(f"{name} {value!r} is not one of: {', '.join(options)}")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class GenerationResult:
+    """What a generation gave. N samples, S steps; activations are float32."""
+
+    images: np.ndarray
+    """(N, H, W, 3) uint8."""
+    labels: np.ndarray
+    """(N,) int64 class of each sample; -1: uniform, or a model without classes."""
+    seed: int
+    """Seed that repeats it."""
+    sigmas: np.ndarray
+    """(S,) float64 noise level of each step."""
+    baseline_images: np.ndarray | None = None
+    """(N, H, W, 3) uint8: same seed, classes and noise, no intervention."""
+    difference_images: np.ndarray | None = None
+    """(N, H, W, 3) uint8: |image - baseline|."""
+    intermediates: np.ndarray | None = None
+    """(S, N, H, W, 3) uint8: estimate of x0 at each step."""
+    noised_inputs: np.ndarray | None = None
+    """(S, N, H, W, 3) uint8: noised input of each step, scaled by 1 / sqrt(1 + sigma²) for display."""
+    trajectory: dict[str, np.ndarray] = field(default_factory=dict)
+    """{layer: (S, N, *shape)}: what the recorded layers gave by themselves."""
+    replaced: dict[str, np.ndarray] = field(default_factory=dict)
+    """{layer: (S, N, *shape)}: what later layers read instead, for recorded layers with an
+    intervention; equal to `trajectory` at steps where none acted."""
+    baseline_trajectory: dict[str, np.ndarray] = field(default_factory=dict)
+    """{layer: (S, N, *shape)} of the baseline."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a generation is."""
+
+    step: int
+    """Sampler steps done, over all batches and both runs of a pair."""
+    total: int
+    """Sampler steps there are."""
+    image: Tensor | None = None
+    """Present estimate of x0 of the batch in work, (B, C, H, W)."""
+
+
+ProgressCallback = Callable[[Progress], None]
+"""Called after each step; it cancels the generation by raising `CancelledError`."""

@@ -1,0 +1,182 @@
+"""Sessions: hooks on a model's layers that record and change what passes, for as long as wanted.
+
+with InterventionSession(adapter, interventions, ["midblock"]) as session:
+    with session.evaluation(step=0, sigma=80.0):
+        denoised = adapter.forward(x, sigma, labels)
+    own, used = session.natural["midblock"], session.replaced["midblock"]
+"""
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Literal, Protocol, Self
+
+from torch import Tensor
+
+from diffviews.adapters.base import GeneratorAdapter
+from diffviews.adapters.hooks import (
+    Handle,
+    Hook,
+    attach_hooks,
+    check_layers,
+    detach_hooks,
+    primary_tensor,
+    replace_primary,
+)
+from diffviews.errors import ConfigError
+
+_log = logging.getLogger(__name__)
+
+GuidancePass = Literal["conditional", "unconditional"]
+
+
+class Change(Protocol):
+    """What a session needs to know of an intervention."""
+
+    @property
+    def layer(self) -> str:
+        """Layer whose output it changes."""
+
+    def acts(self, step: int, guidance_pass: GuidancePass) -> bool:
+        """Whether it acts in this step and pass."""
+
+    def check(self, shape: Sequence[int]) -> None:
+        """Raise ShapeError if it cannot fit a layer of this shape."""
+
+    def value_at(self, sigma: float) -> Tensor:
+        """Return what it changes the output with at a noise level."""
+
+    def apply(self, own: Tensor, target: Tensor) -> Tensor:
+        """Return the changed output as a new tensor."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Evaluation:
+    """One forward pass of the model, as its hooks need to know it."""
+
+    session: "InterventionSession"
+    step: int
+    guidance_pass: GuidancePass
+    targets: Mapping[int, Tensor]
+
+
+_EVALUATION: ContextVar[_Evaluation | None] = ContextVar("diffviews_evaluation", default=None)
+"""The pass now running in this thread. Hooks act only in passes of their own session, so sessions
+on one adapter, in one thread or several, leave each other alone."""
+
+
+class InterventionSession:
+    """Hooks an adapter's layers for the time of a `with` block.
+
+    A layer has one hook, which first keeps the natural value, then applies the interventions in
+    the order given, then keeps the result; nothing depends on the order of registration.
+
+    Args:
+        adapter: model whose layers are hooked.
+        interventions: what to change.
+        record_layers: layers whose values are kept.
+
+    Raises:
+        LayerNotFoundError: on entry, if the adapter has no such layer.
+        ShapeError: on entry, if a fixed target, channels or a region do not fit the layer.
+    """
+
+    def __init__(
+        self,
+        adapter: GeneratorAdapter,
+        interventions: Sequence[Change] = (),
+        record_layers: Sequence[str] = (),
+    ) -> None:
+        self._adapter = adapter
+        self._interventions = tuple(interventions)
+        self._recorded = frozenset(record_layers)
+        self._handles: list[Handle] = []
+        self._reached: set[str] = set()
+        self.natural: dict[str, Tensor] = {}
+        """What the recorded layers gave in the last evaluation, {layer: (B, *shape)}."""
+        self.replaced: dict[str, Tensor] = {}
+        """What the later layers read instead, for recorded layers that have an intervention; equal
+        to `natural` where none acted."""
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """The hooked layers, sorted."""
+        return tuple(sorted(self._recorded.union(item.layer for item in self._interventions)))
+
+    def __enter__(self) -> Self:
+        if self._handles:
+            raise ConfigError("this session is entered already; make another one")
+        self._check()
+        self._handles = attach_hooks(self._adapter, {layer: self._hook(layer) for layer in self.layers})
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        detach_hooks(self._handles)
+        self._handles = []
+
+    def _check(self) -> None:
+        check_layers(self._adapter.hookable_layers, self.layers)
+        shapes = self._adapter.get_layer_shapes() if self._interventions else {}
+        for item in self._interventions:
+            if item.layer in shapes:
+                item.check(shapes[item.layer])
+
+    @contextmanager
+    def evaluation(
+        self, step: int, sigma: float, guidance_pass: GuidancePass = "conditional"
+    ) -> Iterator[Self]:
+        """Make the hooks act for one forward pass in the calling thread.
+
+        Args:
+            step: sampler step, from 0.
+            sigma: noise level of the pass, at which targets are taken.
+            guidance_pass: which pass of classifier-free guidance it is.
+        """
+        self.natural, self.replaced = {}, {}
+        # Targets come before the pass: a matched target runs the model itself.
+        targets = {
+            number: item.value_at(sigma)
+            for number, item in enumerate(self._interventions)
+            if item.acts(step, guidance_pass)
+        }
+        token = _EVALUATION.set(_Evaluation(self, step, guidance_pass, targets))
+        try:
+            yield self
+        finally:
+            _EVALUATION.reset(token)
+        self._warn_of_unreached()
+
+    def _warn_of_unreached(self) -> None:
+        for layer in self.layers:
+            if layer not in self._reached:
+                self._reached.add(layer)
+                _log.warning(
+                    "layer %r was not reached in a forward pass of %r: it is neither recorded nor changed",
+                    layer,
+                    self._adapter.model_type,
+                )
+
+    def _hook(self, layer: str) -> Hook:
+        numbered = [(n, item) for n, item in enumerate(self._interventions) if item.layer == layer]
+
+        def hook(module: Any, inputs: Any, output: Any) -> Any:
+            evaluation = _EVALUATION.get()
+            if evaluation is None or evaluation.session is not self:
+                return None
+            self._reached.add(layer)
+            own = value = primary_tensor(output)
+            for number, item in numbered:
+                if number in evaluation.targets:
+                    value = item.apply(value, evaluation.targets[number])
+            if layer in self._recorded:
+                self.natural[layer] = own.detach().clone()
+                if numbered:
+                    self.replaced[layer] = value.detach().clone()
+            return None if value is own else replace_primary(output, value)
+
+        return hook

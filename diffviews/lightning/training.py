@@ -1,0 +1,224 @@
+"""Training of a class-conditional denoiser with the EDM loss (Karras et al. 2022), under Lightning.
+
+    weights = train_denoiser(images, labels, TrainingConfig(steps=2000), device="auto")
+
+All randomness comes from generators keyed by the seed and the step, or from a fork of torch's
+global one that is put back afterwards; a training leaves no trace in the caller's random state.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import lightning
+import numpy as np
+import torch
+from lightning.pytorch.callbacks import Callback
+from torch import Tensor
+from torch.optim.swa_utils import AveragedModel
+
+from diffviews.core.samplers import heun
+from diffviews.core.schedules import karras_sigmas
+from diffviews.device import resolve_device
+from diffviews.errors import CorruptDataError
+from diffviews.lightning.training_config import TrainingConfig
+from diffviews.lightning.training_data import Batch, TrainingData
+from diffviews.models.adm_unet import ADMUNet
+from diffviews.models.preconditioning import EDMPrecond
+from diffviews.noise import NoiseSource, keyed_generator
+
+OnMetrics = Callable[[int, dict[str, float]], None]
+"""`on_metrics(step, {"loss": …, "learning_rate": …})`; raising from it ends the training."""
+OnGrid = Callable[[int, np.ndarray], None]
+"""`on_grid(step, images)`: samples of the averaged weights, (N, H, W, C) uint8, classes in turn."""
+
+
+@contextmanager
+def forked_random_state(*key: str | int) -> Iterator[None]:
+    """Seed torch's global generators from `key` inside the block and put them back after it."""
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        torch.manual_seed(keyed_generator(*key).initial_seed())
+        yield
+
+
+def build_denoiser(config: TrainingConfig) -> EDMPrecond:
+    """Return an untrained denoiser whose initial weights depend on the config and its seed alone."""
+    with forked_random_state("training weights", config.seed):
+        return EDMPrecond(ADMUNet(**config.network_options()), sigma_data=config.sigma_data)
+
+
+def edm_loss(denoised: Tensor, x0: Tensor, sigma: Tensor, sigma_data: float) -> Tensor:
+    """Return the mean weighted squared error, Karras et al. 2022, eq. 8: lambda(sigma) = 1 / c_out².
+
+    Args:
+        denoised: what the denoiser made of the noised images, (B, C, H, W) float32.
+        x0: clean images, (B, C, H, W) float32.
+        sigma: noise level of each image, (B,) > 0.
+        sigma_data: standard deviation of the data.
+    """
+    weight = (sigma.square() + sigma_data**2) / (sigma * sigma_data).square()
+    return (weight.reshape(-1, 1, 1, 1) * (denoised - x0).square()).mean()
+
+
+def withhold_labels(labels: Tensor, config: TrainingConfig, generator: torch.Generator) -> Tensor:
+    """Return `labels` (B, K) with a share of the rows withheld: some zeros, some uniform 1/K.
+
+    Zeros train the unconditional pass of classifier-free guidance; the uniform label is the one
+    under which one asks which class a layer decides for.
+    """
+    draw = torch.rand(len(labels), generator=generator).to(labels.device)
+    uniform = draw < config.label_dropout * config.uniform_share
+    kept = labels * (draw >= config.label_dropout)[:, None]
+    return kept + uniform[:, None] / labels.shape[1]
+
+
+class DenoiserTraining(lightning.LightningModule):
+    """Trains a denoiser and keeps the exponential moving average of its weights in `ema`.
+
+    Args:
+        config: everything that decides the result, apart from the images.
+    """
+
+    def __init__(self, config: TrainingConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.denoiser = build_denoiser(config)
+        self.ema = AveragedModel(self.denoiser, avg_fn=self._averaged).requires_grad_(False)
+
+    def _averaged(self, average: Tensor, current: Tensor, updates: Tensor | int) -> Tensor:
+        return torch.lerp(current, average, self.config.ema_decay(int(updates)))
+
+    def loss(self, x0: Tensor, labels: Tensor | None, key: int) -> Tensor:
+        """Return the loss of clean images with the noise, levels and withheld labels of draw `key`."""
+        generator = keyed_generator("training", self.config.seed, key)
+        levels = torch.randn(len(x0), generator=generator) * self.config.p_std + self.config.p_mean
+        sigma = levels.exp().to(x0.device)
+        noise = torch.randn(x0.shape, generator=generator).to(x0.device)
+        if labels is not None:
+            labels = withhold_labels(labels, self.config, generator)
+        noised = x0 + sigma.reshape(-1, 1, 1, 1) * noise
+        return edm_loss(self.denoiser(noised, sigma, labels), x0, sigma, self.config.sigma_data)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Return the loss of one batch.
+
+        Raises:
+            CorruptDataError: if it is not finite.
+        """
+        if self.config.dropout:
+            with forked_random_state("training dropout", self.config.seed, batch_idx):
+                loss = self.loss(*batch, key=batch_idx)
+        else:
+            loss = self.loss(*batch, key=batch_idx)
+        if not torch.isfinite(loss):
+            raise CorruptDataError(f"the loss of step {batch_idx} is {loss.item()}; lower learning_rate")
+        self.log("loss", loss.detach(), prog_bar=True)
+        return loss
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        super().optimizer_step(*args, **kwargs)
+        self.ema.update_parameters(self.denoiser)
+
+    def configure_optimizers(self) -> Any:
+        optimizer = torch.optim.Adam(self.denoiser.parameters(), lr=self.config.learning_rate, betas=(0.9, 0.99))
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self.config.learning_rate_factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    @torch.no_grad()
+    def sample_grid(self, rows: int = 4, num_steps: int = 18) -> np.ndarray:
+        """Return `rows` samples of each class by the averaged weights, (rows · max(K, 1), H, W, C) uint8.
+
+        The classes take turns, so that K columns make a grid; the noise is the same every time.
+        """
+        config, device = self.config, next(self.ema.parameters()).device
+        count = rows * max(config.label_dim, 1)
+        labels = torch.eye(config.label_dim).repeat(rows, 1).to(device) if config.label_dim else None
+        noise = NoiseSource(config.seed, range(count), stream="training grid")
+        sigmas = karras_sigmas(num_steps, sigma_max=80.0, sigma_min=0.002)
+        size = (config.img_channels, config.img_resolution, config.img_resolution)
+        network = self.ema.module.eval()
+
+        def denoiser(x: Tensor, sigma: Tensor) -> Tensor:
+            return network(x, sigma, labels)
+
+        x = heun(denoiser, noise.normal(size).to(device) * sigmas[0], sigmas, noise.normal)
+        pixels = (x.to(torch.float32) * 127.5 + 128).clamp(0, 255).to(torch.uint8)
+        return pixels.permute(0, 2, 3, 1).cpu().numpy()
+
+
+class TrainingReport(Callback):
+    """Tells `on_metrics` the mean loss of every `metrics_every` steps, `on_grid` samples every `grid_every`."""
+
+    def __init__(
+        self, on_metrics: OnMetrics | None, on_grid: OnGrid | None, *, metrics_every: int, grid_every: int
+    ) -> None:
+        self._on_metrics, self._on_grid = on_metrics, on_grid
+        self._metrics_every, self._grid_every = metrics_every, grid_every
+        self._losses: list[Tensor] = []
+
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        step, last = batch_idx + 1, batch_idx + 1 == trainer.max_steps
+        self._losses.append(trainer.callback_metrics["loss"])
+        if self._on_metrics is not None and (last or step % self._metrics_every == 0):
+            # The schedule has stepped already: the rate shown is that of the step just made.
+            rate = pl_module.config.learning_rate * pl_module.config.learning_rate_factor(batch_idx)
+            self._on_metrics(step, {"loss": float(torch.stack(self._losses).mean()), "learning_rate": rate})
+            self._losses.clear()
+        if self._on_grid is not None and (last or step % self._grid_every == 0):
+            self._on_grid(step, pl_module.sample_grid())
+
+
+def train_denoiser(
+    images: np.ndarray,
+    labels: np.ndarray | None,
+    config: TrainingConfig,
+    *,
+    device: str | torch.device = "auto",
+    on_metrics: OnMetrics | None = None,
+    on_grid: OnGrid | None = None,
+    metrics_every: int = 25,
+    grid_every: int = 500,
+    progress: bool = False,
+) -> dict[str, Tensor]:
+    """Train a denoiser and return the averaged weights, the state of an `EDMPrecond` on the CPU.
+
+    On one kind of device the result depends on the images, the labels and the config alone.
+
+    Args:
+        images: (N, H, W, C) uint8, H = W = config.img_resolution.
+        labels: (N,) integer classes; None when config.label_dim is 0.
+        config: everything else that decides the result.
+        device: 'auto', 'cpu', 'cuda' or 'mps'.
+        on_metrics: told the step, the mean loss since the last call and the learning rate.
+        on_grid: told the step and samples of the averaged weights.
+        metrics_every: steps between two calls of `on_metrics`.
+        grid_every: steps between two calls of `on_grid`.
+        progress: show Lightning's progress bar.
+
+    Raises:
+        ConfigError: if the device is not there.
+        ShapeError: if images or labels do not fit the config.
+        CorruptDataError: if the loss ceases to be finite.
+    """
+    chosen = resolve_device(device)
+    data = TrainingData(
+        images, labels, config.label_dim, batch_size=config.batch_size, steps=config.steps, seed=config.seed
+    )
+    module = DenoiserTraining(config)
+    report = TrainingReport(on_metrics, on_grid, metrics_every=metrics_every, grid_every=grid_every)
+    trainer = lightning.Trainer(
+        accelerator="gpu" if chosen.type == "cuda" else chosen.type,
+        devices=[chosen.index or 0] if chosen.type == "cuda" else 1,
+        max_steps=config.steps,
+        max_epochs=1,
+        gradient_clip_val=config.max_gradient_norm or None,
+        callbacks=[report],
+        logger=False,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        enable_progress_bar=progress,
+    )
+    trainer.fit(module, datamodule=data)
+    return {name: tensor.detach().cpu().clone() for name, tensor in module.ema.module.state_dict().items()}

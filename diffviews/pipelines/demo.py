@@ -1,0 +1,56 @@
+"""The `demo` command: the whole story on 1,797 handwritten digits, then dashboard and MLflow UI."""
+
+import logging
+import time
+
+from diffviews.pipelines.extract import extract
+from diffviews.pipelines.generate import generate
+from diffviews.pipelines.recipe import GenerationRecipe
+from diffviews.pipelines.viz import viz
+from diffviews.pipelines.workspace import open_workspace
+
+logger = logging.getLogger(__name__)
+
+
+def demo(
+    serve: bool = True,
+    max_samples: int | None = None,
+    sigmas: tuple[float, ...] = (0.5, 2.0),
+    control_seeds: int = 2,
+    *,
+    port: int = 5006,
+    mlflow_port: int = 5000,
+    device: str = "auto",
+    profile: str | None = None,
+    experiment: str | None = None,
+) -> str | None:
+    """Map and measure every layer of edm-digits, make one masked generation, then serve both pages.
+
+    Args:
+        serve: serve the dashboard and the MLflow UI when the pipeline is done.
+        max_samples: use fewer of the 1,797 digits.
+        sigmas: noise levels.
+        control_seeds: generations per class for the control rate.
+        port: of the dashboard.
+        mlflow_port: of the MLflow UI.
+        device: auto, cpu, cuda, cuda:N or mps.
+        profile: tracking profile of mlruns_config.
+        experiment: MLflow experiment name.
+    """
+    began = time.monotonic()
+    outcome = extract(
+        sigmas=sigmas, max_samples=max_samples, control_seeds=control_seeds, resume=True,
+        device=device, profile=profile, experiment=experiment,
+    )
+    workspace = open_workspace(profile, experiment)
+    layer = max(
+        workspace.catalog.layers(outcome.run_id), key=lambda record: record.metrics.get("control_rate", 0.0)
+    )
+    if not workspace.catalog.generations(layer.run_id):
+        threes = workspace.samples_of(layer).of_classes([3]).sample_ids[:10]
+        recipe = GenerationRecipe(layer_run=layer.run_id, sample_ids=threes, num_samples=4)
+        generate(recipe, workspace, device=device)
+    logger.info("the pipeline took %.0f s; extraction run %s", time.monotonic() - began, outcome.run_id)
+    if serve:
+        viz(port, mlflow_port, device=device, profile=profile, experiment=experiment)
+    return None

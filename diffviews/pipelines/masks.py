@@ -1,0 +1,95 @@
+"""Masks: a recipe's samples become the interventions that their averaged activations make."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from diffviews.adapters.base import GeneratorAdapter
+from diffviews.core.interventions import DirectionTarget, FixedTarget, Intervention, MatchedTarget, Target
+from diffviews.data.activations import ActivationReader
+from diffviews.errors import RunNotFoundError, SelectionError, ShapeError
+from diffviews.noise import format_sigma
+from diffviews.pipelines.recipe import GenerationRecipe
+from diffviews.pipelines.workspace import Workspace
+from diffviews.tracking.catalog import LayerRecord
+
+
+def interventions_of(
+    recipe: GenerationRecipe, adapter: GeneratorAdapter, workspace: Workspace
+) -> tuple[Intervention, ...]:
+    """Return the interventions a recipe asks for, none when it selects no samples.
+
+    Raises:
+        RunNotFoundError: if a layer has no run at the layer run's sigma.
+        ShapeError: if the activations were captured from other weights than the adapter's.
+    """
+    if not recipe.sample_ids or recipe.layer_run is None:
+        return ()
+    chosen = workspace.catalog.layer(recipe.layer_run)
+    return tuple(
+        Intervention(
+            layer=record.layer,
+            target=_target(recipe, record, adapter, workspace),
+            mode=recipe.mode,
+            strength=recipe.strength,
+            steps=recipe.steps,
+            passes=recipe.passes,
+        )
+        for record in _records(chosen, recipe.layers, workspace)
+    )
+
+
+def _records(chosen: LayerRecord, layers: Sequence[str], workspace: Workspace) -> list[LayerRecord]:
+    """Return the layer runs to mask with: same extraction, same sigma."""
+    if not layers:
+        return [chosen]
+    siblings = {
+        record.layer: record
+        for record in workspace.catalog.layers(chosen.parent_id)
+        if record.sigma == chosen.sigma
+    }
+    missing = [layer for layer in layers if layer not in siblings]
+    if missing:
+        raise RunNotFoundError(
+            f"extraction {chosen.parent_id} holds no layer {missing[0]!r} at sigma {format_sigma(chosen.sigma)}; "
+            f"it has {', '.join(siblings)}"
+        )
+    return [siblings[layer] for layer in layers]
+
+
+def _target(
+    recipe: GenerationRecipe, record: LayerRecord, adapter: GeneratorAdapter, workspace: Workspace
+) -> Target:
+    reader = workspace.activations(record)
+    if reader.attrs["model_digest"] != adapter.digest():
+        raise ShapeError(
+            f"layer run {record.run_id} was captured from other weights than {adapter.model_type!r} has now; "
+            "extract the layer again, or name the checkpoint it was captured from"
+        )
+    if recipe.target == "matched":
+        samples = workspace.samples_of(record).select(recipe.sample_ids)
+        class_ids = workspace.class_ids_of(record, samples)
+        labels = None if class_ids is None else adapter.make_labels(class_ids)
+        return MatchedTarget(
+            adapter, record.layer, adapter.encode(samples.images), samples.sample_ids, labels
+        )
+    mean = FixedTarget(_tensor(reader.rows(recipe.sample_ids).mean(axis=0, keepdims=True, dtype=np.float32)))
+    return DirectionTarget(mean, FixedTarget(_tensor(mean_of_all(reader)))) if recipe.mode == "add" else mean
+
+
+def _tensor(values: np.ndarray) -> torch.Tensor:
+    if not np.isfinite(values).all():
+        raise SelectionError("the average of the selected samples is not finite; leave out the broken ones")
+    return torch.from_numpy(values)
+
+
+def mean_of_all(reader: ActivationReader) -> np.ndarray:
+    """Return the mean activation over all samples, (1, *layer_shape) float32, chunk by chunk."""
+    total, count = None, 0
+    for _, chunk in reader.chunks():
+        part = chunk.astype(np.float64).sum(axis=0, keepdims=True)
+        total, count = (part if total is None else total + part), count + len(chunk)
+    if total is None:
+        raise SelectionError("the layer run holds no samples")
+    return (total / count).astype(np.float32)

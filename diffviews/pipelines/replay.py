@@ -1,0 +1,68 @@
+"""The `replay` command: a logged generation repeated from its recipe and compared with what was logged."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from diffviews.adapters.registry import load_adapter
+from diffviews.errors import DiffViewsError
+from diffviews.pipelines.generate import run_recipe
+from diffviews.pipelines.recipe import GenerationRecipe
+from diffviews.pipelines.workspace import Workspace, open_workspace
+
+TOLERANCE = 1
+"""Grey levels by which one kind of device may differ from another batch or thread count."""
+
+
+class ReplayError(DiffViewsError, RuntimeError):
+    """A repeated generation differs from what was logged."""
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """A repeated generation beside the logged one."""
+
+    run_id: str
+    num_images: int
+    largest_difference: int
+    """Grey levels, over all images and channels."""
+
+    def __str__(self) -> str:
+        return f"replayed {self.num_images} images of {self.run_id}: largest difference {self.largest_difference} grey levels"
+
+
+def replay(run: str, device: str = "auto", profile: str | None = None, experiment: str | None = None) -> Replay:
+    """Repeat a logged generation and compare it image by image.
+
+    Args:
+        run: id of a generation run.
+        device: auto, cpu, cuda, cuda:N or mps.
+        profile: tracking profile of mlruns_config.
+        experiment: MLflow experiment name.
+
+    Raises:
+        ReplayError: if an image differs by more than one grey level.
+    """
+    workspace = open_workspace(profile, experiment)
+    recipe = read_recipe(workspace, run)
+    adapter = load_adapter(recipe.model, checkpoint=recipe.checkpoint, device=device)
+    repeated = run_recipe(recipe, workspace, adapter).images
+    logged = np.stack([logged_image(workspace, run, index) for index in range(len(repeated))])
+    largest = int(np.abs(repeated.astype(int) - logged.astype(int)).max())
+    if largest > TOLERANCE:
+        raise ReplayError(
+            f"generation {run} differs from its replay by up to {largest} grey levels; weights, activations or "
+            "device are not those it was made with"
+        )
+    return Replay(run, len(repeated), largest)
+
+
+def read_recipe(workspace: Workspace, run_id: str) -> GenerationRecipe:
+    """Return the recipe of a logged generation."""
+    return GenerationRecipe.from_json(workspace.folder(run_id).path("recipe.json").read_text())
+
+
+def logged_image(workspace: Workspace, run_id: str, index: int) -> np.ndarray:
+    """Return one logged image, (H, W, 3) uint8."""
+    return np.asarray(Image.open(workspace.folder(run_id).path(f"images/{index:03d}.png")).convert("RGB"))

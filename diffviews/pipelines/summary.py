@@ -1,0 +1,66 @@
+"""What the parent of an extraction shows: the table of layers, their similarity, and one picture of all maps."""
+
+import numpy as np
+import pandas as pd
+
+from diffviews.lightning.extraction import LayerKey
+from diffviews.noise import format_sigma
+from diffviews.pipelines.workspace import Workspace
+from diffviews.processing.figures import cka_figure, montage_figure, ranking_figure
+from diffviews.processing.similarity import centered_gram, cka_from_grams
+from diffviews.tracking.active_run import ActiveRun
+from diffviews.tracking.catalog import LayerRecord
+
+CKA_SAMPLES = 1000
+"""Rows of the sample set that CKA is computed from, evenly spaced, the same for all layers."""
+
+
+class ExtractionSummary:
+    """Collects each layer run's measures while they are made, and logs the whole on the parent."""
+
+    def __init__(self, num_samples: int) -> None:
+        self._rows_used = np.unique(np.linspace(0, num_samples - 1, min(num_samples, CKA_SAMPLES)).astype(int))
+        self._table: list[dict[str, object]] = []
+        self._grams: dict[LayerKey, np.ndarray] = {}
+        self._pictures: dict[LayerKey, bytes] = {}
+
+    def add(self, workspace: Workspace, record: LayerRecord) -> str:
+        """Take one finished layer run, read from where it was logged; return its activations' digest."""
+        key, folder = (record.layer, record.sigma), workspace.folder(record.run_id)
+        reader = workspace.activations(record)
+        self._table.append(
+            {"layer": record.layer, "sigma": record.sigma, "run_id": record.run_id, **record.metrics}
+        )
+        self._grams[key] = centered_gram(reader.rows(self._rows_used))
+        self._pictures[key] = folder.path("map.png").read_bytes()
+        return reader.digest
+
+    def table(self) -> pd.DataFrame:
+        """Return one row a layer run, in the order they were added."""
+        return pd.DataFrame(self._table)
+
+    def log(self, parent: ActiveRun) -> None:
+        """Log `layers.csv`, a CKA table and heat map a sigma, the ranking and the montage."""
+        table = self.table()
+        parent.log_text(table.to_csv(index=False), "layers.csv")
+        for sigma in sorted({sigma for _, sigma in self._grams}):
+            self._log_similarity(parent, sigma)
+            if "control_rate" in table and "knn_accuracy_activation" in table:
+                rows = table[table["sigma"] == sigma]
+                parent.log_artifact_bytes(ranking_figure(rows), f"ranking/{format_sigma(sigma)}.png")
+        montage = montage_figure({f"{layer} σ {format_sigma(s)}": png for (layer, s), png in self._pictures.items()})
+        parent.log_artifact_bytes(montage, "montage.png")
+        parent.log_image("montage", montage)
+        parent.log_metrics({f"best_{name}": float(table[name].max()) for name in RANKED if name in table})
+
+    def _log_similarity(self, parent: ActiveRun, sigma: float) -> None:
+        grams = {layer: gram for (layer, at), gram in self._grams.items() if at == sigma}
+        names, matrix = cka_from_grams(grams)
+        frame = pd.DataFrame(matrix, index=pd.Index(names, name="layer"), columns=names)
+        parent.log_text(frame.to_csv(), f"cka/{format_sigma(sigma)}.csv")
+        picture = cka_figure(names, matrix, title=f"linear CKA at σ {format_sigma(sigma)}")
+        parent.log_artifact_bytes(picture, f"cka/{format_sigma(sigma)}.png")
+
+
+RANKED = ("knn_accuracy_activation", "knn_accuracy_map", "trustworthiness", "control_rate")
+"""Measures whose best value over all layers is a metric of the parent."""

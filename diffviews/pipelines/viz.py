@@ -1,0 +1,132 @@
+"""The `viz` command: the dashboard, and beside it the MLflow UI, as programs of their own."""
+
+import logging
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+
+from diffviews.device import resolve_device
+from diffviews.errors import ConfigError
+from diffviews.tracking.profiles import Profile, activate, load_profile
+
+logger = logging.getLogger(__name__)
+
+ADDRESS = "127.0.0.1"
+
+
+@dataclass(slots=True)
+class Programs:
+    """Servers started here; they end together."""
+
+    running: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+
+    def start(self, name: str, command: Sequence[str], environment: Mapping[str, str], port: int) -> None:
+        """Start a server and wait until it listens.
+
+        Raises:
+            ConfigError: if the port is taken or the program ends at once.
+        """
+        if _listens(port):
+            raise ConfigError(f"port {port} is taken; stop what listens there or choose another port for {name}")
+        program = subprocess.Popen(command, env={**os.environ, **environment})
+        self.running[name] = program
+        deadline = time.monotonic() + 90
+        while not _listens(port):
+            if program.poll() is not None:
+                raise ConfigError(f"{name} ended with exit status {program.returncode}; its message is above")
+            if time.monotonic() > deadline:
+                raise ConfigError(f"{name} does not listen on port {port} after 90 s; its messages are above")
+            time.sleep(0.2)
+
+    def wait(self) -> None:
+        """Wait until one ends or the user interrupts."""
+        while all(program.poll() is None for program in self.running.values()):
+            time.sleep(0.5)
+
+    def stop(self) -> None:
+        """End all, politely first."""
+        for program in self.running.values():
+            program.terminate()
+        for program in self.running.values():
+            try:
+                program.wait(10)
+            except subprocess.TimeoutExpired:
+                program.kill()
+
+
+def viz(
+    port: int = 5006,
+    mlflow_port: int | None = None,
+    mlflow_ui: str | None = None,
+    device: str = "auto",
+    *,
+    address: str = ADDRESS,
+    profile: str | None = None,
+    experiment: str | None = None,
+) -> None:
+    """Serve the dashboard over the logged runs of a tracking store, until interrupted.
+
+    Args:
+        port: of the dashboard.
+        mlflow_port: serve the MLflow UI on this port as well.
+        mlflow_ui: address of an MLflow UI that runs already, for links.
+        device: for generations: auto, cpu, cuda, cuda:N or mps.
+        address: to listen on; anything but 127.0.0.1 lets others in.
+        profile: tracking profile of mlruns_config.
+        experiment: MLflow experiment to open first.
+    """
+    chosen = activate(load_profile(profile))
+    resolve_device(device)
+    programs = Programs()
+    try:
+        if mlflow_port is not None:
+            programs.start("the MLflow UI", mlflow_command(chosen, mlflow_port), {}, mlflow_port)
+            mlflow_ui = f"http://{ADDRESS}:{mlflow_port}"
+            logger.info("MLflow UI   %s", mlflow_ui)
+        environment = {
+            "MLFLOW_TRACKING_URI": chosen.tracking_uri,
+            "DIFFVIEWS_DEVICE": device,
+            "DIFFVIEWS_MLFLOW_UI": mlflow_ui or "",
+            "DIFFVIEWS_EXPERIMENT": experiment or chosen.experiment,
+        }
+        programs.start("the dashboard", dashboard_command(port, address), environment, port)
+        logger.info("Dashboard   http://%s:%d/app", ADDRESS, port)
+        logger.info("Press Ctrl-C to stop.")
+        programs.wait()
+    except KeyboardInterrupt:
+        logger.info("stopped")
+    finally:
+        programs.stop()
+
+
+def dashboard_command(port: int, address: str = ADDRESS) -> list[str]:
+    """Return the command that serves the dashboard."""
+    spec = find_spec("panel_app")
+    if spec is None or not spec.submodule_search_locations:
+        raise ConfigError("the package panel_app is not installed; install diffviews again")
+    app = Path(next(iter(spec.submodule_search_locations))) / "app.py"
+    return [
+        sys.executable, "-m", "panel", "serve", str(app), "--port", str(port), "--address", address,
+        "--allow-websocket-origin", f"127.0.0.1:{port}", "--allow-websocket-origin", f"localhost:{port}",
+    ]  # fmt: skip
+
+
+def mlflow_command(profile: Profile, port: int) -> list[str]:
+    """Return the command that serves the MLflow UI over a profile's store."""
+    artifacts = ["--default-artifact-root", profile.artifact_root] if profile.artifact_root else []
+    return [
+        sys.executable, "-m", "mlflow", "server", "--backend-store-uri", profile.tracking_uri, *artifacts,
+        "--host", ADDRESS, "--port", str(port), "--workers", "1",
+    ]  # fmt: skip
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.settimeout(1)
+        return probe.connect_ex((ADDRESS, port)) == 0

@@ -1,0 +1,74 @@
+"""A workspace: one tracking store, opened, with what its runs hold read back as objects."""
+
+from dataclasses import dataclass
+
+from diffviews.data.activations import ActivationReader
+from diffviews.data.samples import SampleSet
+from diffviews.errors import RunNotFoundError
+from diffviews.noise import format_sigma
+from diffviews.processing.projector import Projector
+from diffviews.tracking.artifacts import ArtifactFolder
+from diffviews.tracking.catalog import Catalog, LayerRecord
+from diffviews.tracking.profiles import activate, load_profile
+from diffviews.tracking.runs import Tracker
+
+
+@dataclass(frozen=True, slots=True)
+class Workspace:
+    """Where jobs find earlier runs and log new ones. Safe to share between threads."""
+
+    tracker: Tracker
+    catalog: Catalog
+
+    def folder(self, run_id: str) -> ArtifactFolder:
+        """Return the artifacts of a run."""
+        return self.catalog.artifacts(run_id)
+
+    def activations(self, record: LayerRecord) -> ActivationReader:
+        """Open a layer run's activations; rows are fetched as they are asked for."""
+        fetch = self.folder(record.run_id).fetcher("activations.zarr")
+        return ActivationReader.open(fetch, name=f"activations of layer run {record.run_id}")
+
+    def samples_of(self, record: LayerRecord) -> SampleSet:
+        """Return the sample set that a layer run's extraction was made from."""
+        if record.parent_id is None:
+            raise RunNotFoundError(f"layer run {record.run_id} has no parent that holds its sample set")
+        return SampleSet.read_parquet(self.folder(record.parent_id).path("samples.parquet"))
+
+    def class_ids_of(self, record: LayerRecord, samples: SampleSet) -> list[int] | None:
+        """Return the classes these samples were conditioned on in the extraction; None without labels."""
+        if record.params["conditioning"] == "none":
+            return None
+        if record.params["conditioning"] == "uniform":
+            return [-1] * len(samples)
+        return [int(label) for label in samples.class_labels]
+
+    def projectors(self, map_run: str) -> dict[float, Projector]:
+        """Return the projectors of a layer run or re-computed map by sigma: a slice each when aligned, else one."""
+        folder = self.folder(map_run)
+        names = [name for name in folder.names() if name.startswith("map/") and name.endswith(".safetensors")]
+        if not names:
+            raise RunNotFoundError(f"run {map_run} holds no map; name a layer run or a map made of one")
+        return {_slice_sigma(name): Projector.load(folder.path(name)) for name in names}
+
+
+def slice_name(sigma: float | None) -> str:
+    """Return the artifact name of a map's projector: of one slice of an aligned map, or of the whole map."""
+    return "map/projector.safetensors" if sigma is None else f"map/projector-{format_sigma(sigma)}.safetensors"
+
+
+def _slice_sigma(name: str) -> float:
+    text = name.removeprefix("map/projector").removesuffix(".safetensors").removeprefix("-")
+    return float(text) if text else 1.0
+
+
+def open_workspace(profile: str | None = None, experiment: str | None = None) -> Workspace:
+    """Open the tracking store of a profile; its database and folder are made where they are missing.
+
+    Args:
+        profile: name in `mlruns_config` or path of a TOML file; None takes DIFFVIEWS_PROFILE or 'local'.
+        experiment: MLflow experiment; None takes the profile's.
+    """
+    chosen = activate(load_profile(profile))
+    tracker = Tracker(chosen, experiment)
+    return Workspace(tracker, Catalog(chosen))

@@ -1,0 +1,204 @@
+"""The catalog of logged runs, found by their tags and never by name or path."""
+
+import logging
+from typing import TYPE_CHECKING, TypeVar
+
+from diffviews.errors import RunNotFoundError, SchemaVersionError, unknown_name
+from diffviews.tracking.artifacts import ArtifactFolder
+from diffviews.tracking.connection import Connection, check_run_id
+from diffviews.tracking.profiles import Profile, activate, load_profile, profile_of
+from diffviews.tracking.records import (
+    ExperimentRecord,
+    ExtractionRecord,
+    GenerationRecord,
+    LayerRecord,
+    MapRecord,
+    RunList,
+    RunRecord,
+    SkippedRun,
+)
+from diffviews.tracking.schema import Kind, Tag
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+
+logger = logging.getLogger(__name__)
+
+R = TypeVar("R", bound=RunRecord)
+
+_PAGE = 1000
+
+
+class Catalog:
+    """Reads one tracking store; usable from several threads.
+
+    Lists hold FINISHED runs, newest first, unless `unfinished=True` asks for all. Each costs one
+    query for the experiments and one per thousand runs. A run of a newer schema is left out of a
+    list, with the reason in its `skipped`; asked for by id it raises.
+
+    Args:
+        profile: a profile, the name of one, or a tracking address; None takes `load_profile()`.
+
+    Raises:
+        ConfigError: if the profile or the address is malformed.
+        TrackingError: if the store cannot be used.
+    """
+
+    def __init__(self, profile: Profile | str | None = None) -> None:
+        if isinstance(profile, str):
+            profile = profile_of(profile) if "://" in profile else load_profile(profile)
+        self.profile = activate(profile or load_profile())
+        self.connection = Connection(self.profile.tracking_uri)
+
+    def experiments(self) -> tuple[ExperimentRecord, ...]:
+        """Return all experiments, by name."""
+        found, token = [], None
+        while True:
+            page = self.connection.call(
+                lambda client, token=token: client.search_experiments(max_results=_PAGE, page_token=token)  # type: ignore[misc]
+            )
+            found += [ExperimentRecord(e.experiment_id, e.name, e.artifact_location) for e in page]
+            token = page.token
+            if not token:
+                return tuple(sorted(found, key=lambda experiment: experiment.name))
+
+    def extractions(
+        self, experiment: str | None = None, *, model: str | None = None, unfinished: bool = False
+    ) -> RunList[ExtractionRecord]:
+        """Return the extractions, of one experiment or all, of one model or all.
+
+        Raises:
+            RunNotFoundError: if there is no such experiment.
+        """
+        found = self._list(ExtractionRecord, Kind.EXTRACT, experiment=experiment, unfinished=unfinished)
+        if model is None:
+            return found
+        return RunList(tuple(record for record in found if record.model == model), found.skipped)
+
+    def layers(self, extraction_run_id: str, *, unfinished: bool = False) -> RunList[LayerRecord]:
+        """Return the layer runs of an extraction in the network's order, then by sigma."""
+        found = self._list(
+            LayerRecord, Kind.LAYER, {Tag.PARENT: check_run_id(extraction_run_id)}, unfinished=unfinished
+        )
+        return RunList(tuple(sorted(found, key=lambda record: record.network_order)), found.skipped)
+
+    def layer(self, run_id: str) -> LayerRecord:
+        """Return one layer run, finished or not.
+
+        Raises:
+            RunNotFoundError: if there is no such run, or it is no layer run.
+            SchemaVersionError: if a newer DiffViews logged it.
+        """
+        return self._one(LayerRecord, Kind.LAYER, run_id)
+
+    def extraction(self, run_id: str) -> ExtractionRecord:
+        """Return one extraction; raises as `layer` does."""
+        return self._one(ExtractionRecord, Kind.EXTRACT, run_id)
+
+    def map(self, run_id: str) -> MapRecord:
+        """Return one re-computed map; raises as `layer` does."""
+        return self._one(MapRecord, Kind.EMBEDDING, run_id)
+
+    def generation(self, run_id: str) -> GenerationRecord:
+        """Return one generation; raises as `layer` does."""
+        return self._one(GenerationRecord, Kind.GENERATION, run_id)
+
+    def maps(self, layer_run_id: str, *, unfinished: bool = False) -> RunList[MapRecord]:
+        """Return the maps that were re-computed from a layer run."""
+        source = {Tag.SOURCE_RUN: check_run_id(layer_run_id)}
+        return self._list(MapRecord, Kind.EMBEDDING, source, unfinished=unfinished)
+
+    def generations(
+        self, layer_run_id: str | None = None, *, experiment: str | None = None, unfinished: bool = False
+    ) -> RunList[GenerationRecord]:
+        """Return the generations, those masked from one layer run or all."""
+        source = {} if layer_run_id is None else {Tag.SOURCE_RUN: check_run_id(layer_run_id)}
+        return self._list(
+            GenerationRecord, Kind.GENERATION, source, experiment=experiment, unfinished=unfinished
+        )
+
+    def runs(
+        self, kind: Kind | str, *, experiment: str | None = None, unfinished: bool = False
+    ) -> RunList[RunRecord]:
+        """Return the runs of any kind, for example 'train'."""
+        return self._list(RunRecord, Kind(kind), experiment=experiment, unfinished=unfinished)
+
+    def artifacts(self, run: RunRecord | str) -> ArtifactFolder:
+        """Return the artifacts of a run, given by its record or its id.
+
+        Raises:
+            RunNotFoundError: if there is no such run.
+        """
+        if isinstance(run, RunRecord):
+            return ArtifactFolder(run.run_id, run.artifact_uri, self.connection)
+        found = self._run(run)
+        return ArtifactFolder(found.info.run_id, found.info.artifact_uri, self.connection)
+
+    def metric_series(self, run_id: str, key: str) -> tuple[tuple[int, float], ...]:
+        """Return a step metric as (step, value), by step."""
+        check_run_id(run_id)
+        history = self.connection.call(lambda client: client.get_metric_history(run_id, key))
+        return tuple(sorted((metric.step, metric.value) for metric in history))
+
+    def _run(self, run_id: str) -> "Run":
+        check_run_id(run_id)
+        return self.connection.call(lambda client: client.get_run(run_id))
+
+    def _one(self, record: type[R], kind: Kind, run_id: str) -> R:
+        run = self._run(run_id)
+        found = record.of_run(run, self._experiment_names())
+        if found.kind is not kind:
+            raise RunNotFoundError(f"run {run_id} is of kind {found.kind.value}, not {kind.value}")
+        return found
+
+    def _experiment_names(self) -> dict[str, str]:
+        return {experiment.experiment_id: experiment.name for experiment in self.experiments()}
+
+    def _list(
+        self,
+        record: type[R],
+        kind: Kind,
+        tags: dict[str, str] | None = None,
+        *,
+        experiment: str | None = None,
+        unfinished: bool = False,
+    ) -> RunList[R]:
+        names = self._experiment_names()
+        chosen = [key for key, name in names.items() if experiment is None or experiment in (name, key)]
+        if experiment is not None and not chosen:
+            raise RunNotFoundError(unknown_name("experiment", experiment, sorted(names.values())))
+        conditions = [
+            f"tags.`{name}` = '{value}'" for name, value in {Tag.KIND: kind.value, **(tags or {})}.items()
+        ]
+        if not unfinished:
+            conditions.append("attributes.status = 'FINISHED'")
+        records, skipped = [], []
+        for run in self._search(chosen, " and ".join(conditions)):
+            try:
+                records.append(record.of_run(run, names))
+            except SchemaVersionError as error:
+                skipped.append(SkippedRun(run.info.run_id, run.info.run_name or run.info.run_id, str(error)))
+        if skipped:
+            logger.warning(
+                "%d runs of kind %s are left out; the first: %s", len(skipped), kind.value, skipped[0].reason
+            )
+        return RunList(tuple(records), tuple(skipped))
+
+    def _search(self, experiment_ids: list[str], condition: str) -> "list[Run]":
+        found: list[Run] = []
+        token: str | None = None
+        while experiment_ids:
+            page = self.connection.call(
+                lambda client, token=token: client.search_runs(  # type: ignore[misc]
+                    experiment_ids,
+                    condition,
+                    max_results=_PAGE,
+                    order_by=["attributes.start_time DESC"],
+                    page_token=token,
+                )
+            )
+            found += page
+            token = page.token
+            if not token:
+                break
+        return found

@@ -1,0 +1,160 @@
+"""Profiles: where runs are tracked and where their artifacts lie.
+
+A profile is a TOML file in `mlruns_config`. It is chosen by name or path, else by
+`DIFFVIEWS_PROFILE`, else it is `local`; `MLFLOW_TRACKING_URI` wins over its tracking address.
+"""
+
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from diffviews.errors import ConfigError, unknown_name
+from diffviews.tracking.connection import absolute_uri, is_sqlite, redact, sqlite_path
+from diffviews.tracking.sqlite_store import prepare_sqlite
+
+DEFAULT_PROFILE = "local"
+DEFAULT_EXPERIMENT = "diffviews"
+_VARIABLE = re.compile(r"\$\{([A-Z][A-Z0-9_]*)(?::-([^}]*))?\}")
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """One tracking set-up.
+
+    Attributes:
+        name: as the user chose it.
+        tracking_uri: address of the tracking store, absolute when it is a file.
+        artifact_root: folder or address below which artifacts of new experiments lie; None
+            leaves it to the server.
+        experiment: name of the experiment that jobs log to.
+        environment: variable that MLflow reads → variable that holds its value, for secrets.
+    """
+
+    name: str
+    tracking_uri: str
+    artifact_root: str | None = None
+    experiment: str = DEFAULT_EXPERIMENT
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.experiment.strip():
+            raise ConfigError(f"profile {self.name!r}: the experiment needs a name")
+        object.__setattr__(self, "tracking_uri", absolute_uri(self.tracking_uri))
+        if self.artifact_root is not None and "://" not in self.artifact_root:
+            object.__setattr__(self, "artifact_root", str(Path(self.artifact_root).absolute()))
+
+
+def profile_names() -> list[str]:
+    """Return the names of the profiles that ship with DiffViews."""
+    packaged = files("mlruns_config").iterdir()
+    return sorted(entry.name.removesuffix(".toml") for entry in packaged if entry.name.endswith(".toml"))
+
+
+def load_profile(name: str | None = None) -> Profile:
+    """Read the profile `name`, which may also be the path of a .toml file.
+
+    Without a name it is `DIFFVIEWS_PROFILE`, then 'local'. `MLFLOW_TRACKING_URI`, where set,
+    replaces the profile's tracking address, and with it the artifact root.
+
+    Raises:
+        ConfigError: if the profile is unknown, malformed, or holds a secret.
+    """
+    name = name or os.environ.get("DIFFVIEWS_PROFILE") or DEFAULT_PROFILE
+    profile = _read(name)
+    override = os.environ.get("MLFLOW_TRACKING_URI", "").strip()
+    if not override or absolute_uri(override) == profile.tracking_uri:
+        return profile
+    return Profile(name, override, default_artifact_root(override), profile.experiment, profile.environment)
+
+
+def profile_of(tracking_uri: str, experiment: str = DEFAULT_EXPERIMENT) -> Profile:
+    """Return the profile of a bare tracking address."""
+    return Profile("address", tracking_uri, default_artifact_root(tracking_uri), experiment)
+
+
+def default_artifact_root(tracking_uri: str) -> str | None:
+    """Return where artifacts lie when only the tracking address is known: beside a SQLite file."""
+    if not is_sqlite(tracking_uri):
+        return None
+    database = sqlite_path(absolute_uri(tracking_uri))
+    return str(database.parent / "artifacts") if database is not None else None
+
+
+def activate(profile: Profile) -> Profile:
+    """Make a profile ready for use and return it.
+
+    A SQLite store gets its schema and its folder, once, under a file lock. Variables that the
+    profile's `environment` maps are set for this process where they are not set yet, so that
+    MLflow and the programs this process starts find them.
+
+    Raises:
+        TrackingError: if the store cannot be made or is not of this MLflow's schema.
+    """
+    for target, source in profile.environment.items():
+        if target not in os.environ and source in os.environ:
+            os.environ[target] = os.environ[source]
+    if is_sqlite(profile.tracking_uri):
+        prepare_sqlite(profile.tracking_uri, profile.artifact_root)
+    return profile
+
+
+def _read(name: str) -> Profile:
+    if name.endswith(".toml"):
+        path = Path(name)
+        if not path.is_file():
+            raise ConfigError(f"profile {name!r}: there is no such file")
+        text = path.read_text(encoding="utf-8")
+    elif name in profile_names():
+        text = files("mlruns_config").joinpath(f"{name}.toml").read_text(encoding="utf-8")
+    else:
+        raise ConfigError(
+            unknown_name("profile", name, profile_names()) + "; a path ending in .toml works too"
+        )
+    try:
+        return _parsed(name, tomllib.loads(text))
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"profile {name!r} is not valid TOML: {error}") from error
+
+
+def _parsed(name: str, content: dict[str, Any]) -> Profile:
+    known = ("tracking_uri", "artifact_root", "experiment", "environment")
+    for key, value in content.items():
+        if key not in known:
+            raise ConfigError(f"profile {name!r}: " + unknown_name("key", key, known))
+        if not isinstance(value, dict if key == "environment" else str):
+            raise ConfigError(
+                f"profile {name!r}: {key} must be {'a table' if key == 'environment' else 'text'}"
+            )
+    if "tracking_uri" not in content:
+        raise ConfigError(f"profile {name!r} lacks tracking_uri")
+    environment = content.get("environment", {})
+    for target, source in environment.items():
+        if not (isinstance(source, str) and re.fullmatch(r"[A-Z][A-Z0-9_]*", source)):
+            raise ConfigError(
+                f"profile {name!r}: {target} must name an environment variable, not hold a value"
+            )
+    if urlsplit(content["tracking_uri"]).password:
+        raise ConfigError(
+            f"profile {name!r}: {redact(content['tracking_uri'])} holds a password; "
+            "write ${NAME} and set that environment variable instead"
+        )
+    text = {key: _expanded(name, content[key]) for key in known[:3] if key in content}
+    return Profile(name, environment=environment, **text)
+
+
+def _expanded(profile: str, text: str) -> str:
+    def value(match: re.Match[str]) -> str:
+        found = os.environ.get(match[1]) or match[2]
+        if found is None:
+            raise ConfigError(
+                f"profile {profile!r} needs the environment variable {match[1]}, which is not set"
+            )
+        return found
+
+    return _VARIABLE.sub(value, text)

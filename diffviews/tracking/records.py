@@ -1,0 +1,188 @@
+"""What the catalog says of a run: immutable values, free of MLflow's own types."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Generic, Self, TypeVar, overload
+
+from diffviews.errors import SchemaVersionError
+from diffviews.tracking.schema import Kind, MapKind, RunTags, Tag
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+
+
+@dataclass(frozen=True, slots=True)
+class ExperimentRecord:
+    """One experiment: its id, its name, and where its artifacts lie."""
+
+    experiment_id: str
+    name: str
+    artifact_location: str
+
+
+@dataclass(frozen=True, slots=True)
+class RunRecord:
+    """One logged run.
+
+    Attributes:
+        run_id: MLflow's id.
+        name: as shown; nothing is found by it.
+        kind: what it is.
+        status: RUNNING, FINISHED, FAILED or KILLED.
+        experiment_id: of its experiment.
+        experiment: name of its experiment.
+        parent_id: run of the job it belongs to.
+        start_time: when it started, UTC.
+        end_time: when it ended; None while it is RUNNING.
+        artifact_uri: where its artifacts lie.
+        model: adapter name.
+        dataset: sample set.
+        layer: hook point or combined layer.
+        layer_index: position in the network's order.
+        sigma: noise level in EDM units.
+        source_run: run whose artifacts it was made from.
+        fingerprint: digest of what determines its result.
+        map_kind: kind of map it holds.
+        error: the sentence it failed with.
+        metrics: last value of each.
+        params: as logged.
+    """
+
+    run_id: str
+    name: str
+    kind: Kind
+    status: str
+    experiment_id: str
+    experiment: str
+    parent_id: str | None
+    start_time: datetime
+    end_time: datetime | None
+    artifact_uri: str
+    model: str | None
+    dataset: str | None
+    layer: str | None
+    layer_index: int | None
+    sigma: float | None
+    source_run: str | None
+    fingerprint: str | None
+    map_kind: MapKind | None
+    error: str | None
+    metrics: Mapping[str, float]
+    params: Mapping[str, str]
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether its manifest is logged and its result whole."""
+        return self.status == "FINISHED"
+
+    @property
+    def ui_path(self) -> str:
+        """Its place in the MLflow UI, below the server's address."""
+        return f"/#/experiments/{self.experiment_id}/runs/{self.run_id}"
+
+    @classmethod
+    def of_run(cls, run: "Run", experiments: Mapping[str, str]) -> Self:
+        """Read an MLflow run; `experiments` maps ids to names.
+
+        Raises:
+            SchemaVersionError: if a newer DiffViews logged it, or its tags are unreadable.
+        """
+        info, tags = run.info, run.data.tags
+        about = RunTags.from_tags(tags)
+        try:
+            kind = Kind(tags.get(Tag.KIND, ""))
+        except ValueError as error:
+            raise SchemaVersionError(
+                f"the run's kind {tags.get(Tag.KIND)!r} is unknown; upgrade DiffViews"
+            ) from error
+        if kind is Kind.LAYER and (about.layer is None or about.sigma is None):
+            raise SchemaVersionError(f"the layer run lacks its tag {Tag.LAYER} or {Tag.SIGMA}")
+        ended = info.end_time is not None and info.status != "RUNNING"
+        return cls(
+            run_id=info.run_id,
+            name=info.run_name or info.run_id,
+            kind=kind,
+            status=info.status,
+            experiment_id=info.experiment_id,
+            experiment=experiments.get(info.experiment_id, info.experiment_id),
+            parent_id=tags.get(Tag.PARENT),
+            start_time=_instant(info.start_time),
+            end_time=_instant(info.end_time) if ended else None,
+            artifact_uri=info.artifact_uri,
+            model=about.model,
+            dataset=about.dataset,
+            layer=about.layer,
+            layer_index=about.layer_index,
+            sigma=about.sigma,
+            source_run=about.source_run,
+            fingerprint=about.fingerprint,
+            map_kind=about.map,
+            error=tags.get(Tag.ERROR),
+            metrics=MappingProxyType(dict(run.data.metrics)),
+            params=MappingProxyType(dict(run.data.params)),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ExtractionRecord(RunRecord):
+    """The parent run of an extraction; its layer runs are its children."""
+
+
+@dataclass(frozen=True, slots=True)
+class LayerRecord(RunRecord):
+    """One layer at one sigma: activations, map and metrics. `layer` and `sigma` are never None."""
+
+    @property
+    def network_order(self) -> tuple[bool, int, str, float]:
+        """Sorting key: the network's order, then the name, then sigma; unplaced layers last."""
+        index = self.layer_index
+        return (index is None, index or 0, self.layer or "", self.sigma if self.sigma is not None else 0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class MapRecord(RunRecord):
+    """A map made of a layer run, or several, after it; `source_run` is that layer run."""
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationRecord(RunRecord):
+    """One generation; `source_run` is the layer run whose samples gave the mask."""
+
+
+@dataclass(frozen=True, slots=True)
+class SkippedRun:
+    """A run that a list leaves out, and why."""
+
+    run_id: str
+    name: str
+    reason: str
+
+
+R = TypeVar("R", bound=RunRecord)
+
+
+@dataclass(frozen=True, slots=True)
+class RunList(Sequence[R], Generic[R]):
+    """The runs that answered a query, and those that could not be read."""
+
+    records: tuple[R, ...]
+    skipped: tuple[SkippedRun, ...] = ()
+
+    @overload
+    def __getitem__(self, index: int) -> R: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[R, ...]: ...
+    def __getitem__(self, index: int | slice) -> R | tuple[R, ...]:
+        return self.records[index]
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __iter__(self) -> Iterator[R]:
+        return iter(self.records)
+
+
+def _instant(milliseconds: int) -> datetime:
+    return datetime.fromtimestamp(milliseconds / 1000, UTC)

@@ -1,0 +1,151 @@
+"""Where the artifacts of a run are prepared, and how they become visible."""
+
+import contextlib
+import errno
+import shutil
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+from diffviews.errors import DiskSpaceError
+from diffviews.tracking.artifacts import (
+    MANIFEST,
+    ArtifactFolder,
+    Manifest,
+    ManifestEntry,
+    check_artifact_name,
+    files_below,
+    local_folder,
+    move_into,
+)
+from diffviews.tracking.claims import work_folder
+from diffviews.tracking.connection import Connection
+
+
+class Staging:
+    """The folder in which a run's artifacts are written, and the record of what was published.
+
+    Beside an artifact folder a file is published by renaming it; to a server it is sent. Usable
+    from several threads as long as each writes files of its own.
+
+    Attributes:
+        folder: root of the staged artifacts; a file's place in it is its artifact name.
+    """
+
+    def __init__(self, connection: Connection, run_id: str, artifact_uri: str) -> None:
+        self.folder = work_folder(run_id, artifact_uri) / "staged"
+        self._connection = connection
+        self._run_id = run_id
+        self._artifact_uri = artifact_uri
+        self._target = local_folder(artifact_uri)
+        self._published: dict[str, ManifestEntry] = {}
+        self._lock = threading.RLock()
+
+    def place(self, name: str) -> Path:
+        """Return where the artifact `name` is to be written; folders above it are made.
+
+        Raises:
+            ConfigError: if the name is not allowed.
+        """
+        target = self.folder / check_artifact_name(name)
+        with named_disk_errors(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+        return target
+
+    def write(self, name: str, content: bytes) -> None:
+        """Write the whole artifact `name`.
+
+        Raises:
+            DiskSpaceError: if the disk is full.
+        """
+        target = self.place(name)
+        with named_disk_errors(target):
+            target.write_bytes(content)
+
+    def copy(self, local: Path, name: str) -> None:
+        """Copy a file, or a folder with all in it, to the artifact `name`.
+
+        Raises:
+            DiskSpaceError: if the disk is full.
+        """
+        target = self.place(name)
+        with named_disk_errors(target):
+            if local.is_dir():
+                shutil.copytree(local, target, dirs_exist_ok=True)
+            else:
+                shutil.copy2(local, target)
+
+    def publish(self) -> None:
+        """Make what is staged visible and empty the folder.
+
+        Raises:
+            TrackingError: if the store cannot take it; what it has not taken is still staged.
+            DiskSpaceError: if a disk is full.
+        """
+        with self._lock:
+            names = files_below(self.folder)
+            for name in names:
+                check_artifact_name(name)
+            entries = {name: ManifestEntry.of_file(self.folder / name) for name in names}
+            if not entries:
+                return
+            target = self._target
+            if target is not None:
+                self._connection.call(lambda _: move_into(self.folder, names, target))
+            else:
+                staged = str(self.folder)
+                self._connection.call(
+                    lambda client: client.log_artifacts(self._run_id, staged), transfer=True
+                )
+            self._published |= entries
+            shutil.rmtree(self.folder)
+
+    def publish_manifest(self) -> str:
+        """Publish what is staged, then the manifest of all that was published; return its SHA-256."""
+        with self._lock:
+            self.publish()
+            self.write(MANIFEST, Manifest(self._run_id, self._published).to_json().encode())
+            digest = ManifestEntry.of_file(self.folder / MANIFEST).sha256
+            self.publish()
+            return digest
+
+    def read_back(self) -> None:
+        """Take up, file by file, what an earlier attempt at the run has published."""
+        published = ArtifactFolder(self._run_id, self._artifact_uri, self._connection)
+        for name in self._visible():
+            if name != MANIFEST:
+                self._published[name] = ManifestEntry.of_file(published.path(name))
+
+    def _visible(self) -> list[str]:
+        if self._target is not None:
+            return files_below(self._target)
+        names: list[str] = []
+        folders: list[str | None] = [None]
+        while folders:
+            for entry in self._listed(folders.pop()):
+                (folders if entry.is_dir else names).append(entry.path)
+        return sorted(names)
+
+    def _listed(self, folder: str | None) -> list:
+        return self._connection.call(lambda client: client.list_artifacts(self._run_id, folder))
+
+    def remove(self) -> None:
+        """Delete the folder, and the writer's lock beside it, once the run is finished."""
+        shutil.rmtree(self.folder.parent, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def named_disk_errors(path: Path) -> Iterator[None]:
+    """Turn 'disk full' within the block into a sentence that names `path`.
+
+    Raises:
+        DiskSpaceError: in place of the operating system's error.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DiskSpaceError(
+                f"the disk is full: {path} cannot be written; free some space, then resume"
+            ) from error
+        raise

@@ -1,0 +1,394 @@
+"""The map: a Datashader picture of all points with rings, a hover card and denoising paths drawn over it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import holoviews as hv
+import numpy as np
+import panel as pn
+import panel_material_ui as pmui
+import param
+from bokeh.models import ColumnDataSource
+from bokeh.plotting import figure as Figure
+
+from diffviews.noise import format_sigma
+from panel_app import raster
+from panel_app.cards import hover_card
+from panel_app.components import Legend
+from panel_app.data import OpenMap
+from panel_app.session import Session
+from panel_app.state import BY_CLASS
+from panel_app.theme import BASELINE_PATH, NEIGHBOUR, PANE_CSS, PATH, SELECTED
+
+_FIRST_SIZE = (820, 540)
+_REACH = 11
+"""Pixels around the pointer within which the nearest point counts as meant."""
+_LEGEND_LIMIT = 24
+
+Redraw = hv.streams.Stream.define("Redraw", version=0)
+
+
+@dataclass(frozen=True, slots=True)
+class DrawnPath:
+    """One sample's way over the map, step by step."""
+
+    x: tuple[float, ...]
+    y: tuple[float, ...]
+    sigmas: tuple[float, ...]
+    distances: tuple[float, ...]
+    baseline: bool = False
+
+
+class EmbeddingMap(pn.viewable.Viewer):
+    """Shows the session's map and turns pointer and clicks into sample ids."""
+
+    dark = param.Boolean(False, doc="whether the page is dark")
+    paths = param.List(default=[], item_type=DrawnPath, doc="denoising paths on show")
+    step = param.Integer(-1, doc="step marked on the paths; -1 marks none")
+
+    def __init__(self, session: Session, **params: Any) -> None:
+        super().__init__(**params)
+        self.session = session
+        self._figure: Figure | None = None
+        self._sources = _sources()
+        self._build_plot()
+        self._build_chrome()
+        session.param.watch(lambda _: self._show_map(), "opened")
+        session.state.param.watch(lambda _: self._recolour(), ["classes", "colour_by"])
+        session.state.param.watch(lambda _: self._draw_rings(), "selection")
+        self.param.watch(lambda _: self._draw_paths(), ["paths", "step", "dark"])
+        if session.opened is not None:
+            self._show_map()
+
+    def __panel__(self) -> pn.viewable.Viewable:
+        return self._layout
+
+    # -- building --------------------------------------------------------------------------
+
+    def _build_plot(self) -> None:
+        self._range = hv.streams.RangeXY()
+        self._size = hv.streams.PlotSize(width=_FIRST_SIZE[0], height=_FIRST_SIZE[1])
+        self._redraw = Redraw()
+        picture = hv.DynamicMap(self._picture, streams=[self._range, self._size, self._redraw])
+        self._tap = hv.streams.Tap(source=picture)
+        self._pointer = hv.streams.PointerXY(source=picture)
+        self._leave = hv.streams.MouseLeave(source=picture)
+        self._tap.add_subscriber(self._on_tap)
+        self._pointer.add_subscriber(self._on_pointer)
+        self._leave.add_subscriber(lambda **_: self._hover(None))
+        self._pane = pn.pane.HoloViews(
+            picture.opts(
+                hv.opts.RGB(
+                    responsive=True, xaxis=None, yaxis=None, toolbar=None, show_frame=False,
+                    default_tools=["pan", "wheel_zoom"], active_tools=["pan", "wheel_zoom"],
+                    hooks=[self._adopt_figure], framewise=False, apply_ranges=False,
+                )  # fmt: skip
+            ),
+            sizing_mode="stretch_both",
+            margin=0,
+        )
+
+    def _build_chrome(self) -> None:
+        buttons = [
+            pmui.IconButton(icon=icon, label=text, description=text, size="small", on_click=action, margin=1)
+            for icon, text, action in (
+                ("add", "Zoom in", lambda _: self.zoom(0.65)),
+                ("remove", "Zoom out", lambda _: self.zoom(1 / 0.65)),
+                ("fit_screen", "Reset view", lambda _: self.reset()),
+            )
+        ]  # fmt: skip
+        self._tools = pn.Column(
+            *buttons, margin=0,
+            styles={"position": "absolute", "right": "10px", "top": "10px", "z-index": "5", "border-radius": "10px",
+                    "background": "color-mix(in srgb, var(--panel-surface-color) 88%, transparent)"},
+        )  # fmt: skip
+        self._card = pn.pane.HTML("", visible=False, margin=0, stylesheets=[PANE_CSS])
+        self._card.styles = {"position": "absolute", "left": "0", "top": "0"}
+        self.legend = Legend(self._on_legend, margin=(6, 12, 8, 12))
+        self.caption = pn.pane.HTML("", margin=(8, 14, 0, 14), sizing_mode="stretch_width", stylesheets=[PANE_CSS])
+        self._empty = pn.pane.HTML("", visible=False, margin=40, stylesheets=[PANE_CSS])
+        self._canvas = pn.Column(
+            self._pane, self._tools, self._card,
+            sizing_mode="stretch_width", margin=0, min_height=420,
+            styles={"position": "relative", "height": "max(420px, calc(100vh - 360px))", "overflow": "hidden"},
+        )  # fmt: skip
+        self._layout = pmui.Paper(
+            self.caption, self._empty, self._canvas, self.legend,
+            elevation=0, variant="outlined", sizing_mode="stretch_width", margin=0,
+        )  # fmt: skip
+
+    def _adopt_figure(self, plot: Any, element: Any) -> None:
+        """Prepare the Bokeh figure once: see-through, without axes, with the overlays' glyphs."""
+        figure = plot.state
+        if self._figure is figure:
+            return
+        self._figure = figure
+        self._sources = _sources()
+        figure.background_fill_alpha = figure.border_fill_alpha = 0
+        figure.outline_line_color = None
+        figure.min_border = 0
+        figure.grid.visible = False
+        _add_overlays(figure, self._sources)
+        self._set_ranges()
+        self._draw_rings()
+        self._draw_paths()
+
+    # -- drawing ---------------------------------------------------------------------------
+
+    def _picture(
+        self, x_range: Any, y_range: Any, width: int | None, height: int | None, version: int, scale: float = 1.0
+    ) -> hv.RGB:
+        opened: OpenMap | None = self.session.opened
+        ranges = opened.bounds if opened is not None else ((0.0, 1.0), (0.0, 1.0))
+        x0, x1 = _finite(x_range) or ranges[0]
+        y0, y1 = _finite(y_range) or ranges[1]
+        size = (int(width or _FIRST_SIZE[0]), int(height or _FIRST_SIZE[1]))
+        if opened is None:
+            pixels = np.zeros((*size[::-1], 4), np.uint8)
+        else:
+            ratio = min(float(scale or 1), 2.0)
+            window = raster.Window((x0, x1), (y0, y1), round(size[0] * ratio), round(size[1] * ratio))
+            state = self.session.state
+            pixels = raster.draw(opened.shown(state.classes), window, opened.colouring(state.colour_by))
+        return hv.RGB(pixels, bounds=(x0, y0, x1, y1), kdims=["x", "y"])
+
+    def _show_map(self) -> None:
+        opened = self.session.opened
+        self._hover(None)
+        self._canvas.visible = self.legend.visible = opened is not None
+        if opened is None:
+            return
+        self._range.update(x_range=None, y_range=None)
+        self._recolour()
+        self._set_ranges()
+        self._draw_rings()
+
+    def _recolour(self) -> None:
+        self._redraw.event(version=self._redraw.version + 1)
+        self._update_legend()
+
+    def _set_ranges(self) -> None:
+        if self._figure is None or self.session.opened is None:
+            return
+        for axis, (low, high) in zip((self._figure.x_range, self._figure.y_range), self.session.opened.bounds, strict=True):
+            axis.update(start=low, end=high, reset_start=low, reset_end=high)
+
+    def _update_legend(self) -> None:
+        opened, state = self.session.opened, self.session.state
+        if opened is None:
+            return
+        shown = len(opened.shown(state.classes))
+        self.caption.object = _caption(opened, shown)
+        colouring = opened.colouring(state.colour_by)
+        if not colouring.categorical:
+            self.legend.scale = {
+                "label": column_label(state.colour_by), "low": colouring.low, "high": colouring.high,
+                "colours": list(colouring.colours),
+            }  # fmt: skip
+            return
+        counts = opened.table["class"].value_counts()
+        chosen = set(state.classes)
+        entries = [
+            {"name": name, "colour": colour, "count": int(counts[name]), "on": not chosen or name in chosen}
+            for name, colour in zip(colouring.categories, colouring.colours, strict=True)
+        ]
+        self.legend.param.update(scale={}, entries=entries[:_LEGEND_LIMIT])
+
+    def _draw_rings(self) -> None:
+        opened = self.session.opened
+        chosen = self.session.state.selection
+        rings: dict[str, list[Any]] = {"x": [], "y": [], "size": [], "width": [], "colour": []}
+        if opened is not None:
+            size = 2 * self._dot_radius() + 9
+            styles = [(s, NEIGHBOUR, size, 1.6) for s in chosen.suggested]
+            styles += [(s, NEIGHBOUR, size + 2, 3.6) for s in chosen.manual]
+            styles += [(chosen.sample_id, SELECTED, size + 4, 4.0)] if chosen.sample_id else []
+            for sample_id, colour, diameter, width in styles:
+                if sample_id not in opened.row_of:
+                    continue
+                x, y = opened.position(sample_id)
+                for column, value in zip(rings, (x, y, diameter, width, colour), strict=True):
+                    rings[column].append(value)
+        self._sources["rings"].data = rings
+
+    def _draw_paths(self) -> None:
+        ink, paper = ("#f2f4f6", "#14181d") if self.dark else ("#1b1f24", "#ffffff")
+        lines: dict[str, list[Any]] = {"xs": [], "ys": [], "colour": [], "dash": [], "width": []}
+        dots: dict[str, list[Any]] = {"x": [], "y": [], "colour": [], "size": [], "edge": []}
+        labels: dict[str, list[Any]] = {"x": [], "y": [], "text": [], "ink": [], "paper": []}
+        for path in self.paths:
+            colour = BASELINE_PATH if path.baseline else PATH
+            for key, value in zip(lines, (path.x, path.y, colour, "dashed" if path.baseline else "solid", 2.5), strict=True):
+                lines[key].append(list(value) if isinstance(value, tuple) else value)
+            for index, (x, y) in enumerate(zip(path.x, path.y, strict=True)):
+                marked = index == self.step and not path.baseline
+                size = 15 if marked else 4 if path.baseline else 8
+                for key, value in zip(dots, (x, y, colour, size, ink if marked else paper), strict=True):
+                    dots[key].append(value)
+        main = next((p for p in self.paths if not p.baseline), None)
+        if main is not None:
+            for index in label_steps(main, self._span()):
+                values = (main.x[index], main.y[index], f"σ {short_sigma(main.sigmas[index])}", ink, paper)
+                for key, value in zip(labels, values, strict=True):
+                    labels[key].append(value)
+        self._sources["lines"].data = lines
+        self._sources["dots"].data = dots
+        self._sources["labels"].data = labels
+
+    # -- the visitor's hand ----------------------------------------------------------------
+
+    def zoom(self, factor: float) -> None:
+        """Zoom about the middle of the view; a factor below 1 comes nearer."""
+        if self._figure is None:
+            return
+        for axis in (self._figure.x_range, self._figure.y_range):
+            middle, half = (axis.start + axis.end) / 2, (axis.end - axis.start) / 2 * factor
+            axis.update(start=middle - half, end=middle + half)
+        self._follow_figure()
+
+    def reset(self) -> None:
+        """Show all of the map again."""
+        self._set_ranges()
+        self._follow_figure()
+
+    def _follow_figure(self) -> None:
+        (x0, x1), (y0, y1) = self._view()
+        self._range.event(x_range=(x0, x1), y_range=(y0, y1))
+
+    def _view(self) -> tuple[tuple[float, float], tuple[float, float]]:
+        figure, opened = self._figure, self.session.opened
+        if figure is not None and figure.x_range.start is not None:
+            return (figure.x_range.start, figure.x_range.end), (figure.y_range.start, figure.y_range.end)
+        return opened.bounds if opened is not None else ((0.0, 1.0), (0.0, 1.0))
+
+    def _span(self) -> tuple[float, float]:
+        (x0, x1), (y0, y1) = self._view()
+        return x1 - x0, y1 - y0
+
+    def _pixels(self) -> tuple[float, float]:
+        return float(self._size.width or _FIRST_SIZE[0]), float(self._size.height or _FIRST_SIZE[1])
+
+    def _dot_radius(self) -> float:
+        width, height = self._pixels()
+        window = raster.Window((0, 1), (0, 1), round(width), round(height))
+        return raster.disc_radius(len(self.session.opened.table), window)
+
+    def _nearest(self, x: float | None, y: float | None) -> str | None:
+        opened = self.session.opened
+        if opened is None or x is None or y is None:
+            return None
+        spans, pixels = self._span(), self._pixels()
+        within = (_REACH * spans[0] / pixels[0], _REACH * spans[1] / pixels[1])
+        return opened.near(float(x), float(y), within=within, classes=self.session.state.classes)
+
+    def _on_tap(self, x: float | None = None, y: float | None = None) -> None:
+        sample_id = self._nearest(x, y)
+        if sample_id is not None:
+            self.session.click(sample_id)
+
+    def _on_pointer(self, x: float | None = None, y: float | None = None) -> None:
+        self._hover(self._nearest(x, y))
+
+    def _hover(self, sample_id: str | None) -> None:
+        state, opened = self.session.state, self.session.opened
+        if sample_id == state.hovered:
+            return
+        state.hovered = sample_id
+        if sample_id is None or opened is None:
+            self._sources["hover"].data = {"x": [], "y": [], "size": []}
+            self._card.visible = False
+            return
+        x, y = opened.position(sample_id)
+        self._sources["hover"].data = {"x": [x], "y": [y], "size": [2 * self._dot_radius() + 6]}
+        self._card.param.update(object=hover_card(opened, sample_id), styles=self._card_place(x, y), visible=True)
+
+    def _card_place(self, x: float, y: float) -> dict[str, str]:
+        """Place the card beside its point, on the side where there is room."""
+        (x0, _), (y0, _) = self._view()
+        (dx, dy), (width, height) = self._span(), self._pixels()
+        left, top = (x - x0) / dx * width, (1 - (y - y0) / dy) * height
+        across = f"{left + 16:.0f}px" if left < width - 260 else f"{left - 16:.0f}px"
+        shift_x = "0" if left < width - 260 else "-100%"
+        shift_y = "0" if top < height - 130 else "-100%"
+        return {
+            "position": "absolute", "left": across, "top": f"{top:.0f}px", "transform": f"translate({shift_x}, {shift_y})",
+            "pointer-events": "none", "z-index": "10",
+        }  # fmt: skip
+
+    def _on_legend(self, message: dict[str, Any]) -> None:
+        name, opened, state = message.get("toggle"), self.session.opened, self.session.state
+        if opened is None or name not in opened.categories:
+            return
+        chosen = [c for c in state.classes if c != name] if name in state.classes else [*state.classes, name]
+        state.classes = [] if len(chosen) == len(opened.categories) else chosen
+
+
+def column_label(column: str) -> str:
+    """Return a column's name as people read it."""
+    return column.replace("_", " ").replace("neighborhood", "neighbourhood")
+
+
+def short_sigma(sigma: float) -> str:
+    """Return a noise level with three significant digits, for tight places."""
+    return format_sigma(float(f"{sigma:.3g}"))
+
+
+def label_steps(path: DrawnPath, span: tuple[float, float], apart: float = 0.06) -> list[int]:
+    """Return the steps whose sigma is written: first, last, and those at least `apart` of the view from one another."""
+    chosen: list[int] = []
+    last = len(path.x) - 1
+    for index in (0, last, *range(1, last)):
+        spot = np.array([path.x[index] / span[0], path.y[index] / span[1]])
+        others = [np.array([path.x[i] / span[0], path.y[i] / span[1]]) for i in chosen]
+        if all(np.linalg.norm(spot - other) >= apart for other in others):
+            chosen.append(index)
+    return sorted(set(chosen))
+
+
+def _caption(opened: OpenMap, shown: int) -> str:
+    sigma = format_sigma(opened.layer.sigma)
+    return (
+        '<div style="display:flex;justify-content:space-between;gap:16px;align-items:baseline">'
+        f'<span class="title">{opened.layer.layer} <span class="muted" style="font-weight:400">at σ {sigma}</span></span>'
+        f'<span class="muted num small">{shown:,} of {len(opened.table):,} shown</span></div>'
+    )
+
+
+def _finite(bounds: Sequence[float] | None) -> tuple[float, float] | None:
+    if bounds is None or not all(b is not None and np.isfinite(b) for b in bounds) or bounds[0] == bounds[1]:
+        return None
+    return float(bounds[0]), float(bounds[1])
+
+
+def _sources() -> dict[str, ColumnDataSource]:
+    columns = {
+        "hover": ("x", "y", "size"),
+        "rings": ("x", "y", "size", "width", "colour"),
+        "lines": ("xs", "ys", "colour", "dash", "width"),
+        "dots": ("x", "y", "colour", "size", "edge"),
+        "labels": ("x", "y", "text", "ink", "paper"),
+    }
+    return {name: ColumnDataSource({column: [] for column in keys}) for name, keys in columns.items()}
+
+
+def _add_overlays(figure: Figure, sources: dict[str, ColumnDataSource]) -> None:
+    """Add the glyphs; later ones lie above. Each ring has a pale halo, so that it shows on any colour."""
+    figure.multi_line("xs", "ys", source=sources["lines"], line_color="#ffffff", line_width=6, line_alpha=0.55)
+    figure.multi_line(
+        "xs", "ys", source=sources["lines"], line_color="colour", line_width="width", line_dash="dash", line_join="round"
+    )
+    figure.scatter(
+        "x", "y", size="size", source=sources["dots"], fill_color="colour", line_color="edge", line_width=1.5
+    )
+    figure.scatter("x", "y", size="size", source=sources["hover"], fill_color=None, line_color="#8a8f98", line_width=2)
+    figure.scatter(
+        "x", "y", size="size", source=sources["rings"], fill_color=None, line_color="#ffffff", line_width=6, line_alpha=0.7
+    )
+    figure.scatter(
+        "x", "y", size="size", source=sources["rings"], fill_color=None, line_color="colour", line_width="width"
+    )
+    figure.text(
+        "x", "y", "text", source=sources["labels"], x_offset=9, y_offset=-7, text_color="ink",
+        text_font="Roboto, Arial, sans-serif", text_font_size="12px", text_font_style="bold", text_outline_color="paper",
+    )  # fmt: skip

@@ -1,0 +1,66 @@
+const STYLE = `
+.legend { display: flex; flex-wrap: wrap; gap: 4px 6px; align-items: center; }
+button { display: inline-flex; align-items: center; gap: 6px; border: 1px solid transparent; border-radius: 999px;
+  background: none; color: inherit; font: inherit; font-size: 12px; padding: 3px 9px 3px 7px; cursor: pointer; }
+button:hover { background: var(--dv-wash); }
+button[aria-pressed="false"] { opacity: .42; }
+button:focus-visible { outline: 2px solid var(--dv-primary); }
+.dot { width: 10px; height: 10px; border-radius: 50%; flex: none; }
+.count { color: var(--dv-muted); font-variant-numeric: tabular-nums; }
+.scale { display: flex; align-items: center; gap: 10px; width: 100%; max-width: 520px; font-size: 12px; padding: 3px 0; }
+.bar { height: 10px; flex: 1; border-radius: 5px; min-width: 140px; }
+`
+
+const compact = (value) => Number.isInteger(value) ? String(value) : value.toPrecision(3)
+
+export function render({model, el}) {
+  const style = document.createElement("style")
+  style.textContent = STYLE
+  const box = document.createElement("div")
+  el.append(style, box)
+
+  const scale = ({label, low, high, colours}) => {
+    box.className = "scale"
+    const bar = document.createElement("div")
+    bar.className = "bar"
+    bar.style.background = `linear-gradient(to right, ${colours.join(", ")})`
+    const [name, left, right] = [label, compact(low), compact(high)].map((text) => {
+      const span = document.createElement("span")
+      span.textContent = text
+      return span
+    })
+    left.className = right.className = "num"
+    box.append(name, left, bar, right)
+  }
+
+  const classes = (entries) => {
+    box.className = "legend"
+    box.setAttribute("role", "group")
+    box.setAttribute("aria-label", "Classes: click to show only some")
+    for (const entry of entries) {
+      const button = document.createElement("button")
+      button.setAttribute("aria-pressed", String(entry.on))
+      button.title = entry.on ? `Show only, or also, ${entry.name}` : `Show ${entry.name} too`
+      const dot = document.createElement("span")
+      dot.className = "dot"
+      dot.style.background = entry.colour
+      const name = document.createElement("span")
+      name.textContent = entry.name
+      const count = document.createElement("span")
+      count.className = "count"
+      count.textContent = entry.count.toLocaleString("en")
+      button.append(dot, name, count)
+      button.addEventListener("click", () => model.send_msg({toggle: entry.name}))
+      box.append(button)
+    }
+  }
+
+  const draw = () => {
+    box.replaceChildren()
+    if (model.scale.colours) scale(model.scale)
+    else classes(model.entries)
+  }
+  model.on("entries", draw)
+  model.on("scale", draw)
+  draw()
+}

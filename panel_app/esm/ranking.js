@@ -1,0 +1,122 @@
+const STYLE = `
+table { border-collapse: collapse; width: 100%; font-size: 12.5px; }
+th { text-align: left; font-weight: 600; font-size: 11.5px; color: var(--dv-muted); padding: 4px 6px; border-bottom: 1px solid var(--dv-faint);
+  cursor: pointer; white-space: nowrap; user-select: none; position: sticky; top: 0; background: var(--dv-surface); }
+th button { all: unset; cursor: pointer; }
+th button:focus-visible { outline: 2px solid var(--dv-primary); }
+td { padding: 5px 6px; border-bottom: 1px solid var(--dv-faint); white-space: nowrap; }
+th.number, td.number { text-align: right; font-variant-numeric: tabular-nums; }
+tbody tr { cursor: pointer; }
+tbody tr:hover { background: var(--dv-wash); }
+tbody tr.active { background: color-mix(in srgb, var(--dv-primary) 12%, transparent); }
+tbody tr.active td:first-child { font-weight: 600; }
+tbody tr:focus-visible { outline: 2px solid var(--dv-primary); outline-offset: -2px; }
+.cell { display: grid; grid-template-columns: 1fr 34px; gap: 6px; align-items: center; }
+.track { height: 6px; border-radius: 3px; background: var(--dv-wash); overflow: hidden; position: relative; min-width: 40px; }
+.fill { height: 100%; border-radius: 3px; background: var(--dv-primary); }
+.fill.decides { background: var(--dv-path); }
+.tick { position: absolute; top: 0; bottom: 0; width: 2px; background: var(--dv-text); opacity: .55; }
+.none { color: var(--dv-muted); }
+p { color: var(--dv-muted); margin: 4px 0; }
+`
+
+export function render({model, el}) {
+  const style = document.createElement("style")
+  style.textContent = STYLE
+  const box = document.createElement("div")
+  el.append(style, box)
+  let sort = {key: null, down: true}
+
+  const sorted = () => {
+    if (sort.key === null) return model.rows
+    const value = (row) => row[sort.key]
+    return [...model.rows].sort((a, b) => {
+      const [x, y] = [value(a), value(b)]
+      if (x === null || x === undefined) return 1
+      if (y === null || y === undefined) return -1
+      const order = typeof x === "number" ? x - y : String(x).localeCompare(String(y), "en", {numeric: true})
+      return sort.down ? -order : order
+    })
+  }
+
+  const bar = (value, column, row) => {
+    const cell = document.createElement("div")
+    cell.className = "cell"
+    const track = document.createElement("div")
+    track.className = "track"
+    const fill = document.createElement("div")
+    fill.className = `fill ${column.bar}`
+    fill.style.width = `${Math.max(0, Math.min(1, value)) * 100}%`
+    track.append(fill)
+    const base = row[column.baseline]
+    if (typeof base === "number") {
+      const tick = document.createElement("div")
+      tick.className = "tick"
+      tick.style.left = `calc(${Math.min(1, base) * 100}% - 1px)`
+      tick.title = `Without the mask: ${base.toFixed(2)}`
+      track.append(tick)
+    }
+    const number = document.createElement("span")
+    number.className = "num"
+    number.textContent = value.toFixed(2)
+    cell.append(track, number)
+    return cell
+  }
+
+  const line = (row) => {
+    const tr = document.createElement("tr")
+    tr.className = row.active ? "active" : ""
+    tr.tabIndex = 0
+    tr.title = `Open ${row.layer} at σ ${row.sigma_text}`
+    for (const column of model.columns) {
+      const td = document.createElement("td")
+      const value = row[column.key]
+      if (column.bar && typeof value === "number") td.append(bar(value, column, row))
+      else {
+        td.textContent = value ?? "–"
+        if (value === null || value === undefined) td.className = "none"
+      }
+      if (column.number) td.classList.add("number")
+      tr.append(td)
+    }
+    const open = () => model.send_msg({open: row.id})
+    tr.addEventListener("click", open)
+    tr.addEventListener("keydown", (event) => { if (event.key === "Enter") open() })
+    return tr
+  }
+
+  const head = (column) => {
+    const th = document.createElement("th")
+    if (column.number) th.className = "number"
+    th.title = column.help
+    const button = document.createElement("button")
+    const arrow = sort.key === column.key ? (sort.down ? " ↓" : " ↑") : ""
+    button.textContent = column.label + arrow
+    th.append(button)
+    th.addEventListener("click", () => {
+      sort = {key: column.key, down: sort.key === column.key ? !sort.down : true}
+      draw()
+    })
+    return th
+  }
+
+  const draw = () => {
+    if (!model.rows.length) {
+      const p = document.createElement("p")
+      p.textContent = model.empty
+      box.replaceChildren(p)
+      return
+    }
+    const table = document.createElement("table")
+    const thead = document.createElement("thead")
+    const tr = document.createElement("tr")
+    tr.append(...model.columns.map(head))
+    thead.append(tr)
+    const tbody = document.createElement("tbody")
+    tbody.append(...sorted().map(line))
+    table.append(thead, tbody)
+    box.replaceChildren(table)
+  }
+  for (const name of ["rows", "columns", "empty"]) model.on(name, draw)
+  draw()
+}

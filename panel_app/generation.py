@@ -1,0 +1,420 @@
+"""Generating: the form that makes a recipe, and the results of this visit."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import panel as pn
+import panel_material_ui as pmui
+import param
+
+from diffviews.errors import DiffViewsError, SelectionError
+from diffviews.pipelines.recipe import GenerationRecipe
+from panel_app.cards import hint, link, thumbnail_strip
+from panel_app.components import Gallery, ResultView
+from panel_app.embedding_map import DrawnPath, EmbeddingMap, short_sigma
+from panel_app.job_bar import JobBar
+from panel_app.jobs import JobQueue
+from panel_app.pictures import difference_address, picture_address
+from panel_app.session import Session
+from panel_app.studio import Studio
+from panel_app.theme import PANE_CSS
+
+UNIFORM, RANDOM = -1, None
+_KEPT = 24
+"""Generations of a visit kept on show; all of them stay logged."""
+
+
+def _field(**params: Any) -> dict[str, Any]:
+    return {"size": "small", "sizing_mode": "stretch_width", "margin": (5, 0), **params}
+
+
+class GenerationForm(pn.viewable.Viewer):
+    """Every choice of a generation; `recipe()` reads it."""
+
+    def __init__(self, session: Session, **params: Any) -> None:
+        super().__init__(**params)
+        self.session = session
+        self._average = pn.pane.HTML("", stylesheets=[PANE_CSS], sizing_mode="stretch_width", margin=(12, 0, 8, 0))
+        self._build_main()
+        self._build_mask()
+        self._build_sampling()
+        self.mode.param.watch(lambda _: self._adapt(), "value")
+        self.noise.param.watch(lambda _: self._adapt(), "value")
+        self.seeded.param.watch(lambda _: self._adapt(), "value")
+        more = pmui.Accordion(
+            ("Mask", self._mask), ("Sampling", self._sampling), elevation=0, disable_gutters=True, toggle=False,
+            sizing_mode="stretch_width", margin=(4, 0), title_variant="subtitle2",
+        )  # fmt: skip
+        self._layout = pn.Column(self._average, self._main, more, sizing_mode="stretch_width", margin=0)
+        session.state.param.watch(lambda _: self.follow(), "selection")
+        session.param.watch(lambda _: self.follow(), "opened")
+        self.follow()
+        self._adapt()
+
+    def __panel__(self) -> pn.viewable.Viewable:
+        return self._layout
+
+    def _build_main(self) -> None:
+        self.wanted = pmui.Select(
+            label="Class to ask for", value=UNIFORM, options={"Uniform: all classes alike": UNIFORM},
+            description="The label the model is given. With the uniform label, only the mask can decide the class.",
+            **_field(),
+        )  # fmt: skip
+        self.count = pmui.IntSlider(
+            label="Samples", start=1, end=16, value=4,
+            description="How many images to make; each starts from noise of its own.", **_field(margin=(8, 8)),
+        )  # fmt: skip
+        self.include = pmui.Switch(
+            label="Include the selected sample in the average", value=True, size="small", margin=(2, 0),
+            description="Otherwise only its neighbours are averaged.",
+        )  # fmt: skip
+        self.include.param.watch(lambda _: self.follow(), "value")
+        self._main = pn.Column(self.wanted, self.count, self.include, sizing_mode="stretch_width", margin=0)
+
+    def _build_mask(self) -> None:
+        self.mode = pmui.Select(
+            label="How the average acts", value="replace",
+            options={"Replaces the layer's output": "replace", "Mixes with it": "interpolate", "Steers it": "add"},
+            description="Replace: the average alone. Mix: (1 − strength) own + strength × average. "
+            "Steer: own + strength × (average of the selected − average of all).", **_field(),
+        )  # fmt: skip
+        self.strength = pmui.FloatSlider(
+            label="Strength", start=0, end=1, step=0.05, value=1.0, description="How strongly the average acts.",
+            **_field(margin=(8, 8)),
+        )  # fmt: skip
+        self.target = pmui.Select(
+            label="Average taken", value="fixed",
+            options={"At this map's noise level": "fixed", "Anew at every step's noise level": "matched"},
+            description="Fixed: as captured at this σ. Matched: the same samples are captured again at each step's σ.",
+            **_field(),
+        )  # fmt: skip
+        self.mask_steps = pmui.IntInput(
+            label="Masked steps", value=None, start=1, placeholder="all",
+            description="Mask only the first so many steps; empty masks all.", **_field(),
+        )  # fmt: skip
+        self.layers = pmui.MultiChoice(
+            label="Masked layers", searchable=True, placeholder="This layer", chip=True,
+            description="Layers to replace at once, each by its own average; empty masks the layer on show.", **_field(),
+        )  # fmt: skip
+        self.passes = pmui.Select(
+            label="Acts on", value="both",
+            options={"Both passes": "both", "Conditional pass": "conditional", "Unconditional pass": "unconditional"},
+            description="Guidance runs the model twice, with the class and without; this says which pass is masked.",
+            **_field(),
+        )  # fmt: skip
+        self._mask = pn.Column(
+            self.mode, self.strength, self.target, self.mask_steps, self.layers, self.passes,
+            sizing_mode="stretch_width", margin=(0, 2),
+        )  # fmt: skip
+
+    def _build_sampling(self) -> None:
+        self.sampler = pmui.Select(
+            label="Sampler", value="heun", options={"Heun, 2nd order": "heun", "Euler": "euler", "Re-noising": "renoise"},
+            description="Heun and Euler follow the probability flow; re-noising predicts the image and noises it again.",
+            **_field(),
+        )  # fmt: skip
+        self.steps = pmui.IntInput(
+            label="Steps", value=18, start=1, end=512, description="Sampler steps from the largest σ to the smallest.",
+            **_field(),
+        )  # fmt: skip
+        self.sigma_max = pmui.FloatInput(
+            label="σ from", value=None, start=0, placeholder="model's", description="Largest noise level.", **_field()
+        )
+        self.sigma_min = pmui.FloatInput(
+            label="σ to", value=None, start=0, placeholder="model's", description="Smallest noise level.", **_field()
+        )
+        self.guidance = pmui.FloatSlider(
+            label="Guidance", start=0, end=5, step=0.1, value=1.0,
+            description="0 ignores the class, 1 is plain conditional, more exaggerates the class.", **_field(margin=(8, 8)),
+        )  # fmt: skip
+        self.noise = pmui.Select(
+            label="Noise", value="stochastic",
+            options={"Drawn per step": "stochastic", "Fixed (seed 42 unless set)": "fixed", "None after the start": "zero"},
+            description="Noise added between steps of the re-noising sampler, and how it is drawn.", **_field(),
+        )  # fmt: skip
+        self.seeded = pmui.Switch(
+            label="Fixed seed", value=True, size="small", margin=(4, 0), description="The same seed gives the same images."
+        )
+        self.seed = pmui.IntInput(
+            label="Seed", value=0, start=0, description="Sample i starts from the noise of (seed, i).", **_field()
+        )
+        self._sampling = pn.Column(
+            self.sampler, self.steps, pn.Row(self.sigma_max, pn.Spacer(width=10), self.sigma_min, sizing_mode="stretch_width", margin=0),
+            self.guidance, self.noise, self.seeded, self.seed, sizing_mode="stretch_width", margin=(0, 2),
+        )  # fmt: skip
+
+    def _adapt(self) -> None:
+        """Offer only what has an effect."""
+        mode = self.mode.value
+        self.strength.disabled = mode == "replace"
+        end = 4.0 if mode == "add" else 1.0
+        self.strength.param.update(end=end, value=min(self.strength.value, end))
+        self.target.disabled = mode == "add"
+        if mode == "add":
+            self.target.value = "fixed"
+        self.seed.disabled = not self.seeded.value
+
+    def follow(self) -> None:
+        """Offer the classes and layers of what is on show, and show what would be averaged."""
+        opened = self.session.opened
+        if opened is None:
+            return
+        classes = {
+            f"{label}: {name}" if name and name != str(label) else str(label): label
+            for label, name in opened.samples.classes.items()
+        }
+        options = {"Uniform: all classes alike": UNIFORM, "Random per sample": RANDOM, **classes}
+        if dict(self.wanted.options) != options:
+            keep = self.wanted.value if self.wanted.value in options.values() else UNIFORM
+            self.wanted.param.update(options=options, value=keep)
+        layers = list(dict.fromkeys(r.layer for r in self.session.layers if r.sigma == opened.layer.sigma))
+        if list(self.layers.options) != layers:
+            self.layers.param.update(options=layers, value=[v for v in self.layers.value if v in layers])
+        self.include.visible = bool(self.session.state.selection.neighbours)
+        self._show_average()
+
+    def _show_average(self) -> None:
+        averaged = self.averaged()
+        if not averaged:
+            self._average.object = hint("Select a point to mask this layer with its average; without one, nothing is masked.")
+            return
+        opened = self.session.opened
+        samples = "1 sample" if len(averaged) == 1 else f"the average of {len(averaged)} samples"
+        self._average.object = (
+            f'<p style="margin-bottom:8px">Masks <b>{opened.layer.layer}</b> with {samples}</p>'
+            + thumbnail_strip(opened.thumbnails(averaged[:12] + averaged[12:13]), limit=12)
+        )
+
+    def averaged(self) -> tuple[str, ...]:
+        """Return the samples to average, those on this map only."""
+        opened, chosen = self.session.opened, self.session.state.selection
+        if opened is None:
+            return ()
+        members = chosen.members if self.include.value or not chosen.neighbours else chosen.neighbours
+        return tuple(s for s in members if s in opened.row_of)
+
+    def recipe(self) -> GenerationRecipe:
+        """Return what the form asks for.
+
+        Raises:
+            DiffViewsError: if its fields contradict each other.
+        """
+        opened = self.session.opened
+        if opened is None:
+            raise SelectionError("open a layer first; generations are drawn on its map")
+        averaged, mode = self.averaged(), self.mode.value
+        own = opened.map_run != opened.layer.run_id
+        return GenerationRecipe(
+            model=opened.layer.model,
+            checkpoint=opened.layer.params.get("checkpoint") or None,
+            layer_run=opened.layer.run_id,
+            map_run=opened.map_run if own else None,
+            sample_ids=averaged,
+            layers=tuple(self.layers.value) if averaged else (),
+            target=self.target.value,
+            mode=mode,
+            strength=float(self.strength.value),
+            mask_steps=self.mask_steps.value or None,
+            passes=self.passes.value,
+            class_label=self.wanted.value,
+            num_samples=int(self.count.value),
+            seed=int(self.seed.value or 0) if self.seeded.value else None,
+            sampler=self.sampler.value,
+            num_steps=self.steps.value or None,
+            sigma_max=self.sigma_max.value or None,
+            sigma_min=self.sigma_min.value or None,
+            guidance_scale=float(self.guidance.value),
+            noise_mode=self.noise.value,
+        )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Shown:
+    """A generation of this visit."""
+
+    outcome: Any
+    title: str
+    detail: str
+    layer_run: str
+    map_run: str
+
+
+class GenerationPanel(pn.viewable.Viewer):
+    """Form, button and the job's bar."""
+
+    def __init__(self, session: Session, studio: Studio, queue: JobQueue, results: "Results", **params: Any) -> None:
+        super().__init__(**params)
+        self.session, self.studio, self.results = session, studio, results
+        self.form = GenerationForm(session)
+        self.button = pmui.Button(
+            label="Generate", icon="auto_awesome", sizing_mode="stretch_width", margin=(10, 0, 4, 0),
+            description="Make the images, with and without the mask, from the same noise; logged as an MLflow run.",
+            on_click=lambda _: self.generate(),
+        )  # fmt: skip
+        self.bar = JobBar(queue, on_done=self._done, on_failed=self._failed)
+        self._layout = pn.Column(self.form, self.button, self.bar, sizing_mode="stretch_width", margin=(0, 16, 16, 16))
+        session.param.watch(lambda _: self._enable(), "opened")
+        self._enable()
+
+    def __panel__(self) -> pn.viewable.Viewable:
+        return self._layout
+
+    def generate(self) -> None:
+        """Queue what the form asks for."""
+        try:
+            recipe = self.form.recipe()
+        except DiffViewsError as error:
+            self.session.tell(str(error))
+            return
+        opened = self.session.opened
+        self._asked = (describe(recipe, opened.samples.classes), opened.layer, opened.map_run)
+        studio = self.studio
+        self.bar.start("Generating", lambda report: studio.generate(recipe, report))
+        self._enable()
+
+    def _done(self, outcome: Any) -> None:
+        self._enable()
+        (title, detail), layer, map_run = self._asked
+        self.results.add(Shown(outcome, title, f"{layer.layer}, {detail}", layer.run_id, map_run))
+
+    def _failed(self, reason: str) -> None:
+        self._enable()
+        self.session.tell(reason)
+
+    def _enable(self) -> None:
+        self.button.disabled = self.bar.busy or self.session.opened is None
+
+
+def describe(recipe: GenerationRecipe, classes: dict[int, str]) -> tuple[str, str]:
+    """Return a generation's title and detail: what was asked for, and what masked it."""
+    label = recipe.class_label
+    if label is None:
+        title = "random class"
+    elif label == -1:
+        title = "uniform label"
+    else:
+        title = f"{label}: {classes[label]}" if classes.get(label) else f"class {label}"
+    mask = f"{recipe.mode} by {len(recipe.sample_ids)}" if recipe.sample_ids else "no mask"
+    return title, mask
+
+
+class Results(pn.viewable.Viewer):
+    """The generation on show, its path on the map, and the gallery of this visit."""
+
+    shown = param.Parameter(None)
+
+    def __init__(self, session: Session, drawing: EmbeddingMap, **params: Any) -> None:
+        super().__init__(**params)
+        self.session, self.drawing = session, drawing
+        self._all: list[Shown] = []
+        self.view = ResultView(self._on_view, margin=(4, 16, 10, 16))
+        self.gallery = Gallery(self._on_gallery, margin=(2, 16, 10, 16))
+        self._heading = pn.pane.HTML("", stylesheets=[PANE_CSS], sizing_mode="stretch_width", margin=(12, 16, 6, 16))
+        self._past = pn.pane.HTML('<div class="overline">This visit</div>', stylesheets=[PANE_CSS], margin=(6, 16, 0, 16))
+        self._layout = pmui.Paper(
+            self._heading, self.view, self._past, self.gallery, elevation=0, variant="outlined",
+            sizing_mode="stretch_width", margin=(14, 0, 0, 0), visible=False,
+        )  # fmt: skip
+        session.param.watch(lambda _: self._draw_path(), "opened")
+
+    def __panel__(self) -> pn.viewable.Viewable:
+        return self._layout
+
+    def add(self, shown: Shown) -> None:
+        """Show a new generation first in the gallery."""
+        self._all = [shown, *self._all][:_KEPT]
+        self.show(shown)
+
+    def show(self, shown: Shown) -> None:
+        """Show one generation of this visit."""
+        self.shown = shown
+        result = shown.outcome.result
+        self._layout.visible = True
+        url = self.session.store.library.run_url(shown.outcome.run_id)
+        where = link(url, "MLflow run") or f'<span class="muted small">run {shown.outcome.run_id[:12]}</span>'
+        self._heading.object = (
+            '<div style="display:flex;justify-content:space-between;align-items:baseline;gap:16px">'
+            f'<span class="title">{shown.title} <span class="muted" style="font-weight:400">{shown.detail} · seed {result.seed}</span></span>'
+            f'<span class="small">{where}</span></div>'
+        )
+        with pn.io.hold():
+            self.view.param.update(samples=_samples(shown), active=0, step=max(len(result.sigmas) - 1, 0))
+            self.view.steps = self._steps(0)
+        self._draw_gallery()
+        self._draw_path()
+
+    def _steps(self, sample: int) -> list[dict[str, Any]]:
+        result, path = self.shown.outcome.result, self.shown.outcome.path
+        if result.intermediates is None:
+            return []
+        far = _distances(path, sample)
+        return [
+            {
+                "frame": picture_address(result.intermediates[step][sample]),
+                "noised": None if result.noised_inputs is None else picture_address(result.noised_inputs[step][sample]),
+                "sigma": short_sigma(sigma),
+                "note": f"distance to the data {far[step]:.2f}" if step in far else "",
+            }
+            for step, sigma in enumerate(result.sigmas)
+        ]
+
+    def _draw_path(self) -> None:
+        """Draw the path of the sample on show, when this is the map that it was placed on."""
+        shown, opened = self.shown, self.session.opened
+        fits = shown is not None and opened is not None and shown.map_run == opened.map_run
+        paths = _drawn(shown.outcome.path, self.view.active) if fits and shown.outcome.path is not None else []
+        self.drawing.param.update(paths=paths, step=self.view.step if paths else -1)
+
+    def _draw_gallery(self) -> None:
+        url = self.session.store.library.run_url
+        self.gallery.entries = [
+            {
+                "id": s.outcome.run_id, "src": picture_address(s.outcome.result.images[0]), "title": s.title,
+                "detail": s.detail, "help": f"{s.title}, {s.detail}", "url": url(s.outcome.run_id), "active": s is self.shown,
+            }
+            for s in self._all
+        ]  # fmt: skip
+
+    def _on_view(self, message: dict[str, Any]) -> None:
+        if isinstance(step := message.get("step"), int):
+            self.view.step = step
+            self.drawing.step = step
+        if isinstance(sample := message.get("sample"), int) and 0 <= sample < len(self.view.samples):
+            with pn.io.hold():
+                self.view.active = sample
+                self.view.steps = self._steps(sample)
+            self._draw_path()
+
+    def _on_gallery(self, message: dict[str, Any]) -> None:
+        chosen = next((s for s in self._all if s.outcome.run_id == message.get("show")), None)
+        if chosen is not None:
+            self.show(chosen)
+
+
+def _samples(shown: Shown) -> list[dict[str, Any]]:
+    result = shown.outcome.result
+    rows = []
+    for index, image in enumerate(result.images):
+        row: dict[str, Any] = {"image": picture_address(image), "title": f"{shown.title}, sample {index + 1}"}
+        if result.baseline_images is not None:
+            row["baseline"] = picture_address(result.baseline_images[index])
+            row["difference"] = difference_address(result.difference_images[index])
+        rows.append(row)
+    return rows
+
+
+def _distances(path: Any, sample: int) -> dict[int, float]:
+    if path is None:
+        return {}
+    rows = path[(path["sample"] == sample) & (path["variant"] == "masked")]
+    return dict(zip(rows["step"].astype(int), rows["distance"].astype(float), strict=True))
+
+
+def _drawn(path: Any, sample: int) -> list[DrawnPath]:
+    drawn = []
+    for variant in ("baseline", "masked"):
+        rows = path[(path["sample"] == sample) & (path["variant"] == variant)].sort_values("step")
+        if len(rows):
+            columns = (tuple(rows[c].astype(float)) for c in ("x", "y", "sigma", "distance"))
+            drawn.append(DrawnPath(*columns, baseline=variant == "baseline"))
+    return drawn

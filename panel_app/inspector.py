@@ -1,0 +1,222 @@
+"""The panel beside the map: the selected sample, its neighbours, the ranking of layers, the run."""
+
+from typing import Any
+
+import panel as pn
+import panel_material_ui as pmui
+
+from diffviews.noise import format_sigma
+from panel_app.cards import facts, hint, link, selected_card
+from panel_app.components import Ranking, SampleList
+from panel_app.session import DECIDES, KNOWS, Session
+from panel_app.theme import PANE_CSS
+
+BASELINE = "control_baseline"
+METRIC_LABELS = {
+    KNOWS: "Knows: k-NN class accuracy, activations",
+    DECIDES: "Decides: control rate",
+    BASELINE: "Control rate without the mask",
+    "knn_accuracy_map": "k-NN class accuracy, map",
+    "trustworthiness": "Trustworthiness",
+    "continuity": "Continuity",
+    "silhouette": "Silhouette, activations",
+    "silhouette_activation": "Silhouette, activations",
+    "silhouette_map": "Silhouette, map",
+    "effective_rank": "Effective rank",
+    "intrinsic_dimension": "Intrinsic dimension (TwoNN)",
+    "nan_count": "Values that are not finite",
+}
+
+
+def _html(**params: Any) -> pn.pane.HTML:
+    params.setdefault("sizing_mode", "stretch_width")
+    return pn.pane.HTML("", stylesheets=[PANE_CSS], **params)
+
+
+class SamplePanel(pn.viewable.Viewer):
+    """The selected sample and its neighbours."""
+
+    def __init__(self, session: Session, **params: Any) -> None:
+        super().__init__(**params)
+        self.session = session
+        state = session.state
+        self._card = _html(margin=(12, 0, 10, 0))
+        self.k = pmui.IntSlider(
+            label="How many", start=1, end=50, value=state.k, size="small", margin=(6, 8), sizing_mode="stretch_width",
+            description="Number of nearest samples to suggest.",
+        )  # fmt: skip
+        self.space = pmui.RadioButtonGroup(
+            options={"Activations": "activation", "Map": "map"}, value=state.space, size="small", margin=(4, 0),
+            sizing_mode="stretch_width",
+            description="Measure distance between activations (PCA space), or on the drawn map, which distorts it.",
+        )  # fmt: skip
+        self.suggest = pmui.Button(
+            label="Suggest nearest", icon="hub", size="small", sizing_mode="stretch_width", margin=(6, 4, 6, 0),
+            description="Ring the nearest samples thinly; click one on the map to remove it, any other to add it.",
+            on_click=lambda _: session.suggest(),
+        )  # fmt: skip
+        self.clear = pmui.Button(
+            label="Clear", variant="outlined", size="small", margin=(6, 0, 6, 4),
+            description="Select nothing.", on_click=lambda _: session.clear(),
+        )  # fmt: skip
+        self.k.param.watch(lambda event: state.param.update(k=event.new), "value")
+        self.space.param.watch(self._change_space, "value")
+        self._heading = _html(margin=(10, 0, 2, 0))
+        self.list = SampleList(self._on_list, margin=0)
+        self._controls = pn.Column(
+            self.k, self.space, pn.Row(self.suggest, self.clear, sizing_mode="stretch_width", margin=0),
+            sizing_mode="stretch_width", margin=0,
+        )  # fmt: skip
+        self._layout = pn.Column(
+            self._card, self._controls, self._heading, self.list, sizing_mode="stretch_width", margin=(0, 16, 16, 16)
+        )
+        state.param.watch(lambda _: self.show(), ["selection"])
+        session.param.watch(lambda _: self.show(), ["opened", "distances"])
+        self.show()
+
+    def __panel__(self) -> pn.viewable.Viewable:
+        return self._layout
+
+    def show(self) -> None:
+        """Show the session's selection."""
+        opened, chosen = self.session.opened, self.session.state.selection
+        selected = opened is not None and chosen.sample_id in opened.row_of
+        self._controls.visible = self._heading.visible = self.list.visible = selected
+        if not selected:
+            self._card.object = hint("Hover over the map to see samples. Click one to select it.")
+            self.list.entries = []
+            return
+        self._card.object = selected_card(opened, chosen.sample_id)
+        count = len(chosen.neighbours)
+        kinds = f"{len(chosen.suggested)} suggested, {len(chosen.manual)} chosen" if count else "none yet"
+        self._heading.object = f'<div class="title">Neighbours <span class="muted small" style="font-weight:400">{kinds}</span></div>'
+        self.list.empty = "Suggest the nearest samples, or click points on the map to add them by hand."
+        known = [s for s in chosen.neighbours if s in opened.row_of]
+        distances = self.session.distances
+        order = sorted(known, key=lambda s: distances.get(s, float("inf")))
+        self.list.entries = [
+            {
+                "id": sample_id, "src": picture, "title": opened.text_of(sample_id),
+                "detail": f"{distances[sample_id]:.2f}" if sample_id in distances else "",
+                "tone": "manual" if sample_id in chosen.manual else "suggested",
+            }
+            for sample_id, picture in zip(order, opened.thumbnails(order), strict=True)
+        ]  # fmt: skip
+
+    def _change_space(self, event: Any) -> None:
+        self.session.state.space = event.new
+        if self.session.state.selection.suggested:
+            self.session.suggest()
+        else:
+            self.session.measure_again()
+
+    def _on_list(self, message: dict[str, Any]) -> None:
+        sample_id = message.get("remove")
+        if sample_id in self.session.state.selection.neighbours:
+            self.session.toggle(sample_id)
+
+
+class LayersPanel(pn.viewable.Viewer):
+    """All layer runs of the extraction, ranked by what they know and what they decide."""
+
+    COLUMNS: tuple[dict[str, Any], ...] = (
+        {"key": "layer", "label": "Layer", "help": "Hook point of the model"},
+        {"key": "sigma", "label": "σ", "help": "Noise level", "number": True},
+        {"key": "knows", "label": "Knows", "bar": "knows",
+         "help": "Share of samples whose nearest neighbours in activation space are of their class"},
+        {"key": "decides", "label": "Decides", "bar": "decides", "baseline": "baseline",
+         "help": "Share of generations that become the class whose average masks the layer; tick: without the mask"},
+    )  # fmt: skip
+
+    def __init__(self, session: Session, **params: Any) -> None:
+        super().__init__(**params)
+        self.session = session
+        self.table = Ranking(
+            self._on_message, columns=[dict(c) for c in self.COLUMNS], margin=0, empty="No finished layer runs yet."
+        )
+        self._intro = _html(margin=(12, 0, 8, 0))
+        self._intro.object = hint(
+            "What a layer knows: do near samples share a class? What it decides: does masking it with a class's "
+            "average make that class? Click a heading to sort, a row to open the layer."
+        )
+        self._layout = pn.Column(self._intro, self.table, sizing_mode="stretch_width", margin=(0, 12, 16, 12))
+        session.param.watch(lambda _: self.show(), ["layers", "opened"])
+        self.show()
+
+    def __panel__(self) -> pn.viewable.Viewable:
+        return self._layout
+
+    def show(self) -> None:
+        """Show the session's layers."""
+        opened = self.session.opened
+        self.table.rows = [
+            {
+                "id": record.run_id,
+                "layer": record.layer,
+                "sigma": record.sigma,
+                "sigma_text": format_sigma(record.sigma),
+                "knows": record.metrics.get(KNOWS),
+                "decides": record.metrics.get(DECIDES),
+                "baseline": record.metrics.get(BASELINE),
+                "active": opened is not None and record.run_id == opened.layer.run_id,
+            }
+            for record in self.session.layers
+        ]
+
+    def _on_message(self, message: dict[str, Any]) -> None:
+        chosen = next((r for r in self.session.layers if r.run_id == message.get("open")), None)
+        if chosen is not None:
+            self.session.choose_layer(chosen.layer, chosen.sigma)
+
+
+class RunPanel(pn.viewable.Viewer):
+    """What is known of the runs on show, with links to MLflow."""
+
+    def __init__(self, session: Session, **params: Any) -> None:
+        super().__init__(**params)
+        self.session = session
+        self._body = _html(margin=(12, 16))
+        session.param.watch(lambda _: self.show(), ["opened", "extractions"])
+        self.show()
+
+    def __panel__(self) -> pn.viewable.Viewable:
+        return self._body
+
+    def show(self) -> None:
+        """Show the session's run."""
+        opened, state = self.session.opened, self.session.state
+        if opened is None:
+            self._body.object = hint("Nothing is open.")
+            return
+        url = self.session.store.library.run_url
+        extraction = next((e for e in self.session.extractions if e.run_id == state.extraction), None)
+        run = {
+            "Model": getattr(extraction, "model", ""),
+            "Dataset": getattr(extraction, "dataset", ""),
+            "Samples": f"{len(opened.samples):,}",
+            "Layer": opened.layer.layer,
+            "σ": format_sigma(opened.layer.sigma),
+            "Layer run": opened.layer.run_id[:12],
+        }
+        if opened.map_run != opened.layer.run_id:
+            run["Map run"] = opened.map_run[:12]
+        links = [
+            link(url(opened.map_run), "Open this run in MLflow"),
+            link(url(state.extraction), "Open the extraction in MLflow"),
+        ]
+        metrics = [(METRIC_LABELS.get(k, k), v) for k, v in sorted(opened.layer.metrics.items(), key=_metric_order)]
+        self._body.object = "".join(
+            [
+                '<div class="overline" style="margin-bottom:4px">Run</div>', facts(run),
+                *(f'<p style="margin-top:8px">{a}</p>' for a in links if a),
+                '<div class="overline" style="margin:18px 0 4px">Measures</div>',
+                facts(metrics) if metrics else hint("This run has no measures."),
+                '<div class="overline" style="margin:18px 0 4px">Parameters</div>',
+                facts(sorted(opened.layer.params.items())) if opened.layer.params else hint("This run has no parameters."),
+            ]
+        )  # fmt: skip
+
+
+def _metric_order(item: tuple[str, float]) -> tuple[int, str]:
+    order = list(METRIC_LABELS)
+    return (order.index(item[0]) if item[0] in order else len(order), item[0])

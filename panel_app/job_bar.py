@@ -1,0 +1,100 @@
+"""The bar that follows one job: its place in the queue, its progress, its end, and a cancel button."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import panel as pn
+import panel_material_ui as pmui
+
+from panel_app.cards import hint
+from panel_app.jobs import Job, JobQueue, JobView, Report
+from panel_app.pictures import picture_address
+from panel_app.theme import PANE_CSS
+
+_POLL_MS = 200
+
+
+class JobBar(pn.viewable.Viewer):
+    """Submits work to the queue and shows it until it is over; one job at a time."""
+
+    def __init__(
+        self, queue: JobQueue, *, on_done: Callable[[Any], None], on_failed: Callable[[str], None], **params: Any
+    ) -> None:
+        super().__init__(**params)
+        self._queue, self._on_done, self._on_failed = queue, on_done, on_failed
+        self._job: Job | None = None
+        self._poll: Any = None
+        self.text = pn.pane.HTML("", stylesheets=[PANE_CSS], margin=(0, 0, 4, 0), sizing_mode="stretch_width")
+        self.progress = pmui.LinearProgress(variant="indeterminate", value=0, margin=0, sizing_mode="stretch_width")
+        self.preview = pn.pane.HTML("", stylesheets=[PANE_CSS], margin=(0, 10, 0, 0), visible=False)
+        self.cancel = pmui.Button(
+            label="Cancel", icon="close", variant="outlined", size="small", margin=(0, 0, 0, 8),
+            description="Stop between two steps; nothing is logged.", on_click=lambda _: self._cancel(),
+        )  # fmt: skip
+        self._layout = pn.Row(
+            self.preview, pn.Column(self.text, self.progress, sizing_mode="stretch_width", margin=(4, 0)), self.cancel,
+            sizing_mode="stretch_width", visible=False, margin=(8, 0),
+        )  # fmt: skip
+
+    def __panel__(self) -> pn.viewable.Viewable:
+        return self._layout
+
+    @property
+    def busy(self) -> bool:
+        """Whether a job of this bar is queued or running."""
+        return self._job is not None
+
+    def start(self, title: str, work: Callable[[Report], Any]) -> None:
+        """Queue work and follow it."""
+        if self.busy:
+            return
+        self._job = self._queue.submit(title, work)
+        self._layout.visible = True
+        self.preview.visible = False
+        self.cancel.disabled = False
+        self._show(self._queue.view(self._job))
+        self._poll = pn.state.add_periodic_callback(self.follow, period=_POLL_MS)
+
+    def follow(self) -> None:
+        """Show the job as it is now; once it is over, hand over what came of it."""
+        job = self._job
+        if job is None:
+            return
+        view = self._queue.view(job)
+        if not view.over:
+            self._show(view)
+            return
+        self._job = None
+        if self._poll is not None:
+            self._poll.stop()
+        self._layout.visible = False
+        if view.status == "finished":
+            self._on_done(job.result)
+        elif view.status == "failed":
+            self._on_failed(view.error or f"{job.title} failed")
+
+    def _cancel(self) -> None:
+        if self._job is not None:
+            self.cancel.disabled = True
+            self._job.cancel()
+            self.text.object = hint("Cancelling after this step…")
+
+    def _show(self, view: JobView) -> None:
+        title = self._job.title if self._job is not None else ""
+        if view.status == "queued":
+            jobs = "1 job" if view.ahead == 1 else f"{view.ahead} jobs"
+            self.text.object = hint(f"{title}: waiting, {jobs} ahead" if view.ahead else f"{title}: starting")
+            self.progress.variant = "indeterminate"
+            return
+        if self.cancel.disabled:
+            return
+        if not view.total:
+            self.text.object = hint(f"{title}: preparing")
+            self.progress.variant = "indeterminate"
+            return
+        self.text.object = hint(f"{title}: step {view.step} of {view.total}")
+        self.progress.param.update(variant="determinate", value=round(100 * view.step / view.total))
+        if isinstance(view.preview, np.ndarray):
+            address = picture_address(view.preview)
+            self.preview.param.update(object=f'<img class="px" src="{address}" width="44" height="44" alt="">', visible=True)

@@ -1,0 +1,155 @@
+"""The sidebar: what is on show, how it is coloured, and the map's own parameters."""
+
+from typing import Any
+
+import panel as pn
+import panel_material_ui as pmui
+import param
+
+from diffviews.noise import format_sigma
+from panel_app.embedding_map import column_label
+from panel_app.session import Session
+from panel_app.state import BY_CLASS
+from panel_app.theme import PANE_CSS
+
+_FIELD: dict[str, Any] = {"sizing_mode": "stretch_width", "size": "small", "margin": (6, 0)}
+OWN_MAP = "Logged with the layer"
+
+
+class Navigation(pn.viewable.Viewer):
+    """Selectors that follow the session and steer it; a change from outside never answers back."""
+
+    def __init__(self, session: Session, **params: Any) -> None:
+        super().__init__(**params)
+        self.session = session
+        self._following = False
+        self._build()
+        for widget, action in (
+            (self.experiment, session.choose_experiment),
+            (self.extraction, session.choose_extraction),
+            (self.layer, session.choose_layer),
+            (self.sigma, lambda sigma: session.choose_layer(session.state.layer, sigma)),
+            (self.map, session.choose_map),
+        ):
+            widget.param.watch(self._steer(action), "value")
+        self.colour.param.watch(self._steer(lambda value: session.state.param.update(colour_by=value)), "value")
+        self.classes.param.watch(self._steer(lambda value: session.state.param.update(classes=list(value))), "value")
+        session.param.watch(lambda _: self.follow(), ["opened", "extractions", "layers", "maps"])
+        session.state.param.watch(lambda _: self.follow(), ["colour_by", "classes", "experiment", "map_run"])
+        self.follow()
+
+    def __panel__(self) -> pn.viewable.Viewable:
+        return self._layout
+
+    def _build(self) -> None:
+        self.experiment = pmui.Select(label="Experiment", description="MLflow experiment the runs are logged in.", **_FIELD)
+        self.extraction = pmui.Select(
+            label="Extraction", description="One pass of one model over one sample set; newest first.", **_FIELD
+        )
+        self.layer = pmui.Select(
+            label="Layer", searchable=True,
+            description="Where in the network the activations were captured, in the order data flows.", **_FIELD,
+        )  # fmt: skip
+        self.sigma = pmui.RadioButtonGroup(
+            label="Noise level σ", sizing_mode="stretch_width", size="small", margin=(4, 0),
+            description="How much noise the model was given: σ in EDM units, larger is noisier.",
+        )  # fmt: skip
+        self.map = pmui.Select(
+            label="Map", description="The layer's own map, or one re-computed with other UMAP parameters.", **_FIELD
+        )
+        self.colour = pmui.Select(
+            label="Colour by", description="Class, or a number measured for each sample.", **_FIELD
+        )
+        self.classes = pmui.MultiChoice(
+            label="Show only these classes", placeholder="All classes", searchable=True, chip=True, delete_button=True,
+            description="Leave empty to show all. What is hidden stays in the data: neighbours and averages do not change.",
+            **_FIELD,
+        )  # fmt: skip
+        self._refresh = pmui.Button(
+            label="Look for new runs", icon="refresh", variant="text", size="small", margin=(2, 0),
+            description="Ask the tracking server again.", on_click=lambda _: self.session.refresh(),
+        )  # fmt: skip
+        self._layout = pn.Column(
+            section("Data"), self.experiment, self.extraction, self.layer,
+            pn.pane.HTML('<span class="muted small">Noise level σ</span>', margin=(8, 0, 0, 2), stylesheets=[PANE_CSS]),
+            self.sigma, self.map, self._refresh,
+            section("View"), self.colour, self.classes,
+            sizing_mode="stretch_width", margin=(4, 16),
+        )  # fmt: skip
+
+    def add(self, *parts: Any) -> None:
+        """Append further sections."""
+        self._layout.extend(parts)
+
+    def _steer(self, action: Any) -> Any:
+        def answer(event: param.parameterized.Event) -> None:
+            if not self._following and event.new != event.old:
+                action(event.new)
+                self.follow()
+
+        return answer
+
+    def follow(self) -> None:
+        """Show what the session shows."""
+        if self._following:
+            return
+        self._following = True
+        try:
+            with pn.io.hold():
+                self._follow_runs()
+                self._follow_view()
+        finally:
+            self._following = False
+
+    def _follow_runs(self) -> None:
+        session, state = self.session, self.session.state
+        experiments = list(session.store.experiments()) if state.experiment else []
+        _offer(self.experiment, {name: name for name in experiments}, state.experiment)
+        _offer(self.extraction, {extraction_label(e): e.run_id for e in session.extractions}, state.extraction)
+        names = list(dict.fromkeys(record.layer for record in session.layers))
+        _offer(self.layer, {name: name for name in names}, state.layer)
+        sigmas = sorted({r.sigma for r in session.layers if r.layer == state.layer})
+        _offer(self.sigma, {format_sigma(s): s for s in sigmas}, state.sigma)
+        maps: dict[str, str | None] = {OWN_MAP: None}
+        maps.update({map_label(m, number): m.run_id for number, m in _numbered(session.maps)})
+        _offer(self.map, maps, state.map_run)
+
+    def _follow_view(self) -> None:
+        opened, state = self.session.opened, self.session.state
+        if opened is None:
+            return
+        columns = {"class": BY_CLASS, **{column_label(c): c for c in opened.numeric_columns}}
+        _offer(self.colour, columns, state.colour_by)
+        if list(self.classes.options) != list(opened.categories):
+            self.classes.options = list(opened.categories)
+        self.classes.value = list(state.classes)
+
+
+def section(title: str) -> pn.pane.HTML:
+    """Return a quiet heading of the sidebar."""
+    return pn.pane.HTML(f'<div class="overline">{title}</div>', margin=(14, 0, 2, 0), stylesheets=[PANE_CSS])
+
+
+def extraction_label(record: Any) -> str:
+    """Return how an extraction is called in the list."""
+    when = record.started.astimezone().strftime("%d %b %H:%M") if record.started else ""
+    return f"{record.model} · {record.dataset} · {when}".strip(" ·")
+
+
+def map_label(record: Any, number: int) -> str:
+    """Return how a re-computed map is called in the list."""
+    shown = record.parameters
+    return f"{number}: {shown.get('n_neighbors', '?')} neighbours, min_dist {shown.get('min_dist', '?')}"
+
+
+def _numbered(maps: list[Any]) -> list[tuple[int, Any]]:
+    return [(len(maps) - index, record) for index, record in enumerate(maps)]
+
+
+def _offer(widget: Any, options: dict[str, Any], value: Any) -> None:
+    if value not in options.values():
+        value = None if not options else next(iter(options.values()))
+    if dict(widget.options or {}) != options:
+        widget.param.update(options=options, value=value)
+    elif widget.value != value:
+        widget.value = value

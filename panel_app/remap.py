@@ -1,0 +1,75 @@
+"""Re-computing the map of the layer on show with other UMAP parameters, as a new run."""
+
+from typing import Any
+
+import panel as pn
+import panel_material_ui as pmui
+
+from diffviews.processing.projector import MapParameters
+from panel_app.job_bar import JobBar
+from panel_app.jobs import JobQueue
+from panel_app.session import Session
+from panel_app.studio import Studio
+
+
+class RemapPanel(pn.viewable.Viewer):
+    """Parameters, button and the job's bar."""
+
+    def __init__(self, session: Session, studio: Studio, queue: JobQueue, **params: Any) -> None:
+        super().__init__(**params)
+        self.session, self.studio = session, studio
+        field: dict[str, Any] = {"size": "small", "sizing_mode": "stretch_width", "margin": (8, 8)}
+        self.n_neighbors = pmui.IntSlider(
+            label="Neighbours", start=5, end=100, value=15,
+            description="UMAP n_neighbors: few show fine structure, many the overall shape.", **field,
+        )  # fmt: skip
+        self.min_dist = pmui.FloatSlider(
+            label="Minimum distance", start=0.0, end=1.0, step=0.01, value=0.1,
+            description="UMAP min_dist: small packs alike samples tightly.", **field,
+        )  # fmt: skip
+        self.pca = pmui.IntSlider(
+            label="PCA components", start=0, end=200, value=50,
+            description="Activations are reduced to so many dimensions first; 0 uses them as they are.", **field,
+        )  # fmt: skip
+        self.button = pmui.Button(
+            label="Re-compute the map", icon="scatter_plot", variant="outlined", size="small", margin=(6, 0),
+            sizing_mode="stretch_width", description="Computes a further map and logs it as a run; this one stays as it is.",
+            on_click=lambda _: self.compute(),
+        )  # fmt: skip
+        self.bar = JobBar(queue, on_done=self._done, on_failed=self._failed)
+        self._layout = pn.Column(
+            self.n_neighbors, self.min_dist, self.pca, self.button, self.bar, sizing_mode="stretch_width", margin=0
+        )
+        session.param.watch(lambda _: self._enable(), "opened")
+        self._enable()
+
+    def __panel__(self) -> pn.viewable.Viewable:
+        return self._layout
+
+    def compute(self) -> None:
+        """Queue the map that the sliders ask for."""
+        layer_run, studio = self.session.opened.layer.run_id, self.studio
+        parameters = MapParameters(
+            n_neighbors=int(self.n_neighbors.value),
+            min_dist=float(self.min_dist.value),
+            pca_components=int(self.pca.value) or None,
+        )
+        self._layer_run = layer_run
+        self.bar.start("Computing the map", lambda report: studio.embed(layer_run, parameters, report))
+        self._enable()
+
+    def _done(self, run_id: str) -> None:
+        self._enable()
+        self.session.refresh()
+        opened = self.session.opened
+        if opened is not None and opened.layer.run_id == self._layer_run:
+            self.session.choose_map(run_id)
+        else:
+            self.session.tell("The re-computed map is logged; open its layer and choose it under Map.", "info")
+
+    def _failed(self, reason: str) -> None:
+        self._enable()
+        self.session.tell(reason)
+
+    def _enable(self) -> None:
+        self.button.disabled = self.bar.busy or self.session.opened is None

@@ -1,0 +1,243 @@
+"""One visit: turns what a visitor chooses into an opened map, and every failure into a sentence."""
+
+import functools
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
+
+import param
+
+from diffviews.errors import DiffViewsError, RunNotFoundError
+from diffviews.noise import format_sigma
+from panel_app.data import DataStore, Neighbour, OpenMap
+from panel_app.state import Address, Selection, ViewState
+
+logger = logging.getLogger(__name__)
+
+P = ParamSpec("P")
+R = TypeVar("R")
+KNOWS = "knn_accuracy_activation"
+"""Metric: share of samples whose neighbours in activation space vote for their class."""
+DECIDES = "control_rate"
+"""Metric: share of masked generations that land in the masked class."""
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """A sentence for the visitor."""
+
+    text: str
+    severity: Literal["error", "warning", "info"] = "error"
+
+
+def reported(
+    method: Callable[Concatenate["Session", P], R],
+) -> Callable[Concatenate["Session", P], R | None]:
+    """Let a session's method tell its failures to the visitor instead of raising them."""
+
+    @functools.wraps(method)
+    def wrapper(self: "Session", *args: P.args, **kwargs: P.kwargs) -> R | None:
+        try:
+            return method(self, *args, **kwargs)
+        except DiffViewsError as error:
+            self.tell(str(error))
+        except Exception as error:  # noqa: BLE001 - the page turns failures into words; the log keeps the cause
+            logger.exception("%s failed", method.__name__)
+            reason = str(error).strip().partition("\n")[0] or type(error).__name__
+            self.tell(f"This did not work: {reason}. The server's log has the details.")
+        return None
+
+    return wrapper
+
+
+class Session(param.Parameterized):
+    """The visitor's state, what it opens, and what to tell the visitor. No widgets."""
+
+    opened = param.Parameter(None, doc="OpenMap on show, or None")
+    extractions = param.List(default=[], doc="extractions of the chosen experiment, newest first")
+    layers = param.List(default=[], doc="layer runs of the chosen extraction")
+    maps = param.List(default=[], doc="re-computed maps of the layer run on show")
+    distances = param.Dict(default={}, doc="distance of each neighbour to the selected sample")
+    notice = param.ClassSelector(class_=Notice, default=None, allow_None=True)
+
+    def __init__(self, store: DataStore, **params: Any) -> None:
+        super().__init__(**params)
+        self.store = store
+        self.state = ViewState()
+
+    def tell(self, text: str, severity: Literal["error", "warning", "info"] = "error") -> None:
+        """Show the visitor a sentence."""
+        self.notice = Notice(text, severity)
+
+    # -- choosing what to look at ---------------------------------------------------------
+
+    @reported
+    def start(self, address: Address) -> None:
+        """Open what an address names, or the newest extraction's most knowing layer."""
+        experiments = self.store.library.experiments()
+        home = self._home_of(address.run, experiments) if address.run else None
+        if address.run and home is None:
+            self.tell(f"Run {address.run} of this address is not a finished extraction on this server.", "warning")
+        if home is None:
+            home = next((e for e in experiments if self.store.library.extractions(e)), None)
+        if home is None:
+            return
+        self.state.experiment = home
+        self.extractions = list(self.store.library.extractions(home))
+        known = {e.run_id for e in self.extractions}
+        run = address.run if address.run in known else self.extractions[0].run_id
+        self._open_extraction(run, layer=address.layer, sigma=address.sigma, map_run=address.map)
+        self._restore(address)
+
+    @reported
+    def choose_experiment(self, name: str) -> None:
+        """Show the newest extraction of an experiment."""
+        extractions = list(self.store.library.extractions(name))
+        if not extractions:
+            raise RunNotFoundError(f"experiment {name!r} has no finished extraction yet")
+        self.state.experiment = name
+        self.extractions = extractions
+        self._open_extraction(extractions[0].run_id)
+
+    @reported
+    def choose_extraction(self, run_id: str) -> None:
+        """Show another extraction, at the same layer and sigma where it has them."""
+        self._open_extraction(run_id, layer=self.state.layer, sigma=self.state.sigma)
+
+    @reported
+    def choose_layer(self, layer: str, sigma: float | None = None) -> None:
+        """Show another layer or noise level of this extraction."""
+        self._open_layer(self._best(layer, sigma if sigma is not None else self.state.sigma))
+
+    @reported
+    def choose_map(self, map_run: str | None) -> None:
+        """Show a re-computed map of this layer, or (None) its own."""
+        layer = self.opened.layer
+        opened = self.store.open(layer, map_run)
+        self.state.map_run = map_run
+        self.opened = opened
+        self._refresh_neighbours()
+
+    @reported
+    def refresh(self) -> None:
+        """Look for runs logged since."""
+        if self.state.experiment is None:
+            self.start(Address())
+            return
+        self.extractions = list(self.store.library.extractions(self.state.experiment))
+        if self.state.extraction is not None:
+            self.layers = list(self.store.library.layers(self.state.extraction))
+        if self.opened is not None:
+            self.maps = list(self.store.library.maps(self.opened.layer.run_id))
+
+    # -- choosing samples -----------------------------------------------------------------
+
+    @reported
+    def click(self, sample_id: str) -> None:
+        """Answer a click on a sample of the map."""
+        self._select(self.state.selection.click(sample_id))
+
+    @reported
+    def toggle(self, sample_id: str) -> None:
+        """Add or remove a neighbour."""
+        self._select(self.state.selection.toggle(sample_id))
+
+    @reported
+    def suggest(self) -> None:
+        """Suggest the k nearest samples of the selected one."""
+        chosen = self.state.selection
+        if chosen.sample_id is None:
+            self.tell("Click a point on the map first; then its nearest samples can be suggested.", "info")
+            return
+        found: tuple[Neighbour, ...] = self.opened.neighbours(chosen.sample_id, self.state.k, self.state.space)
+        self._select(chosen.suggest(tuple(n.sample_id for n in found)))
+
+    @reported
+    def clear(self) -> None:
+        """Select nothing."""
+        self._select(Selection())
+
+    @reported
+    def measure_again(self) -> None:
+        """Measure the neighbours' distances anew, in the space now chosen."""
+        self._measure(self.state.selection)
+
+    def _select(self, selection: Selection) -> None:
+        self._measure(selection)
+        self.state.selection = selection
+
+    def _measure(self, selection: Selection) -> None:
+        if selection.sample_id is None or self.opened is None:
+            self.distances = {}
+        else:
+            self.distances = self.opened.distances(selection.sample_id, selection.neighbours, self.state.space)
+
+    def _refresh_neighbours(self) -> None:
+        """Keep the selected samples on another map; suggestions are made anew, for nearness differs there."""
+        kept = self.state.selection.only(self.opened.row_of)
+        if kept.suggested:
+            k = min(max(self.state.k, 1), len(self.opened.row_of) - 1)
+            found = self.opened.neighbours(kept.sample_id, k, self.state.space)
+            kept = kept.suggest(tuple(n.sample_id for n in found))
+        self._select(kept)
+
+    # -- opening --------------------------------------------------------------------------
+
+    def _home_of(self, run: str, experiments: Sequence[str]) -> str | None:
+        library = self.store.library
+        return next((e for e in experiments if any(x.run_id == run for x in library.extractions(e))), None)
+
+    def _open_extraction(
+        self, run_id: str, *, layer: str | None = None, sigma: float | None = None, map_run: str | None = None
+    ) -> None:
+        layers = list(self.store.library.layers(run_id))
+        if not layers:
+            raise RunNotFoundError("this extraction has no finished layer run yet; choose another or wait")
+        self.state.extraction = run_id
+        self.layers = layers
+        self._open_layer(self._best(layer, sigma), map_run)
+
+    def _best(self, layer: str | None, sigma: float | None) -> Any:
+        """Return the layer run asked for; what is not asked for or absent is chosen by what layers know."""
+        of_layer = [r for r in self.layers if r.layer == layer]
+        if layer is not None and not of_layer:
+            self.tell(f"This extraction has no layer {layer!r}; another one is shown.", "warning")
+        candidates = of_layer or self.layers
+        if sigma is not None:
+            gap = min(abs(r.sigma - sigma) for r in candidates)
+            if gap and layer is not None:
+                nearest = min(candidates, key=lambda r: abs(r.sigma - sigma)).sigma
+                self.tell(
+                    f"There is no layer run at sigma {format_sigma(sigma)}; "
+                    f"sigma {format_sigma(nearest)} is shown.", "warning",
+                )  # fmt: skip
+            candidates = [r for r in candidates if abs(r.sigma - sigma) == gap]
+        return max(candidates, key=lambda r: r.metrics.get(KNOWS, 0.0))
+
+    def _open_layer(self, record: Any, map_run: str | None = None) -> None:
+        maps = list(self.store.library.maps(record.run_id))
+        if map_run is not None and map_run not in {m.run_id for m in maps}:
+            self.tell("The map of this address is no longer logged; the layer's own is shown.", "warning")
+            map_run = None
+        opened: OpenMap = self.store.open(record, map_run)
+        with param.parameterized.batch_call_watchers(self.state):
+            self.state.layer, self.state.sigma, self.state.map_run = record.layer, record.sigma, map_run
+            self.state.classes = [c for c in self.state.classes if c in opened.categories]
+            if self.state.colour_by not in ("class", *opened.numeric_columns):
+                self.state.colour_by = "class"
+        self.maps = maps
+        self.opened = opened
+        self._refresh_neighbours()
+
+    def _restore(self, address: Address) -> None:
+        opened = self.opened
+        if opened is None:
+            return
+        self.state.classes = [c for c in address.classes if c in opened.categories]
+        if address.colour in opened.numeric_columns:
+            self.state.colour_by = address.colour
+        selection = address.selection.only(opened.row_of)
+        if address.selection.sample_id and selection != address.selection:
+            self.tell("Some samples of this address are not on this map and were left out.", "warning")
+        self._select(selection)

@@ -1,0 +1,159 @@
+"""What one visitor looks at: keys and selections only, never data, never widgets."""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Self
+
+import param
+
+from diffviews.noise import format_sigma
+
+Space = Literal["activation", "map"]
+BY_CLASS = "class"
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """A selected sample with its neighbours; every change returns a new value."""
+
+    sample_id: str | None = None
+    """The ringed sample, or None."""
+    suggested: tuple[str, ...] = ()
+    """Neighbours proposed by distance, nearest first."""
+    manual: tuple[str, ...] = ()
+    """Neighbours chosen by hand, in the order chosen."""
+
+    @property
+    def neighbours(self) -> tuple[str, ...]:
+        """All neighbours, suggested ones first."""
+        return self.suggested + self.manual
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        """The selected sample and its neighbours."""
+        return (self.sample_id, *self.neighbours) if self.sample_id else ()
+
+    def click(self, sample_id: str) -> Self:
+        """Answer a click: the first selects, a click on the selected one clears, others toggle neighbours."""
+        if self.sample_id is None:
+            return replace(self, sample_id=sample_id)
+        if sample_id == self.sample_id:
+            return type(self)()
+        return self.toggle(sample_id)
+
+    def toggle(self, sample_id: str) -> Self:
+        """Remove a neighbour, suggested or manual; add any other sample as a manual one."""
+        if sample_id in self.neighbours:
+            return replace(
+                self,
+                suggested=tuple(s for s in self.suggested if s != sample_id),
+                manual=tuple(s for s in self.manual if s != sample_id),
+            )
+        return replace(self, manual=(*self.manual, sample_id))
+
+    def suggest(self, sample_ids: tuple[str, ...]) -> Self:
+        """Replace the suggested neighbours; manual ones and the selected sample stay what they are."""
+        taken = {self.sample_id, *self.manual}
+        return replace(self, suggested=tuple(s for s in sample_ids if s not in taken))
+
+    def without_neighbours(self) -> Self:
+        """Keep the selected sample alone."""
+        return replace(self, suggested=(), manual=())
+
+    def only(self, known: Mapping[str, int]) -> Self:
+        """Drop every sample that `known` lacks; without the selected sample nothing remains."""
+        if self.sample_id not in known:
+            return type(self)()
+        return replace(
+            self,
+            suggested=tuple(s for s in self.suggested if s in known),
+            manual=tuple(s for s in self.manual if s in known),
+        )
+
+
+class ViewState(param.Parameterized):
+    """The view of one visitor; equal states show equal pages."""
+
+    experiment = param.String(None, allow_None=True, doc="MLflow experiment name")
+    extraction = param.String(None, allow_None=True, doc="run id of the extraction")
+    layer = param.String(None, allow_None=True, doc="layer name")
+    sigma = param.Number(None, allow_None=True, doc="noise level of the layer run")
+    map_run = param.String(None, allow_None=True, doc="run id of a re-computed map; None shows the layer's own")
+    colour_by = param.String(BY_CLASS, doc="'class' or a numeric column of the map's table")
+    classes = param.List(default=[], item_type=str, doc="classes shown; empty shows all")
+    selection = param.ClassSelector(class_=Selection, default=Selection(), instantiate=False)
+    hovered = param.String(None, allow_None=True, doc="sample id under the pointer")
+    k = param.Integer(5, bounds=(1, 50), doc="how many neighbours to suggest")
+    space = param.Selector(default="activation", objects=["activation", "map"], doc="where neighbours are near")
+
+    def to_query(self) -> dict[str, str | None]:
+        """Return the view as URL query parameters; None removes a parameter."""
+        chosen = self.selection
+        return {
+            "run": self.extraction,
+            "layer": self.layer,
+            "sigma": None if self.sigma is None else format_sigma(self.sigma),
+            "map": self.map_run,
+            "colour": None if self.colour_by == BY_CLASS else self.colour_by,
+            "classes": json.dumps(self.classes) if self.classes else None,
+            "sample": chosen.sample_id,
+            "near": json.dumps(chosen.suggested) if chosen.suggested else None,
+            "also": json.dumps(chosen.manual) if chosen.manual else None,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """A view as an address asks for it; what it names may not exist."""
+
+    run: str | None = None
+    layer: str | None = None
+    sigma: float | None = None
+    map: str | None = None
+    colour: str = BY_CLASS
+    classes: tuple[str, ...] = ()
+    selection: Selection = Selection()
+
+    @classmethod
+    def from_query(cls, query: Mapping[str, Any]) -> Self:
+        """Read URL query parameters; malformed ones count as absent."""
+        sample = _text(query.get("sample"))
+        selection = Selection()
+        if sample is not None:
+            suggested = tuple(s for s in _texts(query.get("near")) if s != sample)
+            manual = tuple(s for s in _texts(query.get("also")) if s != sample and s not in suggested)
+            selection = Selection(sample, suggested, manual)
+        return cls(
+            run=_text(query.get("run")),
+            layer=_text(query.get("layer")),
+            sigma=_number(query.get("sigma")),
+            map=_text(query.get("map")),
+            colour=_text(query.get("colour")) or BY_CLASS,
+            classes=_texts(query.get("classes")),
+            selection=selection,
+        )
+
+
+def _text(value: Any) -> str | None:
+    return str(value) if value not in (None, "") else None
+
+
+def _number(value: Any) -> float | None:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _texts(value: Any) -> tuple[str, ...]:
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except json.JSONDecodeError:
+            return ()
+    if not isinstance(value, list | tuple):
+        return ()
+    return tuple(dict.fromkeys(item for item in value if isinstance(item, str)))

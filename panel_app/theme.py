@@ -1,0 +1,125 @@
+"""Colours, type and spacing of the dashboard, for light and dark pages alike."""
+
+from collections.abc import Sequence
+from typing import Any
+
+SELECTED = "#2f6fed"
+"""Ring of the selected sample."""
+
+NEIGHBOUR = "#e5484d"
+"""Rings of neighbours: thin for suggested, thick for chosen by hand."""
+
+PATH = "#0f9d8a"
+"""Denoising path with the mask."""
+
+BASELINE_PATH = "#8a8f98"
+"""Denoising path of the same noise without the mask."""
+
+CLASS_COLOURS = (
+    "#4c78d8", "#f0a020", "#e4573d", "#26a69a", "#59a14f",
+    "#e77fb3", "#8e63ce", "#6fb7e9", "#a0714f", "#98a02c",
+    "#2a4f9e", "#b97a0a", "#a33b28", "#14756c", "#3b7234",
+    "#b04d83", "#5f3d97", "#3d87ba", "#6f4b31", "#697017",
+)  # fmt: skip
+"""One a category, in the order of the legend; more categories than colours start over."""
+
+UNLABELLED = "#9aa1ab"
+"""Category of samples without a class."""
+
+SEQUENTIAL = ("#3b2a78", "#3f5fa8", "#2f8f9d", "#4db380", "#a9cf54", "#f7e04b")
+"""Continuous columns, low to high; perceptually ordered and readable on both pages."""
+
+FONT = "Roboto, 'Helvetica Neue', Arial, sans-serif"
+
+
+def category_colours(categories: Sequence[str], unlabelled: str) -> dict[str, str]:
+    """Return a colour for each category; the category named `unlabelled` is grey."""
+    return {
+        name: UNLABELLED if name == unlabelled else CLASS_COLOURS[index % len(CLASS_COLOURS)]
+        for index, name in enumerate(categories)
+    }
+
+
+def _palette(mode: str, **colours: Any) -> dict[str, Any]:
+    return {
+        "palette": {"mode": mode, **colours},
+        "shape": {"borderRadius": 8},
+        "typography": {
+            "fontFamily": FONT,
+            "fontSize": 13,
+            "button": {"textTransform": "none", "fontWeight": 500, "letterSpacing": 0},
+        },
+        "components": {
+            "MuiButton": {"defaultProps": {"disableElevation": True}},
+            "MuiTab": {"styleOverrides": {"root": {"minHeight": 40, "minWidth": 0, "padding": "6px 14px"}}},
+            "MuiTabs": {"styleOverrides": {"root": {"minHeight": 40}}},
+        },
+    }
+
+
+THEME_CONFIG: dict[str, Any] = {
+    "light": _palette(
+        "light",
+        primary={"main": "#3457d5"},
+        background={"default": "#f5f6f8", "paper": "#ffffff"},
+        text={"primary": "#1b1f24", "secondary": "#5b6470"},
+        divider="#e3e6ea",
+    ),
+    "dark": _palette(
+        "dark",
+        primary={"main": "#8ea6ff"},
+        background={"default": "#101317", "paper": "#181c21"},
+        text={"primary": "#e8eaed", "secondary": "#9aa3ae"},
+        divider="#2b3138",
+    ),
+}
+
+PAGE_SX: dict[str, Any] = {
+    ".MuiAppBar-root": {
+        "backgroundColor": "background.paper",
+        "color": "text.primary",
+        "boxShadow": "none",
+        "borderBottom": "1px solid",
+        "borderColor": "divider",
+        "backgroundImage": "none",
+    },
+    ".MuiDrawer-paper": {"backgroundColor": "background.paper", "borderColor": "divider"},
+    "main": {"backgroundColor": "background.default"},
+}
+"""Quiet chrome: the pictures carry the colour."""
+
+CSS_VARIABLES = """
+:host, :root {
+  --dv-text: var(--panel-on-background-color, #1b1f24);
+  --dv-muted: color-mix(in srgb, var(--dv-text) 62%, transparent);
+  --dv-faint: color-mix(in srgb, var(--dv-text) 12%, transparent);
+  --dv-wash: color-mix(in srgb, var(--dv-text) 5%, transparent);
+  --dv-surface: var(--panel-surface-color, #fff);
+  --dv-primary: var(--panel-primary-color, #3457d5);
+  --dv-selected: #2f6fed;
+  --dv-neighbour: #e5484d;
+  --dv-path: #0f9d8a;
+  --dv-baseline: #8a8f98;
+}
+"""
+"""Shared by every pane; derived from the page's theme so that dark mode needs no second sheet."""
+
+PANE_CSS = (
+    CSS_VARIABLES
+    + """
+:host { font-family: Roboto, 'Helvetica Neue', Arial, sans-serif; font-size: 13px; color: var(--dv-text); }
+p { margin: 0; line-height: 1.5; }
+.muted { color: var(--dv-muted); }
+.small { font-size: 12px; }
+.title { font-size: 14px; font-weight: 600; letter-spacing: .01em; }
+.overline { font-size: 11px; font-weight: 600; letter-spacing: .06em; text-transform: uppercase; color: var(--dv-muted); }
+.num { font-variant-numeric: tabular-nums; }
+img.px { image-rendering: pixelated; display: block; border-radius: 4px; background: var(--dv-wash); }
+a { color: var(--dv-primary); text-decoration: none; }
+a:hover { text-decoration: underline; }
+table.facts { border-collapse: collapse; width: 100%; }
+table.facts td { padding: 4px 0; border-bottom: 1px solid var(--dv-faint); vertical-align: top; }
+table.facts td:first-child { color: var(--dv-muted); padding-right: 16px; white-space: nowrap; }
+table.facts td:last-child { text-align: right; word-break: break-word; }
+"""
+)
