@@ -39,7 +39,7 @@ COMMANDS = {
     ),
     "generate": Command("diffviews.pipelines.generate:generate_command", "generate images, with or without a mask"),
     "generate-dataset": Command(
-        "diffviews.pipelines.generate_dataset:generate_dataset", "make a sample set with a model, resumable and growable"
+        "diffviews.pipelines.generate_dataset:generate_dataset", "make a sample set with a model; resumable, growable"
     ),
     "train": Command("diffviews.pipelines.train:train", "train a small denoiser, such as the shipped edm-digits"),
     "viz": Command("diffviews.pipelines.viz:viz", "serve the dashboard", aliases=(("-m", "model"),)),

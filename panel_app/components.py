@@ -26,13 +26,13 @@ class BrowserPane(JSComponent):
             self._on_message(data)
 
 
-class Legend(BrowserPane):
+class ColourKey(BrowserPane):
     """What the colours mean: clickable classes with their counts, or a scale."""
 
     entries = param.List(doc="[{name, colour, count, on}] of a categorical legend")
     scale = param.Dict(default={}, doc="{label, low, high, colours} of a continuous legend")
 
-    _esm = _ESM / "legend.js"
+    _esm = _ESM / "colour_key.js"
 
 
 class SampleList(BrowserPane):

@@ -207,7 +207,7 @@ class DataStore:
         return self._samples.get(extraction, lambda: self.library.samples(extraction))
 
     def _load(self, layer: Any, run: str) -> OpenMap:
-        samples = self.samples(layer.extraction)
+        samples = self.samples(layer.parent_id)
         table = join_points(self.library.points(run), samples)
         projector = self.library.projector(run)
         return OpenMap(

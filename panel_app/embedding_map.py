@@ -1,6 +1,6 @@
 """The map: a Datashader picture of all points with rings, a hover card and denoising paths drawn over it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ from bokeh.plotting import figure as Figure
 from diffviews.noise import format_sigma
 from panel_app import raster
 from panel_app.cards import hover_card
-from panel_app.components import Legend
+from panel_app.components import ColourKey
 from panel_app.data import OpenMap
 from panel_app.session import Session
 from panel_app.state import BY_CLASS
@@ -46,6 +46,7 @@ class EmbeddingMap(pn.viewable.Viewer):
     dark = param.Boolean(False, doc="whether the page is dark")
     paths = param.List(default=[], item_type=DrawnPath, doc="denoising paths on show")
     step = param.Integer(-1, doc="step marked on the paths; -1 marks none")
+    room_below = param.Integer(210, doc="pixels of the window left to what stands below the map")
 
     def __init__(self, session: Session, **params: Any) -> None:
         super().__init__(**params)
@@ -54,10 +55,11 @@ class EmbeddingMap(pn.viewable.Viewer):
         self._sources = _sources()
         self._build_plot()
         self._build_chrome()
-        session.param.watch(lambda _: self._show_map(), "opened")
-        session.state.param.watch(lambda _: self._recolour(), ["classes", "colour_by"])
-        session.state.param.watch(lambda _: self._draw_rings(), "selection")
-        self.param.watch(lambda _: self._draw_paths(), ["paths", "step", "dark"])
+        session.param.watch(lambda *_: self._show_map(), "opened")
+        session.state.param.watch(lambda *_: self._recolour(), ["classes", "colour_by"])
+        session.state.param.watch(lambda *_: self._draw_rings(), "selection")
+        self.param.watch(lambda *_: self._draw_paths(), ["paths", "step", "dark"])
+        self.param.watch(lambda *_: self._canvas.param.update(styles=self._canvas_styles()), "room_below")
         if session.opened is not None:
             self._show_map()
 
@@ -67,6 +69,8 @@ class EmbeddingMap(pn.viewable.Viewer):
     # -- building --------------------------------------------------------------------------
 
     def _build_plot(self) -> None:
+        if "bokeh" not in hv.Store.renderers:
+            hv.extension("bokeh", logo=False)
         self._range = hv.streams.RangeXY()
         self._size = hv.streams.PlotSize(width=_FIRST_SIZE[0], height=_FIRST_SIZE[1])
         self._redraw = Redraw()
@@ -105,18 +109,21 @@ class EmbeddingMap(pn.viewable.Viewer):
         )  # fmt: skip
         self._card = pn.pane.HTML("", visible=False, margin=0, stylesheets=[PANE_CSS])
         self._card.styles = {"position": "absolute", "left": "0", "top": "0"}
-        self.legend = Legend(self._on_legend, margin=(6, 12, 8, 12))
+        self.legend = ColourKey(self._on_legend, margin=(6, 12, 8, 12))
         self.caption = pn.pane.HTML("", margin=(8, 14, 0, 14), sizing_mode="stretch_width", stylesheets=[PANE_CSS])
         self._empty = pn.pane.HTML("", visible=False, margin=40, stylesheets=[PANE_CSS])
         self._canvas = pn.Column(
             self._pane, self._tools, self._card,
-            sizing_mode="stretch_width", margin=0, min_height=420,
-            styles={"position": "relative", "height": "max(420px, calc(100vh - 360px))", "overflow": "hidden"},
+            sizing_mode="stretch_width", margin=0, styles=self._canvas_styles(),
         )  # fmt: skip
         self._layout = pmui.Paper(
             self.caption, self._empty, self._canvas, self.legend,
             elevation=0, variant="outlined", sizing_mode="stretch_width", margin=0,
         )  # fmt: skip
+
+    def _canvas_styles(self) -> dict[str, str]:
+        height = f"max(400px, calc(100vh - {self.room_below}px))"
+        return {"position": "relative", "height": height, "overflow": "hidden"}
 
     def _adopt_figure(self, plot: Any, element: Any) -> None:
         """Prepare the Bokeh figure once: see-through, without axes, with the overlays' glyphs."""
@@ -171,8 +178,7 @@ class EmbeddingMap(pn.viewable.Viewer):
     def _set_ranges(self) -> None:
         if self._figure is None or self.session.opened is None:
             return
-        for axis, (low, high) in zip((self._figure.x_range, self._figure.y_range), self.session.opened.bounds, strict=True):
-            axis.update(start=low, end=high, reset_start=low, reset_end=high)
+        self._move_to(*self.session.opened.bounds)
 
     def _update_legend(self) -> None:
         opened, state = self.session.opened, self.session.state
@@ -210,7 +216,7 @@ class EmbeddingMap(pn.viewable.Viewer):
                 x, y = opened.position(sample_id)
                 for column, value in zip(rings, (x, y, diameter, width, colour), strict=True):
                     rings[column].append(value)
-        self._sources["rings"].data = rings
+        self._put(rings=rings)
 
     def _draw_paths(self) -> None:
         ink, paper = ("#f2f4f6", "#14181d") if self.dark else ("#1b1f24", "#ffffff")
@@ -232,29 +238,53 @@ class EmbeddingMap(pn.viewable.Viewer):
                 values = (main.x[index], main.y[index], f"σ {short_sigma(main.sigmas[index])}", ink, paper)
                 for key, value in zip(labels, values, strict=True):
                     labels[key].append(value)
-        self._sources["lines"].data = lines
-        self._sources["dots"].data = dots
-        self._sources["labels"].data = labels
+        self._put(lines=lines, dots=dots, labels=labels)
+
+    def _put(self, **columns: dict[str, list[Any]]) -> None:
+        """Hand columns to the overlays' glyphs."""
+        sources = self._sources
+
+        def change() -> None:
+            for name, data in columns.items():
+                sources[name].data = data
+
+        self._change_models(change)
+
+    def _change_models(self, change: Callable[[], None]) -> None:
+        """Change Bokeh models now, or, from a thread without the document's lock, as soon as it is free."""
+        if self._figure is None or self._figure.document is None:
+            change()
+        else:
+            pn.state.execute(change)
 
     # -- the visitor's hand ----------------------------------------------------------------
 
     def zoom(self, factor: float) -> None:
         """Zoom about the middle of the view; a factor below 1 comes nearer."""
-        if self._figure is None:
-            return
-        for axis in (self._figure.x_range, self._figure.y_range):
-            middle, half = (axis.start + axis.end) / 2, (axis.end - axis.start) / 2 * factor
-            axis.update(start=middle - half, end=middle + half)
-        self._follow_figure()
+        nearer = []
+        for low, high in self._view():
+            middle, half = (low + high) / 2, (high - low) / 2 * factor
+            nearer.append((middle - half, middle + half))
+        self._move_to(*nearer)
+        self._range.event(x_range=nearer[0], y_range=nearer[1])
 
     def reset(self) -> None:
         """Show all of the map again."""
-        self._set_ranges()
-        self._follow_figure()
+        if self.session.opened is not None:
+            bounds = self.session.opened.bounds
+            self._move_to(*bounds)
+            self._range.event(x_range=bounds[0], y_range=bounds[1])
 
-    def _follow_figure(self) -> None:
-        (x0, x1), (y0, y1) = self._view()
-        self._range.event(x_range=(x0, x1), y_range=(y0, y1))
+    def _move_to(self, x_range: tuple[float, float], y_range: tuple[float, float]) -> None:
+        figure = self._figure
+        if figure is None:
+            return
+
+        def change() -> None:
+            for axis, (low, high) in ((figure.x_range, x_range), (figure.y_range, y_range)):
+                axis.update(start=low, end=high, reset_start=low, reset_end=high)
+
+        self._change_models(change)
 
     def _view(self) -> tuple[tuple[float, float], tuple[float, float]]:
         figure, opened = self._figure, self.session.opened
@@ -296,11 +326,11 @@ class EmbeddingMap(pn.viewable.Viewer):
             return
         state.hovered = sample_id
         if sample_id is None or opened is None:
-            self._sources["hover"].data = {"x": [], "y": [], "size": []}
+            self._put(hover={"x": [], "y": [], "size": []})
             self._card.visible = False
             return
         x, y = opened.position(sample_id)
-        self._sources["hover"].data = {"x": [x], "y": [y], "size": [2 * self._dot_radius() + 6]}
+        self._put(hover={"x": [x], "y": [y], "size": [2 * self._dot_radius() + 6]})
         self._card.param.update(object=hover_card(opened, sample_id), styles=self._card_place(x, y), visible=True)
 
     def _card_place(self, x: float, y: float) -> dict[str, str]:
@@ -390,5 +420,5 @@ def _add_overlays(figure: Figure, sources: dict[str, ColumnDataSource]) -> None:
     )
     figure.text(
         "x", "y", "text", source=sources["labels"], x_offset=9, y_offset=-7, text_color="ink",
-        text_font="Roboto, Arial, sans-serif", text_font_size="12px", text_font_style="bold", text_outline_color="paper",
+        text_font={"value": "Roboto"}, text_font_size={"value": "12px"}, text_font_style={"value": "bold"}, text_outline_color="paper",
     )  # fmt: skip

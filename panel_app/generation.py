@@ -38,16 +38,16 @@ class GenerationForm(pn.viewable.Viewer):
         self._build_main()
         self._build_mask()
         self._build_sampling()
-        self.mode.param.watch(lambda _: self._adapt(), "value")
-        self.noise.param.watch(lambda _: self._adapt(), "value")
-        self.seeded.param.watch(lambda _: self._adapt(), "value")
+        self.mode.param.watch(lambda *_: self._adapt(), "value")
+        self.noise.param.watch(lambda *_: self._adapt(), "value")
+        self.seeded.param.watch(lambda *_: self._adapt(), "value")
         more = pmui.Accordion(
             ("Mask", self._mask), ("Sampling", self._sampling), elevation=0, disable_gutters=True, toggle=False,
             sizing_mode="stretch_width", margin=(4, 0), title_variant="subtitle2",
         )  # fmt: skip
         self._layout = pn.Column(self._average, self._main, more, sizing_mode="stretch_width", margin=0)
-        session.state.param.watch(lambda _: self.follow(), "selection")
-        session.param.watch(lambda _: self.follow(), "opened")
+        session.state.param.watch(lambda *_: self.follow(), "selection")
+        session.param.watch(lambda *_: self.follow(), "opened")
         self.follow()
         self._adapt()
 
@@ -68,7 +68,7 @@ class GenerationForm(pn.viewable.Viewer):
             label="Include the selected sample in the average", value=True, size="small", margin=(2, 0),
             description="Otherwise only its neighbours are averaged.",
         )  # fmt: skip
-        self.include.param.watch(lambda _: self.follow(), "value")
+        self.include.param.watch(lambda *_: self.follow(), "value")
         self._main = pn.Column(self.wanted, self.count, self.include, sizing_mode="stretch_width", margin=0)
 
     def _build_mask(self) -> None:
@@ -94,7 +94,8 @@ class GenerationForm(pn.viewable.Viewer):
         )  # fmt: skip
         self.layers = pmui.MultiChoice(
             label="Masked layers", searchable=True, placeholder="This layer", chip=True,
-            description="Layers to replace at once, each by its own average; empty masks the layer on show.", **_field(),
+            description="Layers to replace at once, each by its own average; empty masks the layer on show.", visual_size="small",
+            sizing_mode="stretch_width", margin=(5, 0),
         )  # fmt: skip
         self.passes = pmui.Select(
             label="Acts on", value="both",
@@ -253,7 +254,7 @@ class GenerationPanel(pn.viewable.Viewer):
         )  # fmt: skip
         self.bar = JobBar(queue, on_done=self._done, on_failed=self._failed)
         self._layout = pn.Column(self.form, self.button, self.bar, sizing_mode="stretch_width", margin=(0, 16, 16, 16))
-        session.param.watch(lambda _: self._enable(), "opened")
+        session.param.watch(lambda *_: self._enable(), "opened")
         self._enable()
 
     def __panel__(self) -> pn.viewable.Viewable:
@@ -315,7 +316,7 @@ class Results(pn.viewable.Viewer):
             self._heading, self.view, self._past, self.gallery, elevation=0, variant="outlined",
             sizing_mode="stretch_width", margin=(14, 0, 0, 0), visible=False,
         )  # fmt: skip
-        session.param.watch(lambda _: self._draw_path(), "opened")
+        session.param.watch(lambda *_: self._draw_path(), "opened")
 
     def __panel__(self) -> pn.viewable.Viewable:
         return self._layout
@@ -330,6 +331,7 @@ class Results(pn.viewable.Viewer):
         self.shown = shown
         result = shown.outcome.result
         self._layout.visible = True
+        self.drawing.room_below = 500
         url = self.session.store.library.run_url(shown.outcome.run_id)
         where = link(url, "MLflow run") or f'<span class="muted small">run {shown.outcome.run_id[:12]}</span>'
         self._heading.object = (

@@ -70,8 +70,8 @@ class SamplePanel(pn.viewable.Viewer):
         self._layout = pn.Column(
             self._card, self._controls, self._heading, self.list, sizing_mode="stretch_width", margin=(0, 16, 16, 16)
         )
-        state.param.watch(lambda _: self.show(), ["selection"])
-        session.param.watch(lambda _: self.show(), ["opened", "distances"])
+        state.param.watch(lambda *_: self.show(), ["selection"])
+        session.param.watch(lambda *_: self.show(), ["opened", "distances"])
         self.show()
 
     def __panel__(self) -> pn.viewable.Viewable:
@@ -140,7 +140,7 @@ class LayersPanel(pn.viewable.Viewer):
             "average make that class? Click a heading to sort, a row to open the layer."
         )
         self._layout = pn.Column(self._intro, self.table, sizing_mode="stretch_width", margin=(0, 12, 16, 12))
-        session.param.watch(lambda _: self.show(), ["layers", "opened"])
+        session.param.watch(lambda *_: self.show(), ["layers", "opened"])
         self.show()
 
     def __panel__(self) -> pn.viewable.Viewable:
@@ -176,7 +176,7 @@ class RunPanel(pn.viewable.Viewer):
         super().__init__(**params)
         self.session = session
         self._body = _html(margin=(12, 16))
-        session.param.watch(lambda _: self.show(), ["opened", "extractions"])
+        session.param.watch(lambda *_: self.show(), ["opened", "extractions"])
         self.show()
 
     def __panel__(self) -> pn.viewable.Viewable:

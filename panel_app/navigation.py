@@ -14,6 +14,8 @@ from panel_app.theme import PANE_CSS
 
 _FIELD: dict[str, Any] = {"sizing_mode": "stretch_width", "size": "small", "margin": (6, 0)}
 OWN_MAP = "Logged with the layer"
+_OWN = ""
+"""Value of OWN_MAP in its selector, which cannot hold None."""
 
 
 class Navigation(pn.viewable.Viewer):
@@ -29,13 +31,13 @@ class Navigation(pn.viewable.Viewer):
             (self.extraction, session.choose_extraction),
             (self.layer, session.choose_layer),
             (self.sigma, lambda sigma: session.choose_layer(session.state.layer, sigma)),
-            (self.map, session.choose_map),
+            (self.map, lambda run: session.choose_map(run or None)),
         ):
             widget.param.watch(self._steer(action), "value")
         self.colour.param.watch(self._steer(lambda value: session.state.param.update(colour_by=value)), "value")
         self.classes.param.watch(self._steer(lambda value: session.state.param.update(classes=list(value))), "value")
-        session.param.watch(lambda _: self.follow(), ["opened", "extractions", "layers", "maps"])
-        session.state.param.watch(lambda _: self.follow(), ["colour_by", "classes", "experiment", "map_run"])
+        session.param.watch(lambda *_: self.follow(), ["opened", "extractions", "layers", "maps"])
+        session.state.param.watch(lambda *_: self.follow(), ["colour_by", "classes", "experiment", "map_run"])
         self.follow()
 
     def __panel__(self) -> pn.viewable.Viewable:
@@ -51,7 +53,7 @@ class Navigation(pn.viewable.Viewer):
             description="Where in the network the activations were captured, in the order data flows.", **_FIELD,
         )  # fmt: skip
         self.sigma = pmui.RadioButtonGroup(
-            label="Noise level σ", sizing_mode="stretch_width", size="small", margin=(4, 0),
+            label="Noise level σ", sizing_mode="stretch_width", size="small", margin=(6, 0),
             description="How much noise the model was given: σ in EDM units, larger is noisier.",
         )  # fmt: skip
         self.map = pmui.Select(
@@ -63,7 +65,7 @@ class Navigation(pn.viewable.Viewer):
         self.classes = pmui.MultiChoice(
             label="Show only these classes", placeholder="All classes", searchable=True, chip=True, delete_button=True,
             description="Leave empty to show all. What is hidden stays in the data: neighbours and averages do not change.",
-            **_FIELD,
+            visual_size="small", sizing_mode="stretch_width", margin=(6, 0),
         )  # fmt: skip
         self._refresh = pmui.Button(
             label="Look for new runs", icon="refresh", variant="text", size="small", margin=(2, 0),
@@ -71,7 +73,6 @@ class Navigation(pn.viewable.Viewer):
         )  # fmt: skip
         self._layout = pn.Column(
             section("Data"), self.experiment, self.extraction, self.layer,
-            pn.pane.HTML('<span class="muted small">Noise level σ</span>', margin=(8, 0, 0, 2), stylesheets=[PANE_CSS]),
             self.sigma, self.map, self._refresh,
             section("View"), self.colour, self.classes,
             sizing_mode="stretch_width", margin=(4, 16),
@@ -110,9 +111,9 @@ class Navigation(pn.viewable.Viewer):
         _offer(self.layer, {name: name for name in names}, state.layer)
         sigmas = sorted({r.sigma for r in session.layers if r.layer == state.layer})
         _offer(self.sigma, {format_sigma(s): s for s in sigmas}, state.sigma)
-        maps: dict[str, str | None] = {OWN_MAP: None}
+        maps = {OWN_MAP: _OWN}
         maps.update({map_label(m, number): m.run_id for number, m in _numbered(session.maps)})
-        _offer(self.map, maps, state.map_run)
+        _offer(self.map, maps, state.map_run or _OWN)
 
     def _follow_view(self) -> None:
         opened, state = self.session.opened, self.session.state
@@ -132,13 +133,13 @@ def section(title: str) -> pn.pane.HTML:
 
 def extraction_label(record: Any) -> str:
     """Return how an extraction is called in the list."""
-    when = record.started.astimezone().strftime("%d %b %H:%M") if record.started else ""
+    when = record.start_time.astimezone().strftime("%d %b %H:%M")
     return f"{record.model} · {record.dataset} · {when}".strip(" ·")
 
 
 def map_label(record: Any, number: int) -> str:
     """Return how a re-computed map is called in the list."""
-    shown = record.parameters
+    shown = record.params
     return f"{number}: {shown.get('n_neighbors', '?')} neighbours, min_dist {shown.get('min_dist', '?')}"
 
 

@@ -40,7 +40,7 @@ class RemapPanel(pn.viewable.Viewer):
         self._layout = pn.Column(
             self.n_neighbors, self.min_dist, self.pca, self.button, self.bar, sizing_mode="stretch_width", margin=0
         )
-        session.param.watch(lambda _: self._enable(), "opened")
+        session.param.watch(lambda *_: self._enable(), "opened")
         self._enable()
 
     def __panel__(self) -> pn.viewable.Viewable:

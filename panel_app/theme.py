@@ -83,6 +83,7 @@ PAGE_SX: dict[str, Any] = {
         "borderColor": "divider",
         "backgroundImage": "none",
     },
+    ".MuiAppBar-root .MuiToolbar-root": {"minHeight": "52px"},
     ".MuiDrawer-paper": {"backgroundColor": "background.paper", "borderColor": "divider"},
     "main": {"backgroundColor": "background.default"},
 }

@@ -70,9 +70,7 @@ class GaussianAdapter(_Fake):
         self.layers["input"] = nn.Identity()
         self.layers["denoised"] = nn.Identity()
 
-    def forward(
-        self, x: Tensor, sigma: Tensor | float, class_labels: Tensor | None = None, **kwargs: Any
-    ) -> Tensor:
+    def forward(self, x: Tensor, sigma: Tensor | float, class_labels: Tensor | None = None, **kwargs: Any) -> Tensor:
         self.calls.append({"x": x, "sigma": sigma, "class_labels": class_labels})
         mean: Tensor | float = 0.0
         if class_labels is not None:
@@ -129,14 +127,12 @@ class SkipAdapter(_Fake):
             parameter.data = torch.randn(parameter.shape, generator=generator) * 0.3
         self.layers.requires_grad_(False)
 
-    def forward(
-        self, x: Tensor, sigma: Tensor | float, class_labels: Tensor | None = None, **kwargs: Any
-    ) -> Tensor:
+    def forward(self, x: Tensor, sigma: Tensor | float, class_labels: Tensor | None = None, **kwargs: Any) -> Tensor:
         self.calls.append({"x": x, "sigma": sigma, "class_labels": class_labels})
         levels = torch.as_tensor(sigma, dtype=x.dtype).reshape(-1, 1, 1, 1)
         hidden, skips = self.layers["down"](x / (1 + levels**2).sqrt())
         tokens = self.layers["tokens"](hidden)["sample"]
-        tokens.mul_(1.0)  # in place, as some networks do
+        tokens.mul_(1.5)  # in place, as some networks do
         plane = tokens.transpose(1, 2).unflatten(2, (8, 8))
         shift = 0.0 if class_labels is None else class_labels.argmax(1).reshape(-1, 1, 1, 1) / 10
         return torch.tanh(self.layers["up"](torch.cat([plane, skips[-1]], dim=1)) + shift)

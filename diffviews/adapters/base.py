@@ -44,9 +44,7 @@ class GeneratorAdapter(ABC):
         """Names of the layers that take hooks, in the order of the forward pass."""
 
     @abstractmethod
-    def forward(
-        self, x: Tensor, sigma: Tensor | float, class_labels: Tensor | None = None, **kwargs: Any
-    ) -> Tensor:
+    def forward(self, x: Tensor, sigma: Tensor | float, class_labels: Tensor | None = None, **kwargs: Any) -> Tensor:
         """Return the denoised x0, (B, C, H, W).
 
         Args:

@@ -76,9 +76,7 @@ class EDMAdapter(HookMixin, GeneratorAdapter):
     def _networks(self) -> list[torch.nn.Module]:
         return [self.model]
 
-    def forward(
-        self, x: Tensor, sigma: Tensor | float, class_labels: Tensor | None = None, **kwargs: Any
-    ) -> Tensor:
+    def forward(self, x: Tensor, sigma: Tensor | float, class_labels: Tensor | None = None, **kwargs: Any) -> Tensor:
         """Return D(x; sigma, labels), (B, C, H, W) float32; other options are not used."""
         return self.model(x, sigma, class_labels)
 
@@ -184,7 +182,7 @@ class EDMAdapter(HookMixin, GeneratorAdapter):
         churn = Churn(S_churn, S_min, S_max, S_noise)
 
         def denoiser(noised: Tensor, sigma: Tensor) -> Tensor:
-            return self.forward(noised.to(torch.float32), sigma.to(noised.device, torch.float32), labels)
+            return self.forward(noised.to(torch.float32).to(self.device), sigma.to(torch.float32), labels)
 
         images = heun(denoiser, x, sigmas, noise.normal, churn=churn)
         return images.to(torch.float32).clamp(-1, 1), torch.tensor(classes)
@@ -205,9 +203,7 @@ def _build(checkpoint: NetworkCheckpoint, config: Mapping[str, Any]) -> EDMPreco
         with torch.device("meta"):
             network = ADMUNet(**options)
     except (TypeError, ConfigError) as error:
-        raise CheckpointError(
-            f"the configuration of checkpoint {checkpoint.path} misfits: {error}"
-        ) from error
+        raise CheckpointError(f"the configuration of checkpoint {checkpoint.path} is wrong: {error}") from error
     check_names_and_shapes(checkpoint, network.state_dict())
     weights = {name: tensor.to(torch.float32) for name, tensor in checkpoint.tensors.items()}
     network.load_state_dict(weights, assign=True)

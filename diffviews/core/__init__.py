@@ -7,6 +7,7 @@ from diffviews.core.extractor import (
     flatten_activations,
     load_activations,
     load_fast_activations,
+    mean_activations,
 )
 from diffviews.core.generator import (
     GenerationRequest,
@@ -62,6 +63,7 @@ __all__ = [
     "load_activation_from_npz",
     "load_activations",
     "load_fast_activations",
+    "mean_activations",
     "renoise",
     "save_generated_sample",
     "tensor_to_uint8_image",

@@ -111,9 +111,7 @@ class ActivationExtractor:
     def register_hooks(self) -> None:
         """Start capturing; a second call changes nothing."""
         if not self._handles:
-            self._handles = attach_hooks(
-                self.adapter, {layer: self._make_hook(layer) for layer in self.layers}
-            )
+            self._handles = attach_hooks(self.adapter, {layer: self._make_hook(layer) for layer in self.layers})
 
     def remove_hooks(self) -> None:
         """Stop capturing; what was captured stays."""
@@ -276,9 +274,7 @@ def convert_to_fast_format(
     return target
 
 
-def load_fast_activations(
-    npy_path: StrPath, mmap_mode: Literal["r", "r+", "w+", "c"] | None = "r"
-) -> np.ndarray:
+def load_fast_activations(npy_path: StrPath, mmap_mode: Literal["r", "r+", "w+", "c"] | None = "r") -> np.ndarray:
     """Open the matrix (N, D) that `convert_to_fast_format` wrote, memory-mapped unless None.
 
     Raises:

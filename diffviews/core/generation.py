@@ -130,9 +130,7 @@ def _warn_of_untrained(adapter: GeneratorAdapter, plan: _Plan) -> None:
             adapter.model_type,
         )
     if -1 in plan.classes:
-        _log.warning(
-            "model %r, trained without label dropout, never saw the uniform label", adapter.model_type
-        )
+        _log.warning("model %r, trained without label dropout, never saw the uniform label", adapter.model_type)
 
 
 @dataclass(slots=True)

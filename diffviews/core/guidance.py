@@ -47,10 +47,11 @@ class GuidedDenoiser:
         return unconditional + self.guidance_scale * (conditional - unconditional)
 
     def _evaluate(self, x: Tensor, sigma: float, guidance_pass: GuidancePass, record: bool) -> Tensor:
-        levels = torch.full((len(x),), sigma, dtype=torch.float32, device=x.device)
+        noised = x.to(torch.float32).to(self.adapter.device)
+        levels = torch.full((len(x),), sigma, dtype=torch.float32, device=noised.device)
         labels = self.labels if guidance_pass == "conditional" else None
         with self.session.evaluation(self._step, sigma, guidance_pass):
-            denoised = self.adapter.forward(x.to(torch.float32), levels, labels)
+            denoised = self.adapter.forward(noised, levels, labels)
         if record and self.on_recorded is not None:
             self.on_recorded()
         return denoised

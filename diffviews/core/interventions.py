@@ -203,9 +203,7 @@ class Intervention:
             )
         channels = shape[0] if len(shape) == 3 else shape[-1]
         if self.channels is not None and not all(0 <= c < channels for c in self.channels):
-            raise ShapeError(
-                f"layer {self.layer!r} has channels 0 … {channels - 1}, not all of {self.channels}"
-            )
+            raise ShapeError(f"layer {self.layer!r} has channels 0 … {channels - 1}, not all of {self.channels}")
         if self.region is None:
             return
         if len(shape) != 3:

@@ -195,7 +195,6 @@ def _mean(values: Any, layer: str) -> Tensor:
     bad = int((~torch.isfinite(selected)).any(dim=1).sum())
     if bad:
         raise SelectionError(
-            f"{bad} of {len(selected)} selected samples hold NaN or infinite values in layer {layer!r}; "
-            "select others"
+            f"{bad} of {len(selected)} selected samples hold NaN or infinite values in layer {layer!r}; select others"
         )
     return selected.mean(dim=0).to(torch.float32)

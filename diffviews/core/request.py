@@ -107,7 +107,8 @@ class GenerationResult:
     noised_inputs: np.ndarray | None = None
     """(S, N, H, W, 3) uint8: noised input of each step, scaled by 1 / sqrt(1 + sigma²) for display."""
     trajectory: dict[str, np.ndarray] = field(default_factory=dict)
-    """{layer: (S, N, *shape)}: what the recorded layers gave by themselves."""
+    """{layer: (S, N, *shape)}: what the recorded layers gave by themselves in each step's first
+    conditional pass (unconditional at guidance 0)."""
     replaced: dict[str, np.ndarray] = field(default_factory=dict)
     """{layer: (S, N, *shape)}: what later layers read instead, for recorded layers with an
     intervention; equal to `trajectory` at steps where none acted."""

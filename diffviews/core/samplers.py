@@ -3,7 +3,7 @@
     x = noise(shape) * sigmas[0]
     images = heun(denoiser, x, sigmas, noise)
 
-The state is float64 (float32 where the device has no float64); a schedule with or without its
+The state is float64 as in EDM, on the CPU where a device has no float64; a schedule with or without its
 final zero gives the same steps. An exception raised by a callback ends the sampling.
 """
 
@@ -69,9 +69,10 @@ StepStart = Callable[[int], None]
 """Called with a step's number before any evaluation of that step."""
 
 
-def state_dtype(device: torch.device) -> torch.dtype:
-    """Return the precision of a sampler's state: float64, or float32 on MPS, which has no float64."""
-    return torch.float32 if device.type == "mps" else torch.float64
+def _state(x: Tensor) -> Tensor:
+    """Return `x` as a sampler keeps it: float64, and on the CPU if it lies on MPS, which has no float64."""
+    home = torch.device("cpu") if x.device.type == "mps" else x.device
+    return x.to(home).to(torch.float64)
 
 
 class _Steps:
@@ -88,7 +89,7 @@ class _Steps:
         self._denoiser, self._callback, self._on_start = denoiser, callback, on_start
         self._levels: list[float] = with_final_zero(sigmas).tolist()
         self.num_steps = len(self._levels) - 1
-        self.x = x.to(state_dtype(x.device))
+        self.x = _state(x)
 
     def __iter__(self) -> Iterator[tuple[int, float, float]]:
         for index in range(self.num_steps):
@@ -97,7 +98,7 @@ class _Steps:
             yield index, self._levels[index], self._levels[index + 1]
 
     def denoise(self, x: Tensor, sigma: float) -> Tensor:
-        return self._denoiser(x, torch.tensor(sigma, dtype=torch.float64)).to(x.device, x.dtype)
+        return _state(self._denoiser(x, torch.tensor(sigma, dtype=torch.float64)))
 
     def first_evaluation(self, index: int, x: Tensor, sigma: float) -> Tensor:
         denoised = self.denoise(x, sigma)
@@ -113,7 +114,7 @@ class _Steps:
         """
         if churn.amount == 0:
             return self.x, sigma
-        drawn = noise(self.x.shape[1:]).to(self.x.device, self.x.dtype)
+        drawn = _state(noise(self.x.shape[1:]).to(self.x.device))
         raised = sigma * (1 + churn.gamma(sigma, self.num_steps))
         return self.x + math.sqrt(raised**2 - sigma**2) * churn.noise * drawn, raised
 
@@ -202,6 +203,6 @@ def renoise(
     for index, sigma, sigma_next in steps:
         steps.x = steps.first_evaluation(index, steps.x, sigma)
         if sigma_next > 0:
-            drawn = noise(steps.x.shape[1:]).to(steps.x.device, steps.x.dtype)
-            steps.x = steps.x + sigma_next * drawn
+            drawn = noise(steps.x.shape[1:]).to(steps.x.device)
+            steps.x = steps.x + sigma_next * _state(drawn)
     return steps.x

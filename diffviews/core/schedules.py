@@ -23,9 +23,7 @@ def karras_sigmas(num_steps: int, sigma_max: float, sigma_min: float, rho: float
     if num_steps < 1:
         raise ConfigError(f"num_steps {num_steps} must be at least 1")
     if not (0 < sigma_min <= sigma_max < math.inf):
-        raise ConfigError(
-            f"sigma_min {sigma_min} and sigma_max {sigma_max} are not 0 < sigma_min <= sigma_max"
-        )
+        raise ConfigError(f"sigma_min {sigma_min} and sigma_max {sigma_max} are not 0 < sigma_min <= sigma_max")
     if not 0 < rho < math.inf:
         raise ConfigError(f"rho {rho} must be above 0")
     if num_steps == 1:

@@ -127,9 +127,7 @@ class InterventionSession:
                 item.check(shapes[item.layer])
 
     @contextmanager
-    def evaluation(
-        self, step: int, sigma: float, guidance_pass: GuidancePass = "conditional"
-    ) -> Iterator[Self]:
+    def evaluation(self, step: int, sigma: float, guidance_pass: GuidancePass = "conditional") -> Iterator[Self]:
         """Make the hooks act for one forward pass in the calling thread.
 
         Args:

@@ -16,7 +16,7 @@ import zarr
 from diffviews.data.fetch_store import METADATA_KEY, Fetch, FetchStore, folder_fetch
 from diffviews.data.layout import chunk_rows
 from diffviews.data.sample_index import SampleIndex
-from diffviews.errors import CorruptDataError, DiffViewsError, SchemaVersionError, SelectionError
+from diffviews.errors import CorruptDataError, DiffViewsError, SampleSetError, SchemaVersionError, SelectionError
 
 Result = TypeVar("Result")
 
@@ -54,7 +54,10 @@ class ActivationReader:
         self.shape: tuple[int, ...] = tuple(metadata["shape"])
         self.dtype = np.dtype(metadata["data_type"])
         self.chunk_rows = int(metadata["chunk_grid"]["configuration"]["chunk_shape"][0])
-        self._index = SampleIndex(tuple(self.attrs["sample_ids"]))
+        try:
+            self._index = SampleIndex(tuple(self.attrs["sample_ids"]))
+        except SampleSetError as error:
+            raise CorruptDataError(f"{name}/{METADATA_KEY} is damaged: {error}") from error
         self._array = zarr.open_array(FetchStore(fetch, raw, name), mode="r", zarr_format=3)
 
     @classmethod
@@ -77,13 +80,12 @@ class ActivationReader:
             SchemaVersionError: if another version of the format wrote it.
         """
         if callable(source):
-            reader = cls(source, name)
+            fetch, parallel = source, PARALLEL_REMOTE
         else:
-            reader = cls(folder_fetch(Path(source)), str(source), PARALLEL_LOCAL)
+            fetch, parallel, name = folder_fetch(Path(source)), PARALLEL_LOCAL, str(source)
+        reader = cls(fetch, name, parallel)
         if not (reader.finished or allow_unfinished):
-            raise CorruptDataError(
-                f"the activations {reader.name} were never finished; resume the extraction"
-            )
+            raise CorruptDataError(f"the activations {reader.name} were never finished; resume the extraction")
         return reader
 
     def __len__(self) -> int:
@@ -188,9 +190,7 @@ class ActivationReader:
         """Read everything and raise CorruptDataError unless it has the recorded digest."""
         digest, _ = self.compute_digest()
         if digest != self.digest:
-            raise CorruptDataError(
-                f"the activations {self.name} changed after they were finished; extract anew"
-            )
+            raise CorruptDataError(f"the activations {self.name} changed after they were finished; extract anew")
 
     def _rows_of(self, selection: Iterable[str] | Sequence[int] | np.ndarray) -> np.ndarray:
         if isinstance(selection, str):
@@ -203,9 +203,7 @@ class ActivationReader:
             raise SelectionError("a selection holds either sample ids or row numbers, not both")
         return self._index.rows_of(map(str, wanted))
 
-    def _each(
-        self, chunks: Sequence[int], compute: Callable[[np.ndarray], Result]
-    ) -> Iterator[tuple[int, Result]]:
+    def _each(self, chunks: Sequence[int], compute: Callable[[np.ndarray], Result]) -> Iterator[tuple[int, Result]]:
         """Yield (chunk, compute(its rows)) in order, a few chunks at once and never more in memory."""
         if len(chunks) == 1:
             yield chunks[0], compute(self.chunk(chunks[0]))
@@ -257,9 +255,7 @@ def _parse(raw: bytes, name: str) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError) as error:
         raise CorruptDataError(f"{name} does not describe activations: {error!r}") from error
     if schema != SCHEMA_VERSION:
-        raise SchemaVersionError(
-            f"{name} has schema {schema}, but this version reads {SCHEMA_VERSION}; extract anew"
-        )
+        raise SchemaVersionError(f"{name} has schema {schema}, but this version reads {SCHEMA_VERSION}; extract anew")
     try:
         problem = _problem(metadata, own)
     except (KeyError, TypeError, ValueError, AttributeError) as error:

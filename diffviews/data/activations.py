@@ -122,9 +122,9 @@ class ActivationWriter:
             self._create()
         self._opened: tuple[tuple[int, int], ActivationReader] | None = None
         self._check_same()
-        self._array = zarr.open_array(
-            LocalStore(self.path), mode="r+", zarr_format=3, config={"write_empty_chunks": True}
-        )
+        opened = zarr.open_array(LocalStore(self.path), mode="r+", zarr_format=3)
+        # Zarr otherwise leaves out chunks of zeros, which a reader could not tell from missing ones.
+        self._array = opened.with_config({"write_empty_chunks": True})
 
     @property
     def num_chunks(self) -> int:
@@ -224,9 +224,7 @@ class ActivationWriter:
         wanted: dict[str, Any] = {**asdict(self._identity), "shape": self.shape, "dtype": self.dtype.name}
         found: dict[str, Any] = {name: reader.attrs.get(name) for name in asdict(self._identity)}
         found |= {"shape": reader.shape, "dtype": reader.dtype.name}
-        different = [
-            f"{name} {found[name]} and not {wanted[name]}" for name in wanted if found[name] != wanted[name]
-        ]
+        different = [f"{name} {found[name]} and not {wanted[name]}" for name in wanted if found[name] != wanted[name]]
         if not different and reader.sample_ids != self._index.sample_ids:
             different = ["other samples or another order of them"]
         if different:
@@ -249,9 +247,7 @@ class ActivationWriter:
                 f"rows {start_row} … {stop} are not whole chunks of {self.chunk_rows} of the {self.shape[0]}"
             )
         if self._reader().finished:
-            raise ConfigError(
-                f"the activations at {self.path} are finished and never change; choose another path"
-            )
+            raise ConfigError(f"the activations at {self.path} are finished and never change; choose another path")
 
     def _cast(self, rows: np.ndarray) -> np.ndarray:
         """Return one chunk's rows in the array's dtype, in a buffer that the next call uses again.
@@ -264,9 +260,7 @@ class ActivationWriter:
         import torch  # here, because whoever only reads activations does not need it
 
         if self._scratch is None:
-            self._scratch = torch.empty(
-                (self.chunk_rows, *self.shape[1:]), dtype=getattr(torch, self.dtype.name)
-            )
+            self._scratch = torch.empty((self.chunk_rows, *self.shape[1:]), dtype=getattr(torch, self.dtype.name))
         source = rows if rows.flags.writeable else rows.copy()
         stored = self._scratch[: len(rows)].copy_(torch.from_numpy(source)).numpy()
         if count_nonfinite(stored) > count_nonfinite(rows):

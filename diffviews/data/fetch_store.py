@@ -36,9 +36,7 @@ class FetchStore(Store):
 
     __hash__ = object.__hash__
 
-    async def get(
-        self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
-    ) -> Buffer | None:
+    async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
         """Return the whole value of `key`; this array's codecs never ask for a part."""
         if key == METADATA_KEY:
             return prototype.buffer.from_bytes(self._metadata)

@@ -84,9 +84,7 @@ class LayerLayout:
             raise ShapeError(f"joined layers must have equally many samples, not {sorted(rows)}")
         for name, shape in zip(self.names, self.shapes, strict=True):
             if arrays[name].shape[1:] != shape:
-                raise ShapeError(
-                    f"layer {name!r} has shape {arrays[name].shape[1:]}, the layout says {shape}"
-                )
+                raise ShapeError(f"layer {name!r} has shape {arrays[name].shape[1:]}, the layout says {shape}")
         flat = [arrays[name].reshape(len(arrays[name]), -1) for name in self.names]
         return np.concatenate(flat, axis=1)
 
@@ -119,9 +117,7 @@ def chunk_rows(shape: Sequence[int], dtype: np.dtype | str, num_samples: int | N
     return rows if num_samples is None else min(rows, 1 << max(0, num_samples - 1).bit_length())
 
 
-def estimate_bytes(
-    num_samples: int, shapes: Mapping[str, Sequence[int]], dtype: np.dtype | str = "float16"
-) -> int:
+def estimate_bytes(num_samples: int, shapes: Mapping[str, Sequence[int]], dtype: np.dtype | str = "float16") -> int:
     """Return the bytes that the chunks of `num_samples` samples at one sigma take on disk."""
     if num_samples < 0:
         raise ConfigError(f"the number of samples cannot be {num_samples}")

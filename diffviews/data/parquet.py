@@ -53,9 +53,7 @@ def write_samples(samples: "SampleSet", path: str | os.PathLike[str]) -> None:
         partial.unlink(missing_ok=True)
 
 
-def read_samples(
-    path: str | os.PathLike[str], resolution: int | None = None
-) -> tuple[pd.DataFrame, Pictures, str]:
+def read_samples(path: str | os.PathLike[str], resolution: int | None = None) -> tuple[pd.DataFrame, Pictures, str]:
     """Return table, images and class order of a Parquet file of samples."""
     opened = ParquetImages(Path(path))
     absent = {"image", "sample_id"} - set(opened.columns)
@@ -204,9 +202,7 @@ class ParquetPictures:
         return ParquetPictures(self.source, self.rows[rows], self.size)
 
 
-def _decode_all(
-    opened: ParquetImages, rows: np.ndarray, ids: list[str], resolution: int | None
-) -> np.ndarray:
+def _decode_all(opened: ParquetImages, rows: np.ndarray, ids: list[str], resolution: int | None) -> np.ndarray:
     side = None if resolution is None else check_resolution(resolution)
     images: list[np.ndarray] = []
     for start in range(0, len(rows), GROUP_ROWS):

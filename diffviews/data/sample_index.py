@@ -70,12 +70,8 @@ class SampleIndex:
 def check_sample_id(sample_id: object) -> None:
     """Refuse a sample id that could not be written everywhere ids are written."""
     if not isinstance(sample_id, str) or not sample_id or sample_id != sample_id.strip():
-        raise SampleSetError(
-            f"sample id {sample_id!r} must be a text that is not empty or padded with spaces"
-        )
+        raise SampleSetError(f"sample id {sample_id!r} must be a text that is not empty or padded with spaces")
     if len(sample_id) > MAX_ID_LENGTH:
-        raise SampleSetError(
-            f"sample id {sample_id[:40]!r}… is longer than {MAX_ID_LENGTH} characters; shorten it"
-        )
+        raise SampleSetError(f"sample id {sample_id[:40]!r}… is longer than {MAX_ID_LENGTH} characters; shorten it")
     if not sample_id.isprintable():
         raise SampleSetError(f"sample id {sample_id!r} holds characters that cannot be printed; rename it")

@@ -237,9 +237,7 @@ def stratified_rows(class_labels: Sequence[int | None], max_samples: int) -> np.
 def _typed(frame: pd.DataFrame) -> pd.DataFrame:
     """Return `frame` with exactly the columns of a sample set, each of its type."""
     if "sample_id" not in frame:
-        raise SampleSetError(
-            f"a sample set needs the column sample_id, not only {', '.join(map(str, frame))}"
-        )
+        raise SampleSetError(f"a sample set needs the column sample_id, not only {', '.join(map(str, frame))}")
     if {name: str(frame[name].dtype) for name in frame} == COLUMNS:
         return frame.reset_index(drop=True)
     typed = {}

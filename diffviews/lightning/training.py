@@ -150,9 +150,15 @@ class TrainingReport(Callback):
     """Tells `on_metrics` the mean loss of every `metrics_every` steps, `on_grid` samples every `grid_every`."""
 
     def __init__(
-        self, on_metrics: OnMetrics | None, on_grid: OnGrid | None, *, metrics_every: int, grid_every: int
+        self,
+        module: DenoiserTraining,
+        on_metrics: OnMetrics | None,
+        on_grid: OnGrid | None,
+        *,
+        metrics_every: int,
+        grid_every: int,
     ) -> None:
-        self._on_metrics, self._on_grid = on_metrics, on_grid
+        self._module, self._on_metrics, self._on_grid = module, on_metrics, on_grid
         self._metrics_every, self._grid_every = metrics_every, grid_every
         self._losses: list[Tensor] = []
 
@@ -162,12 +168,12 @@ class TrainingReport(Callback):
         step, last = batch_idx + 1, batch_idx + 1 == trainer.max_steps
         self._losses.append(trainer.callback_metrics["loss"])
         if self._on_metrics is not None and (last or step % self._metrics_every == 0):
-            # The schedule has stepped already: the rate shown is that of the step just made.
-            rate = pl_module.config.learning_rate * pl_module.config.learning_rate_factor(batch_idx)
+            config = self._module.config
+            rate = config.learning_rate * config.learning_rate_factor(batch_idx)
             self._on_metrics(step, {"loss": float(torch.stack(self._losses).mean()), "learning_rate": rate})
             self._losses.clear()
         if self._on_grid is not None and (last or step % self._grid_every == 0):
-            self._on_grid(step, pl_module.sample_grid())
+            self._on_grid(step, self._module.sample_grid())
 
 
 def train_denoiser(
@@ -184,7 +190,8 @@ def train_denoiser(
 ) -> dict[str, Tensor]:
     """Train a denoiser and return the averaged weights, the state of an `EDMPrecond` on the CPU.
 
-    On one kind of device the result depends on the images, the labels and the config alone.
+    On the CPU with one number of threads the result is bitwise a function of the images, the labels
+    and the config; elsewhere sums are made in another order and it differs by rounding.
 
     Args:
         images: (N, H, W, C) uint8, H = W = config.img_resolution.
@@ -207,12 +214,13 @@ def train_denoiser(
         images, labels, config.label_dim, batch_size=config.batch_size, steps=config.steps, seed=config.seed
     )
     module = DenoiserTraining(config)
-    report = TrainingReport(on_metrics, on_grid, metrics_every=metrics_every, grid_every=grid_every)
+    report = TrainingReport(module, on_metrics, on_grid, metrics_every=metrics_every, grid_every=grid_every)
     trainer = lightning.Trainer(
         accelerator="gpu" if chosen.type == "cuda" else chosen.type,
         devices=[chosen.index or 0] if chosen.type == "cuda" else 1,
         max_steps=config.steps,
         max_epochs=1,
+        limit_train_batches=config.steps,
         gradient_clip_val=config.max_gradient_norm or None,
         callbacks=[report],
         logger=False,

@@ -26,9 +26,6 @@ class ShuffledBatches(IterableDataset[Batch]):
         self._x, self._labels = x, labels
         self._batch_size, self._steps, self._seed = batch_size, steps, seed
 
-    def __len__(self) -> int:
-        return self._steps
-
     def __iter__(self) -> Iterator[Batch]:
         for rows in self.batch_rows():
             yield self._x[rows], None if self._labels is None else self._labels[rows]

@@ -9,6 +9,7 @@ encoder block's output also reaches the decoder.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -71,7 +72,7 @@ class ADMUNet(nn.Module):
         self.img_resolution, self.img_channels = img_resolution, img_channels
         self.label_dim, self.label_dropout = label_dim, label_dropout
         width = model_channels * channel_mult_emb
-        self._block_options = {"emb_channels": width, "dropout": dropout}
+        self._new_block = partial(UNetBlock, emb_channels=width, dropout=dropout)
         self._attn_resolutions = frozenset(attn_resolutions)
 
         self.map_noise = PositionalEmbedding(model_channels)
@@ -91,7 +92,7 @@ class ADMUNet(nn.Module):
 
     def _block(self, in_channels: int, out_channels: int, resolution: int) -> UNetBlock:
         attention = resolution in self._attn_resolutions
-        return UNetBlock(in_channels, out_channels, attention=attention, **self._block_options)
+        return self._new_block(in_channels, out_channels, attention=attention)
 
     def _encoder(self, channels: Sequence[int], num_blocks: int) -> tuple[nn.ModuleDict, list[int]]:
         """Return the encoder and the number of channels of each of its outputs, in order."""
@@ -104,7 +105,7 @@ class ADMUNet(nn.Module):
             if level == 0:
                 blocks[f"{prefix}_conv"] = nn.Conv2d(self.img_channels, width, 3, padding=1)
             else:
-                blocks[f"{prefix}_down"] = UNetBlock(width, width, resample="down", **self._block_options)
+                blocks[f"{prefix}_down"] = self._new_block(width, width, resample="down")
             skips.append(width)
             for index in range(num_blocks):
                 blocks[f"{prefix}_block{index}"] = self._block(width, out_channels, resolution)
@@ -120,10 +121,10 @@ class ADMUNet(nn.Module):
             resolution = self.img_resolution >> level
             prefix = f"{resolution}x{resolution}"
             if level == len(channels) - 1:
-                blocks[f"{prefix}_in0"] = UNetBlock(width, width, attention=True, **self._block_options)
-                blocks[f"{prefix}_in1"] = UNetBlock(width, width, **self._block_options)
+                blocks[f"{prefix}_in0"] = self._new_block(width, width, attention=True)
+                blocks[f"{prefix}_in1"] = self._new_block(width, width)
             else:
-                blocks[f"{prefix}_up"] = UNetBlock(width, width, resample="up", **self._block_options)
+                blocks[f"{prefix}_up"] = self._new_block(width, width, resample="up")
             for index in range(num_blocks + 1):
                 blocks[f"{prefix}_block{index}"] = self._block(width + waiting.pop(), out_channels, resolution)
                 width = out_channels

@@ -7,13 +7,26 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from diffviews.errors import ConfigError
+
 HEAD_CHANNELS = 64
 """Channels of one attention head, as in ADM."""
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
-    """Return a group normalisation with at most 32 groups of at least 4 channels each."""
-    return nn.GroupNorm(min(32, channels // 4), channels, eps=1e-5)
+    """Return a group normalisation with at most 32 groups of at least 4 channels each.
+
+    Raises:
+        ConfigError: if the channels do not divide into that many groups.
+    """
+    groups = min(32, channels // 4)
+    if groups < 1 or channels % groups:
+        raise ConfigError(
+            f"a layer with {channels} channels cannot be normalised in {max(groups, 1)} groups; "
+            "choose model_channels and channel_mult so that every level, and the sum of any two that a skip "
+            "connection joins, has a multiple of 4 channels, and of 32 above 128"
+        )
+    return nn.GroupNorm(groups, channels, eps=1e-5)
 
 
 class PositionalEmbedding(nn.Module):
@@ -87,19 +100,20 @@ class UNetBlock(nn.Module):
         self.in_channels, self.out_channels, self.dropout = in_channels, out_channels, dropout
         self.num_heads = max(1, out_channels // HEAD_CHANNELS) if attention else 0
         self.norm0 = group_norm(in_channels)
-        self.conv0: nn.Module
-        self.skip: nn.Module | None = None
-        if resample is not None:
-            self.conv0 = ResampledConv(in_channels, resample, kernel=3)
-            self.skip = ResampledConv(in_channels, resample, kernel=0)
-        else:
-            self.conv0 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
-            if in_channels != out_channels:
-                self.skip = nn.Conv2d(in_channels, out_channels, 1)
+        self.conv0 = (
+            nn.Conv2d(in_channels, out_channels, 3, padding=1)
+            if resample is None
+            else ResampledConv(in_channels, resample, kernel=3)
+        )
         self.affine = nn.Linear(emb_channels, 2 * out_channels)
         self.norm1 = group_norm(out_channels)
         self.conv1 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
         _zero(self.conv1)
+        self.skip: nn.Module | None = None
+        if resample is not None:
+            self.skip = ResampledConv(in_channels, resample, kernel=0)
+        elif in_channels != out_channels:
+            self.skip = nn.Conv2d(in_channels, out_channels, 1)
         if self.num_heads:
             self.norm2 = group_norm(out_channels)
             self.qkv = nn.Conv2d(out_channels, 3 * out_channels, 1)

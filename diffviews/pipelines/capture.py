@@ -116,6 +116,9 @@ def _announce(plan: ExtractionPlan, folder: Path, writers: Mapping[LayerKey, Act
     shapes = plan.adapter.get_layer_shapes()
     size = sum(estimate_bytes(len(plan.samples), shapes[layer], plan.dtype) for layer, _ in writers)
     logger.info(
-        "%d samples × %d layers and sigmas: up to %s of activations", len(plan.samples), len(writers), format_bytes(size)
+        "%d samples × %d layer runs: %s of activations before compression",
+        len(plan.samples),
+        len(writers),
+        format_bytes(size),
     )
     require_disk_space(folder, size)

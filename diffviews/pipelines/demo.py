@@ -39,8 +39,14 @@ def demo(
     """
     began = time.monotonic()
     outcome = extract(
-        sigmas=sigmas, max_samples=max_samples, control_seeds=control_seeds, resume=True,
-        device=device, profile=profile, experiment=experiment,
+        sigmas=sigmas,
+        max_samples=max_samples,
+        control_seeds=control_seeds,
+        control_windows=False,
+        resume=True,
+        device=device,
+        profile=profile,
+        experiment=experiment,
     )
     workspace = open_workspace(profile, experiment)
     layer = max(

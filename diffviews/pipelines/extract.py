@@ -60,6 +60,7 @@ def extract(
     dtype: Literal["float16", "float32"] = "float16",
     maps: MapParameters = MapParameters(),
     control_seeds: int = 0,
+    control_windows: bool = True,
     device: str = "auto",
     devices: int = 1,
     resume: bool = False,
@@ -81,6 +82,7 @@ def extract(
         dtype: of the stored activations; a layer that exceeds float16 is stored in float32.
         maps: parameters of each layer's map.
         control_seeds: generations per class for the control rate; 0 does not measure it.
+        control_windows: measure masks on the early and on the late half of the steps as well.
         device: auto, cpu, cuda, cuda:N or mps.
         devices: number of devices.
         resume: continue an extraction that was killed.
@@ -102,7 +104,7 @@ def extract(
         batch_size=batch_size,
         conditioning=resolve_conditioning(adapter, conditioning),
         maps=maps,
-        control=ControlSettings(seeds_per_class=control_seeds) if control_seeds else None,
+        control=ControlSettings(control_seeds, windows=control_windows) if control_seeds else None,
     )
     workspace = open_workspace(profile, experiment)
     tracker, fingerprint = workspace.tracker, plan.fingerprint()

@@ -8,6 +8,7 @@ job begins with the samples of the largest finished one of the same series.
 import logging
 import os
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -187,7 +188,7 @@ class DatasetJob:
         spans = [Span(start, min(size, total - start)) for start in range(first, total, size)]
         missing = [span for span in spans if not _span_path(folder, span).exists()]
         if missing:
-            module = GenerationModule(self.adapter, self.request, lambda span, result: self._write(folder, span, result))
+            module = GenerationModule(self.adapter, self.request, partial(self._write, folder))
             runner = trainer(self.adapter.device.type, self.devices)
             runner.predict(module, GenerationData(missing), return_predictions=False)
         return sum(span.count for span in missing)
@@ -204,9 +205,9 @@ class DatasetJob:
             sources=[f"{self.adapter.model_type}:{self.request.sampler}"] * span.count,
         )
         path = _span_path(folder, span)
-        partial = path.with_suffix(".partial")
-        samples.write_parquet(partial)
-        os.replace(partial, path)
+        unfinished = path.with_suffix(".partial")
+        samples.write_parquet(unfinished)
+        os.replace(unfinished, path)
 
 
 def _span_path(folder: Path, span: Span) -> Path:

@@ -98,11 +98,14 @@ class GenerationRecipe:
         values: dict[str, Any] = json.loads(text)
         version = values.pop("schema", None)
         if version != RECIPE_VERSION:
-            raise SchemaVersionError(f"recipe has schema {version!r}, this version reads {RECIPE_VERSION}; upgrade diffviews")
+            raise SchemaVersionError(
+                f"the recipe has schema {version!r}, this version reads {RECIPE_VERSION}; upgrade diffviews"
+            )
         known = [field.name for field in fields(cls)]
         for name in values:
             if name not in known:
                 raise ConfigError(unknown_name("recipe field", name, known))
         for name in ("sample_ids", "layers", "window"):
-            values[name] = tuple(values[name]) if values.get(name) is not None else None
-        return cls(**{name: value for name, value in values.items() if value is not None or name in ("seed", "class_label")})
+            if values.get(name) is not None:
+                values[name] = tuple(values[name])
+        return cls(**values)

@@ -29,7 +29,8 @@ class Replay:
     """Grey levels, over all images and channels."""
 
     def __str__(self) -> str:
-        return f"replayed {self.num_images} images of {self.run_id}: largest difference {self.largest_difference} grey levels"
+        difference = f"largest difference {self.largest_difference} grey levels"
+        return f"replayed {self.num_images} images of {self.run_id}: {difference}"
 
 
 def replay(run: str, device: str = "auto", profile: str | None = None, experiment: str | None = None) -> Replay:

@@ -37,7 +37,7 @@ class TrainOutcome:
 
 
 def train(
-    config_values: TrainingConfig = TrainingConfig(),
+    training: TrainingConfig = TrainingConfig(),
     dataset: str = "digits",
     output: str = "edm-digits.safetensors",
     *,
@@ -49,7 +49,7 @@ def train(
     """Train a denoiser on a labelled sample set and measure how well it follows the class it is asked for.
 
     Args:
-        config_values: network, loss and optimiser.
+        training: network, loss and optimiser.
         dataset: sample source with a class for every sample.
         output: where the averaged weights go, a .safetensors file; its record lies beside it as .json.
         eval_samples: class-conditional samples that a classifier judges at the end.
@@ -62,7 +62,7 @@ def train(
     """
     if not output.endswith(".safetensors"):
         raise ConfigError(f"output {output!r} must end in .safetensors")
-    samples = open_source(dataset, resolution=config_values.img_resolution)
+    samples = open_source(dataset, resolution=training.img_resolution)
     labels = class_array(samples)
     if labels is None:
         raise ConfigError(f"dataset {dataset!r} has samples without a class; training needs one for each")
@@ -71,28 +71,28 @@ def train(
         model="edm-digits",
         dataset=dataset,
         fingerprint=fingerprint(
-            kind="train", config=config_values, dataset=samples.digest, device=resolve_device(device).type
+            kind="train", config=training, dataset=samples.digest, device=resolve_device(device).type
         ),
     )
     with workspace.tracker.start(
-        "train", f"train on {dataset}", tags, params=asdict(config_values), system_metrics=True
+        "train", f"train on {dataset}", tags, params=asdict(training), system_metrics=True
     ) as run:
         run.log_input(samples, name=dataset, source=dataset, context="training")
         weights = train_denoiser(
             samples.images,
             labels,
-            config_values,
+            training,
             device=device,
             on_metrics=lambda step, values: run.log_metrics(values, step),
             on_grid=lambda step, images: run.log_image("samples", grid_png(images), step=step),
             progress=True,
         )
         path = Path(output)
-        save_file(weights, path, metadata={"config": json.dumps(config_values.network_options())})
+        save_file(weights, path, metadata={"config": json.dumps(training.network_options())})
         accuracy = class_accuracy(path, samples, eval_samples, device)
         record = {
-            "network": config_values.network_options(),
-            "training": asdict(config_values),
+            "network": training.network_options(),
+            "training": asdict(training),
             "dataset": {"source": dataset, "digest": samples.digest},
             "class_accuracy": {"value": accuracy, "num_samples": eval_samples, "sampler": "heun", "num_steps": 18},
         }
@@ -104,7 +104,7 @@ def train(
 
 
 def class_accuracy(checkpoint: Path, samples: SampleSet, num_samples: int, device: str = "auto") -> float:
-    """Return the share of class-conditional samples that a classifier fitted on `samples` puts into the class asked for."""
+    """Return the share of class-conditional samples that a judge fitted on `samples` puts where they were asked."""
     adapter = load_adapter("edm-digits", checkpoint=checkpoint, device=device)
     wanted = np.arange(num_samples) % adapter.num_classes
     request = GenerationRequest(

@@ -4,8 +4,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
-from sklearn.pipeline import Pipeline, make_pipeline
-from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
 from diffviews.errors import SampleSetError
@@ -15,7 +13,7 @@ from diffviews.errors import SampleSetError
 class Judge:
     """An RBF support vector classifier over grey pixels, fitted on a sample set's own images."""
 
-    classifier: Pipeline
+    classifier: SVC
     accuracy: float
     """Share of held-out images classified as labelled, by stratified cross-validation."""
 
@@ -42,11 +40,11 @@ def fit_judge(images: np.ndarray, labels: np.ndarray, folds: int = 5) -> Judge:
             f"the smallest of {counts.min() if len(counts) else 0}; use a larger labelled sample set"
         )
     pixels = _pixels(images)
-    classifier = make_pipeline(StandardScaler(), SVC(C=10.0, gamma="scale"))
+    classifier = SVC(C=10.0, gamma="scale")
     splits = StratifiedKFold(min(folds, int(counts.min())), shuffle=True, random_state=0)
     accuracy = float(np.mean(cross_val_predict(classifier, pixels, labels, cv=splits) == labels))
     return Judge(classifier.fit(pixels, labels), accuracy)
 
 
 def _pixels(images: np.ndarray) -> np.ndarray:
-    return images.astype(np.float32).mean(axis=3).reshape(len(images), -1)
+    return images.mean(axis=3, dtype=np.float32).reshape(len(images), -1) / 255

@@ -106,9 +106,7 @@ class ActiveRun:
                 name = f"resolved.{name}"
                 logged = self._params.get(name, text)
             if logged != text:
-                raise ConfigError(
-                    f"param {name!r} is logged as {logged[:100]!r} and cannot become {text[:100]!r}"
-                )
+                raise ConfigError(f"param {name!r} is logged as {logged[:100]!r} and cannot become {text[:100]!r}")
             if name not in self._params:
                 fresh[name] = text
         return fresh
@@ -125,9 +123,7 @@ class ActiveRun:
         from mlflow.entities import Metric
 
         now = _milliseconds()
-        self._log_metrics(
-            [Metric(key, float(value), now, step) for step, value in enumerate(values, first_step)]
-        )
+        self._log_metrics([Metric(key, float(value), now, step) for step, value in enumerate(values, first_step)])
 
     def _log_metrics(self, metrics: "list[Metric]") -> None:
         for batch in _batches(metrics, _METRICS_PER_BATCH):
@@ -145,9 +141,7 @@ class ActiveRun:
         """
         from mlflow.entities import RunTag
 
-        entities = [
-            RunTag(name, _checked("tag", name, value, MAX_TAG_LENGTH)) for name, value in tags.items()
-        ]
+        entities = [RunTag(name, _checked("tag", name, value, MAX_TAG_LENGTH)) for name, value in tags.items()]
         for batch in _batches(entities, _PARAMS_PER_BATCH):
             self._log_batch(tags=batch)
 
@@ -158,13 +152,9 @@ class ActiveRun:
         params: "Sequence[Param]" = (),
         tags: "Sequence[RunTag]" = (),
     ) -> None:
-        self._connection.call(
-            lambda client: client.log_batch(self.run_id, metrics, params, tags, synchronous=True)
-        )
+        self._connection.call(lambda client: client.log_batch(self.run_id, metrics, params, tags, synchronous=True))
 
-    def log_input(
-        self, samples: LoggedSamples, *, name: str, source: str, context: str = "extraction"
-    ) -> None:
+    def log_input(self, samples: LoggedSamples, *, name: str, source: str, context: str = "extraction") -> None:
         """Name the sample set that the run works on, as an MLflow dataset.
 
         Args:
@@ -254,7 +244,6 @@ class ActiveRun:
         with self._lock:
             self.set_tag(Tag.MANIFEST, self._files.publish_manifest())
             self._terminate("FINISHED")
-            self._files.remove()
 
     def fail(self, reason: str, *, status: str = "FAILED") -> None:
         """End the run FAILED or KILLED with `reason`; what is staged stays for `Tracker.resume`."""
@@ -267,6 +256,7 @@ class ActiveRun:
         self._monitoring.close()
         self._connection.call(lambda client: client.set_terminated(self.run_id, status=status))
         self._ended = True
+        self._files.close()
         self._claim.release()
 
     def __enter__(self) -> Self:
@@ -299,9 +289,7 @@ class ActiveRun:
         try:
             self.fail(reason, status="KILLED" if stopped else "FAILED")
         except (TrackingError, RunNotFoundError) as trouble:  # must not hide the error that ended the job
-            logger.warning(
-                "run %s stays RUNNING: %s; staged files are in %s", self.run_id, trouble, self.staging
-            )
+            logger.warning("run %s stays RUNNING: %s; staged files are in %s", self.run_id, trouble, self.staging)
 
     def read_back(self) -> None:
         """Take up what an earlier attempt at this run has published."""
@@ -318,9 +306,7 @@ class ActiveRun:
             logger.warning("system metrics are off: install psutil to have them")
             return
         self._monitoring.enter_context(self._connection.limits())  # its thread asks the server too
-        monitor = SystemMetricsMonitor(
-            self.run_id, resume_logging=True, tracking_uri=self._connection.tracking_uri
-        )
+        monitor = SystemMetricsMonitor(self.run_id, resume_logging=True, tracking_uri=self._connection.tracking_uri)
         monitor.start()
         self._monitoring.callback(monitor.finish)
 
@@ -339,8 +325,7 @@ def _checked(what: str, name: str, value: object, limit: int) -> str:
     text = str(value)
     if len(text) > limit:
         raise ConfigError(
-            f"{what} {name!r} has {len(text):,} characters, MLflow keeps {limit:,}; "
-            "log it as an artifact with log_text"
+            f"{what} {name!r} has {len(text):,} characters, MLflow keeps {limit:,}; log it as an artifact with log_text"
         )
     return text
 

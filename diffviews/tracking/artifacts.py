@@ -110,9 +110,7 @@ class Manifest:
         try:
             content: dict[str, Any] = json.loads(text)
             version = int(content["version"])
-            files = {
-                str(e["path"]): ManifestEntry(int(e["size"]), str(e["sha256"])) for e in content["files"]
-            }
+            files = {str(e["path"]): ManifestEntry(int(e["size"]), str(e["sha256"])) for e in content["files"]}
             run_id = str(content["run_id"])
         except (ValueError, KeyError, TypeError) as error:
             raise CorruptDataError(f"{source} is not a manifest: {error!r}") from error
@@ -134,13 +132,9 @@ class Manifest:
         for name, entry in self.files.items():
             path = folder / name
             if not path.is_file():
-                raise CorruptDataError(
-                    f"{path} is missing, though the manifest of run {self.run_id} lists it"
-                )
+                raise CorruptDataError(f"{path} is missing, though the manifest of run {self.run_id} lists it")
             if not entry.matches(path):
-                raise CorruptDataError(
-                    f"{path} differs from the manifest of run {self.run_id}; it is damaged"
-                )
+                raise CorruptDataError(f"{path} differs from the manifest of run {self.run_id}; it is damaged")
 
 
 def files_below(folder: Path) -> list[str]:
@@ -173,6 +167,7 @@ class ArtifactFolder:
     ) -> None:
         self.run_id = check_run_id(run_id)
         self.root = local_folder(artifact_uri)
+        self._artifact_uri = artifact_uri
         self._connection = connection
         self._cache = (cache or cache_folder()) / "runs" / run_id
         self._lock = threading.Lock()
@@ -246,9 +241,7 @@ class ArtifactFolder:
             if not found.is_file():
                 return None
             if not found.resolve().is_relative_to(self.root.resolve()):
-                raise ConfigError(
-                    f"artifact {name!r} of run {self.run_id} is a link that leads out of the run"
-                )
+                raise ConfigError(f"artifact {name!r} of run {self.run_id} is a link that leads out of the run")
             return found
         manifest = self.manifest()
         if manifest is None or name == MANIFEST:
@@ -271,20 +264,18 @@ class ArtifactFolder:
     def _download(self, name: str, expected: ManifestEntry | None) -> Path | None:
         if self._connection is None:
             raise ConfigError(f"the artifacts of run {self.run_id} lie on a server; give its connection")
+        store, folder = self._connection.artifact_store(self._artifact_uri), name.rpartition("/")[0]
+        if expected is None:  # not in a manifest, so a failed download could not be told from a missing file
+            listed = self._connection.call(lambda _: store.list_artifacts(folder or None))
+            if not any(entry.path == name and not entry.is_dir for entry in listed):
+                return None
         self._cache.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=self._cache, prefix=".incoming-") as incoming:
-            try:
-                got = self._connection.call(
-                    lambda client: Path(client.download_artifacts(self.run_id, name, incoming)), transfer=True
-                )
-            except RunNotFoundError:
-                return None
-            if not got.is_file():
-                return None
+            got = Path(self._connection.call(lambda _: store.download_artifacts(name, incoming), transfer=True))
             if expected is not None and not expected.matches(got):
                 raise CorruptDataError(
-                    f"artifact {name!r} of run {self.run_id} arrived with {got.stat().st_size} bytes and another "
-                    f"digest than its manifest says ({expected.size} bytes); it is damaged on the server"
+                    f"artifact {name!r} of run {self.run_id} arrived with {got.stat().st_size} bytes and "
+                    f"another digest than its manifest says ({expected.size} bytes); it is damaged on the server"
                 )
             target = self._cache / name
             target.parent.mkdir(parents=True, exist_ok=True)

@@ -113,13 +113,9 @@ class Catalog:
     ) -> RunList[GenerationRecord]:
         """Return the generations, those masked from one layer run or all."""
         source = {} if layer_run_id is None else {Tag.SOURCE_RUN: check_run_id(layer_run_id)}
-        return self._list(
-            GenerationRecord, Kind.GENERATION, source, experiment=experiment, unfinished=unfinished
-        )
+        return self._list(GenerationRecord, Kind.GENERATION, source, experiment=experiment, unfinished=unfinished)
 
-    def runs(
-        self, kind: Kind | str, *, experiment: str | None = None, unfinished: bool = False
-    ) -> RunList[RunRecord]:
+    def runs(self, kind: Kind | str, *, experiment: str | None = None, unfinished: bool = False) -> RunList[RunRecord]:
         """Return the runs of any kind, for example 'train'."""
         return self._list(RunRecord, Kind(kind), experiment=experiment, unfinished=unfinished)
 
@@ -167,9 +163,7 @@ class Catalog:
         chosen = [key for key, name in names.items() if experiment is None or experiment in (name, key)]
         if experiment is not None and not chosen:
             raise RunNotFoundError(unknown_name("experiment", experiment, sorted(names.values())))
-        conditions = [
-            f"tags.`{name}` = '{value}'" for name, value in {Tag.KIND: kind.value, **(tags or {})}.items()
-        ]
+        conditions = [f"tags.`{name}` = '{value}'" for name, value in {Tag.KIND: kind.value, **(tags or {})}.items()]
         if not unfinished:
             conditions.append("attributes.status = 'FINISHED'")
         records, skipped = [], []

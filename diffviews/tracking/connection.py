@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from diffviews.errors import ConfigError, DiskSpaceError, RunNotFoundError, TrackingError
 
 if TYPE_CHECKING:
+    from mlflow.store.artifact.artifact_repo import ArtifactRepository
     from mlflow.tracking import MlflowClient
 
 logger = logging.getLogger(__name__)
@@ -163,6 +164,19 @@ class Connection:
                     logger.info("tracking store %s: trying again in %.1f s", redact(self.tracking_uri), pause)
                 time.sleep(pause)
                 pause *= 2
+
+    def artifact_store(self, artifact_uri: str) -> "ArtifactRepository":
+        """Return MLflow's access to the artifacts at `artifact_uri`; use it within `call`.
+
+        The client's own download answers every failure with "not found", which hides a server that is down.
+        """
+
+        def find(_: "MlflowClient") -> "ArtifactRepository":
+            from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+            return get_artifact_repository(artifact_uri, tracking_uri=self.tracking_uri)
+
+        return self.call(find)
 
     def limits(self, *, transfer: bool = False) -> contextlib.AbstractContextManager[None]:
         """Hold MLflow to this connection's time limits, and to silence, within the block."""

@@ -113,9 +113,7 @@ def _read(name: str) -> Profile:
     elif name in profile_names():
         text = files("mlruns_config").joinpath(f"{name}.toml").read_text(encoding="utf-8")
     else:
-        raise ConfigError(
-            unknown_name("profile", name, profile_names()) + "; a path ending in .toml works too"
-        )
+        raise ConfigError(unknown_name("profile", name, profile_names()) + "; a path ending in .toml works too")
     try:
         return _parsed(name, tomllib.loads(text))
     except tomllib.TOMLDecodeError as error:
@@ -128,17 +126,13 @@ def _parsed(name: str, content: dict[str, Any]) -> Profile:
         if key not in known:
             raise ConfigError(f"profile {name!r}: " + unknown_name("key", key, known))
         if not isinstance(value, dict if key == "environment" else str):
-            raise ConfigError(
-                f"profile {name!r}: {key} must be {'a table' if key == 'environment' else 'text'}"
-            )
+            raise ConfigError(f"profile {name!r}: {key} must be {'a table' if key == 'environment' else 'text'}")
     if "tracking_uri" not in content:
         raise ConfigError(f"profile {name!r} lacks tracking_uri")
     environment = content.get("environment", {})
     for target, source in environment.items():
         if not (isinstance(source, str) and re.fullmatch(r"[A-Z][A-Z0-9_]*", source)):
-            raise ConfigError(
-                f"profile {name!r}: {target} must name an environment variable, not hold a value"
-            )
+            raise ConfigError(f"profile {name!r}: {target} must name an environment variable, not hold a value")
     if urlsplit(content["tracking_uri"]).password:
         raise ConfigError(
             f"profile {name!r}: {redact(content['tracking_uri'])} holds a password; "
@@ -152,9 +146,7 @@ def _expanded(profile: str, text: str) -> str:
     def value(match: re.Match[str]) -> str:
         found = os.environ.get(match[1]) or match[2]
         if found is None:
-            raise ConfigError(
-                f"profile {profile!r} needs the environment variable {match[1]}, which is not set"
-            )
+            raise ConfigError(f"profile {profile!r} needs the environment variable {match[1]}, which is not set")
         return found
 
     return _VARIABLE.sub(value, text)

@@ -94,9 +94,7 @@ class RunRecord:
         try:
             kind = Kind(tags.get(Tag.KIND, ""))
         except ValueError as error:
-            raise SchemaVersionError(
-                f"the run's kind {tags.get(Tag.KIND)!r} is unknown; upgrade DiffViews"
-            ) from error
+            raise SchemaVersionError(f"the run's kind {tags.get(Tag.KIND)!r} is unknown; upgrade DiffViews") from error
         if kind is Kind.LAYER and (about.layer is None or about.sigma is None):
             raise SchemaVersionError(f"the layer run lacks its tag {Tag.LAYER} or {Tag.SIGMA}")
         ended = info.end_time is not None and info.status != "RUNNING"

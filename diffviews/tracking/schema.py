@@ -189,9 +189,7 @@ def _canonical(value: Any, name: str) -> Any:
         return _canonical(value.item(), name)
     if hasattr(value, "__dataclass_fields__"):
         return {"fields": [[f.name, _canonical(getattr(value, f.name), name)] for f in fields(value)]}
-    raise ConfigError(
-        f"{name}={value!r} cannot be part of a fingerprint; give text, numbers or a digest instead"
-    )
+    raise ConfigError(f"{name}={value!r} cannot be part of a fingerprint; give text, numbers or a digest instead")
 
 
 def _canonical_number(value: int | float, name: str) -> int | float:

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-from diffviews.errors import DiskSpaceError
+from diffviews.errors import DiskSpaceError, TrackingError
 from diffviews.tracking.artifacts import (
     MANIFEST,
     ArtifactFolder,
@@ -40,13 +40,17 @@ class Staging:
         self._target = local_folder(artifact_uri)
         self._published: dict[str, ManifestEntry] = {}
         self._lock = threading.RLock()
+        self._closed = False
 
     def place(self, name: str) -> Path:
         """Return where the artifact `name` is to be written; folders above it are made.
 
         Raises:
             ConfigError: if the name is not allowed.
+            TrackingError: if the run has ended.
         """
+        if self._closed:
+            raise TrackingError(f"run {self._run_id} has ended; {name!r} cannot be added to it")
         target = self.folder / check_artifact_name(name)
         with named_disk_errors(target):
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -94,9 +98,7 @@ class Staging:
                 self._connection.call(lambda _: move_into(self.folder, names, target))
             else:
                 staged = str(self.folder)
-                self._connection.call(
-                    lambda client: client.log_artifacts(self._run_id, staged), transfer=True
-                )
+                self._connection.call(lambda client: client.log_artifacts(self._run_id, staged), transfer=True)
             self._published |= entries
             shutil.rmtree(self.folder)
 
@@ -119,19 +121,22 @@ class Staging:
     def _visible(self) -> list[str]:
         if self._target is not None:
             return files_below(self._target)
-        names: list[str] = []
-        folders: list[str | None] = [None]
-        while folders:
-            for entry in self._listed(folders.pop()):
-                (folders if entry.is_dir else names).append(entry.path)
-        return sorted(names)
+        store = self._connection.artifact_store(self._artifact_uri)
 
-    def _listed(self, folder: str | None) -> list:
-        return self._connection.call(lambda client: client.list_artifacts(self._run_id, folder))
+        def walk(folder: str | None) -> Iterator[str]:
+            for entry in self._connection.call(lambda _: store.list_artifacts(folder)):
+                if entry.is_dir:
+                    yield from walk(entry.path)
+                else:
+                    yield entry.path
 
-    def remove(self) -> None:
-        """Delete the folder, and the writer's lock beside it, once the run is finished."""
-        shutil.rmtree(self.folder.parent, ignore_errors=True)
+        return sorted(walk(None))
+
+    def close(self) -> None:
+        """Take nothing more, and delete the folder unless it holds what was never published."""
+        self._closed = True
+        if not files_below(self.folder):
+            shutil.rmtree(self.folder.parent, ignore_errors=True)
 
 
 @contextlib.contextmanager
@@ -145,7 +150,5 @@ def named_disk_errors(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise DiskSpaceError(
-                f"the disk is full: {path} cannot be written; free some space, then resume"
-            ) from error
+            raise DiskSpaceError(f"the disk is full: {path} cannot be written; free some space, then resume") from error
         raise

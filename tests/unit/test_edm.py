@@ -42,9 +42,7 @@ def test_adapter_reproduces_the_reference_through_its_public_layers(reference_ad
     data = load_file(REFERENCE)
     seen: dict[str, torch.Tensor] = {}
     for layer in reference_adapter.hookable_layers:
-        reference_adapter.register_activation_hooks(
-            [layer], lambda m, i, o, layer=layer: seen.__setitem__(layer, o)
-        )
+        reference_adapter.register_activation_hooks([layer], lambda m, i, o, layer=layer: seen.__setitem__(layer, o))
     with torch.no_grad():
         denoised = reference_adapter.forward(data["io.x"], data["io.sigma"], data["io.labels"])
     reference_adapter.remove_hooks()

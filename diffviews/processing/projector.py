@@ -1,0 +1,223 @@
+"""Placing new activations on an existing map, in any process.
+
+    fit_map(activations, sample_ids).projector.save(path)
+    placement = Projector.load(path).transform(new_activations)
+"""
+
+import os
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import numpy as np
+
+from diffviews.errors import ConfigError, CorruptDataError, SelectionError, ShapeError
+from diffviews.processing.map_parameters import MapParameters
+from diffviews.processing.neighbors import check_k, exact_neighbors, membership_strengths
+from diffviews.processing.projector_file import read_projector, shape_problem, write_projector
+from diffviews.processing.source_rows import nonfinite_error
+
+__all__ = ["MapParameters", "Placement", "Projector"]
+
+SAME_POINT = 1e-5
+"""Two points are one sample if they are this close, relative to their length: far below any neighbour's
+distance, well above the rounding of a float32 projection."""
+
+Space = Literal["activation", "map"]
+
+_DTYPES = {
+    "scaler_mean": np.float32,
+    "scaler_scale": np.float32,
+    "pca_components": np.float32,
+    "pca_points": np.float32,
+    "embedding": np.float32,
+    "row_sigmas": np.float64,
+}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Placement:
+    """Where new activations lie on a map."""
+
+    coordinates: np.ndarray
+    """(M, n) float32, on the map."""
+    distance: np.ndarray
+    """(M,) float32 mean distance in PCA space to the nearest samples (itself left out): how far from the data."""
+    neighbors: np.ndarray
+    """(M, k) int64 rows of those samples, nearest first."""
+    match: np.ndarray
+    """(M,) int64 row of the sample that it is, −1 if it is none."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Projector:
+    """A fitted scaler, PCA and map as plain, read-only arrays; it neither refits nor changes.
+
+    A new activation is placed at the mean of its nearest samples' coordinates, weighted by UMAP's
+    membership strengths (McInnes et al. 2018, Alg. 3); a sample of the map keeps its own coordinates.
+    """
+
+    scaler_mean: np.ndarray
+    """(D,) float32."""
+    scaler_scale: np.ndarray
+    """(D,) float32."""
+    pca_components: np.ndarray | None
+    """(d, D) float32; None: no PCA."""
+    pca_points: np.ndarray
+    """(N, d) float32: the samples in PCA space, (N, D) standardised without PCA."""
+    embedding: np.ndarray
+    """(N, n) float32: the samples on the map."""
+    parameters: MapParameters
+    sample_ids: tuple[str, ...]
+    """Row i is sample_ids[i]."""
+    row_sigmas: np.ndarray | None = None
+    """(N,) float64 noise level of each row of a joint map, where an id occurs once a level."""
+
+    def __post_init__(self) -> None:
+        for name, dtype in _DTYPES.items():
+            if getattr(self, name) is not None:
+                array = np.ascontiguousarray(getattr(self, name), dtype=dtype).view()
+                array.flags.writeable = False
+                object.__setattr__(self, name, array)
+        object.__setattr__(self, "sample_ids", tuple(self.sample_ids))
+        problem = self._problem()
+        if problem:
+            raise ShapeError(f"a projector's arrays do not fit together: {problem}")
+
+    def __len__(self) -> int:
+        return len(self.sample_ids)
+
+    @property
+    def num_features(self) -> int:
+        """Number of values of one activation."""
+        return len(self.scaler_mean)
+
+    @property
+    def num_neighbors(self) -> int:
+        """Number of neighbours that place a point and that its distance to the data is the mean over."""
+        return min(self.parameters.n_neighbors, len(self) - 1)
+
+    def project(self, activations: Any) -> np.ndarray:
+        """Return activations (M, *shape) in PCA space, (M, d) float32.
+
+        Raises:
+            ShapeError: if they are not of the mapped layer's size.
+            CorruptDataError: if a value is NaN or infinite.
+        """
+        rows = self._rows(activations)
+        points = np.empty((len(rows), self.pca_points.shape[1]), np.float32)
+        for start in range(0, len(rows), 256):
+            block = rows[start : start + 256] - self.scaler_mean
+            block /= self.scaler_scale
+            points[start : start + 256] = block if self.pca_components is None else block @ self.pca_components.T
+        return points
+
+    def transform(self, activations: Any) -> Placement:
+        """Place activations (M, *shape) on the map, each for itself.
+
+        Raises:
+            ShapeError: if they are not of the mapped layer's size.
+            CorruptDataError: if a value is NaN or infinite.
+        """
+        return self._place(self.project(activations))
+
+    def neighbors(
+        self, query: int | np.integer | Any, k: int, space: Space = "activation"
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return the k samples nearest to one, as (k,) int64 rows and (k,) float64 distances.
+
+        Args:
+            query: a row of this map, which is left out of the answer; or one activation (*shape); on
+                the map, a place (n,).
+            k: number of neighbours.
+            space: 'activation' compares in PCA space, 'map' on the map.
+
+        Raises:
+            SelectionError: if there are fewer than k other samples, or no such row.
+            ShapeError: if the query is not of the right size.
+        """
+        if space not in ("activation", "map"):
+            raise ConfigError(f"space {space!r} is not one of: activation, map")
+        points = self.pca_points if space == "activation" else self.embedding
+        metric = self.parameters.metric if space == "activation" else "euclidean"
+        if not isinstance(query, int | np.integer):
+            indices, distances = exact_neighbors(points, k, self._query_point(query, space), metric=metric)
+            return indices[0], distances[0]
+        if not 0 <= query < len(self):
+            raise SelectionError(f"row {query} is not one of the map's rows 0 … {len(self) - 1}")
+        check_k(k, len(self) - 1)
+        indices, distances = exact_neighbors(points, k + 1, points[query : query + 1], metric=metric)
+        # Among many copies of the same point its own row may not be the first, or there at all.
+        others = np.flatnonzero(indices[0] != query)[:k]
+        return indices[0][others], distances[0][others]
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write everything as one safetensors file, whole or not at all; answers after `load` are the same."""
+        write_projector(self, Path(path))
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Self:
+        """Read a saved projector.
+
+        Raises:
+            CorruptDataError: if the file is missing, truncated or no projector; it is named.
+            SchemaVersionError: if another version of the format wrote it.
+        """
+        parts = read_projector(Path(path))
+        try:
+            return cls(**parts)
+        except ShapeError as error:
+            raise CorruptDataError(f"{path} is damaged: {error}") from error
+
+    def _place(self, points: np.ndarray) -> Placement:
+        k = self.num_neighbors
+        indices, distances = exact_neighbors(self.pca_points, k + 1, points, metric=self.parameters.metric)
+        same = self._is_sample(points, indices[:, 0])
+        weights = membership_strengths(distances[:, :k])
+        placed = np.einsum("mk,mkn->mn", weights, self.embedding[indices[:, :k]].astype(np.float64))
+        placed /= weights.sum(axis=1, keepdims=True)
+        coordinates = np.where(same[:, None], self.embedding[indices[:, 0]], placed.astype(np.float32))
+        # Of a sample's own neighbours it is not one itself.
+        others = np.where(same[:, None], indices[:, 1:], indices[:, :k])
+        away = np.where(same[:, None], distances[:, 1:], distances[:, :k]).mean(axis=1)
+        match = np.where(same, indices[:, 0], -1)
+        return Placement(coordinates, away.astype(np.float32), others, match)
+
+    def _is_sample(self, points: np.ndarray, nearest: np.ndarray) -> np.ndarray:
+        own = self.pca_points[nearest]
+        limit = SAME_POINT * np.maximum(np.linalg.norm(own, axis=1), np.finfo(np.float32).tiny)
+        return np.linalg.norm(points - own, axis=1) <= limit
+
+    def _query_point(self, query: Any, space: Space) -> np.ndarray:
+        if space == "activation":
+            return self.project(np.asarray(query)[None])
+        place = np.asarray(query, dtype=np.float32).reshape(1, -1)
+        if place.shape[1] != self.embedding.shape[1]:
+            raise ShapeError(f"a place on this map has {self.embedding.shape[1]} coordinates, not {place.shape[1]}")
+        return place
+
+    def _rows(self, activations: Any) -> np.ndarray:
+        rows = np.asarray(activations)
+        if rows.ndim < 2 or prod(rows.shape[1:]) != self.num_features:
+            raise ShapeError(
+                f"this map places activations of {self.num_features} values each, (M, {self.num_features}) or "
+                f"(M, *layer shape), but these are {rows.shape}"
+            )
+        rows = rows.reshape(len(rows), -1).astype(np.float32, copy=False)
+        finite = np.isfinite(rows)
+        if not finite.all():
+            bad = [f"row {row}" for row in np.flatnonzero(~finite.all(axis=1)).tolist()]
+            raise nonfinite_error(int(np.isnan(rows).sum()), int(np.isinf(rows).sum()), bad, len(rows))
+        return rows
+
+    def _problem(self) -> str:
+        """Return what does not fit, or ''."""
+        arrays = {name: getattr(self, name) for name in _DTYPES}
+        shapes = {name: array.shape for name, array in arrays.items() if array is not None}
+        problem = shape_problem(shapes, len(self), self.parameters.n_components)
+        if problem:
+            return problem
+        levels = [0.0] * len(self) if self.row_sigmas is None else self.row_sigmas.tolist()
+        unique = len(set(zip(self.sample_ids, levels, strict=True)))
+        return "" if unique == len(self) else f"{len(self) - unique} of its sample ids occur more than once"

@@ -1,0 +1,108 @@
+"""Activations wherever they lie (array, memory map, Zarr, stored layer), read as blocks of float32."""
+
+from collections.abc import Iterator, Sequence
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from diffviews.errors import CorruptDataError, ShapeError
+
+BLOCK_BYTES = 32 << 20
+"""Size of one float32 block; no more than a few are held at a time."""
+
+
+class ActivationSource:
+    """Activations (N, *shape) as a matrix (N, D) of float32 that is read in blocks.
+
+    `activations` is an ndarray or memory map, anything with `shape`, `dtype` and row slices (Zarr,
+    HDF5), or a reader with `rows(integers)`. float16, float32 and float64 are taken.
+    """
+
+    def __init__(self, activations: Any) -> None:
+        """Look at shape and dtype only.
+
+        Raises:
+            ShapeError: if there are no rows or columns, or the values are no floats.
+        """
+        if not hasattr(activations, "shape") or not hasattr(activations, "dtype"):
+            activations = np.asarray(activations)
+        shape, dtype = tuple(int(side) for side in activations.shape), activations.dtype
+        if len(shape) < 2 or prod(shape) == 0:
+            raise ShapeError(f"activations are (samples, *layer shape) and not empty, but these are {shape}")
+        if str(dtype).removeprefix("torch.") not in ("float16", "float32", "float64"):
+            raise ShapeError(f"activations are float16 or float32, but these are {dtype}")
+        self._activations = activations
+        self.num_rows, self.num_columns = shape[0], prod(shape[1:])
+
+    def rows(self, start: int, stop: int) -> np.ndarray:
+        """Return rows start … stop−1, (n, D) float32, a fresh array."""
+        return np.array(self._read(start, stop), dtype=np.float32).reshape(-1, self.num_columns)
+
+    def selected(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Return some rows in the order asked, (n, D), in the dtype they are stored in."""
+        wanted = np.asarray(rows, dtype=np.int64)
+        if self._is_array:
+            return np.asarray(self._activations[wanted]).reshape(len(wanted), self.num_columns)
+        if hasattr(self._activations, "rows"):
+            return np.asarray(self._activations.rows(wanted)).reshape(len(wanted), self.num_columns)
+        return np.concatenate([self._read(row, row + 1) for row in wanted.tolist()])
+
+    def row_blocks(self) -> Iterator[tuple[int, np.ndarray]]:
+        """Yield (first row, rows (n, D) float32) over all rows; a block is the receiver's to change."""
+        step = max(1, BLOCK_BYTES // (4 * self.num_columns))
+        for start in range(0, self.num_rows, step):
+            yield start, self.rows(start, min(start + step, self.num_rows))
+
+    def column_blocks(self) -> Iterator[tuple[slice, np.ndarray]]:
+        """Yield (columns, block (N, c) float32) over all columns; a block is the receiver's to change.
+
+        What is no array is first read into one, in the dtype it is stored in.
+        """
+        matrix = self.array()
+        step = max(1, BLOCK_BYTES // (4 * self.num_rows))
+        for start in range(0, self.num_columns, step):
+            columns = slice(start, min(start + step, self.num_columns))
+            yield columns, np.array(matrix[:, columns], dtype=np.float32, order="C")
+
+    def require_finite(self, sample_ids: Sequence[str]) -> None:
+        """Raise CorruptDataError with the counts, and the samples they are in, unless all values are finite."""
+        nans = infinite = 0
+        found: list[str] = []
+        for start, block in self.row_blocks():
+            nans += int(np.count_nonzero(np.isnan(block)))
+            infinite += int(np.count_nonzero(np.isinf(block)))
+            bad = np.flatnonzero(~np.isfinite(block).all(axis=1))
+            found += [sample_ids[start + row] for row in bad.tolist()]
+        if found:
+            raise nonfinite_error(nans, infinite, found, self.num_rows)
+
+    @property
+    def _is_array(self) -> bool:
+        return isinstance(self._activations, np.ndarray)
+
+    def array(self) -> np.ndarray:
+        """Return everything as (N, D) in the dtype it is stored in; an array or memory map is not copied."""
+        if not self._is_array:
+            whole = np.empty((self.num_rows, self.num_columns), dtype=self._read(0, 1).dtype)
+            step = max(1, BLOCK_BYTES // (4 * self.num_columns))
+            for start in range(0, self.num_rows, step):
+                whole[start : start + step] = self._read(start, min(start + step, self.num_rows))
+            self._activations = whole
+        return np.asarray(self._activations).reshape(self.num_rows, self.num_columns)
+
+    def _read(self, start: int, stop: int) -> np.ndarray:
+        if not self._is_array and hasattr(self._activations, "rows"):
+            part = self._activations.rows(np.arange(start, stop))
+        else:
+            part = self._activations[start:stop]
+        return np.asarray(part).reshape(stop - start, self.num_columns)
+
+
+def nonfinite_error(nans: int, infinite: int, sample_ids: Sequence[str], total: int) -> CorruptDataError:
+    """Return the error that counts NaN and infinite values and names the samples they are in."""
+    shown = ", ".join(map(repr, sample_ids[:5])) + (" …" if len(sample_ids) > 5 else "")
+    return CorruptDataError(
+        f"activations hold {nans} NaN and {infinite} infinite values, in {len(sample_ids)} of {total} samples: "
+        f"{shown}; leave these samples out, or extract in float32 if float16 was too narrow"
+    )

@@ -1,0 +1,52 @@
+"""The studio that computes in this process, with one model resident at a time."""
+
+import threading
+from typing import Any
+
+from diffviews.adapters.base import GeneratorAdapter
+from diffviews.adapters.registry import load_adapter
+from diffviews.core.request import Progress
+from diffviews.pipelines.embed import embed
+from diffviews.pipelines.generate import GenerationOutcome, generate
+from diffviews.pipelines.recipe import GenerationRecipe
+from diffviews.pipelines.workspace import Workspace
+from diffviews.processing.projector import MapParameters
+from panel_app.jobs import Report
+
+
+class LocalStudio:
+    """Generates and embeds on this host's device; jobs come one at a time from the queue."""
+
+    def __init__(self, workspace: Workspace, device: str = "auto") -> None:
+        self._workspace, self._device = workspace, device
+        self._lock = threading.Lock()
+        self._resident: tuple[tuple[str, str | None], GeneratorAdapter] | None = None
+
+    def generate(self, recipe: GenerationRecipe, report: Report) -> GenerationOutcome:
+        """Generate what a recipe says and log it."""
+
+        def tell(progress: Progress) -> None:
+            report(progress.step, progress.total, preview(adapter, progress))
+
+        adapter = self._adapter(recipe.model, recipe.checkpoint)
+        return generate(recipe, self._workspace, adapter=adapter, callback=tell)
+
+    def embed(self, layer_run: str, parameters: MapParameters, report: Report) -> str:
+        """Compute a further map and log it."""
+        report(0, 0, None)
+        return str(embed(layer_run, parameters, self._workspace))
+
+    def _adapter(self, model: str, checkpoint: str | None) -> GeneratorAdapter:
+        with self._lock:
+            key = (model, checkpoint)
+            if self._resident is None or self._resident[0] != key:
+                self._resident = None  # freed before the next is loaded: two large models rarely fit
+                self._resident = (key, load_adapter(model, checkpoint=checkpoint, device=self._device))
+            return self._resident[1]
+
+
+def preview(adapter: GeneratorAdapter, progress: Progress) -> Any:
+    """Return the first sample's estimate as an (H, W, 3) uint8 image, or None."""
+    if progress.image is None:
+        return None
+    return adapter.decode(progress.image[:1])[0]
