@@ -35,7 +35,7 @@ COMMANDS = {
         "diffviews.pipelines.extract:extract", "capture activations of layers at noise levels, map and measure them"
     ),
     "embed": Command(
-        "diffviews.pipelines.embed:embed", "compute a further map of a layer: other parameters, joint or aligned"
+        "diffviews.pipelines.embed:embed_command", "a further map of a layer: other parameters, joint or aligned"
     ),
     "generate": Command("diffviews.pipelines.generate:generate_command", "generate images, with or without a mask"),
     "generate-dataset": Command(

@@ -87,8 +87,7 @@ class Dashboard:
     def _header(self) -> pn.viewable.Viewable:
         return pn.pane.HTML(
             '<div style="display:flex;align-items:baseline;gap:14px;white-space:nowrap">'
-            '<span style="font-size:17px;font-weight:700;letter-spacing:-.01em">DiffViews</span>'
-            '<span class="muted small" style="flex:1">what the layers of a diffusion model know, and which decide</span>'
+            '<span class="muted" style="flex:1">what the layers of a diffusion model know, and which decide</span>'
             f'<span>{link(self._ui_url, "MLflow")}</span></div>',
             stylesheets=[PANE_CSS], sizing_mode="stretch_width", margin=(0, 16, 0, 0),
         )  # fmt: skip

@@ -136,6 +136,7 @@ class EmbeddingMap(pn.viewable.Viewer):
         figure.outline_line_color = None
         figure.min_border = 0
         figure.grid.visible = False
+        figure.stylesheets = [".bk-events { outline: none !important; }"]
         _add_overlays(figure, self._sources)
         self._set_ranges()
         self._draw_rings()
@@ -251,11 +252,11 @@ class EmbeddingMap(pn.viewable.Viewer):
         self._change_models(change)
 
     def _change_models(self, change: Callable[[], None]) -> None:
-        """Change Bokeh models now, or, from a thread without the document's lock, as soon as it is free."""
+        """Change Bokeh models once the document's lock is free; stream callbacks and threads do not hold it."""
         if self._figure is None or self._figure.document is None:
             change()
         else:
-            pn.state.execute(change)
+            pn.state.execute(change, schedule=True)
 
     # -- the visitor's hand ----------------------------------------------------------------
 

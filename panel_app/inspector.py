@@ -42,7 +42,7 @@ class SamplePanel(pn.viewable.Viewer):
         state = session.state
         self._card = _html(margin=(12, 0, 10, 0))
         self.k = pmui.IntSlider(
-            label="How many", start=1, end=50, value=state.k, size="small", margin=(6, 8), sizing_mode="stretch_width",
+            label="Neighbours to suggest", start=1, end=50, value=state.k, size="small", margin=(6, 6), sizing_mode="stretch_width",
             description="Number of nearest samples to suggest.",
         )  # fmt: skip
         self.space = pmui.RadioButtonGroup(

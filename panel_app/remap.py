@@ -18,7 +18,7 @@ class RemapPanel(pn.viewable.Viewer):
     def __init__(self, session: Session, studio: Studio, queue: JobQueue, **params: Any) -> None:
         super().__init__(**params)
         self.session, self.studio = session, studio
-        field: dict[str, Any] = {"size": "small", "sizing_mode": "stretch_width", "margin": (8, 8)}
+        field: dict[str, Any] = {"size": "small", "sizing_mode": "stretch_width", "margin": (6, 6)}
         self.n_neighbors = pmui.IntSlider(
             label="Neighbours", start=5, end=100, value=15,
             description="UMAP n_neighbors: few show fine structure, many the overall shape.", **field,

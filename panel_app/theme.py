@@ -84,6 +84,9 @@ PAGE_SX: dict[str, Any] = {
         "backgroundImage": "none",
     },
     ".MuiAppBar-root .MuiToolbar-root": {"minHeight": "52px"},
+    ".MuiAppBar-root .MuiTypography-root, .MuiAppBar-root a": {
+        "color": "text.primary", "fontSize": "18px", "fontWeight": 700, "letterSpacing": "-0.01em",
+    },
     ".MuiDrawer-paper": {"backgroundColor": "background.paper", "borderColor": "divider"},
     "main": {"backgroundColor": "background.default"},
 }

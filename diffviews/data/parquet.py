@@ -36,6 +36,9 @@ _FIELDS = {
     "thumbnail": _IMAGE,
 }
 
+# What pyarrow raises on damaged files, whose footer may also name impossible columns or row groups.
+_UNREADABLE = (pa.ArrowException, OSError, ValueError, LookupError, AttributeError)
+
 
 def write_samples(samples: "SampleSet", path: str | os.PathLike[str]) -> None:
     """Write `samples` to `path`, which appears only when whole; pages carry checksums."""
@@ -82,11 +85,13 @@ class ParquetImages:
             raise SampleSetError(f"the sample set {path} does not exist or is not a file; check the path")
         try:
             self._file = pq.ParquetFile(path, page_checksum_verification=True)
-        except (pa.ArrowException, OSError) as error:
+        except _UNREADABLE as error:
             raise self._corrupt(error) from error
         layout = self._file.metadata
         self._ends = np.cumsum([layout.row_group(group).num_rows for group in range(layout.num_row_groups)])
         self.written = self._own_metadata()
+        if self.written and self.columns != list(_FIELDS):
+            raise self._corrupt(f"its columns are {', '.join(self.columns)}")
 
     @property
     def columns(self) -> list[str]:
@@ -110,7 +115,7 @@ class ParquetImages:
             with self._lock:
                 table = self._file.read(columns=present)
             return table.to_pandas(ignore_metadata=True, integer_object_nulls=True)
-        except (pa.ArrowException, OSError) as error:
+        except _UNREADABLE as error:
             raise self._corrupt(error) from error
 
     def files(self, rows: np.ndarray, column: str) -> list[bytes]:
@@ -134,7 +139,7 @@ class ParquetImages:
                 try:
                     table = self._file.read_row_group(group, columns=[f"{column}.bytes"])
                     content = table.column(0).combine_chunks().field("bytes").to_pylist()
-                except (pa.ArrowException, OSError, KeyError, AttributeError) as error:
+                except _UNREADABLE as error:
                     raise self._corrupt(error) from error
                 self._groups[key] = content
                 while len(self._groups) > _CACHED_GROUPS:
@@ -159,7 +164,7 @@ class ParquetImages:
             )
         return dict(written)
 
-    def _corrupt(self, error: Exception) -> CorruptDataError:
+    def _corrupt(self, error: Exception | str) -> CorruptDataError:
         return CorruptDataError(f"the sample set {self.path} is damaged or not a Parquet file: {error}")
 
 

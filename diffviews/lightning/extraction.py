@@ -128,16 +128,16 @@ class ExtractionModule(lightning.LightningModule):
 
     def __init__(self, adapter: GeneratorAdapter, writers: Mapping[LayerKey, ActivationWriter]) -> None:
         super().__init__()
-        self._adapter = adapter
-        self._buffers = {key: ChunkBuffer(writer) for key, writer in writers.items()}
+        self._held = (adapter,)  # in a tuple: Lightning moves modules it knows back to the CPU at the end
+        self._pending = {key: ChunkBuffer(writer) for key, writer in writers.items()}
         self.overflowed: set[LayerKey] = set()
 
     def predict_step(self, batch: ExtractionBatch, batch_idx: int) -> None:
-        layers = [layer for layer, sigma in self._buffers if sigma == batch.sigma]
-        labels = None if batch.class_ids is None else self._adapter.make_labels(batch.class_ids)
-        captured = capture(
-            self._adapter, self._adapter.encode(batch.images), batch.sample_ids, labels, batch.sigma, layers
-        )
+        (adapter,) = self._held
+        layers = [layer for layer, sigma in self._pending if sigma == batch.sigma]
+        labels = None if batch.class_ids is None else adapter.make_labels(batch.class_ids)
+        x0 = adapter.encode(batch.images)
+        captured = capture(adapter, x0, batch.sample_ids, labels, batch.sigma, layers)
         for layer, activation in captured.items():
             self._store((layer, batch.sigma), batch, activation)
 
@@ -145,7 +145,7 @@ class ExtractionModule(lightning.LightningModule):
         if key in self.overflowed:
             return
         try:
-            self._buffers[key].add(batch.start, activation.float().cpu().numpy(), batch.ends_block)
+            self._pending[key].add(batch.start, activation.float().cpu().numpy(), batch.ends_block)
         except DoesNotFitError:
             self.overflowed.add(key)
 

@@ -68,7 +68,8 @@ class GenerationModule(lightning.LightningModule):
         write: Callable[[Span, GenerationResult], None],
     ) -> None:
         super().__init__()
-        self._adapter, self._request, self._write = adapter, request, write
+        self._held = (adapter,)  # in a tuple: Lightning moves modules it knows back to the CPU at the end
+        self._request, self._write = request, write
 
     def predict_step(self, batch: Span, batch_idx: int) -> None:
         labels = self._request.class_labels
@@ -77,4 +78,4 @@ class GenerationModule(lightning.LightningModule):
         request = replace(
             self._request, first_index=batch.first, num_samples=batch.count, class_labels=labels
         )
-        self._write(batch, generate(self._adapter, request))
+        self._write(batch, generate(self._held[0], request))

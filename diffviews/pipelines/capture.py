@@ -114,7 +114,7 @@ def _restart_in_float32(path: Path) -> None:
 
 def _announce(plan: ExtractionPlan, folder: Path, writers: Mapping[LayerKey, ActivationWriter]) -> None:
     shapes = plan.adapter.get_layer_shapes()
-    size = sum(estimate_bytes(len(plan.samples), shapes[layer], plan.dtype) for layer, _ in writers)
+    size = sum(estimate_bytes(len(plan.samples), {layer: shapes[layer]}, plan.dtype) for layer, _ in writers)
     logger.info(
         "%d samples × %d layer runs: %s of activations before compression",
         len(plan.samples),

@@ -26,7 +26,7 @@ from diffviews.pipelines.plan import (
 from diffviews.pipelines.summary import ExtractionSummary
 from diffviews.pipelines.workspace import Workspace, open_workspace
 from diffviews.processing.judge import fit_judge
-from diffviews.processing.projector import MapParameters
+from diffviews.processing.map_parameters import MapParameters
 from diffviews.tracking.active_run import ActiveRun
 from diffviews.tracking.catalog import LayerRecord
 from diffviews.tracking.schema import MapKind, RunTags

@@ -8,8 +8,10 @@ import pandas as pd
 
 from diffviews.data.samples import SampleSet
 from diffviews.noise import format_sigma
+from diffviews.pipelines.workspace import projector_name
 from diffviews.processing.figures import map_figure
-from diffviews.processing.projector import FittedMap, MapParameters, fit_map
+from diffviews.processing.fitting import FittedMap, fit_map
+from diffviews.processing.map_parameters import MapParameters
 from diffviews.processing.quality import MapQuality, map_quality
 from diffviews.tracking.active_run import ActiveRun
 
@@ -36,29 +38,53 @@ def measure_map(
     activations: np.ndarray, samples: SampleSet, parameters: MapParameters, *, title: str
 ) -> MeasuredMap:
     """Fit the map of one layer's activations (N, *layer_shape), rows in sample-set order, and measure it."""
-    labels = class_array(samples)
-    fitted = fit_map(activations, samples.sample_ids, parameters)
+    return measure(fit_map(activations, samples.sample_ids, parameters), samples, title=title)
+
+
+def measure(fitted: FittedMap, samples: SampleSet, *, title: str) -> MeasuredMap:
+    """Measure and draw a fitted map whose rows are samples of `samples`, at one sigma or several."""
+    projector = fitted.projector
+    labels = class_array(samples.select(projector.sample_ids))
     quality = map_quality(fitted, labels)
-    embedding = fitted.projector.embedding
+    embedding = projector.embedding
     points = pd.DataFrame(embedding, columns=list("xyz")[: embedding.shape[1]])
-    points.insert(0, "sample_id", list(samples.sample_ids))
+    points.insert(0, "sample_id", list(projector.sample_ids))
+    if projector.row_sigmas is not None:
+        points.insert(1, "sigma", projector.row_sigmas)
     for name, values in quality.per_point.items():
         points[name] = values
     picture = map_figure(
-        embedding, labels, class_names=samples.class_names(), title=title,
-        caption=f"trustworthiness {quality.summary['trustworthiness']:.3f}",
+        embedding,
+        labels,
+        class_names=samples.classes,
+        title=title,
+        caption=f"{len(points):,} points, trustworthiness {quality.summary['trustworthiness']:.3f}",
     )
     return MeasuredMap(fitted, quality, points, picture)
 
 
-def log_map(run: ActiveRun, measured: MeasuredMap, extra: Mapping[str, float] | None = None) -> None:
-    """Log a map: its arrays and table, summary metrics, variance curve, and its picture under one same key."""
-    run.log_metrics({**measured.quality.summary, **(extra or {})})
-    run.log_metric_series("pca_explained_variance", measured.quality.explained_variance)
-    run.log_image("map", measured.picture)
-    run.log_artifact_bytes(measured.picture, "map.png")
-    run.log_table(measured.points, "map/points.parquet")
-    measured.fitted.projector.save(run.stage("map/projector.safetensors"))
+def log_map(
+    run: ActiveRun,
+    measured: MeasuredMap,
+    extra: Mapping[str, float] | None = None,
+    *,
+    slice_sigma: float | None = None,
+) -> None:
+    """Log a map: its arrays and table, summary metrics, variance curve, and its picture under one same key.
+
+    Args:
+        run: that holds the map.
+        measured: the map.
+        extra: further summary metrics.
+        slice_sigma: sigma of one slice of an aligned map, whose names and keys then carry it.
+    """
+    suffix = "" if slice_sigma is None else f"-{format_sigma(slice_sigma)}"
+    run.log_metrics({f"{key}{suffix}": value for key, value in {**measured.quality.summary, **(extra or {})}.items()})
+    run.log_metric_series(f"pca_explained_variance{suffix}", measured.fitted.explained_variance_ratio)
+    run.log_image(f"map{suffix}", measured.picture)
+    run.log_artifact_bytes(measured.picture, f"map{suffix}.png")
+    run.log_table(measured.points, f"map/points{suffix}.parquet")
+    measured.fitted.projector.save(run.stage(projector_name(slice_sigma)))
 
 
 def map_title(model: str, layer: str, sigma: float) -> str:

@@ -10,7 +10,7 @@ from diffviews.data.samples import SampleSet
 from diffviews.errors import ConfigError, LayerNotFoundError, unknown_name
 from diffviews.noise import format_sigma
 from diffviews.pipelines.control import ControlSettings
-from diffviews.processing.projector import MapParameters
+from diffviews.processing.map_parameters import MapParameters
 from diffviews.processing.umap_backend import get_backend_name
 from diffviews.tracking.schema import fingerprint
 

@@ -52,7 +52,7 @@ class Workspace:
         return {_slice_sigma(name): Projector.load(folder.path(name)) for name in names}
 
 
-def slice_name(sigma: float | None) -> str:
+def projector_name(sigma: float | None) -> str:
     """Return the artifact name of a map's projector: of one slice of an aligned map, or of the whole map."""
     return "map/projector.safetensors" if sigma is None else f"map/projector-{format_sigma(sigma)}.safetensors"
 

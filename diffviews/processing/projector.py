@@ -21,8 +21,11 @@ from diffviews.processing.source_rows import nonfinite_error
 __all__ = ["MapParameters", "Placement", "Projector"]
 
 SAME_POINT = 1e-5
-"""Two points are one sample if they are this close, relative to their length: far below any neighbour's
-distance, well above the rounding of a float32 projection."""
+"""Two points are one sample if they are this close, relative to the points' root mean square length: far
+below any neighbour's distance, well above the rounding of a float32 projection."""
+
+SUM_LENGTH = 1024
+"""Features summed at a time in a projection."""
 
 Space = Literal["activation", "map"]
 
@@ -105,12 +108,12 @@ class Projector:
             ShapeError: if they are not of the mapped layer's size.
             CorruptDataError: if a value is NaN or infinite.
         """
-        rows = self._rows(activations)
+        rows, axes = self._rows(activations), self.pca_components
         points = np.empty((len(rows), self.pca_points.shape[1]), np.float32)
         for start in range(0, len(rows), 256):
             block = rows[start : start + 256] - self.scaler_mean
             block /= self.scaler_scale
-            points[start : start + 256] = block if self.pca_components is None else block @ self.pca_components.T
+            points[start : start + 256] = block if axes is None else _on_axes(block, axes)
         return points
 
     def transform(self, activations: Any) -> Placement:
@@ -186,8 +189,8 @@ class Projector:
 
     def _is_sample(self, points: np.ndarray, nearest: np.ndarray) -> np.ndarray:
         own = self.pca_points[nearest]
-        limit = SAME_POINT * np.maximum(np.linalg.norm(own, axis=1), np.finfo(np.float32).tiny)
-        return np.linalg.norm(points - own, axis=1) <= limit
+        mean_square = np.einsum("ij,ij->", self.pca_points, self.pca_points, dtype=np.float64) / len(self)
+        return np.linalg.norm(points - own, axis=1) <= SAME_POINT * np.sqrt(mean_square)
 
     def _query_point(self, query: Any, space: Space) -> np.ndarray:
         if space == "activation":
@@ -221,3 +224,15 @@ class Projector:
         levels = [0.0] * len(self) if self.row_sigmas is None else self.row_sigmas.tolist()
         unique = len(set(zip(self.sample_ids, levels, strict=True)))
         return "" if unique == len(self) else f"{len(self) - unique} of its sample ids occur more than once"
+
+
+def _on_axes(block: np.ndarray, axes: np.ndarray) -> np.ndarray:
+    """Return block · axesᵀ, the same bits for a row in any batch and on any number of cores.
+
+    BLAS would order the sums by the size of the batch and the number of threads.
+    """
+    result = np.zeros((len(block), len(axes)), np.float32)
+    for start in range(0, axes.shape[1], SUM_LENGTH):
+        part = slice(start, start + SUM_LENGTH)
+        result += np.einsum("mk,dk->md", block[:, part], axes[:, part])
+    return result

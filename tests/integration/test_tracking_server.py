@@ -51,7 +51,8 @@ def server(tmp_path_factory):
             assert process.poll() is None, (root / "log").read_text()
             assert time.monotonic() < deadline, (root / "log").read_text()
             with contextlib.suppress(urllib.error.URLError, OSError):
-                urllib.request.urlopen(f"{address}/health", timeout=2).close()
+                first = f"{address}/api/2.0/mlflow/experiments/get?experiment_id=0"
+                urllib.request.urlopen(first, timeout=60).close()
                 break
             time.sleep(0.2)
         yield address, root / "artifacts"
@@ -65,8 +66,9 @@ def server(tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
+def own_cache_and_patience(tmp_path, monkeypatch):
     monkeypatch.setenv("DIFFVIEWS_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "60")  # a machine busy with other tests
     for name in VARIABLES:
         monkeypatch.delenv(name, raising=False)
 
@@ -117,8 +119,9 @@ def test_failed_run_on_a_server_is_resumed_with_what_it_had_published(server):
     assert folder.names() == ("samples/2.txt", "samples/3.txt", "samples/deep/1.txt")
 
 
-def test_server_that_is_down_is_reported_soon_with_its_address_and_the_remedy():
+def test_server_that_is_down_is_reported_soon_with_its_address_and_the_remedy(monkeypatch):
     address = f"http://127.0.0.1:{free_port()}"
+    monkeypatch.delenv("MLFLOW_HTTP_REQUEST_TIMEOUT")
     began = time.monotonic()
     with pytest.raises(TrackingError, match=f"{address} cannot be reached; start it"):
         Tracker(address).start("extract", "job", ABOUT)
@@ -126,6 +129,7 @@ def test_server_that_is_down_is_reported_soon_with_its_address_and_the_remedy():
 
 
 def test_server_that_never_answers_is_reported_and_not_asked_twice(monkeypatch):
+    monkeypatch.delenv("MLFLOW_HTTP_REQUEST_TIMEOUT")
     before = dict(os.environ)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         address = f"http://127.0.0.1:{silent.getsockname()[1]}"
@@ -217,7 +221,7 @@ def test_processes_that_start_together_share_a_new_database(tmp_path):
         for number in range(3)
     ]
     for job in jobs:
-        _, said = job.communicate(timeout=120)
+        _, said = job.communicate(timeout=280)
         assert job.returncode == 0, said
         assert "locked" not in said
     found = Catalog(uri).extractions("diffviews")
@@ -239,7 +243,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 def test_killed_process_leaves_a_run_that_nobody_takes_for_finished(tmp_path):
     uri = f"sqlite:///{tmp_path}/mlflow.db"
-    done = subprocess.run([sys.executable, "-c", KILLED, uri], env=environment(), timeout=120, check=False)
+    done = subprocess.run([sys.executable, "-c", KILLED, uri], env=environment(), timeout=280, check=False)
     assert done.returncode == -signal.SIGKILL
     catalog, tracker = Catalog(uri), Tracker(uri)
     assert len(catalog.extractions()) == 0
@@ -278,18 +282,19 @@ entry_points:
 """
 
 
-def test_mlflow_run_opens_the_jobs_run_and_a_second_call_reuses_it(tmp_path):
+def test_mlflow_run_opens_the_jobs_run_and_a_second_call_reuses_it(tmp_path, monkeypatch):
+    import mlflow.projects
+
     (tmp_path / "job.py").write_text(PROJECT_JOB)
     (tmp_path / "MLproject").write_text(PROJECT.replace("PYTHON", sys.executable))
     uri = f"sqlite:///{tmp_path}/store/mlflow.db"
     tracker = Tracker(uri, "projects")
-    command = [sys.executable, "-m", "mlflow", "run", str(tmp_path), "-e", "extract", "--env-manager", "local"]
-    command += ["--experiment-id", tracker.experiment_id]
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
     for _ in range(2):
-        done = subprocess.run(
-            command, env=environment(MLFLOW_TRACKING_URI=uri), cwd=tmp_path, capture_output=True, text=True, timeout=200
+        mlflow.projects.run(
+            str(tmp_path), "extract", env_manager="local", experiment_id=tracker.experiment_id, synchronous=True
         )
-        assert done.returncode == 0, done.stderr
     runs = tracker.connection.call(lambda client: client.search_runs([tracker.experiment_id]))
     assert [run.info.status for run in runs] == ["FINISHED"] * 3
     (job,) = Catalog(uri).extractions("projects")

@@ -424,6 +424,7 @@ def test_finite_value_too_large_for_float16_raises_and_writes_nothing(tmp_path: 
     assert writer.is_done(0)
 
 
+@pytest.mark.filterwarnings("error")
 def test_conversion_to_float16_rounds_to_nearest_even_and_leaves_the_input_alone(tmp_path: Path) -> None:
     rows = np.random.default_rng(1).standard_normal((5, 64), dtype=np.float32) * 1000
     rows.flags.writeable = False

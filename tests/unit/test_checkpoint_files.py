@@ -72,6 +72,7 @@ def test_pickle_under_any_name_is_refused_and_never_runs(
     with pytest.raises(CheckpointError, match=r"convert it") as caught:
         read_safetensors(path)
     assert path.name in str(caught.value)
+    assert ("is pickled" in str(caught.value)) == (suffix != ".safetensors")
     assert not (tmp_path / "exploded").exists()
 
 

@@ -448,9 +448,10 @@ def test_failure_to_say_why_does_not_hide_why(tracker, monkeypatch, caplog):
         raise TrackingError("server gone")
 
     run = tracker.start("extract", "job", ABOUT)
-    with monkeypatch.context() as patch, pytest.raises(ValueError, match="the real cause"):
+    with monkeypatch.context() as patch:
         patch.setattr(tracker.connection, "call", down)
-        broken(run, ValueError("the real cause"))
+        with pytest.raises(ValueError, match="the real cause"):
+            broken(run, ValueError("the real cause"))
     assert "stays RUNNING: server gone" in caplog.text
     assert logged(tracker, run).info.status == "RUNNING"
 

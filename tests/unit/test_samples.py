@@ -259,6 +259,36 @@ def test_damaged_parquet_is_named(written: Path, damage: str) -> None:
         _ = SampleSet.read_parquet(written).images
 
 
+def test_no_flipped_byte_changes_a_parquet_file_unnoticed(tmp_path: Path) -> None:
+    path = tmp_path / "samples.parquet"
+    samples = make(20, prompts=[f"prompt number {i * 7919}" for i in range(20)])
+    samples.write_parquet(path)
+    whole = path.read_bytes()
+    data_end = len(whole) - 8 - int.from_bytes(whole[-8:-4], "little")
+    noticed = 0
+    for offset in range(4, data_end, 29):
+        path.write_bytes(whole[:offset] + bytes([whole[offset] ^ 0x10]) + whole[offset + 1 :])
+        try:
+            read = SampleSet.read_parquet(path)
+            np.testing.assert_array_equal(read.images, samples.images)
+            pd.testing.assert_frame_equal(read.table, samples.table)
+        except CorruptDataError:
+            noticed += 1
+    assert noticed > 20
+
+
+def test_failed_writing_leaves_neither_file_nor_remains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    samples = make()
+
+    def fail(*_: object) -> None:
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(type(samples.pictures), "encoded", fail)
+    with pytest.raises(OSError, match="No space"):
+        samples.write_parquet(tmp_path / "samples.parquet")
+    assert list(tmp_path.iterdir()) == []
+
+
 def write_table(path: Path, metadata: dict[bytes, bytes] | None = None, **columns: object) -> Path:
     pq.write_table(pa.table(columns).replace_schema_metadata(metadata), path)
     return path

@@ -173,14 +173,21 @@ def png_claiming(width: int, height: int) -> bytes:
         b"",
         b"plain text",
         b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n",
+        b"GIF89a\1\0\1\0\x80\0\0\0\0\0\xff\xff\xff,\0\0\0\0\1\0\1\0\0\2\2D\1\0;",
     ],
-    ids=["large", "bomb", "short", "empty", "text", "postscript"],
+    ids=["large", "bomb", "short", "empty", "text", "postscript", "unlisted-format"],
 )
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 def test_hostile_images_are_refused_and_named(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "c").mkdir()
     (tmp_path / "c" / "bad.png").write_bytes(content)
     with pytest.raises(CorruptDataError, match=r"c/bad\.png"):
+        open_source(f"folder:{tmp_path}")
+
+
+def test_image_that_claims_too_many_pixels_is_refused_before_it_is_decoded(tmp_path: Path) -> None:
+    (tmp_path / "large.png").write_bytes(png_claiming(8_001, 8_000))
+    with pytest.raises(CorruptDataError, match="claims 8001×8000 pixels"):
         open_source(f"folder:{tmp_path}")
 
 
