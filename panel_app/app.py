@@ -89,11 +89,12 @@ class Dashboard:
             '<div style="display:flex;align-items:baseline;gap:14px;white-space:nowrap">'
             '<span class="muted" style="flex:1">what the layers of a diffusion model know, and which decide</span>'
             f'<span>{link(self._ui_url, "MLflow")}</span></div>',
-            stylesheets=[PANE_CSS], sizing_mode="stretch_width", margin=(0, 16, 0, 0),
+            stylesheets=[PANE_CSS], sizing_mode="stretch_width", margin=(0, 16, 0, 14),
         )  # fmt: skip
 
     def open(self, query: dict[str, Any]) -> None:
         """Open what the address names."""
+        self.page.dark_theme = self.drawing.dark = query.get("theme") == "dark"
         self.session.start(Address.from_query(query))
 
     def keep_address(self, location: Any) -> None:

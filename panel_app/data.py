@@ -10,6 +10,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import numpy as np
 import pandas as pd
 from scipy.spatial import cKDTree
+from scipy.spatial.distance import cdist
 
 from diffviews.data.samples import SampleSet
 from diffviews.errors import RunNotFoundError, SelectionError
@@ -138,24 +139,20 @@ class OpenMap:
             SelectionError: if the map has no such sample or too few others.
         """
         ids = self.projector.sample_ids
-        if k >= len(ids):
-            raise SelectionError(f"{k} neighbours were asked for, but there are only {len(ids) - 1} other samples")
-        row = self._projector_row(sample_id)
-        indices, distances = self.projector.neighbors(row, k + 1, space=space)
-        found = [
-            Neighbour(ids[int(i)], float(d))
-            for i, d in zip(np.ravel(indices), np.ravel(distances), strict=True)
-            if int(i) != row
-        ]
-        return tuple(found[:k])
+        rows, distances = self.projector.neighbors(self._projector_row(sample_id), k, space)
+        return tuple(Neighbour(ids[int(row)], float(gap)) for row, gap in zip(rows, distances, strict=True))
 
     def distances(self, sample_id: str, others: Sequence[str], space: Space) -> dict[str, float]:
-        """Return how far each of `others` is from a sample, in activation space or on the map."""
-        points = self.projector.pca_points if space == "activation" else self.projector.embedding
-        origin = np.asarray(points[self._projector_row(sample_id)], np.float64)
+        """Return how far each of `others` is from a sample, as `neighbours` measures it."""
+        on_map = space == "map"
+        points = self.projector.embedding if on_map else self.projector.pca_points
+        metric = "euclidean" if on_map else self.projector.parameters.metric
         rows = [self._projector_row(other) for other in others]
-        gaps = np.asarray(points, np.float64)[rows] - origin if rows else np.zeros((0, 1))
-        return dict(zip(others, np.linalg.norm(gaps, axis=1).tolist(), strict=True))
+        if not rows:
+            return {}
+        own = points[[self._projector_row(sample_id)]].astype(np.float64)
+        gaps = cdist(own, points[rows].astype(np.float64), "cityblock" if metric == "manhattan" else metric)[0]
+        return dict(zip(others, gaps.tolist(), strict=True))
 
     def thumbnail(self, sample_id: str) -> str:
         """Return a sample's picture as a data address."""

@@ -52,6 +52,7 @@ class EmbeddingMap(pn.viewable.Viewer):
         super().__init__(**params)
         self.session = session
         self._figure: Figure | None = None
+        self._radius = 3.0
         self._sources = _sources()
         self._build_plot()
         self._build_chrome()
@@ -59,6 +60,8 @@ class EmbeddingMap(pn.viewable.Viewer):
         session.state.param.watch(lambda *_: self._recolour(), ["classes", "colour_by"])
         session.state.param.watch(lambda *_: self._draw_rings(), "selection")
         self.param.watch(lambda *_: self._draw_paths(), ["paths", "step", "dark"])
+        self.param.watch(lambda *_: self._redraw_picture(), "paths")
+        self.param.watch(lambda *_: self._draw_rings(), "dark")
         self.param.watch(lambda *_: self._canvas.param.update(styles=self._canvas_styles()), "room_below")
         if session.opened is not None:
             self._show_map()
@@ -84,7 +87,7 @@ class EmbeddingMap(pn.viewable.Viewer):
         self._pane = pn.pane.HoloViews(
             picture.opts(
                 hv.opts.RGB(
-                    responsive=True, xaxis=None, yaxis=None, toolbar=None, show_frame=False,
+                    responsive=True, xaxis=None, yaxis=None, toolbar=None, show_frame=False, border=0,
                     default_tools=["pan", "wheel_zoom"], active_tools=["pan", "wheel_zoom"],
                     hooks=[self._adopt_figure], framewise=False, apply_ranges=False,
                 )  # fmt: skip
@@ -136,7 +139,6 @@ class EmbeddingMap(pn.viewable.Viewer):
         figure.outline_line_color = None
         figure.min_border = 0
         figure.grid.visible = False
-        figure.stylesheets = [".bk-events { outline: none !important; }"]
         _add_overlays(figure, self._sources)
         self._set_ranges()
         self._draw_rings()
@@ -158,7 +160,12 @@ class EmbeddingMap(pn.viewable.Viewer):
             ratio = min(float(scale or 1), 2.0)
             window = raster.Window((x0, x1), (y0, y1), round(size[0] * ratio), round(size[1] * ratio))
             state = self.session.state
-            pixels = raster.draw(opened.shown(state.classes), window, opened.colouring(state.colour_by))
+            self._note_radius(raster.disc_radius(window.count(opened.table), size[0] * size[1]))
+            pixels = raster.draw(
+                opened.shown(state.classes), window, opened.colouring(state.colour_by), radius=self._radius * ratio
+            )
+            if self.paths:  # step back, so that the path stands out
+                pixels[..., 3] = (pixels[..., 3] * 0.45).astype(np.uint8)
         return hv.RGB(pixels, bounds=(x0, y0, x1, y1), kdims=["x", "y"])
 
     def _show_map(self) -> None:
@@ -173,8 +180,11 @@ class EmbeddingMap(pn.viewable.Viewer):
         self._draw_rings()
 
     def _recolour(self) -> None:
-        self._redraw.event(version=self._redraw.version + 1)
+        self._redraw_picture()
         self._update_legend()
+
+    def _redraw_picture(self) -> None:
+        self._redraw.event(version=self._redraw.version + 1)
 
     def _set_ranges(self) -> None:
         if self._figure is None or self.session.opened is None:
@@ -205,9 +215,10 @@ class EmbeddingMap(pn.viewable.Viewer):
     def _draw_rings(self) -> None:
         opened = self.session.opened
         chosen = self.session.state.selection
-        rings: dict[str, list[Any]] = {"x": [], "y": [], "size": [], "width": [], "colour": []}
+        rings: dict[str, list[Any]] = {"x": [], "y": [], "size": [], "width": [], "colour": [], "halo": []}
+        halo = self._ink_and_paper()[1]
         if opened is not None:
-            size = 2 * self._dot_radius() + 9
+            size = 2 * self._radius + 9
             styles = [(s, NEIGHBOUR, size, 1.6) for s in chosen.suggested]
             styles += [(s, NEIGHBOUR, size + 2, 3.6) for s in chosen.manual]
             styles += [(chosen.sample_id, SELECTED, size + 4, 4.0)] if chosen.sample_id else []
@@ -215,18 +226,19 @@ class EmbeddingMap(pn.viewable.Viewer):
                 if sample_id not in opened.row_of:
                     continue
                 x, y = opened.position(sample_id)
-                for column, value in zip(rings, (x, y, diameter, width, colour), strict=True):
+                for column, value in zip(rings, (x, y, diameter, width, colour, halo), strict=True):
                     rings[column].append(value)
         self._put(rings=rings)
 
     def _draw_paths(self) -> None:
-        ink, paper = ("#f2f4f6", "#14181d") if self.dark else ("#1b1f24", "#ffffff")
-        lines: dict[str, list[Any]] = {"xs": [], "ys": [], "colour": [], "dash": [], "width": []}
+        ink, paper = self._ink_and_paper()
+        lines: dict[str, list[Any]] = {"xs": [], "ys": [], "colour": [], "dash": [], "width": [], "paper": []}
         dots: dict[str, list[Any]] = {"x": [], "y": [], "colour": [], "size": [], "edge": []}
         labels: dict[str, list[Any]] = {"x": [], "y": [], "text": [], "ink": [], "paper": []}
         for path in self.paths:
             colour = BASELINE_PATH if path.baseline else PATH
-            for key, value in zip(lines, (path.x, path.y, colour, "dashed" if path.baseline else "solid", 2.5), strict=True):
+            look = ("dashed", 1.6) if path.baseline else ("solid", 3.0)
+            for key, value in zip(lines, (path.x, path.y, colour, *look, paper), strict=True):
                 lines[key].append(list(value) if isinstance(value, tuple) else value)
             for index, (x, y) in enumerate(zip(path.x, path.y, strict=True)):
                 marked = index == self.step and not path.baseline
@@ -240,6 +252,9 @@ class EmbeddingMap(pn.viewable.Viewer):
                 for key, value in zip(labels, values, strict=True):
                     labels[key].append(value)
         self._put(lines=lines, dots=dots, labels=labels)
+
+    def _ink_and_paper(self) -> tuple[str, str]:
+        return ("#f2f4f6", "#181c21") if self.dark else ("#1b1f24", "#ffffff")
 
     def _put(self, **columns: dict[str, list[Any]]) -> None:
         """Hand columns to the overlays' glyphs."""
@@ -300,10 +315,11 @@ class EmbeddingMap(pn.viewable.Viewer):
     def _pixels(self) -> tuple[float, float]:
         return float(self._size.width or _FIRST_SIZE[0]), float(self._size.height or _FIRST_SIZE[1])
 
-    def _dot_radius(self) -> float:
-        width, height = self._pixels()
-        window = raster.Window((0, 1), (0, 1), round(width), round(height))
-        return raster.disc_radius(len(self.session.opened.table), window)
+    def _note_radius(self, radius: float) -> None:
+        """Dots grow as one zooms in, and rings with them; a class filter changes neither."""
+        if abs(radius - self._radius) > 0.3:
+            self._radius = radius
+            self._draw_rings()
 
     def _nearest(self, x: float | None, y: float | None) -> str | None:
         opened = self.session.opened
@@ -331,7 +347,7 @@ class EmbeddingMap(pn.viewable.Viewer):
             self._card.visible = False
             return
         x, y = opened.position(sample_id)
-        self._put(hover={"x": [x], "y": [y], "size": [2 * self._dot_radius() + 6]})
+        self._put(hover={"x": [x], "y": [y], "size": [2 * self._radius + 6]})
         self._card.param.update(object=hover_card(opened, sample_id), styles=self._card_place(x, y), visible=True)
 
     def _card_place(self, x: float, y: float) -> dict[str, str]:
@@ -357,7 +373,7 @@ class EmbeddingMap(pn.viewable.Viewer):
 
 def column_label(column: str) -> str:
     """Return a column's name as people read it."""
-    return column.replace("_", " ").replace("neighborhood", "neighbourhood")
+    return column.replace("_", " ").replace("neighborhood", "neighbourhood").capitalize()
 
 
 def short_sigma(sigma: float) -> str:
@@ -395,8 +411,8 @@ def _finite(bounds: Sequence[float] | None) -> tuple[float, float] | None:
 def _sources() -> dict[str, ColumnDataSource]:
     columns = {
         "hover": ("x", "y", "size"),
-        "rings": ("x", "y", "size", "width", "colour"),
-        "lines": ("xs", "ys", "colour", "dash", "width"),
+        "rings": ("x", "y", "size", "width", "colour", "halo"),
+        "lines": ("xs", "ys", "colour", "dash", "width", "paper"),
         "dots": ("x", "y", "colour", "size", "edge"),
         "labels": ("x", "y", "text", "ink", "paper"),
     }
@@ -405,21 +421,26 @@ def _sources() -> dict[str, ColumnDataSource]:
 
 def _add_overlays(figure: Figure, sources: dict[str, ColumnDataSource]) -> None:
     """Add the glyphs; later ones lie above. Each ring has a pale halo, so that it shows on any colour."""
-    figure.multi_line("xs", "ys", source=sources["lines"], line_color="#ffffff", line_width=6, line_alpha=0.55)
     figure.multi_line(
-        "xs", "ys", source=sources["lines"], line_color="colour", line_width="width", line_dash="dash", line_join="round"
-    )
+        "xs", "ys", source=sources["lines"], line_color="paper", line_width=6, line_alpha=0.85, line_join="round",
+        line_cap="round",
+    )  # fmt: skip
+    figure.multi_line(
+        "xs", "ys", source=sources["lines"], line_color="colour", line_width="width", line_dash="dash", line_join="round",
+        line_cap="round",
+    )  # fmt: skip
     figure.scatter(
         "x", "y", size="size", source=sources["dots"], fill_color="colour", line_color="edge", line_width=1.5
     )
     figure.scatter("x", "y", size="size", source=sources["hover"], fill_color=None, line_color="#8a8f98", line_width=2)
     figure.scatter(
-        "x", "y", size="size", source=sources["rings"], fill_color=None, line_color="#ffffff", line_width=6, line_alpha=0.7
+        "x", "y", size="size", source=sources["rings"], fill_color=None, line_color="halo", line_width=6, line_alpha=0.75
     )
     figure.scatter(
         "x", "y", size="size", source=sources["rings"], fill_color=None, line_color="colour", line_width="width"
     )
     figure.text(
-        "x", "y", "text", source=sources["labels"], x_offset=9, y_offset=-7, text_color="ink",
-        text_font={"value": "Roboto"}, text_font_size={"value": "12px"}, text_font_style={"value": "bold"}, text_outline_color="paper",
+        "x", "y", "text", source=sources["labels"], x_offset=9, y_offset=-9, text_color="ink",
+        text_font={"value": "Roboto"}, text_font_size={"value": "12px"}, text_font_style={"value": "bold"},
+        background_fill_color="paper", background_fill_alpha=0.82, border_radius=4, padding=3,
     )  # fmt: skip

@@ -1,5 +1,6 @@
 """Generating: the form that makes a recipe, and the results of this visit."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -7,7 +8,7 @@ import panel as pn
 import panel_material_ui as pmui
 import param
 
-from diffviews.errors import DiffViewsError, SelectionError
+from diffviews.errors import ConfigError, DiffViewsError, SelectionError
 from diffviews.pipelines.recipe import GenerationRecipe
 from panel_app.cards import hint, link, thumbnail_strip
 from panel_app.components import Gallery, ResultView
@@ -39,8 +40,8 @@ class GenerationForm(pn.viewable.Viewer):
         self._build_mask()
         self._build_sampling()
         self.mode.param.watch(lambda *_: self._adapt(), "value")
-        self.noise.param.watch(lambda *_: self._adapt(), "value")
         self.seeded.param.watch(lambda *_: self._adapt(), "value")
+        self.steps.param.watch(lambda *_: self._follow_steps(), "value")
         more = pmui.Accordion(
             ("Mask", self._mask), ("Sampling", self._sampling), elevation=0, disable_gutters=True, toggle=False,
             sizing_mode="stretch_width", margin=(4, 0), title_variant="subtitle2",
@@ -88,9 +89,10 @@ class GenerationForm(pn.viewable.Viewer):
             description="Fixed: as captured at this σ. Matched: the same samples are captured again at each step's σ.",
             **_field(),
         )  # fmt: skip
-        self.mask_steps = pmui.IntInput(
-            label="Masked steps", value=None, start=1, placeholder="all",
-            description="Mask only the first so many steps; empty masks all.", **_field(),
+        self.window = pmui.IntRangeSlider(
+            label="Masked steps", start=1, end=18, value=(1, 18),
+            description="Sampler steps at which the mask acts: early ones decide the layout, late ones the detail.",
+            **_field(margin=(8, 8)),
         )  # fmt: skip
         self.layers = pmui.MultiChoice(
             label="Masked layers", searchable=True, placeholder="This layer", chip=True,
@@ -104,7 +106,7 @@ class GenerationForm(pn.viewable.Viewer):
             **_field(),
         )  # fmt: skip
         self._mask = pn.Column(
-            self.mode, self.strength, self.target, self.mask_steps, self.layers, self.passes,
+            self.mode, self.strength, self.target, self.window, self.layers, self.passes,
             sizing_mode="stretch_width", margin=(0, 2),
         )  # fmt: skip
 
@@ -118,11 +120,11 @@ class GenerationForm(pn.viewable.Viewer):
             label="Steps", value=18, start=1, end=512, description="Sampler steps from the largest σ to the smallest.",
             **_field(),
         )  # fmt: skip
-        self.sigma_max = pmui.FloatInput(
-            label="σ from", value=None, start=0, placeholder="model's", description="Largest noise level.", **_field()
+        self.sigma_max = pmui.TextInput(
+            label="σ from", placeholder="model's own", description="Largest noise level; empty takes the model's.", **_field()
         )
-        self.sigma_min = pmui.FloatInput(
-            label="σ to", value=None, start=0, placeholder="model's", description="Smallest noise level.", **_field()
+        self.sigma_min = pmui.TextInput(
+            label="σ to", placeholder="model's own", description="Smallest noise level; empty takes the model's.", **_field()
         )
         self.guidance = pmui.FloatSlider(
             label="Guidance", start=0, end=5, step=0.1, value=1.0,
@@ -194,6 +196,17 @@ class GenerationForm(pn.viewable.Viewer):
         members = chosen.members if self.include.value or not chosen.neighbours else chosen.neighbours
         return tuple(s for s in members if s in opened.row_of)
 
+    def _follow_steps(self) -> None:
+        """Let the window of masked steps span the steps there are; a window over all of them stays so."""
+        steps, (first, last) = max(int(self.steps.value or 1), 1), self.window.value
+        everything = (first, last) == (1, self.window.end)
+        value = (1, steps) if everything else (min(first, steps), min(last, steps))
+        self.window.param.update(end=max(steps, 2), value=value, disabled=steps < 2)
+
+    def _masked_window(self) -> tuple[int, int] | None:
+        first, last = self.window.value
+        return None if (first, last) == (1, self.window.end) or self.window.disabled else (first - 1, last)
+
     def recipe(self) -> GenerationRecipe:
         """Return what the form asks for.
 
@@ -215,18 +228,35 @@ class GenerationForm(pn.viewable.Viewer):
             target=self.target.value,
             mode=mode,
             strength=float(self.strength.value),
-            mask_steps=self.mask_steps.value or None,
+            window=self._masked_window() if averaged else None,
             passes=self.passes.value,
             class_label=self.wanted.value,
             num_samples=int(self.count.value),
             seed=int(self.seed.value or 0) if self.seeded.value else None,
             sampler=self.sampler.value,
             num_steps=self.steps.value or None,
-            sigma_max=self.sigma_max.value or None,
-            sigma_min=self.sigma_min.value or None,
+            sigma_max=_sigma("σ from", self.sigma_max.value),
+            sigma_min=_sigma("σ to", self.sigma_min.value),
             guidance_scale=float(self.guidance.value),
             noise_mode=self.noise.value,
         )
+
+
+def _sigma(name: str, text: str) -> float | None:
+    """Read a noise level from a text field; empty is None.
+
+    Raises:
+        ConfigError: if it is not a positive number.
+    """
+    if not (text or "").strip():
+        return None
+    try:
+        sigma = float(text)
+    except ValueError as error:
+        raise ConfigError(f"“{name}” is {text!r}; write a number such as 80, or leave it empty") from error
+    if not (math.isfinite(sigma) and sigma > 0):
+        raise ConfigError(f"“{name}” is {text}; a noise level must be a positive number")
+    return sigma
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -253,7 +283,9 @@ class GenerationPanel(pn.viewable.Viewer):
             on_click=lambda _: self.generate(),
         )  # fmt: skip
         self.bar = JobBar(queue, on_done=self._done, on_failed=self._failed)
-        self._layout = pn.Column(self.form, self.button, self.bar, sizing_mode="stretch_width", margin=(0, 16, 16, 16))
+        self._layout = pn.Column(
+            self.form, self.button, self.bar, results.past, sizing_mode="stretch_width", margin=(0, 16, 16, 16)
+        )
         session.param.watch(lambda *_: self._enable(), "opened")
         self._enable()
 
@@ -309,11 +341,14 @@ class Results(pn.viewable.Viewer):
         self.session, self.drawing = session, drawing
         self._all: list[Shown] = []
         self.view = ResultView(self._on_view, margin=(4, 16, 10, 16))
-        self.gallery = Gallery(self._on_gallery, margin=(2, 16, 10, 16))
+        self.gallery = Gallery(self._on_gallery, margin=0)
         self._heading = pn.pane.HTML("", stylesheets=[PANE_CSS], sizing_mode="stretch_width", margin=(12, 16, 6, 16))
-        self._past = pn.pane.HTML('<div class="overline">This visit</div>', stylesheets=[PANE_CSS], margin=(6, 16, 0, 16))
+        self.past = pn.Column(
+            pn.pane.HTML('<div class="overline">This visit</div>', stylesheets=[PANE_CSS], margin=(14, 0, 6, 0)),
+            self.gallery, sizing_mode="stretch_width", margin=0, visible=False,
+        )  # fmt: skip
         self._layout = pmui.Paper(
-            self._heading, self.view, self._past, self.gallery, elevation=0, variant="outlined",
+            self._heading, self.view, elevation=0, variant="outlined",
             sizing_mode="stretch_width", margin=(14, 0, 0, 0), visible=False,
         )  # fmt: skip
         session.param.watch(lambda *_: self._draw_path(), "opened")
@@ -330,8 +365,8 @@ class Results(pn.viewable.Viewer):
         """Show one generation of this visit."""
         self.shown = shown
         result = shown.outcome.result
-        self._layout.visible = True
-        self.drawing.room_below = 500
+        self._layout.visible = self.past.visible = True
+        self.drawing.room_below = 490
         url = self.session.store.library.run_url(shown.outcome.run_id)
         where = link(url, "MLflow run") or f'<span class="muted small">run {shown.outcome.run_id[:12]}</span>'
         self._heading.object = (

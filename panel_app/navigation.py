@@ -119,7 +119,7 @@ class Navigation(pn.viewable.Viewer):
         opened, state = self.session.opened, self.session.state
         if opened is None:
             return
-        columns = {"class": BY_CLASS, **{column_label(c): c for c in opened.numeric_columns}}
+        columns = {"Class": BY_CLASS, **{column_label(c): c for c in opened.numeric_columns}}
         _offer(self.colour, columns, state.colour_by)
         if list(self.classes.options) != list(opened.categories):
             self.classes.options = list(opened.categories)

@@ -10,7 +10,7 @@ from diffviews.pipelines.embed import embed
 from diffviews.pipelines.generate import GenerationOutcome, generate
 from diffviews.pipelines.recipe import GenerationRecipe
 from diffviews.pipelines.workspace import Workspace
-from diffviews.processing.projector import MapParameters
+from diffviews.processing.map_parameters import MapParameters
 from panel_app.jobs import Report
 
 
@@ -34,7 +34,7 @@ class LocalStudio:
     def embed(self, layer_run: str, parameters: MapParameters, report: Report) -> str:
         """Compute a further map and log it."""
         report(0, 0, None)
-        return str(embed(layer_run, parameters, self._workspace))
+        return embed(layer_run, parameters, self._workspace).run_id
 
     def _adapter(self, model: str, checkpoint: str | None) -> GeneratorAdapter:
         with self._lock:

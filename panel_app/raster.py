@@ -33,6 +33,10 @@ class Window:
             (x >= x0 - margins[0]) & (x <= x1 + margins[0]) & (y >= y0 - margins[1]) & (y <= y1 + margins[1])
         )
 
+    def count(self, frame: pd.DataFrame) -> int:
+        """Return how many rows are inside."""
+        return int(np.count_nonzero(self.contains(frame)))
+
 
 @dataclass(frozen=True, slots=True)
 class Colouring:
@@ -50,13 +54,14 @@ class Colouring:
         return bool(self.categories)
 
 
-def draw(frame: pd.DataFrame, window: Window, colouring: Colouring) -> np.ndarray:
+def draw(frame: pd.DataFrame, window: Window, colouring: Colouring, *, radius: float = 3.0) -> np.ndarray:
     """Draw points on a transparent picture.
 
     Args:
         frame: columns x, y (float) and `colouring.column`, categorical or numeric; one row a point.
         window: visible part and size in pixels.
         colouring: how points are coloured.
+        radius: of a point's disc, in pixels, where points are few.
 
     Returns:
         (height, width, 4) uint8, row 0 at the top, alpha not premultiplied.
@@ -65,17 +70,17 @@ def draw(frame: pd.DataFrame, window: Window, colouring: Colouring) -> np.ndarra
     if visible.empty:
         return np.zeros((window.height, window.width, 4), np.uint8)
     if len(visible) <= FEW_POINTS:
-        return _discs(visible, window, colouring)
+        return _discs(visible, window, colouring, radius)
     return _density(visible, window, colouring)
 
 
-def disc_radius(count: int, window: Window) -> float:
-    """Return the radius in pixels that lets `count` dots fill a readable share of the window."""
-    area = 0.055 * window.width * window.height / max(count, 1)
+def disc_radius(count: int, pixels: int) -> float:
+    """Return the radius in pixels that lets `count` dots fill a readable share of so many pixels."""
+    area = 0.055 * pixels / max(count, 1)
     return float(np.clip(np.sqrt(area / np.pi), 2.0, 7.0))
 
 
-def _discs(frame: pd.DataFrame, window: Window, colouring: Colouring) -> np.ndarray:
+def _discs(frame: pd.DataFrame, window: Window, colouring: Colouring, radius: float) -> np.ndarray:
     """Draw at twice the size, spread each point to a disc, and average down: round dots, smooth edges."""
     scale = _SUPERSAMPLING
     canvas = _canvas(window, scale)
@@ -88,8 +93,7 @@ def _discs(frame: pd.DataFrame, window: Window, colouring: Colouring) -> np.ndar
     packed = np.zeros(values.shape, np.uint32)
     packed[filled] = table[values[filled].astype(np.intp)]
     image = tf.Image(xr.DataArray(packed, coords=grid.coords, dims=grid.dims))
-    radius = round(disc_radius(len(frame), window) * scale)
-    spread = tf.spread(image, px=radius, shape="circle").to_numpy()
+    spread = tf.spread(image, px=max(round(radius * scale), 1), shape="circle").to_numpy()
     rgba = _unpack(spread).astype(np.float32)
     blocks = rgba.reshape(window.height, scale, window.width, scale, 4)
     alpha = blocks[..., 3:].sum(axis=(1, 3))

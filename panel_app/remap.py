@@ -5,7 +5,7 @@ from typing import Any
 import panel as pn
 import panel_material_ui as pmui
 
-from diffviews.processing.projector import MapParameters
+from diffviews.processing.map_parameters import MapParameters
 from panel_app.job_bar import JobBar
 from panel_app.jobs import JobQueue
 from panel_app.session import Session

@@ -10,7 +10,7 @@ import json
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Self
+from typing import Literal, Self
 
 import numpy as np
 import pandas as pd
@@ -19,7 +19,7 @@ from diffviews.data.pictures import Pictures, PixelPictures
 from diffviews.data.sample_index import SampleIndex
 from diffviews.errors import SampleSetError, SelectionError
 
-COLUMNS = {
+COLUMNS: dict[str, Literal["string", "Int64"]] = {
     "sample_id": "string",
     "class_label": "Int64",
     "class_name": "string",
@@ -239,18 +239,20 @@ def _typed(frame: pd.DataFrame) -> pd.DataFrame:
     if "sample_id" not in frame:
         raise SampleSetError(f"a sample set needs the column sample_id, not only {', '.join(map(str, frame))}")
     if {name: str(frame[name].dtype) for name in frame} == COLUMNS:
-        return frame.reset_index(drop=True)
-    typed = {}
-    for name, dtype in COLUMNS.items():
-        values = list(frame[name]) if name in frame else [None] * len(frame)
-        try:
-            typed[name] = pd.array([None if pd.isna(value) else value for value in values], dtype=dtype)
-        except (TypeError, ValueError) as error:
-            raise SampleSetError(f"column {name} of a sample set must be of {dtype}: {error}") from error
-    result = pd.DataFrame(typed)
+        result = frame.reset_index(drop=True)
+    else:
+        result = pd.DataFrame({name: _column(frame, name) for name in COLUMNS})
     unnamed = np.flatnonzero(result["sample_id"].isna())
     if unnamed.size:
         raise SampleSetError(f"row {unnamed[0]} of the sample set has no sample_id")
     if (result["class_label"] < -1).any():
         raise SampleSetError(f"class {result['class_label'].min()} is not possible; classes count from 0")
     return result
+
+
+def _column(frame: pd.DataFrame, name: str) -> pd.api.extensions.ExtensionArray:
+    values = list(frame[name]) if name in frame else [None] * len(frame)
+    try:
+        return pd.array([None if pd.isna(value) else value for value in values], dtype=COLUMNS[name])
+    except (TypeError, ValueError) as error:
+        raise SampleSetError(f"column {name} of a sample set must be of {COLUMNS[name]}: {error}") from error

@@ -1,6 +1,6 @@
 """Training of a class-conditional denoiser with the EDM loss (Karras et al. 2022), under Lightning.
 
-    weights = train_denoiser(images, labels, TrainingConfig(steps=2000), device="auto")
+    weights = train_denoiser(images, labels, TrainingConfig(steps=1500), device="auto")
 
 All randomness comes from generators keyed by the seed and the step, or from a fork of torch's
 global one that is put back afterwards; a training leaves no trace in the caller's random state.

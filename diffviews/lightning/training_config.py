@@ -40,9 +40,9 @@ class TrainingConfig:
     """Share of the withheld labels given as uniform (1/K for each class); the others are zeros."""
     sigma_data: float = 0.5
     """Standard deviation of the data, in units of the [-1, 1] range."""
-    p_mean: float = -1.2
+    p_mean: float = -0.8
     """Mean of ln(sigma) in training."""
-    p_std: float = 1.2
+    p_std: float = 1.3
     """Standard deviation of ln(sigma) in training."""
     learning_rate: float = 2e-3
     """Adam's learning rate after the warm-up; it falls to 0 along a half cosine."""
@@ -56,7 +56,7 @@ class TrainingConfig:
     """Upper limit of the half-life while the training is young, as a share of the images seen."""
     batch_size: int = 128
     """Images a step."""
-    steps: int = 2_000
+    steps: int = 1_500
     """Optimiser steps."""
     seed: int = 0
     """Fixes initial weights, order of images, noise and withheld labels."""

@@ -80,7 +80,7 @@ def log_map(
     """
     suffix = "" if slice_sigma is None else f"-{format_sigma(slice_sigma)}"
     run.log_metrics({f"{key}{suffix}": value for key, value in {**measured.quality.summary, **(extra or {})}.items()})
-    run.log_metric_series(f"pca_explained_variance{suffix}", measured.fitted.explained_variance_ratio)
+    run.log_metric_series(f"pca_explained_variance{suffix}", measured.quality.explained_variance)
     run.log_image(f"map{suffix}", measured.picture)
     run.log_artifact_bytes(measured.picture, f"map{suffix}.png")
     run.log_table(measured.points, f"map/points{suffix}.parquet")

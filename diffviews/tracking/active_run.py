@@ -80,6 +80,11 @@ class ActiveRun:
         """Folder for artifacts in the making; a file's place in it is its artifact name."""
         return self._files.folder
 
+    @property
+    def work(self) -> Path:
+        """Folder for what is no artifact but is wanted when the run is resumed; gone once it is finished."""
+        return self._files.work
+
     def log_params(self, params: Mapping[str, object]) -> None:
         """Log parameters; the same value twice is no error.
 
@@ -256,7 +261,7 @@ class ActiveRun:
         self._monitoring.close()
         self._connection.call(lambda client: client.set_terminated(self.run_id, status=status))
         self._ended = True
-        self._files.close()
+        self._files.close(finished=status == "FINISHED")
         self._claim.release()
 
     def __enter__(self) -> Self:

@@ -9,6 +9,9 @@ from filelock import FileLock, Timeout
 from diffviews.errors import TrackingError
 from diffviews.tracking.artifacts import cache_folder, local_folder
 
+_LOCK, _NOTE = "writer.lock", "writer"
+CLAIM_FILES = frozenset({_LOCK, _NOTE})
+
 
 def work_folder(run_id: str, artifact_uri: str) -> Path:
     """Return the folder in which a run is prepared before anything of it can be seen.
@@ -49,9 +52,9 @@ class WriterClaim:
     """
 
     def __init__(self, run_id: str, folder: Path) -> None:
-        note = folder / "writer"
+        note = folder / _NOTE
         folder.mkdir(parents=True, exist_ok=True)
-        self._lock = FileLock(folder / "writer.lock", timeout=0, thread_local=False)
+        self._lock = FileLock(folder / _LOCK, timeout=0, thread_local=False)
         try:
             self._lock.acquire()
         except Timeout as error:

@@ -18,7 +18,7 @@ from diffviews.tracking.artifacts import (
     local_folder,
     move_into,
 )
-from diffviews.tracking.claims import work_folder
+from diffviews.tracking.claims import CLAIM_FILES, work_folder
 from diffviews.tracking.connection import Connection
 
 
@@ -29,11 +29,13 @@ class Staging:
     from several threads as long as each writes files of its own.
 
     Attributes:
-        folder: root of the staged artifacts; a file's place in it is its artifact name.
+        work: folder for whatever a resumed run may need again; deleted once the run is finished.
+        folder: root of the staged artifacts, in `work`; a file's place in it is its artifact name.
     """
 
     def __init__(self, connection: Connection, run_id: str, artifact_uri: str) -> None:
-        self.folder = work_folder(run_id, artifact_uri) / "staged"
+        self.work = work_folder(run_id, artifact_uri)
+        self.folder = self.work / "staged"
         self._connection = connection
         self._run_id = run_id
         self._artifact_uri = artifact_uri
@@ -132,11 +134,11 @@ class Staging:
 
         return sorted(walk(None))
 
-    def close(self) -> None:
-        """Take nothing more, and delete the folder unless it holds what was never published."""
+    def close(self, *, finished: bool) -> None:
+        """Take nothing more; delete the work folder unless the run may need what is in it again."""
         self._closed = True
-        if not files_below(self.folder):
-            shutil.rmtree(self.folder.parent, ignore_errors=True)
+        if finished or {path.name for path in self.work.rglob("*") if path.is_file()} <= CLAIM_FILES:
+            shutil.rmtree(self.work, ignore_errors=True)
 
 
 @contextlib.contextmanager

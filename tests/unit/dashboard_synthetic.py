@@ -23,13 +23,15 @@ class FlatProjector:
         self.sample_ids = tuple(sample_ids)
         self._pca = PCA(12, random_state=0).fit(features)
         self._planes = list(planes)
+        self.parameters = SimpleNamespace(metric="euclidean")
         self.pca_points = self._pca.transform(features).astype(np.float32)
         self.embedding = self.pca_points[:, self._planes]
 
     def neighbors(self, row, k, space="activation"):
         points = self.pca_points if space == "activation" else self.embedding
         distances = np.linalg.norm(points - points[row], axis=1)
-        order = np.argsort(distances, kind="stable")[:k]
+        order = np.argsort(distances, kind="stable")
+        order = order[order != row][:k]
         return order, distances[order]
 
 

@@ -69,6 +69,17 @@ def test_replaced_encoder_block_reaches_its_skip(adapter: EDMDigitsAdapter) -> N
     torch.testing.assert_close(results[0], results[1], atol=1e-5, rtol=1e-5)
 
 
+def test_adapter_tracks_the_hooks_put_on_it(adapter: EDMDigitsAdapter) -> None:
+    layers = adapter.hookable_layers
+    handles = adapter.register_activation_hooks(layers, lambda *_: None)
+    assert adapter.num_hooks == len(handles) == len(layers)
+    handles[0].remove()
+    assert adapter.num_hooks == len(layers) - 1
+    adapter.remove_hooks()
+    assert adapter.num_hooks == 0
+    assert not any(module._forward_hooks for module in adapter.model.modules())
+
+
 def test_unknown_layer_registers_nothing(adapter: EDMDigitsAdapter) -> None:
     with pytest.raises(LayerNotFoundError, match="did you mean 'midblock'"):
         adapter.register_activation_hooks(["encoder_block_0", "midblok"], lambda *_: None)

@@ -208,6 +208,22 @@ def test_resumed_run_forgets_the_reason_it_failed_with(tracker):
     assert Tag.ERROR not in logged(tracker, run).data.tags
 
 
+def test_unfinished_work_outlives_a_failure_and_not_the_end(tracker):
+    run = tracker.start("extract", "job", ABOUT)
+    with pytest.raises(ValueError, match="stop"):
+        broken(run, ValueError("stop"), lambda run: (run.work / "chunk").write_bytes(b"half"))
+    with tracker.resume(run.run_id) as resumed:
+        assert (resumed.work / "chunk").read_bytes() == b"half"
+    assert not resumed.work.exists()
+
+
+def test_failure_without_unfinished_work_leaves_no_folder(tracker):
+    run = tracker.start("extract", "job", ABOUT)
+    with pytest.raises(ValueError, match="stop"):
+        broken(run, ValueError("stop"))
+    assert not run.work.exists()
+
+
 def test_second_writer_is_refused_while_the_first_is_at_work(tracker):
     with (
         tracker.start("extract", "job", ABOUT) as run,
@@ -281,6 +297,8 @@ def test_run_opened_by_mlflow_becomes_the_jobs_parent(tracker, monkeypatch):
         assert job.run_id == run_id
         with tracker.start("layer", "l", RunTags(layer="l", sigma=1.0), parent=job) as child:
             assert child.run_id != run_id
+        with tracker.start("generation", "second job of the process", ABOUT) as second:
+            assert second.run_id != run_id
     found = logged(tracker, run_id)
     assert (found.info.run_name, found.info.status) == ("our name", "FINISHED")
     assert ABOUT.as_tags("extract").items() <= found.data.tags.items()
@@ -290,8 +308,6 @@ def test_run_opened_by_mlflow_becomes_the_jobs_parent(tracker, monkeypatch):
         "model": "edm-digits",
     }
     assert logged(tracker, child).info.experiment_id == "0"
-    with tracker.start("extract", "another", ABOUT) as second:
-        assert second.run_id != run_id
 
 
 def test_reuse_ends_the_run_that_mlflow_opened(tracker, monkeypatch):
@@ -424,15 +440,16 @@ def test_runs_of_several_threads_do_not_mix(tracker):
     assert sorted(layer.metrics["number"] for layer in layers) == list(range(6))
 
 
-def test_tracking_touches_neither_the_active_run_nor_the_environment(tracker):
+def test_tracking_touches_neither_the_active_run_nor_the_environment(tracker, monkeypatch):
     import mlflow
 
+    for name in ("MLFLOW_HTTP_REQUEST_TIMEOUT", "MLFLOW_HTTP_REQUEST_MAX_RETRIES"):
+        monkeypatch.delenv(name, raising=False)
     before = dict(os.environ)
     with tracker.start("extract", "job", ABOUT) as run:
         assert mlflow.active_run() is None
         run.log_metrics({"a": 1.0})
-    after = {name: value for name, value in os.environ.items() if name != "PYTEST_CURRENT_TEST"}
-    assert after == {name: value for name, value in before.items() if name != "PYTEST_CURRENT_TEST"}
+    assert dict(os.environ) == before
 
 
 def test_system_metrics_without_psutil_are_a_warning(tracker, monkeypatch, caplog):

@@ -1,0 +1,335 @@
+"""Pictures of maps and of layers, as PNG bytes, on a light ground and without a display."""
+
+from collections.abc import Mapping, Sequence
+from io import BytesIO
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from PIL import Image, ImageDraw, ImageFont
+
+from diffviews.errors import ShapeError
+from diffviews.processing.palette import class_colours, ramp
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+INK, FAINT, LINE, PAPER, UNLABELLED = "#1b1f24", "#5b6470", "#e3e6ea", "#ffffff", "#9aa1ab"
+KNOWS, DECIDES = "#0b7edd", "#c94b85"
+
+LEGEND_CLASSES = 24
+"""With more classes than this a colour bar takes the legend's place."""
+
+DPI = 110
+
+ClassNames = Mapping[Any, str] | Sequence[str]
+
+
+def map_figure(
+    embedding: np.ndarray,
+    labels: Sequence[Any] | np.ndarray | None = None,
+    *,
+    class_names: ClassNames | None = None,
+    title: str = "",
+    caption: str = "",
+) -> bytes:
+    """Draw a map, coloured by class, each class also named in its midst so that colour is not needed.
+
+    Args:
+        embedding: (N, 2) or (N, 3) coordinates.
+        labels: (N,) class of each sample, None or NaN for none.
+        class_names: name of each class, by class.
+        title: heading, such as layer and sigma.
+        caption: what follows the number of samples below it.
+    """
+    figure = _figure(7.2, 5.6)
+    deep = embedding.shape[1] >= 3
+    axes = figure.add_axes((0.02, 0.02, 0.78, 0.83), projection="3d" if deep else None)
+    classes = _classes(labels, len(embedding))
+    _scatter(axes, embedding, classes, size=_dot_size(len(embedding)))
+    if classes is not None:
+        if not deep:
+            _name_clusters(axes, embedding, classes, class_names)
+        _legend(figure, classes, class_names)
+    figure.text(0.035, 0.945, title, fontsize=13, fontweight="bold", color=INK, va="center")
+    facts = " · ".join(part for part in (f"n = {len(embedding):,}", caption) if part)
+    figure.text(0.035, 0.895, facts, fontsize=9.5, color=FAINT, va="center")
+    return _png(figure)
+
+
+def maps_figure(
+    maps: Mapping[str, np.ndarray],
+    labels: Sequence[Any] | np.ndarray | None = None,
+    *,
+    class_names: ClassNames | None = None,
+    title: str = "",
+    captions: Mapping[str, str] | None = None,
+) -> bytes:
+    """Draw many maps of the same samples as small multiples with one legend, in the order given.
+
+    Args:
+        maps: (N, 2 or more) coordinates by heading, such as layers in network order.
+        labels: (N,) class of each sample, the same in all maps.
+        class_names: name of each class, by class.
+        title: heading of the whole.
+        captions: a fact to stand beside a map's heading.
+    """
+    _require_some("maps", len(maps))
+    columns = min(len(maps), 5 if len(maps) > 8 else 4)
+    rows = -(-len(maps) // columns)
+    width, height, top = 0.9 + 2.5 * columns, 0.75 + 2.7 * rows, 0.75
+    figure = _figure(width, height)
+    grid = figure.add_gridspec(
+        rows, columns, left=0.012, right=1 - 0.95 / width, bottom=0.012, top=1 - (top + 0.2) / height,
+        wspace=0.05, hspace=0.16,
+    )
+    classes = None
+    for place, (heading, embedding) in enumerate(maps.items()):
+        axes = figure.add_subplot(grid[place // columns, place % columns])
+        classes = _classes(labels, len(embedding))
+        _scatter(axes, embedding[:, :2], classes, size=_dot_size(len(embedding)) / 4)
+        axes.set_title(heading, fontsize=9, color=INK, loc="left", pad=4)
+        axes.set_title((captions or {}).get(heading, ""), fontsize=8.5, color=FAINT, loc="right", pad=4)
+    if classes is not None:
+        _legend(figure, classes, class_names, right=0.12 / width)
+    figure.text(0.16 / width, 1 - 0.36 / height, title, fontsize=14, fontweight="bold", color=INK, va="center")
+    return _png(figure)
+
+
+def montage_figure(pictures: Mapping[str, bytes], *, columns: int | None = None, tile_width: int = 460) -> bytes:
+    """Put pictures beside each other with their names above, in the order given.
+
+    Args:
+        pictures: PNG bytes by name.
+        columns: None: as many as make the whole about square.
+        tile_width: pixels of each.
+    """
+    _require_some("pictures", len(pictures))
+    across = columns or min(len(pictures), max(1, round(float(np.sqrt(len(pictures))))))
+    tiles = {name: _shrunk(png, tile_width) for name, png in pictures.items()}
+    margin, band = 12, 26
+    tall = max(tile.height for tile in tiles.values()) + band + margin
+    down = -(-len(tiles) // across)
+    sheet = Image.new("RGB", (across * (tile_width + margin) + margin, down * tall + margin), PAPER)
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(15)
+    for place, (name, tile) in enumerate(tiles.items()):
+        left, top = margin + place % across * (tile_width + margin), margin + place // across * tall
+        draw.text((left + 4, top + 3), name, fill=INK, font=font)
+        sheet.paste(tile, (left, top + band))
+    return _image_bytes(sheet)
+
+
+def cka_figure(names: Sequence[str], matrix: np.ndarray, *, title: str = "linear CKA") -> bytes:
+    """Draw the similarity of every pair of layers, 0 to 1, as a heat map with its values.
+
+    Raises:
+        ShapeError: if the matrix is not (len(names), len(names)).
+    """
+    count = len(names)
+    if np.shape(matrix) != (count, count):
+        raise ShapeError(f"a CKA matrix of {count} layers is {count} × {count}, but this is {np.shape(matrix)}")
+    side = max(4.2, 1.9 + 0.46 * count)
+    figure = _figure(side + 1.1, side + 0.3)
+    axes = figure.add_axes((1.75 / (side + 1.1), 1.65 / (side + 0.3), (side - 1.75) / (side + 1.1),
+                            (side - 1.95) / (side + 0.3)))
+    image = axes.imshow(matrix, vmin=0, vmax=1, cmap=ramp())
+    axes.set_xticks(range(count), names, rotation=45, ha="right", rotation_mode="anchor", fontsize=8.5, color=INK)
+    axes.set_yticks(range(count), names, fontsize=8.5, color=INK)
+    axes.tick_params(length=0)
+    axes.set_xticks(np.arange(count + 1) - 0.5, minor=True)
+    axes.set_yticks(np.arange(count + 1) - 0.5, minor=True)
+    axes.grid(which="minor", color=PAPER, linewidth=1.2)
+    axes.tick_params(which="minor", length=0)
+    _frameless(axes)
+    for row, column in np.ndindex(count, count):
+        value = matrix[row, column]
+        if np.isfinite(value) and count <= 24:
+            shade = PAPER if value > 0.55 else INK
+            axes.text(column, row, f"{value:.2f}".removeprefix("0"), ha="center", va="center", fontsize=7, color=shade)
+    bar = figure.colorbar(image, ax=axes, fraction=0.04, pad=0.03)
+    bar.outline.set_visible(False)  # type: ignore[operator]
+    bar.ax.tick_params(length=0, labelsize=8, labelcolor=FAINT)
+    axes.set_title(title, fontsize=12.5, fontweight="bold", color=INK, loc="left", pad=10)
+    return _png(figure)
+
+
+def ranking_figure(rows: pd.DataFrame, *, title: str = "What each layer knows, and what it decides") -> bytes:
+    """Draw, by layer in the order given, k-NN accuracy ('knows') beside control rate ('decides').
+
+    Args:
+        rows: columns layer, knn_accuracy_activation, control_rate; control_baseline if measured; NaN where
+            something was not.
+    """
+    _require_some("layers", len(rows))
+    height = 1.5 + 0.42 * len(rows)
+    figure = _figure(7.6, height)
+    axes = figure.add_axes((0.235, 0.55 / height, 0.735, 1 - 1.6 / height))
+    places = np.arange(len(rows))
+    series = (("knn_accuracy_activation", KNOWS, -0.19), ("control_rate", DECIDES, 0.19))
+    for name, colour, shift in series:
+        values = rows[name].to_numpy(dtype=np.float64) if name in rows else np.full(len(rows), np.nan)
+        axes.barh(places + shift, np.nan_to_num(values), height=0.34, color=colour)
+        for place, value in zip(places, values, strict=True):
+            text = f"{value:.2f}" if np.isfinite(value) else "not measured"
+            axes.text(np.nan_to_num(value) + 0.008, place + shift, text, va="center", fontsize=7.5, color=FAINT)
+    _baseline(axes, rows)
+    axes.set_yticks(places, [str(name) for name in rows["layer"]], fontsize=9, color=INK)
+    axes.set_ylim(len(rows) - 0.45, -0.55)
+    axes.set_xlim(0, 1.08)
+    axes.set_xticks(np.linspace(0, 1, 6))
+    axes.tick_params(length=0, labelcolor=INK, labelsize=8.5)
+    axes.grid(axis="x", color=LINE, linewidth=0.8)
+    axes.set_axisbelow(True)
+    _frameless(axes)
+    figure.text(0.03, 1 - 0.34 / height, title, fontsize=13, fontweight="bold", color=INK, va="center")
+    _keys(figure, 1 - 0.7 / height, (("knows: k-NN class accuracy", KNOWS), ("decides: control rate", DECIDES)))
+    return _png(figure)
+
+
+def _baseline(axes: "Axes", rows: pd.DataFrame) -> None:
+    if "control_baseline" not in rows or rows["control_baseline"].isna().all():
+        return
+    level = float(rows["control_baseline"].mean())
+    axes.axvline(level, color=DECIDES, linewidth=1.1, linestyle=(0, (3, 2)))
+    axes.text(level + 0.006, len(rows) - 0.42, "unmasked", fontsize=7.5, color=DECIDES, va="bottom")
+
+
+def _keys(figure: "Figure", height: float, entries: Sequence[tuple[str, str]]) -> None:
+    from matplotlib.lines import Line2D
+
+    handles = [Line2D([], [], marker="s", linestyle="", markersize=8, color=colour) for _, colour in entries]
+    figure.legend(
+        handles, [name for name, _ in entries], loc="center left", bbox_to_anchor=(0.02, height), ncols=len(entries),
+        frameon=False, fontsize=9, labelcolor=INK, handletextpad=0.2,
+    )
+
+
+def _figure(width: float, height: float) -> "Figure":
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), dpi=DPI, facecolor=PAPER)
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _scatter(axes: Any, embedding: np.ndarray, classes: pd.Categorical | None, *, size: float) -> None:
+    """Draw all points in one mixed order, so that no class lies on top of another by its number."""
+    order = np.random.default_rng(0).permutation(len(embedding))
+    colours = np.full(len(embedding), UNLABELLED, dtype=object)
+    if classes is not None:
+        palette = np.array([*class_colours(len(classes.categories)), UNLABELLED], dtype=object)
+        colours = palette[classes.codes]
+    points = embedding[order, :3].T
+    axes.scatter(*points, c=list(colours[order]), s=size, linewidths=0, alpha=0.85)
+    if embedding.shape[1] >= 3:
+        axes.tick_params(labelsize=0, labelcolor=PAPER, color=LINE)
+        return
+    axes.set_aspect("equal", adjustable="datalim")
+    axes.margins(0.03)
+    axes.set_xticks([])
+    axes.set_yticks([])
+    for spine in axes.spines.values():
+        spine.set_color(LINE)
+
+
+def _name_clusters(
+    axes: "Axes", embedding: np.ndarray, classes: pd.Categorical, class_names: ClassNames | None
+) -> None:
+    from matplotlib.patheffects import withStroke
+
+    if len(classes.categories) > LEGEND_CLASSES:
+        return
+    for number, category in enumerate(classes.categories):
+        points = embedding[classes.codes == number]
+        # The member nearest the median: a median alone can fall into another class's gap.
+        middle = points[np.argmin(np.linalg.norm(points - np.median(points, axis=0), axis=1))]
+        axes.text(
+            middle[0], middle[1], _name(category, class_names, 12), fontsize=11, fontweight="bold", color=INK,
+            ha="center", va="center", path_effects=[withStroke(linewidth=3.2, foreground=PAPER)],
+        )
+
+
+def _legend(
+    figure: "Figure", classes: pd.Categorical, class_names: ClassNames | None, *, right: float = 0.012
+) -> None:
+    from matplotlib.lines import Line2D
+
+    colours = class_colours(len(classes.categories))
+    if len(classes.categories) > LEGEND_CLASSES:
+        _colour_bar(figure, classes, colours)
+        return
+    counts = np.bincount(classes.codes[classes.codes >= 0], minlength=len(colours))
+    entries = [(f"{_name(c, class_names, 16)}  ({n})", colour)
+               for c, n, colour in zip(classes.categories, counts, colours, strict=True)]
+    if (classes.codes < 0).any():
+        entries.append((f"no class  ({np.count_nonzero(classes.codes < 0)})", UNLABELLED))
+    handles = [Line2D([], [], marker="o", linestyle="", markersize=7, color=colour) for _, colour in entries]
+    figure.legend(
+        handles, [text for text, _ in entries], loc="center right", bbox_to_anchor=(1 - right, 0.44), frameon=False,
+        fontsize=9, labelcolor=INK, handletextpad=0.1, labelspacing=0.75,
+    )
+
+
+def _colour_bar(figure: "Figure", classes: pd.Categorical, colours: Sequence[str]) -> None:
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import ListedColormap, Normalize
+
+    axes = figure.add_axes((0.87, 0.15, 0.02, 0.58))
+    last = len(colours) - 1
+    bar = figure.colorbar(ScalarMappable(Normalize(0, last), ListedColormap(list(colours))), cax=axes)
+    bar.set_ticks([0, last], labels=[str(classes.categories[0]), str(classes.categories[last])])
+    bar.ax.tick_params(length=0, labelsize=8.5, labelcolor=INK)
+    bar.outline.set_visible(False)  # type: ignore[operator]
+    axes.set_title(f"{len(colours)} classes", fontsize=9, color=INK, loc="left")
+
+
+def _classes(labels: Sequence[Any] | np.ndarray | None, count: int) -> pd.Categorical | None:
+    if labels is None:
+        return None
+    if len(labels) != count:
+        raise ShapeError(f"there are {len(labels)} labels for {count} points")
+    classes = pd.Categorical(list(labels))
+    return classes if len(classes.categories) else None
+
+
+def _name(category: Any, class_names: ClassNames | None, longest: int) -> str:
+    name = str(category)
+    if isinstance(class_names, Mapping):
+        name = str(class_names.get(category, category))
+    elif class_names is not None and isinstance(category, int | np.integer) and 0 <= category < len(class_names):
+        name = str(class_names[int(category)])
+    return name if len(name) <= longest else name[: longest - 1] + "…"
+
+
+def _dot_size(count: int) -> float:
+    """Return the area of a dot in square points: about the same ink for 500 points as for 50,000."""
+    return float(np.clip(26_000 / max(count, 1), 0.6, 40.0))
+
+
+def _frameless(axes: "Axes") -> None:
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+
+
+def _require_some(what: str, count: int) -> None:
+    if not count:
+        raise ShapeError(f"there are no {what} to draw; give at least one")
+
+
+def _shrunk(png: bytes, width: int) -> Image.Image:
+    picture = Image.open(BytesIO(png)).convert("RGB")
+    return picture.resize((width, max(1, round(picture.height * width / picture.width))), Image.Resampling.LANCZOS)
+
+
+def _png(figure: "Figure") -> bytes:
+    buffer = BytesIO()
+    figure.savefig(buffer, format="png")
+    return buffer.getvalue()
+
+
+def _image_bytes(picture: Image.Image) -> bytes:
+    buffer = BytesIO()
+    picture.save(buffer, format="png")
+    return buffer.getvalue()
