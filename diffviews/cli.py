@@ -152,7 +152,7 @@ def spread_of(function: Callable[..., Any]) -> dict[str, type]:
 
 def flags_of(function: Callable[..., Any]) -> dict[str, Any]:
     """Return {flag: type} of a command, dataclass arguments spread."""
-    hints, flags = get_type_hints(function), {}
+    hints, flags = get_type_hints(function), dict[str, Any]()
     for key in inspect.signature(function).parameters:
         flags |= get_type_hints(hints[key]) if is_dataclass(hints[key]) else {key: hints[key]}
     return flags

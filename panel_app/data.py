@@ -139,6 +139,8 @@ class OpenMap:
             SelectionError: if the map has no such sample or too few others.
         """
         ids = self.projector.sample_ids
+        if k >= len(ids):
+            raise SelectionError(f"{k} neighbours were asked for, but there are only {len(ids) - 1} other samples")
         rows, distances = self.projector.neighbors(self._projector_row(sample_id), k, space)
         return tuple(Neighbour(ids[int(row)], float(gap)) for row, gap in zip(rows, distances, strict=True))
 

@@ -282,7 +282,7 @@ class GenerationPanel(pn.viewable.Viewer):
             description="Make the images, with and without the mask, from the same noise; logged as an MLflow run.",
             on_click=lambda _: self.generate(),
         )  # fmt: skip
-        self.bar = JobBar(queue, on_done=self._done, on_failed=self._failed)
+        self.bar = JobBar(queue, on_over=self._enable, on_done=self._done, on_told=session.tell)
         self._layout = pn.Column(
             self.form, self.button, self.bar, results.past, sizing_mode="stretch_width", margin=(0, 16, 16, 16)
         )
@@ -302,17 +302,12 @@ class GenerationPanel(pn.viewable.Viewer):
         opened = self.session.opened
         self._asked = (describe(recipe, opened.samples.classes), opened.layer, opened.map_run)
         studio = self.studio
+        self.button.disabled = True
         self.bar.start("Generating", lambda report: studio.generate(recipe, report))
-        self._enable()
 
     def _done(self, outcome: Any) -> None:
-        self._enable()
         (title, detail), layer, map_run = self._asked
         self.results.add(Shown(outcome, title, f"{layer.layer}, {detail}", layer.run_id, map_run))
-
-    def _failed(self, reason: str) -> None:
-        self._enable()
-        self.session.tell(reason)
 
     def _enable(self) -> None:
         self.button.disabled = self.bar.busy or self.session.opened is None

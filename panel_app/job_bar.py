@@ -10,6 +10,7 @@ import panel_material_ui as pmui
 from panel_app.cards import hint
 from panel_app.jobs import Job, JobQueue, JobView, Report
 from panel_app.pictures import picture_address
+from panel_app.session import Severity
 from panel_app.theme import PANE_CSS
 
 _POLL_MS = 200
@@ -19,10 +20,23 @@ class JobBar(pn.viewable.Viewer):
     """Submits work to the queue and shows it until it is over; one job at a time."""
 
     def __init__(
-        self, queue: JobQueue, *, on_done: Callable[[Any], None], on_failed: Callable[[str], None], **params: Any
+        self,
+        queue: JobQueue,
+        *,
+        on_over: Callable[[], None],
+        on_done: Callable[[Any], None],
+        on_told: Callable[[str, Severity], None],
+        **params: Any,
     ) -> None:
+        """Follow jobs of `queue`.
+
+        Args:
+            on_over: called once a job is over, however it ended.
+            on_done: called with the result of a job that finished.
+            on_told: called with a sentence when a job failed or was cancelled.
+        """
         super().__init__(**params)
-        self._queue, self._on_done, self._on_failed = queue, on_done, on_failed
+        self._queue, self._on_over, self._on_done, self._on_told = queue, on_over, on_done, on_told
         self._job: Job | None = None
         self._poll: Any = None
         self.text = pn.pane.HTML("", stylesheets=[PANE_CSS], margin=(0, 0, 4, 0), sizing_mode="stretch_width")
@@ -69,10 +83,13 @@ class JobBar(pn.viewable.Viewer):
         if self._poll is not None:
             self._poll.stop()
         self._layout.visible = False
+        self._on_over()
         if view.status == "finished":
             self._on_done(job.result)
-        elif view.status == "failed":
-            self._on_failed(view.error or f"{job.title} failed")
+        elif view.status == "cancelled":
+            self._on_told(f"{job.title} was cancelled; nothing was logged as finished.", "info")
+        else:
+            self._on_told(view.error or f"{job.title} failed", "error")
 
     def _cancel(self) -> None:
         if self._job is not None:

@@ -36,7 +36,7 @@ class RemapPanel(pn.viewable.Viewer):
             sizing_mode="stretch_width", description="Computes a further map and logs it as a run; this one stays as it is.",
             on_click=lambda _: self.compute(),
         )  # fmt: skip
-        self.bar = JobBar(queue, on_done=self._done, on_failed=self._failed)
+        self.bar = JobBar(queue, on_over=self._enable, on_done=self._done, on_told=session.tell)
         self._layout = pn.Column(
             self.n_neighbors, self.min_dist, self.pca, self.button, self.bar, sizing_mode="stretch_width", margin=0
         )
@@ -55,21 +55,16 @@ class RemapPanel(pn.viewable.Viewer):
             pca_components=int(self.pca.value) or None,
         )
         self._layer_run = layer_run
+        self.button.disabled = True
         self.bar.start("Computing the map", lambda report: studio.embed(layer_run, parameters, report))
-        self._enable()
 
     def _done(self, run_id: str) -> None:
-        self._enable()
         self.session.refresh()
         opened = self.session.opened
         if opened is not None and opened.layer.run_id == self._layer_run:
             self.session.choose_map(run_id)
         else:
             self.session.tell("The re-computed map is logged; open its layer and choose it under Map.", "info")
-
-    def _failed(self, reason: str) -> None:
-        self._enable()
-        self.session.tell(reason)
 
     def _enable(self) -> None:
         self.button.disabled = self.bar.busy or self.session.opened is None

@@ -17,6 +17,7 @@ logger = logging.getLogger(__name__)
 
 P = ParamSpec("P")
 R = TypeVar("R")
+Severity = Literal["error", "warning", "info"]
 KNOWS = "knn_accuracy_activation"
 """Metric: share of samples whose neighbours in activation space vote for their class."""
 DECIDES = "control_rate"
@@ -28,7 +29,7 @@ class Notice:
     """A sentence for the visitor."""
 
     text: str
-    severity: Literal["error", "warning", "info"] = "error"
+    severity: Severity = "error"
 
 
 def reported(
@@ -66,7 +67,7 @@ class Session(param.Parameterized):
         self.store = store
         self.state = ViewState()
 
-    def tell(self, text: str, severity: Literal["error", "warning", "info"] = "error") -> None:
+    def tell(self, text: str, severity: Severity = "error") -> None:
         """Show the visitor a sentence."""
         self.notice = Notice(text, severity)
 

@@ -34,7 +34,7 @@ class ExtractionBatch:
     sample_ids: tuple[str, ...]
     images: np.ndarray
     """(B, H, W, 3) uint8."""
-    class_ids: tuple[int | None, ...] | None
+    class_ids: tuple[int, ...] | None
     """Classes the model is conditioned on, -1 uniform; None runs the unconditional pass."""
 
 
@@ -108,7 +108,7 @@ class ExtractionData(lightning.LightningDataModule):
             batch_size=self.batch_size,
             class_ids=self.class_ids,
         )
-        return DataLoader(batches, batch_size=None, collate_fn=_as_is)
+        return DataLoader(batches, batch_size=None, collate_fn=_as_is)  # type: ignore[arg-type]
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Leave batches on the host: the module moves what the network reads."""

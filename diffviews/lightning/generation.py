@@ -42,7 +42,7 @@ class GenerationData(lightning.LightningDataModule):
 
     def predict_dataloader(self) -> DataLoader[Span]:
         rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        return DataLoader(Spans(self._spans[rank::world]), batch_size=None, collate_fn=_as_is)
+        return DataLoader(Spans(self._spans[rank::world]), batch_size=None, collate_fn=_as_is)  # type: ignore[arg-type]
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         return batch

@@ -4,6 +4,7 @@ import io
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -57,7 +58,7 @@ def generate(
         DiffViewsError: with the reason, for any recipe that cannot be followed.
     """
     adapter = adapter or load_adapter(recipe.model, checkpoint=recipe.checkpoint, device=device)
-    tags = RunTags(model=recipe.model, source_run=recipe.layer_run, **_mapped(recipe, workspace))
+    tags = _tags(recipe, workspace)
     with workspace.tracker.start("generation", _name(recipe, workspace), tags, params=_params(recipe)) as run:
         result = run_recipe(recipe, workspace, adapter, callback)
         recipe = replace(recipe, seed=result.seed)
@@ -92,11 +93,18 @@ def run_recipe(
     return sample(adapter, request, callback=callback)
 
 
-def _mapped(recipe: GenerationRecipe, workspace: Workspace) -> dict[str, object]:
+def _tags(recipe: GenerationRecipe, workspace: Workspace) -> RunTags:
     if recipe.layer_run is None:
-        return {}
+        return RunTags(model=recipe.model)
     record = workspace.catalog.layer(recipe.layer_run)
-    return {"layer": record.layer, "layer_index": record.layer_index, "sigma": record.sigma, "dataset": record.dataset}
+    return RunTags(
+        model=recipe.model,
+        dataset=record.dataset,
+        layer=record.layer,
+        layer_index=record.layer_index,
+        sigma=record.sigma,
+        source_run=record.run_id,
+    )
 
 
 def _name(recipe: GenerationRecipe, workspace: Workspace) -> str:
@@ -154,7 +162,7 @@ def _strip(result: GenerationResult) -> np.ndarray:
 
 
 def _write_steps(result: GenerationResult, path: Path) -> None:
-    arrays = {"sigmas": result.sigmas, "labels": result.labels}
+    arrays: dict[str, Any] = {"sigmas": result.sigmas, "labels": result.labels}
     for name in ("intermediates", "noised_inputs"):
         values = getattr(result, name)
         if values is not None:

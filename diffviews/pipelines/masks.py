@@ -1,6 +1,6 @@
 """Masks: a recipe's samples become the interventions that their averaged activations make."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -27,16 +27,23 @@ def interventions_of(
     if not recipe.sample_ids or recipe.layer_run is None:
         return ()
     chosen = workspace.catalog.layer(recipe.layer_run)
+    records = _records(chosen, recipe.layers, workspace)
+    for record in records:
+        _check_weights(record, adapter, workspace)
+    if recipe.target == "matched":
+        targets = _matched(recipe, records, adapter, workspace)
+    else:
+        targets = {record.layer: _fixed(recipe, workspace.activations(record)) for record in records}
     return tuple(
         Intervention(
-            layer=record.layer,
-            target=_target(recipe, record, adapter, workspace),
+            layer=layer,
+            target=target,
             mode=recipe.mode,
             strength=recipe.strength,
             steps=recipe.steps,
             passes=recipe.passes,
         )
-        for record in _records(chosen, recipe.layers, workspace)
+        for layer, target in targets.items()
     )
 
 
@@ -58,22 +65,27 @@ def _records(chosen: LayerRecord, layers: Sequence[str], workspace: Workspace) -
     return [siblings[layer] for layer in layers]
 
 
-def _target(
-    recipe: GenerationRecipe, record: LayerRecord, adapter: GeneratorAdapter, workspace: Workspace
-) -> Target:
-    reader = workspace.activations(record)
-    if reader.attrs["model_digest"] != adapter.digest():
+def _check_weights(record: LayerRecord, adapter: GeneratorAdapter, workspace: Workspace) -> None:
+    if workspace.activations(record).attrs["model_digest"] != adapter.digest():
         raise ShapeError(
             f"layer run {record.run_id} was captured from other weights than {adapter.model_type!r} has now; "
             "extract the layer again, or name the checkpoint it was captured from"
         )
-    if recipe.target == "matched":
-        samples = workspace.samples_of(record).select(recipe.sample_ids)
-        class_ids = workspace.class_ids_of(record, samples)
-        labels = None if class_ids is None else adapter.make_labels(class_ids)
-        return MatchedTarget(
-            adapter, record.layer, adapter.encode(samples.images), samples.sample_ids, labels
-        )
+
+
+def _matched(
+    recipe: GenerationRecipe, records: Sequence[LayerRecord], adapter: GeneratorAdapter, workspace: Workspace
+) -> Mapping[str, Target]:
+    """Return targets that capture the samples anew at each step, in one pass for all layers."""
+    samples = workspace.samples_of(records[0]).select(recipe.sample_ids)
+    class_ids = workspace.class_ids_of(records[0], samples)
+    labels = None if class_ids is None else adapter.make_labels(class_ids)
+    layers = [record.layer for record in records]
+    return MatchedTarget.for_layers(adapter, layers, adapter.encode(samples.images), samples.sample_ids, labels)
+
+
+def _fixed(recipe: GenerationRecipe, reader: ActivationReader) -> Target:
+    """Return the samples' stored average, or what they have over the average of all."""
     mean = FixedTarget(_tensor(reader.rows(recipe.sample_ids).mean(axis=0, keepdims=True, dtype=np.float32)))
     return DirectionTarget(mean, FixedTarget(_tensor(mean_of_all(reader)))) if recipe.mode == "add" else mean
 

@@ -77,11 +77,11 @@ def maps_figure(
     """
     _require_some("maps", len(maps))
     columns = min(len(maps), 5 if len(maps) > 8 else 4)
-    rows = -(-len(maps) // columns)
-    width, height, top = 0.9 + 2.5 * columns, 0.75 + 2.7 * rows, 0.75
+    rows, side = -(-len(maps) // columns), 0.15 if labels is None else 1.6
+    width, height, top = 0.15 + side + 2.5 * columns, 0.75 + 2.7 * rows, 0.75
     figure = _figure(width, height)
     grid = figure.add_gridspec(
-        rows, columns, left=0.012, right=1 - 0.95 / width, bottom=0.012, top=1 - (top + 0.2) / height,
+        rows, columns, left=0.012, right=1 - side / width, bottom=0.012, top=1 - (top + 0.2) / height,
         wspace=0.05, hspace=0.16,
     )
     classes = None
@@ -92,7 +92,7 @@ def maps_figure(
         axes.set_title(heading, fontsize=9, color=INK, loc="left", pad=4)
         axes.set_title((captions or {}).get(heading, ""), fontsize=8.5, color=FAINT, loc="right", pad=4)
     if classes is not None:
-        _legend(figure, classes, class_names, right=0.12 / width)
+        _legend(figure, classes, class_names, left=1 - (side - 0.1) / width)
     figure.text(0.16 / width, 1 - 0.36 / height, title, fontsize=14, fontweight="bold", color=INK, va="center")
     return _png(figure)
 
@@ -112,7 +112,7 @@ def montage_figure(pictures: Mapping[str, bytes], *, columns: int | None = None,
     tall = max(tile.height for tile in tiles.values()) + band + margin
     down = -(-len(tiles) // across)
     sheet = Image.new("RGB", (across * (tile_width + margin) + margin, down * tall + margin), PAPER)
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(15)
+    draw, font = ImageDraw.Draw(sheet), _font(15)
     for place, (name, tile) in enumerate(tiles.items()):
         left, top = margin + place % across * (tile_width + margin), margin + place // across * tall
         draw.text((left + 4, top + 3), name, fill=INK, font=font)
@@ -130,9 +130,9 @@ def cka_figure(names: Sequence[str], matrix: np.ndarray, *, title: str = "linear
     if np.shape(matrix) != (count, count):
         raise ShapeError(f"a CKA matrix of {count} layers is {count} × {count}, but this is {np.shape(matrix)}")
     side = max(4.2, 1.9 + 0.46 * count)
-    figure = _figure(side + 1.1, side + 0.3)
-    axes = figure.add_axes((1.75 / (side + 1.1), 1.65 / (side + 0.3), (side - 1.75) / (side + 1.1),
-                            (side - 1.95) / (side + 0.3)))
+    width, height = side + 0.7, side - 0.05
+    figure = _figure(width, height)
+    axes = figure.add_axes((1.65 / width, 1.3 / height, (side - 1.75) / width, (side - 1.95) / height))
     image = axes.imshow(matrix, vmin=0, vmax=1, cmap=ramp())
     axes.set_xticks(range(count), names, rotation=45, ha="right", rotation_mode="anchor", fontsize=8.5, color=INK)
     axes.set_yticks(range(count), names, fontsize=8.5, color=INK)
@@ -148,7 +148,7 @@ def cka_figure(names: Sequence[str], matrix: np.ndarray, *, title: str = "linear
             shade = PAPER if value > 0.55 else INK
             axes.text(column, row, f"{value:.2f}".removeprefix("0"), ha="center", va="center", fontsize=7, color=shade)
     bar = figure.colorbar(image, ax=axes, fraction=0.04, pad=0.03)
-    bar.outline.set_visible(False)  # type: ignore[operator]
+    bar.outline.set_visible(False)
     bar.ax.tick_params(length=0, labelsize=8, labelcolor=FAINT)
     axes.set_title(title, fontsize=12.5, fontweight="bold", color=INK, loc="left", pad=10)
     return _png(figure)
@@ -192,7 +192,7 @@ def _baseline(axes: "Axes", rows: pd.DataFrame) -> None:
         return
     level = float(rows["control_baseline"].mean())
     axes.axvline(level, color=DECIDES, linewidth=1.1, linestyle=(0, (3, 2)))
-    axes.text(level + 0.006, len(rows) - 0.42, "unmasked", fontsize=7.5, color=DECIDES, va="bottom")
+    axes.text(level, -0.6, "unmasked", fontsize=7.5, color=DECIDES, ha="center", va="bottom")
 
 
 def _keys(figure: "Figure", height: float, entries: Sequence[tuple[str, str]]) -> None:
@@ -224,7 +224,11 @@ def _scatter(axes: Any, embedding: np.ndarray, classes: pd.Categorical | None, *
     points = embedding[order, :3].T
     axes.scatter(*points, c=list(colours[order]), s=size, linewidths=0, alpha=0.85)
     if embedding.shape[1] >= 3:
-        axes.tick_params(labelsize=0, labelcolor=PAPER, color=LINE)
+        for axis in (axes.xaxis, axes.yaxis, axes.zaxis):
+            axis.set_pane_color(PAPER)
+            axis.line.set_color(LINE)
+            axis.set_tick_params(labelcolor=PAPER, color=PAPER)
+            axis._axinfo["grid"].update(color=LINE, linewidth=0.8)
         return
     axes.set_aspect("equal", adjustable="datalim")
     axes.margins(0.03)
@@ -252,13 +256,13 @@ def _name_clusters(
 
 
 def _legend(
-    figure: "Figure", classes: pd.Categorical, class_names: ClassNames | None, *, right: float = 0.012
+    figure: "Figure", classes: pd.Categorical, class_names: ClassNames | None, *, left: float = 0.81
 ) -> None:
     from matplotlib.lines import Line2D
 
     colours = class_colours(len(classes.categories))
     if len(classes.categories) > LEGEND_CLASSES:
-        _colour_bar(figure, classes, colours)
+        _colour_bar(figure, classes, colours, left)
         return
     counts = np.bincount(classes.codes[classes.codes >= 0], minlength=len(colours))
     entries = [(f"{_name(c, class_names, 16)}  ({n})", colour)
@@ -267,21 +271,21 @@ def _legend(
         entries.append((f"no class  ({np.count_nonzero(classes.codes < 0)})", UNLABELLED))
     handles = [Line2D([], [], marker="o", linestyle="", markersize=7, color=colour) for _, colour in entries]
     figure.legend(
-        handles, [text for text, _ in entries], loc="center right", bbox_to_anchor=(1 - right, 0.44), frameon=False,
+        handles, [text for text, _ in entries], loc="center left", bbox_to_anchor=(left, 0.44), frameon=False,
         fontsize=9, labelcolor=INK, handletextpad=0.1, labelspacing=0.75,
     )
 
 
-def _colour_bar(figure: "Figure", classes: pd.Categorical, colours: Sequence[str]) -> None:
+def _colour_bar(figure: "Figure", classes: pd.Categorical, colours: Sequence[str], left: float) -> None:
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import ListedColormap, Normalize
 
-    axes = figure.add_axes((0.87, 0.15, 0.02, 0.58))
+    axes = figure.add_axes((left + 0.2 * (1 - left), 0.15, 0.12 * (1 - left), 0.58))
     last = len(colours) - 1
     bar = figure.colorbar(ScalarMappable(Normalize(0, last), ListedColormap(list(colours))), cax=axes)
     bar.set_ticks([0, last], labels=[str(classes.categories[0]), str(classes.categories[last])])
     bar.ax.tick_params(length=0, labelsize=8.5, labelcolor=INK)
-    bar.outline.set_visible(False)  # type: ignore[operator]
+    bar.outline.set_visible(False)
     axes.set_title(f"{len(colours)} classes", fontsize=9, color=INK, loc="left")
 
 
@@ -305,7 +309,7 @@ def _name(category: Any, class_names: ClassNames | None, longest: int) -> str:
 
 def _dot_size(count: int) -> float:
     """Return the area of a dot in square points: about the same ink for 500 points as for 50,000."""
-    return float(np.clip(26_000 / max(count, 1), 0.6, 40.0))
+    return float(np.clip(15_000 / max(count, 1), 0.6, 30.0))
 
 
 def _frameless(axes: "Axes") -> None:
@@ -316,6 +320,13 @@ def _frameless(axes: "Axes") -> None:
 def _require_some(what: str, count: int) -> None:
     if not count:
         raise ShapeError(f"there are no {what} to draw; give at least one")
+
+
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    """Return the font of the other figures; Pillow's own has no Greek."""
+    from matplotlib.font_manager import findfont
+
+    return ImageFont.truetype(findfont("DejaVu Sans"), size)
 
 
 def _shrunk(png: bytes, width: int) -> Image.Image:

@@ -130,7 +130,12 @@ class ExtractionRecord(RunRecord):
 
 @dataclass(frozen=True, slots=True)
 class LayerRecord(RunRecord):
-    """One layer at one sigma: activations, map and metrics. `layer` and `sigma` are never None."""
+    """One layer at one sigma: activations, map and metrics, a child of its extraction."""
+
+    parent_id: str
+    model: str
+    layer: str
+    sigma: float
 
     @property
     def network_order(self) -> tuple[bool, int, str, float]:

@@ -1,0 +1,368 @@
+"""A visit: choosing, selecting and generating, without a browser; failures are sentences."""
+
+import time
+
+import numpy as np
+import pytest
+from dashboard_synthetic import SyntheticRuns, SyntheticStudio
+
+from diffviews.errors import TrackingError
+from panel_app.app import Dashboard
+from panel_app.data import DataStore
+from panel_app.generation import RANDOM, UNIFORM, describe
+from panel_app.jobs import JobQueue
+from panel_app.session import Session
+from panel_app.settings import Settings
+from panel_app.state import Address, Selection
+
+
+@pytest.fixture(scope="module")
+def runs():
+    return SyntheticRuns(200, "http://localhost:5000")
+
+
+@pytest.fixture
+def store(runs):
+    runs.added_maps.clear()
+    return DataStore(runs)
+
+
+@pytest.fixture
+def session(store):
+    session = Session(store)
+    session.start(Address())
+    return session
+
+
+@pytest.fixture
+def studio(runs):
+    return SyntheticStudio(runs)
+
+
+@pytest.fixture
+def dashboard(store, studio):
+    view = Dashboard(store, studio, JobQueue())
+    view.open({})
+    return view
+
+
+def finish(bar):
+    deadline = time.monotonic() + 20
+    while bar.busy:
+        assert time.monotonic() < deadline, "the job does not end"
+        time.sleep(0.01)
+        bar.follow()
+
+
+def generate(dashboard, **form):
+    for name, value in form.items():
+        getattr(dashboard.generation.form, name).value = value
+    dashboard.generation.generate()
+    finish(dashboard.generation.bar)
+
+
+# -- opening ---------------------------------------------------------------------------
+
+
+def test_visit_opens_the_layer_that_knows_most(session):
+    assert (session.state.layer, session.state.sigma) == ("decoder_block_2", 0.5)
+    assert session.opened.layer.layer == "decoder_block_2"
+    assert session.notice is None
+
+
+def test_address_opens_the_same_view(session, store):
+    session.choose_layer("midblock", 2.0)
+    session.click("digits-0003")
+    session.suggest()
+    session.state.classes = ["3: three"]
+    session.state.colour_by = "distance_to_data"
+    query = {k: v for k, v in session.state.to_query().items() if v is not None}
+    colleague = Session(store)
+    colleague.start(Address.from_query(query))
+    assert colleague.state.to_query() == session.state.to_query()
+    assert colleague.opened is session.opened
+
+
+def test_address_of_what_is_gone_opens_something_else_and_says_so(store):
+    session = Session(store)
+    session.start(Address(run="deleted-run"))
+    assert "deleted-run" in session.notice.text
+    assert session.opened is not None
+    session.start(Address(layer="no_such_layer", selection=Selection("not-a-sample")))
+    assert session.opened is not None
+    assert session.state.selection == Selection()
+    assert "left out" in session.notice.text
+
+
+def test_no_extractions_open_nothing_without_an_error():
+    session = Session(DataStore(SyntheticRuns(50, extractions=())))
+    session.start(Address())
+    assert session.opened is None
+    assert session.notice is None
+    session.refresh()
+    assert session.notice is None
+
+
+def test_failure_is_told_in_a_sentence_and_leaves_the_view(session, runs, monkeypatch):
+    before = session.opened
+
+    def broken(run):
+        raise TrackingError("the tracking server does not answer; is it running?")
+
+    monkeypatch.setattr(runs, "points", broken)
+    session.choose_layer("encoder_block_0", 2.0)
+    assert session.notice.text == "the tracking server does not answer; is it running?"
+    assert session.opened is before
+    assert session.state.layer == before.layer.layer
+
+
+def test_unexpected_failure_is_told_without_a_trace(session, runs, monkeypatch):
+    monkeypatch.setattr(runs, "points", lambda run: 1 / 0)
+    session.choose_layer("encoder_block_0", 2.0)
+    assert session.notice.text == "This did not work: division by zero. The server's log has the details."
+
+
+def test_layer_at_a_sigma_it_lacks_opens_the_nearest_and_says_so(session):
+    session.choose_layer("midblock", 1.9)
+    assert session.state.sigma == 2.0
+    assert "sigma 2 is shown" in session.notice.text
+
+
+# -- visitors --------------------------------------------------------------------------
+
+
+def test_visitors_do_not_disturb_one_another(store):
+    one, other = Session(store), Session(store)
+    for session in (one, other):
+        session.start(Address())
+    one.choose_layer("midblock", 2.0)
+    one.click("digits-0003")
+    one.state.classes = ["3: three"]
+    assert other.state.layer == "decoder_block_2"
+    assert other.state.selection == Selection()
+    assert other.state.classes == []
+    other.choose_layer("midblock", 2.0)
+    assert other.opened is one.opened
+    assert len(other.opened.shown(other.state.classes)) == 200
+
+
+def test_sample_keeps_its_picture_and_class_through_layers_sigmas_and_filters(session, runs):
+    session.click("digits-0017")
+    for layer, sigma, classes in (("midblock", 0.5, []), ("encoder_block_0", 2.0, ["1: one"]), ("midblock", 2.0, [])):
+        session.choose_layer(layer, sigma)
+        session.state.classes = classes
+        opened, chosen = session.opened, session.state.selection.sample_id
+        assert chosen == "digits-0017"
+        assert opened.text_of(chosen).startswith(str(runs.labels[17]))
+        assert (opened.samples.images_of([chosen])[0] == runs.images[17]).all()
+
+
+# -- neighbours ------------------------------------------------------------------------
+
+
+def test_suggesting_without_a_selection_asks_for_one(session):
+    session.suggest()
+    assert session.notice.severity == "info"
+    assert "Click a point" in session.notice.text
+
+
+def test_suggested_neighbours_come_with_distances_in_order(session):
+    session.state.k = 7
+    session.click("digits-0003")
+    session.suggest()
+    suggested = session.state.selection.suggested
+    gaps = [session.distances[s] for s in suggested]
+    assert len(suggested) == 7
+    assert gaps == sorted(gaps)
+    assert all(gap > 0 for gap in gaps)
+
+
+def test_suggestions_are_made_anew_on_another_layer(session):
+    session.click("digits-0003")
+    session.suggest()
+    session.toggle("digits-0100")
+    session.choose_layer("encoder_block_0", 2.0)
+    chosen = session.state.selection
+    expected = [n.sample_id for n in session.opened.neighbours("digits-0003", 5, "activation")]
+    assert list(chosen.suggested) == [s for s in expected if s != "digits-0100"]
+    assert chosen.manual == ("digits-0100",)
+
+
+# -- generating ------------------------------------------------------------------------
+
+
+def test_generation_masks_with_the_selected_samples_by_id_whatever_is_filtered(dashboard, studio):
+    session = dashboard.session
+    session.click("digits-0003")
+    session.suggest()
+    members = session.state.selection.members
+    session.state.classes = ["0: zero"]
+    generate(dashboard)
+    recipe = studio.recipes[-1]
+    assert recipe.sample_ids == members
+    assert recipe.layer_run == session.opened.layer.run_id
+    generate(dashboard, include=False)
+    assert studio.recipes[-1].sample_ids == members[1:]
+
+
+@pytest.mark.parametrize(("value", "label"), [(0, 0), (UNIFORM, -1), (RANDOM, None), (9, 9)])
+def test_class_asked_for_arrives_as_chosen(dashboard, studio, value, label):
+    generate(dashboard, wanted=value)
+    assert studio.recipes[-1].class_label == label
+    assert studio.recipes[-1].class_label is label or label is not None
+
+
+def test_class_zero_is_called_by_its_name_and_not_random():
+    class Recipe:
+        class_label, sample_ids, mode = 0, (), "replace"
+
+    assert describe(Recipe, {0: "zero"})[0] == "0: zero"
+    Recipe.class_label = None
+    assert describe(Recipe, {0: "zero"})[0] == "random class"
+
+
+def test_every_choice_of_the_form_reaches_the_recipe(dashboard, studio):
+    dashboard.session.click("digits-0003")
+    generate(
+        dashboard, mode="interpolate", strength=0.4, target="matched", layers=["midblock", "decoder_block_2"],
+        passes="conditional", sampler="renoise", steps=6, sigma_max="40", sigma_min="0.01", guidance=2.0,
+        noise="fixed", seed=11, count=3, window=(2, 4),
+    )  # fmt: skip
+    recipe = studio.recipes[-1]
+    assert (recipe.mode, recipe.strength, recipe.target, recipe.passes) == ("interpolate", 0.4, "matched", "conditional")
+    assert recipe.layers == ("midblock", "decoder_block_2")
+    assert (recipe.sampler, recipe.num_steps, recipe.sigma_max, recipe.sigma_min) == ("renoise", 6, 40.0, 0.01)
+    assert (recipe.guidance_scale, recipe.noise_mode, recipe.seed, recipe.num_samples) == (2.0, "fixed", 11, 3)
+    assert recipe.window == (1, 4)
+    generate(dashboard, seeded=False)
+    assert studio.recipes[-1].seed is None
+
+
+def test_window_over_all_steps_follows_their_number(dashboard, studio):
+    dashboard.session.click("digits-0003")
+    generate(dashboard, steps=30)
+    assert studio.recipes[-1].window is None
+    generate(dashboard, window=(1, 10))
+    assert studio.recipes[-1].window == (0, 10)
+    generate(dashboard, steps=4)
+    assert dashboard.generation.form.window.value == (1, 4)
+
+
+def test_impossible_noise_level_is_a_sentence_and_nothing_is_queued(dashboard, studio):
+    generate(dashboard, sigma_max="high")
+    assert "σ from" in dashboard.session.notice.text
+    assert not studio.recipes
+
+
+def test_without_a_selection_nothing_is_masked_and_there_is_no_baseline(dashboard, studio):
+    generate(dashboard)
+    assert studio.recipes[-1].sample_ids == ()
+    assert "baseline" not in dashboard.results.view.samples[0]
+
+
+def test_path_is_drawn_only_on_the_map_it_was_placed_on(dashboard):
+    session = dashboard.session
+    session.click("digits-0003")
+    generate(dashboard)
+    assert [path.baseline for path in dashboard.drawing.paths] == [True, False]
+    session.choose_layer("midblock", 2.0)
+    assert dashboard.drawing.paths == []
+    session.choose_layer("decoder_block_2", 0.5)
+    assert len(dashboard.drawing.paths) == 2
+
+
+def test_steps_shown_are_those_of_the_sample_chosen(dashboard, studio):
+    dashboard.session.click("digits-0003")
+    generate(dashboard, count=3, steps=5)
+    view = dashboard.results.view
+    assert len(view.steps) == 5
+    first = view.steps[-1]["frame"]
+    view._on_message({"sample": 2})
+    assert view.active == 2
+    assert view.steps[-1]["frame"] != first
+    view._on_message({"step": 1})
+    assert dashboard.drawing.step == 1
+
+
+def test_gallery_keeps_this_visits_generations_newest_first_each_with_its_link(dashboard):
+    generate(dashboard, wanted=0)
+    generate(dashboard, wanted=1)
+    entries = dashboard.results.gallery.entries
+    assert [e["title"] for e in entries] == ["1: one", "0: zero"]
+    assert entries[0]["url"].endswith("/runs/gen-2")
+    dashboard.results.gallery._on_message({"show": "gen-1"})
+    assert dashboard.results.shown.outcome.run_id == "gen-1"
+
+
+def test_failed_generation_is_told_and_the_form_is_free_again(dashboard, studio, monkeypatch):
+    def broken(recipe, report):
+        raise TrackingError("the run could not be logged; is the server running?")
+
+    monkeypatch.setattr(studio, "generate", broken)
+    generate(dashboard)
+    assert dashboard.alert.object == "the run could not be logged; is the server running?"
+    assert dashboard.alert.visible
+    assert not dashboard.generation.button.disabled
+
+
+def test_cancelled_generation_shows_nothing_and_frees_the_form(dashboard, studio):
+    studio.pause = 0.05
+    dashboard.generation.generate()
+    assert dashboard.generation.button.disabled
+    dashboard.generation.bar._cancel()
+    finish(dashboard.generation.bar)
+    assert studio.made == 0
+    assert dashboard.results.shown is None
+    assert "cancelled" in dashboard.session.notice.text
+    assert not dashboard.generation.button.disabled
+
+
+# -- maps ------------------------------------------------------------------------------
+
+
+def test_recomputed_map_is_opened_and_the_logged_one_stays(dashboard):
+    session = dashboard.session
+    own = session.opened
+    places = own.table[["x", "y"]].to_numpy().copy()
+    session.click("digits-0003")
+    dashboard.remap.n_neighbors.value = 30
+    dashboard.remap.compute()
+    finish(dashboard.remap.bar)
+    assert session.state.map_run == "map-1"
+    assert session.opened.map_run == "map-1"
+    assert session.state.selection.sample_id == "digits-0003"
+    assert session.opened.position("digits-0003") != own.position("digits-0003")
+    session.choose_map(None)
+    assert session.opened is own
+    assert (own.table[["x", "y"]].to_numpy() == places).all()
+
+
+def test_legend_filters_and_all_classes_again_means_no_filter(dashboard):
+    drawing, state = dashboard.drawing, dashboard.session.state
+    drawing._on_legend({"toggle": "3: three"})
+    assert state.classes == ["3: three"]
+    counts = np.bincount(dashboard.session.store.library.labels, minlength=10)
+    assert f"{counts[3]} of 200 shown" in drawing.caption.object
+    for name in dashboard.session.opened.categories:
+        if name not in state.classes:
+            drawing._on_legend({"toggle": name})
+    assert state.classes == []
+    assert "200 of 200 shown" in drawing.caption.object
+
+
+def test_ranking_opens_the_layer_clicked(dashboard):
+    row = next(r for r in dashboard.layers.table.rows if (r["layer"], r["sigma"]) == ("midblock", 2.0))
+    assert 0 <= row["knows"] <= 1
+    dashboard.layers._on_message({"open": row["id"]})
+    assert (dashboard.session.state.layer, dashboard.session.state.sigma) == ("midblock", 2.0)
+    assert dashboard.navigation.layer.value == "midblock"
+    assert dashboard.navigation.sigma.value == 2.0
+
+
+# -- settings --------------------------------------------------------------------------
+
+
+def test_settings_come_from_flags_before_the_environment():
+    environment = {"DIFFVIEWS_PROFILE": "server", "DIFFVIEWS_MLFLOW_UI": "http://a:5000", "DIFFVIEWS_DEVICE": ""}
+    settings = Settings.read(["--profile", "r2", "--tracking-uri", "sqlite:///x.db"], environment)
+    assert settings == Settings("r2", "sqlite:///x.db", None, "auto", "http://a:5000", None)
