@@ -7,6 +7,7 @@ table below holds names only, so that `diffviews --help` imports no model code.
 import importlib
 import inspect
 import logging
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
@@ -88,6 +89,7 @@ def overview() -> str:
 
 def run_command(name: str, arguments: Sequence[str] | None = None) -> NoReturn:
     """Parse `arguments` for one command, run it, print its outcome and exit."""
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     for noisy in ("httpx", "alembic", "mlflow.store.db.utils", "lightning.pytorch.utilities.rank_zero"):
         logging.getLogger(noisy).setLevel(logging.WARNING)

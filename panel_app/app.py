@@ -9,7 +9,7 @@ import panel as pn
 import panel_material_ui as pmui
 
 from diffviews.errors import DiffViewsError
-from panel_app.cards import hint, link
+from panel_app.cards import link
 from panel_app.data import DataStore
 from panel_app.embedding_map import EmbeddingMap
 from panel_app.generation import GenerationPanel, Results
@@ -57,17 +57,36 @@ class Dashboard:
 
     def _build(self) -> None:
         self.alert = pmui.Alert(
-            object="", severity="error", closeable=True, visible=False, margin=(0, 0, 12, 0), sizing_mode="stretch_width"
+            object="",
+            severity="error",
+            closeable=True,
+            visible=False,
+            margin=(0, 0, 12, 0),
+            sizing_mode="stretch_width",
         )
         self.tabs = pmui.Tabs(
-            ("Sample", self.samples), ("Generate", self.generation), ("Layers", self.layers), ("Run", self.run),
-            sizing_mode="stretch_width", margin=0, dynamic=False,
-        )  # fmt: skip
+            ("Sample", self.samples),
+            ("Generate", self.generation),
+            ("Layers", self.layers),
+            ("Run", self.run),
+            sizing_mode="stretch_width",
+            margin=0,
+            dynamic=False,
+        )
         self.welcome = pn.pane.HTML(WELCOME, stylesheets=[PANE_CSS], sizing_mode="stretch_width", visible=False)
         side = pmui.Paper(
-            self.tabs, elevation=0, variant="outlined", width=PANEL_WIDTH, margin=(0, 0, 0, 14),
-            styles={"flex": "none", "align-self": "flex-start", "max-height": "calc(100vh - 92px)", "overflow-y": "auto"},
-        )  # fmt: skip
+            self.tabs,
+            elevation=0,
+            variant="outlined",
+            width=PANEL_WIDTH,
+            margin=(0, 0, 0, 14),
+            styles={
+                "flex": "none",
+                "align-self": "flex-start",
+                "max-height": "calc(100vh - 92px)",
+                "overflow-y": "auto",
+            },
+        )
         self._centre = pn.Column(self.drawing, self.results, sizing_mode="stretch_width", margin=0, min_width=480)
         self._body = pn.Row(self._centre, side, sizing_mode="stretch_width", margin=0)
         self.page = pmui.Page(
@@ -88,9 +107,11 @@ class Dashboard:
         return pn.pane.HTML(
             '<div style="display:flex;align-items:baseline;gap:14px;white-space:nowrap">'
             '<span class="muted" style="flex:1">what the layers of a diffusion model know, and which decide</span>'
-            f'<span>{link(self._ui_url, "MLflow")}</span></div>',
-            stylesheets=[PANE_CSS], sizing_mode="stretch_width", margin=(0, 16, 0, 14),
-        )  # fmt: skip
+            f"<span>{link(self._ui_url, 'MLflow')}</span></div>",
+            stylesheets=[PANE_CSS],
+            sizing_mode="stretch_width",
+            margin=(0, 16, 0, 14),
+        )
 
     def open(self, query: dict[str, Any]) -> None:
         """Open what the address names."""
@@ -102,7 +123,9 @@ class Dashboard:
 
         def write(*_: Any) -> None:
             wanted = {**location.query_params, **self.session.state.to_query()}
-            location.search = pn.util.parse_query and "?" + _encode(wanted) if any(v is not None for v in wanted.values()) else ""
+            location.search = (
+                pn.util.parse_query and "?" + _encode(wanted) if any(v is not None for v in wanted.values()) else ""
+            )
 
         self.session.state.param.watch(
             write, ["extraction", "layer", "sigma", "map_run", "colour_by", "classes", "selection"]

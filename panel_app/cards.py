@@ -8,6 +8,11 @@ from diffviews.noise import format_sigma
 from panel_app.data import OpenMap
 
 
+def column_label(column: str) -> str:
+    """Return a column's name as people read it."""
+    return column.replace("_", " ").replace("neighborhood", "neighbourhood").capitalize()
+
+
 def hover_card(opened: OpenMap, sample_id: str) -> str:
     """Return the card beside a hovered point: picture, class, id, sigma."""
     return (
@@ -26,7 +31,10 @@ def selected_card(opened: OpenMap, sample_id: str) -> str:
     row = opened.table.iloc[opened.row_of[sample_id]]
     numbers = " · ".join(
         f"{label} {row[column]:.2f}"
-        for column, label in (("neighborhood_preservation", "neighbours kept"), ("distance_to_data", "distance to data"))
+        for column, label in (
+            ("neighborhood_preservation", "neighbours kept"),
+            ("distance_to_data", "distance to data"),
+        )
         if column in opened.numeric_columns
     )
     return (

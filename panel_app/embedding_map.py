@@ -1,7 +1,6 @@
 """The map: a Datashader picture of all points with rings, a hover card and denoising paths drawn over it."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import holoviews as hv
@@ -9,16 +8,14 @@ import numpy as np
 import panel as pn
 import panel_material_ui as pmui
 import param
-from bokeh.models import ColumnDataSource
 from bokeh.plotting import figure as Figure
 
-from diffviews.noise import format_sigma
 from panel_app import raster
 from panel_app.cards import hover_card
-from panel_app.components import ColourKey
 from panel_app.data import OpenMap
+from panel_app.legend import MapLegend
+from panel_app.overlays import DrawnPath, add_glyphs, empty_sources, label_steps, short_sigma
 from panel_app.session import Session
-from panel_app.state import BY_CLASS
 from panel_app.theme import BASELINE_PATH, NEIGHBOUR, PANE_CSS, PATH, SELECTED
 
 _FIRST_SIZE = (820, 540)
@@ -27,17 +24,6 @@ _REACH = 11
 _LEGEND_LIMIT = 24
 
 Redraw = hv.streams.Stream.define("Redraw", version=0)
-
-
-@dataclass(frozen=True, slots=True)
-class DrawnPath:
-    """One sample's way over the map, step by step."""
-
-    x: tuple[float, ...]
-    y: tuple[float, ...]
-    sigmas: tuple[float, ...]
-    distances: tuple[float, ...]
-    baseline: bool = False
 
 
 class EmbeddingMap(pn.viewable.Viewer):
@@ -53,11 +39,11 @@ class EmbeddingMap(pn.viewable.Viewer):
         self.session = session
         self._figure: Figure | None = None
         self._radius = 3.0
-        self._sources = _sources()
+        self._sources = empty_sources()
         self._build_plot()
         self._build_chrome()
         session.param.watch(lambda *_: self._show_map(), "opened")
-        session.state.param.watch(lambda *_: self._recolour(), ["classes", "colour_by"])
+        session.state.param.watch(lambda *_: self._redraw_picture(), ["classes", "colour_by"])
         session.state.param.watch(lambda *_: self._draw_rings(), "selection")
         self.param.watch(lambda *_: self._draw_paths(), ["paths", "step", "dark"])
         self.param.watch(lambda *_: self._redraw_picture(), "paths")
@@ -87,10 +73,18 @@ class EmbeddingMap(pn.viewable.Viewer):
         self._pane = pn.pane.HoloViews(
             picture.opts(
                 hv.opts.RGB(
-                    responsive=True, xaxis=None, yaxis=None, toolbar=None, show_frame=False, border=0,
-                    default_tools=["pan", "wheel_zoom"], active_tools=["pan", "wheel_zoom"],
-                    hooks=[self._adopt_figure], framewise=False, apply_ranges=False,
-                )  # fmt: skip
+                    responsive=True,
+                    xaxis=None,
+                    yaxis=None,
+                    toolbar=None,
+                    show_frame=False,
+                    border=0,
+                    default_tools=["pan", "wheel_zoom"],
+                    active_tools=["pan", "wheel_zoom"],
+                    hooks=[self._adopt_figure],
+                    framewise=False,
+                    apply_ranges=False,
+                )
             ),
             sizing_mode="stretch_both",
             margin=0,
@@ -104,25 +98,41 @@ class EmbeddingMap(pn.viewable.Viewer):
                 ("remove", "Zoom out", lambda _: self.zoom(1 / 0.65)),
                 ("fit_screen", "Reset view", lambda _: self.reset()),
             )
-        ]  # fmt: skip
+        ]
         self._tools = pn.Column(
-            *buttons, margin=0,
-            styles={"position": "absolute", "right": "10px", "top": "10px", "z-index": "5", "border-radius": "10px",
-                    "background": "color-mix(in srgb, var(--panel-surface-color) 88%, transparent)"},
-        )  # fmt: skip
+            *buttons,
+            margin=0,
+            styles={
+                "position": "absolute",
+                "right": "10px",
+                "top": "10px",
+                "z-index": "5",
+                "border-radius": "10px",
+                "background": "color-mix(in srgb, var(--panel-surface-color) 88%, transparent)",
+            },
+        )
         self._card = pn.pane.HTML("", visible=False, margin=0, stylesheets=[PANE_CSS])
         self._card.styles = {"position": "absolute", "left": "0", "top": "0"}
-        self.legend = ColourKey(self._on_legend, margin=(6, 12, 8, 12))
-        self.caption = pn.pane.HTML("", margin=(8, 14, 0, 14), sizing_mode="stretch_width", stylesheets=[PANE_CSS])
+        self.legend = MapLegend(self.session)
         self._empty = pn.pane.HTML("", visible=False, margin=40, stylesheets=[PANE_CSS])
         self._canvas = pn.Column(
-            self._pane, self._tools, self._card,
-            sizing_mode="stretch_width", margin=0, styles=self._canvas_styles(),
-        )  # fmt: skip
+            self._pane,
+            self._tools,
+            self._card,
+            sizing_mode="stretch_width",
+            margin=0,
+            styles=self._canvas_styles(),
+        )
         self._layout = pmui.Paper(
-            self.caption, self._empty, self._canvas, self.legend,
-            elevation=0, variant="outlined", sizing_mode="stretch_width", margin=0,
-        )  # fmt: skip
+            self.legend.caption,
+            self._empty,
+            self._canvas,
+            self.legend,
+            elevation=0,
+            variant="outlined",
+            sizing_mode="stretch_width",
+            margin=0,
+        )
 
     def _canvas_styles(self) -> dict[str, str]:
         height = f"max(400px, calc(100vh - {self.room_below}px))"
@@ -134,12 +144,12 @@ class EmbeddingMap(pn.viewable.Viewer):
         if self._figure is figure:
             return
         self._figure = figure
-        self._sources = _sources()
+        self._sources = empty_sources()
         figure.background_fill_alpha = figure.border_fill_alpha = 0
         figure.outline_line_color = None
         figure.min_border = 0
         figure.grid.visible = False
-        _add_overlays(figure, self._sources)
+        add_glyphs(figure, self._sources)
         self._set_ranges()
         self._draw_rings()
         self._draw_paths()
@@ -171,17 +181,13 @@ class EmbeddingMap(pn.viewable.Viewer):
     def _show_map(self) -> None:
         opened = self.session.opened
         self._hover(None)
-        self._canvas.visible = self.legend.visible = opened is not None
+        self._canvas.visible = opened is not None
         if opened is None:
             return
         self._range.update(x_range=None, y_range=None)
-        self._recolour()
+        self._redraw_picture()
         self._set_ranges()
         self._draw_rings()
-
-    def _recolour(self) -> None:
-        self._redraw_picture()
-        self._update_legend()
 
     def _redraw_picture(self) -> None:
         self._redraw.event(version=self._redraw.version + 1)
@@ -190,27 +196,6 @@ class EmbeddingMap(pn.viewable.Viewer):
         if self._figure is None or self.session.opened is None:
             return
         self._move_to(*self.session.opened.bounds)
-
-    def _update_legend(self) -> None:
-        opened, state = self.session.opened, self.session.state
-        if opened is None:
-            return
-        shown = len(opened.shown(state.classes))
-        self.caption.object = _caption(opened, shown)
-        colouring = opened.colouring(state.colour_by)
-        if not colouring.categorical:
-            self.legend.scale = {
-                "label": column_label(state.colour_by), "low": colouring.low, "high": colouring.high,
-                "colours": list(colouring.colours),
-            }  # fmt: skip
-            return
-        counts = opened.table["class"].value_counts()
-        chosen = set(state.classes)
-        entries = [
-            {"name": name, "colour": colour, "count": int(counts[name]), "on": not chosen or name in chosen}
-            for name, colour in zip(colouring.categories, colouring.colours, strict=True)
-        ]
-        self.legend.param.update(scale={}, entries=entries[:_LEGEND_LIMIT])
 
     def _draw_rings(self) -> None:
         opened = self.session.opened
@@ -359,88 +344,16 @@ class EmbeddingMap(pn.viewable.Viewer):
         shift_x = "0" if left < width - 260 else "-100%"
         shift_y = "0" if top < height - 130 else "-100%"
         return {
-            "position": "absolute", "left": across, "top": f"{top:.0f}px", "transform": f"translate({shift_x}, {shift_y})",
-            "pointer-events": "none", "z-index": "10",
-        }  # fmt: skip
-
-    def _on_legend(self, message: dict[str, Any]) -> None:
-        name, opened, state = message.get("toggle"), self.session.opened, self.session.state
-        if opened is None or name not in opened.categories:
-            return
-        chosen = [c for c in state.classes if c != name] if name in state.classes else [*state.classes, name]
-        state.classes = [] if len(chosen) == len(opened.categories) else chosen
-
-
-def column_label(column: str) -> str:
-    """Return a column's name as people read it."""
-    return column.replace("_", " ").replace("neighborhood", "neighbourhood").capitalize()
-
-
-def short_sigma(sigma: float) -> str:
-    """Return a noise level with three significant digits, for tight places."""
-    return format_sigma(float(f"{sigma:.3g}"))
-
-
-def label_steps(path: DrawnPath, span: tuple[float, float], apart: float = 0.06) -> list[int]:
-    """Return the steps whose sigma is written: first, last, and those at least `apart` of the view from one another."""
-    chosen: list[int] = []
-    last = len(path.x) - 1
-    for index in (0, last, *range(1, last)):
-        spot = np.array([path.x[index] / span[0], path.y[index] / span[1]])
-        others = [np.array([path.x[i] / span[0], path.y[i] / span[1]]) for i in chosen]
-        if all(np.linalg.norm(spot - other) >= apart for other in others):
-            chosen.append(index)
-    return sorted(set(chosen))
-
-
-def _caption(opened: OpenMap, shown: int) -> str:
-    sigma = format_sigma(opened.layer.sigma)
-    return (
-        '<div style="display:flex;justify-content:space-between;gap:16px;align-items:baseline">'
-        f'<span class="title">{opened.layer.layer} <span class="muted" style="font-weight:400">at σ {sigma}</span></span>'
-        f'<span class="muted num small">{shown:,} of {len(opened.table):,} shown</span></div>'
-    )
+            "position": "absolute",
+            "left": across,
+            "top": f"{top:.0f}px",
+            "transform": f"translate({shift_x}, {shift_y})",
+            "pointer-events": "none",
+            "z-index": "10",
+        }
 
 
 def _finite(bounds: Sequence[float] | None) -> tuple[float, float] | None:
     if bounds is None or not all(b is not None and np.isfinite(b) for b in bounds) or bounds[0] == bounds[1]:
         return None
     return float(bounds[0]), float(bounds[1])
-
-
-def _sources() -> dict[str, ColumnDataSource]:
-    columns = {
-        "hover": ("x", "y", "size"),
-        "rings": ("x", "y", "size", "width", "colour", "halo"),
-        "lines": ("xs", "ys", "colour", "dash", "width", "paper"),
-        "dots": ("x", "y", "colour", "size", "edge"),
-        "labels": ("x", "y", "text", "ink", "paper"),
-    }
-    return {name: ColumnDataSource({column: [] for column in keys}) for name, keys in columns.items()}
-
-
-def _add_overlays(figure: Figure, sources: dict[str, ColumnDataSource]) -> None:
-    """Add the glyphs; later ones lie above. Each ring has a pale halo, so that it shows on any colour."""
-    figure.multi_line(
-        "xs", "ys", source=sources["lines"], line_color="paper", line_width=6, line_alpha=0.85, line_join="round",
-        line_cap="round",
-    )  # fmt: skip
-    figure.multi_line(
-        "xs", "ys", source=sources["lines"], line_color="colour", line_width="width", line_dash="dash", line_join="round",
-        line_cap="round",
-    )  # fmt: skip
-    figure.scatter(
-        "x", "y", size="size", source=sources["dots"], fill_color="colour", line_color="edge", line_width=1.5
-    )
-    figure.scatter("x", "y", size="size", source=sources["hover"], fill_color=None, line_color="#8a8f98", line_width=2)
-    figure.scatter(
-        "x", "y", size="size", source=sources["rings"], fill_color=None, line_color="halo", line_width=6, line_alpha=0.75
-    )
-    figure.scatter(
-        "x", "y", size="size", source=sources["rings"], fill_color=None, line_color="colour", line_width="width"
-    )
-    figure.text(
-        "x", "y", "text", source=sources["labels"], x_offset=9, y_offset=-9, text_color="ink",
-        text_font={"value": "Roboto"}, text_font_size={"value": "12px"}, text_font_style={"value": "bold"},
-        background_fill_color="paper", background_fill_alpha=0.82, border_radius=4, padding=3,
-    )  # fmt: skip

@@ -42,31 +42,51 @@ class SamplePanel(pn.viewable.Viewer):
         state = session.state
         self._card = _html(margin=(12, 0, 10, 0))
         self.k = pmui.IntSlider(
-            label="Neighbours to suggest", start=1, end=50, value=state.k, size="small", margin=(6, 6), sizing_mode="stretch_width",
+            label="Neighbours to suggest",
+            start=1,
+            end=50,
+            value=state.k,
+            size="small",
+            margin=(6, 6),
+            sizing_mode="stretch_width",
             description="Number of nearest samples to suggest.",
-        )  # fmt: skip
+        )
         self.space = pmui.RadioButtonGroup(
-            options={"Activations": "activation", "Map": "map"}, value=state.space, size="small", margin=(4, 0),
+            options={"Activations": "activation", "Map": "map"},
+            value=state.space,
+            size="small",
+            margin=(4, 0),
             sizing_mode="stretch_width",
             description="Measure distance between activations (PCA space), or on the drawn map, which distorts it.",
-        )  # fmt: skip
+        )
         self.suggest = pmui.Button(
-            label="Suggest nearest", icon="hub", size="small", sizing_mode="stretch_width", margin=(6, 4, 6, 0),
+            label="Suggest nearest",
+            icon="hub",
+            size="small",
+            sizing_mode="stretch_width",
+            margin=(6, 4, 6, 0),
             description="Ring the nearest samples thinly; click one on the map to remove it, any other to add it.",
             on_click=lambda _: session.suggest(),
-        )  # fmt: skip
+        )
         self.clear = pmui.Button(
-            label="Clear", variant="outlined", size="small", margin=(6, 0, 6, 4),
-            description="Select nothing.", on_click=lambda _: session.clear(),
-        )  # fmt: skip
+            label="Clear",
+            variant="outlined",
+            size="small",
+            margin=(6, 0, 6, 4),
+            description="Select nothing.",
+            on_click=lambda _: session.clear(),
+        )
         self.k.param.watch(lambda event: state.param.update(k=event.new), "value")
         self.space.param.watch(self._change_space, "value")
         self._heading = _html(margin=(10, 0, 2, 0))
         self.list = SampleList(self._on_list, margin=0)
         self._controls = pn.Column(
-            self.k, self.space, pn.Row(self.suggest, self.clear, sizing_mode="stretch_width", margin=0),
-            sizing_mode="stretch_width", margin=0,
-        )  # fmt: skip
+            self.k,
+            self.space,
+            pn.Row(self.suggest, self.clear, sizing_mode="stretch_width", margin=0),
+            sizing_mode="stretch_width",
+            margin=0,
+        )
         self._layout = pn.Column(
             self._card, self._controls, self._heading, self.list, sizing_mode="stretch_width", margin=(0, 16, 16, 16)
         )
@@ -89,19 +109,23 @@ class SamplePanel(pn.viewable.Viewer):
         self._card.object = selected_card(opened, chosen.sample_id)
         count = len(chosen.neighbours)
         kinds = f"{len(chosen.suggested)} suggested, {len(chosen.manual)} chosen" if count else "none yet"
-        self._heading.object = f'<div class="title">Neighbours <span class="muted small" style="font-weight:400">{kinds}</span></div>'
+        self._heading.object = (
+            f'<div class="title">Neighbours <span class="muted small" style="font-weight:400">{kinds}</span></div>'
+        )
         self.list.empty = "Suggest the nearest samples, or click points on the map to add them by hand."
         known = [s for s in chosen.neighbours if s in opened.row_of]
         distances = self.session.distances
         order = sorted(known, key=lambda s: distances.get(s, float("inf")))
         self.list.entries = [
             {
-                "id": sample_id, "src": picture, "title": opened.text_of(sample_id),
+                "id": sample_id,
+                "src": picture,
+                "title": opened.text_of(sample_id),
                 "detail": f"{distances[sample_id]:.2f}" if sample_id in distances else "",
                 "tone": "manual" if sample_id in chosen.manual else "suggested",
             }
             for sample_id, picture in zip(order, opened.thumbnails(order), strict=True)
-        ]  # fmt: skip
+        ]
 
     def _change_space(self, event: Any) -> None:
         self.session.state.space = event.new
@@ -112,7 +136,7 @@ class SamplePanel(pn.viewable.Viewer):
 
     def _on_list(self, message: dict[str, Any]) -> None:
         sample_id = message.get("remove")
-        if sample_id in self.session.state.selection.neighbours:
+        if isinstance(sample_id, str) and sample_id in self.session.state.selection.neighbours:
             self.session.toggle(sample_id)
 
 
@@ -122,11 +146,20 @@ class LayersPanel(pn.viewable.Viewer):
     COLUMNS: tuple[dict[str, Any], ...] = (
         {"key": "layer", "label": "Layer", "help": "Hook point of the model"},
         {"key": "sigma", "label": "σ", "help": "Noise level", "number": True},
-        {"key": "knows", "label": "Knows", "bar": "knows",
-         "help": "Share of samples whose nearest neighbours in activation space are of their class"},
-        {"key": "decides", "label": "Decides", "bar": "decides", "baseline": "baseline",
-         "help": "Share of generations that become the class whose average masks the layer; tick: without the mask"},
-    )  # fmt: skip
+        {
+            "key": "knows",
+            "label": "Knows",
+            "bar": "knows",
+            "help": "Share of samples whose nearest neighbours in activation space are of their class",
+        },
+        {
+            "key": "decides",
+            "label": "Decides",
+            "bar": "decides",
+            "baseline": "baseline",
+            "help": "Share of generations that become the class whose average masks the layer; tick: without the mask",
+        },
+    )
 
     def __init__(self, session: Session, **params: Any) -> None:
         super().__init__(**params)
@@ -207,14 +240,17 @@ class RunPanel(pn.viewable.Viewer):
         metrics = [(METRIC_LABELS.get(k, k), v) for k, v in sorted(opened.layer.metrics.items(), key=_metric_order)]
         self._body.object = "".join(
             [
-                '<div class="overline" style="margin-bottom:4px">Run</div>', facts(run),
+                '<div class="overline" style="margin-bottom:4px">Run</div>',
+                facts(run),
                 *(f'<p style="margin-top:8px">{a}</p>' for a in links if a),
                 '<div class="overline" style="margin:18px 0 4px">Measures</div>',
                 facts(metrics) if metrics else hint("This run has no measures."),
                 '<div class="overline" style="margin:18px 0 4px">Parameters</div>',
-                facts(sorted(opened.layer.params.items())) if opened.layer.params else hint("This run has no parameters."),
+                facts(sorted(opened.layer.params.items()))
+                if opened.layer.params
+                else hint("This run has no parameters."),
             ]
-        )  # fmt: skip
+        )
 
 
 def _metric_order(item: tuple[str, float]) -> tuple[int, str]:

@@ -43,13 +43,22 @@ class JobBar(pn.viewable.Viewer):
         self.progress = pmui.LinearProgress(variant="indeterminate", value=0, margin=0, sizing_mode="stretch_width")
         self.preview = pn.pane.HTML("", stylesheets=[PANE_CSS], margin=(0, 10, 0, 0), visible=False)
         self.cancel = pmui.Button(
-            label="Cancel", icon="close", variant="outlined", size="small", margin=(0, 0, 0, 8),
-            description="Stop between two steps; nothing is logged.", on_click=lambda _: self._cancel(),
-        )  # fmt: skip
+            label="Cancel",
+            icon="close",
+            variant="outlined",
+            size="small",
+            margin=(0, 0, 0, 8),
+            description="Stop between two steps; nothing is logged.",
+            on_click=lambda _: self._cancel(),
+        )
         self._layout = pn.Row(
-            self.preview, pn.Column(self.text, self.progress, sizing_mode="stretch_width", margin=(4, 0)), self.cancel,
-            sizing_mode="stretch_width", visible=False, margin=(8, 0),
-        )  # fmt: skip
+            self.preview,
+            pn.Column(self.text, self.progress, sizing_mode="stretch_width", margin=(4, 0)),
+            self.cancel,
+            sizing_mode="stretch_width",
+            visible=False,
+            margin=(8, 0),
+        )
 
     def __panel__(self) -> pn.viewable.Viewable:
         return self._layout
@@ -114,4 +123,6 @@ class JobBar(pn.viewable.Viewer):
         self.progress.param.update(variant="determinate", value=round(100 * view.step / view.total))
         if isinstance(view.preview, np.ndarray):
             address = picture_address(view.preview)
-            self.preview.param.update(object=f'<img class="px" src="{address}" width="44" height="44" alt="">', visible=True)
+            self.preview.param.update(
+                object=f'<img class="px" src="{address}" width="44" height="44" alt="">', visible=True
+            )

@@ -7,7 +7,7 @@ import panel_material_ui as pmui
 import param
 
 from diffviews.noise import format_sigma
-from panel_app.embedding_map import column_label
+from panel_app.cards import column_label
 from panel_app.session import Session
 from panel_app.state import BY_CLASS
 from panel_app.theme import PANE_CSS
@@ -44,18 +44,25 @@ class Navigation(pn.viewable.Viewer):
         return self._layout
 
     def _build(self) -> None:
-        self.experiment = pmui.Select(label="Experiment", description="MLflow experiment the runs are logged in.", **_FIELD)
+        self.experiment = pmui.Select(
+            label="Experiment", description="MLflow experiment the runs are logged in.", **_FIELD
+        )
         self.extraction = pmui.Select(
             label="Extraction", description="One pass of one model over one sample set; newest first.", **_FIELD
         )
         self.layer = pmui.Select(
-            label="Layer", searchable=True,
-            description="Where in the network the activations were captured, in the order data flows.", **_FIELD,
-        )  # fmt: skip
+            label="Layer",
+            searchable=True,
+            description="Where in the network the activations were captured, in the order data flows.",
+            **_FIELD,
+        )
         self.sigma = pmui.RadioButtonGroup(
-            label="Noise level σ", sizing_mode="stretch_width", size="small", margin=(6, 0),
+            label="Noise level σ",
+            sizing_mode="stretch_width",
+            size="small",
+            margin=(6, 0),
             description="How much noise the model was given: σ in EDM units, larger is noisier.",
-        )  # fmt: skip
+        )
         self.map = pmui.Select(
             label="Map", description="The layer's own map, or one re-computed with other UMAP parameters.", **_FIELD
         )
@@ -63,20 +70,39 @@ class Navigation(pn.viewable.Viewer):
             label="Colour by", description="Class, or a number measured for each sample.", **_FIELD
         )
         self.classes = pmui.MultiChoice(
-            label="Show only these classes", placeholder="All classes", searchable=True, chip=True, delete_button=True,
-            description="Leave empty to show all. What is hidden stays in the data: neighbours and averages do not change.",
-            visual_size="small", sizing_mode="stretch_width", margin=(6, 0),
-        )  # fmt: skip
+            label="Show only these classes",
+            placeholder="All classes",
+            searchable=True,
+            chip=True,
+            delete_button=True,
+            description="Empty shows all. What is hidden stays in the data: neighbours and averages do not change.",
+            visual_size="small",
+            sizing_mode="stretch_width",
+            margin=(6, 0),
+        )
         self._refresh = pmui.Button(
-            label="Look for new runs", icon="refresh", variant="text", size="small", margin=(2, 0),
-            description="Ask the tracking server again.", on_click=lambda _: self.session.refresh(),
-        )  # fmt: skip
+            label="Look for new runs",
+            icon="refresh",
+            variant="text",
+            size="small",
+            margin=(2, 0),
+            description="Ask the tracking server again.",
+            on_click=lambda _: self.session.refresh(),
+        )
         self._layout = pn.Column(
-            section("Data"), self.experiment, self.extraction, self.layer,
-            self.sigma, self.map, self._refresh,
-            section("View"), self.colour, self.classes,
-            sizing_mode="stretch_width", margin=(4, 16),
-        )  # fmt: skip
+            section("Data"),
+            self.experiment,
+            self.extraction,
+            self.layer,
+            self.sigma,
+            self.map,
+            self._refresh,
+            section("View"),
+            self.colour,
+            self.classes,
+            sizing_mode="stretch_width",
+            margin=(4, 16),
+        )
 
     def add(self, *parts: Any) -> None:
         """Append further sections."""

@@ -6,7 +6,6 @@ from diffviews.data.pictures import encode_png
 from panel_app.data import png_address
 
 
-
 def picture_address(image: np.ndarray) -> str:
     """Return an (H, W, 3) uint8 image as a PNG data address."""
     return png_address(encode_png(np.ascontiguousarray(image)))

@@ -29,9 +29,7 @@ class Window:
         margins = [0.02 * (high - low) for low, high in (self.x_range, self.y_range)]
         (x0, x1), (y0, y1) = self.x_range, self.y_range
         x, y = frame["x"].to_numpy(), frame["y"].to_numpy()
-        return (
-            (x >= x0 - margins[0]) & (x <= x1 + margins[0]) & (y >= y0 - margins[1]) & (y <= y1 + margins[1])
-        )
+        return (x >= x0 - margins[0]) & (x <= x1 + margins[0]) & (y >= y0 - margins[1]) & (y <= y1 + margins[1])
 
     def count(self, frame: pd.DataFrame) -> int:
         """Return how many rows are inside."""

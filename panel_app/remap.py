@@ -20,22 +20,40 @@ class RemapPanel(pn.viewable.Viewer):
         self.session, self.studio = session, studio
         field: dict[str, Any] = {"size": "small", "sizing_mode": "stretch_width", "margin": (6, 6)}
         self.n_neighbors = pmui.IntSlider(
-            label="Neighbours", start=5, end=100, value=15,
-            description="UMAP n_neighbors: few show fine structure, many the overall shape.", **field,
-        )  # fmt: skip
+            label="Neighbours",
+            start=5,
+            end=100,
+            value=15,
+            description="UMAP n_neighbors: few show fine structure, many the overall shape.",
+            **field,
+        )
         self.min_dist = pmui.FloatSlider(
-            label="Minimum distance", start=0.0, end=1.0, step=0.01, value=0.1,
-            description="UMAP min_dist: small packs alike samples tightly.", **field,
-        )  # fmt: skip
+            label="Minimum distance",
+            start=0.0,
+            end=1.0,
+            step=0.01,
+            value=0.1,
+            description="UMAP min_dist: small packs alike samples tightly.",
+            **field,
+        )
         self.pca = pmui.IntSlider(
-            label="PCA components", start=0, end=200, value=50,
-            description="Activations are reduced to so many dimensions first; 0 uses them as they are.", **field,
-        )  # fmt: skip
+            label="PCA components",
+            start=0,
+            end=200,
+            value=50,
+            description="Activations are reduced to so many dimensions first; 0 uses them as they are.",
+            **field,
+        )
         self.button = pmui.Button(
-            label="Re-compute the map", icon="scatter_plot", variant="outlined", size="small", margin=(6, 0),
-            sizing_mode="stretch_width", description="Computes a further map and logs it as a run; this one stays as it is.",
+            label="Re-compute the map",
+            icon="scatter_plot",
+            variant="outlined",
+            size="small",
+            margin=(6, 0),
+            sizing_mode="stretch_width",
+            description="Computes a further map and logs it as a run; this one stays as it is.",
             on_click=lambda _: self.compute(),
-        )  # fmt: skip
+        )
         self.bar = JobBar(queue, on_over=self._enable, on_done=self._done, on_told=session.tell)
         self._layout = pn.Column(
             self.n_neighbors, self.min_dist, self.pca, self.button, self.bar, sizing_mode="stretch_width", margin=0

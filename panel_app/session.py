@@ -43,7 +43,7 @@ def reported(
             return method(self, *args, **kwargs)
         except DiffViewsError as error:
             self.tell(str(error))
-        except Exception as error:  # noqa: BLE001 - the page turns failures into words; the log keeps the cause
+        except Exception as error:
             logger.exception("%s failed", method.__name__)
             reason = str(error).strip().partition("\n")[0] or type(error).__name__
             self.tell(f"This did not work: {reason}. The server's log has the details.")
@@ -86,9 +86,8 @@ class Session(param.Parameterized):
             return
         self.state.experiment = home
         self.extractions = list(self.store.library.extractions(home))
-        known = {e.run_id for e in self.extractions}
-        run = address.run if address.run in known else self.extractions[0].run_id
-        self._open_extraction(run, layer=address.layer, sigma=address.sigma, map_run=address.map)
+        asked = next((e for e in self.extractions if e.run_id == address.run), self.extractions[0])
+        self._open_extraction(asked.run_id, layer=address.layer, sigma=address.sigma, map_run=address.map)
         self._restore(address)
 
     @reported
@@ -210,9 +209,9 @@ class Session(param.Parameterized):
             if gap and layer is not None:
                 nearest = min(candidates, key=lambda r: abs(r.sigma - sigma)).sigma
                 self.tell(
-                    f"There is no layer run at sigma {format_sigma(sigma)}; "
-                    f"sigma {format_sigma(nearest)} is shown.", "warning",
-                )  # fmt: skip
+                    f"There is no layer run at sigma {format_sigma(sigma)}; sigma {format_sigma(nearest)} is shown.",
+                    "warning",
+                )
             candidates = [r for r in candidates if abs(r.sigma - sigma) == gap]
         return max(candidates, key=lambda r: r.metrics.get(KNOWS, 0.0))
 

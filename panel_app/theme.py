@@ -85,7 +85,10 @@ PAGE_SX: dict[str, Any] = {
     },
     ".MuiAppBar-root .MuiToolbar-root": {"minHeight": "52px"},
     ".MuiAppBar-root .MuiTypography-root, .MuiAppBar-root a": {
-        "color": "text.primary", "fontSize": "18px", "fontWeight": 700, "letterSpacing": "-0.01em",
+        "color": "text.primary",
+        "fontSize": "18px",
+        "fontWeight": 700,
+        "letterSpacing": "-0.01em",
     },
     ".MuiDrawer-paper": {"backgroundColor": "background.paper", "borderColor": "divider"},
     "main": {"backgroundColor": "background.default"},
@@ -116,7 +119,8 @@ p { margin: 0; line-height: 1.5; }
 .muted { color: var(--dv-muted); }
 .small { font-size: 12px; }
 .title { font-size: 14px; font-weight: 600; letter-spacing: .01em; }
-.overline { font-size: 11px; font-weight: 600; letter-spacing: .06em; text-transform: uppercase; color: var(--dv-muted); }
+.overline { font-size: 11px; font-weight: 600; letter-spacing: .06em; text-transform: uppercase;
+  color: var(--dv-muted); }
 .num { font-variant-numeric: tabular-nums; }
 img.px { image-rendering: pixelated; display: block; border-radius: 4px; background: var(--dv-wash); }
 a { color: var(--dv-primary); text-decoration: none; }

@@ -105,15 +105,18 @@ class UNetBlock(nn.Module):
             if resample is None
             else ResampledConv(in_channels, resample, kernel=3)
         )
+        # Made here and registered below: initial weights follow the order in which parts are made (the
+        # recorded training started from this one), checkpoints that in which they are registered.
+        skip: nn.Module | None = None
+        if resample is not None:
+            skip = ResampledConv(in_channels, resample, kernel=0)
+        elif in_channels != out_channels:
+            skip = nn.Conv2d(in_channels, out_channels, 1)
         self.affine = nn.Linear(emb_channels, 2 * out_channels)
         self.norm1 = group_norm(out_channels)
         self.conv1 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
         _zero(self.conv1)
-        self.skip: nn.Module | None = None
-        if resample is not None:
-            self.skip = ResampledConv(in_channels, resample, kernel=0)
-        elif in_channels != out_channels:
-            self.skip = nn.Conv2d(in_channels, out_channels, 1)
+        self.skip = skip
         if self.num_heads:
             self.norm2 = group_norm(out_channels)
             self.qkv = nn.Conv2d(out_channels, 3 * out_channels, 1)

@@ -18,6 +18,8 @@ from diffviews.tracking.profiles import Profile, activate, load_profile
 logger = logging.getLogger(__name__)
 
 ADDRESS = "127.0.0.1"
+MLFLOW_ENVIRONMENT = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+"""The UI alone: no messages to others, no job workers."""
 
 
 @dataclass(slots=True)
@@ -86,7 +88,7 @@ def viz(
     programs = Programs()
     try:
         if mlflow_port is not None:
-            programs.start("the MLflow UI", mlflow_command(chosen, mlflow_port), {}, mlflow_port)
+            programs.start("the MLflow UI", mlflow_command(chosen, mlflow_port), MLFLOW_ENVIRONMENT, mlflow_port)
             mlflow_ui = f"http://{ADDRESS}:{mlflow_port}"
             logger.info("MLflow UI   %s", mlflow_ui)
         environment = {

@@ -97,17 +97,13 @@ def _check_rows(
 
 def _reduce_finite(activations: Any, sample_ids: Sequence[str], parameters: MapParameters) -> Reduction:
     """Scale and reduce; when the result is not finite, say which samples were not."""
-    source = ActivationSource(activations)
     try:
-        with np.errstate(invalid="ignore", over="ignore"):
-            reduction = reduce_activations(activations, parameters.pca_components, normalize=parameters.normalize)
-    except (ValueError, np.linalg.LinAlgError):
-        source.require_finite(sample_ids)
-        raise
-    if not (np.isfinite(reduction.points).all() and np.isfinite(reduction.eigenvalues).all()):
-        source.require_finite(sample_ids)
-        raise ShapeError("activations are too large for float32 arithmetic; divide them by a constant first")
-    return reduction
+        return reduce_activations(activations, parameters.pca_components, normalize=parameters.normalize)
+    except FloatingPointError as error:
+        ActivationSource(activations).require_finite(sample_ids)
+        raise ShapeError(
+            "activations are finite, but too large for float32 arithmetic; divide them by a constant first"
+        ) from error
 
 
 def _with_self(indices: np.ndarray, distances: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:

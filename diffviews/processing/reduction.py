@@ -73,6 +73,7 @@ def reduce_activations(activations: Any, components: int | None = 50, *, normali
     Raises:
         ShapeError: if the activations are empty or no floats.
         SampleSetError: if all samples are the same.
+        FloatingPointError: if a value is NaN or infinite, or its square is beyond float32.
     """
     source = ActivationSource(activations)
     wanted = LEADING if components is None else max(components, LEADING)
@@ -229,13 +230,16 @@ def _center(block: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     Starting from the first row's values makes the variance of a constant column exactly 0.
     """
     pilot = block[0].copy()
-    block -= pilot
-    shift = block.mean(axis=0, dtype=np.float64)
-    block -= shift.astype(np.float32)
     squares = np.zeros(block.shape[1])
-    for start in range(0, len(block), 256):
-        part = block[start : start + 256]
-        squares += np.einsum("ij,ij->j", part, part)
+    with np.errstate(over="ignore", invalid="ignore"):
+        block -= pilot
+        shift = block.mean(axis=0, dtype=np.float64)
+        block -= shift.astype(np.float32)
+        for start in range(0, len(block), 256):
+            part = block[start : start + 256]
+            squares += np.einsum("ij,ij->j", part, part)
+    if not np.isfinite(squares).all():
+        raise FloatingPointError("activations are not finite, or too large for float32 arithmetic")
     return pilot + shift, squares / len(block)
 
 

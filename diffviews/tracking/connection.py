@@ -64,7 +64,7 @@ def absolute_uri(uri: str) -> str:
         return uri
     raise ConfigError(
         f"tracking address {redact(uri)!r} is neither a server (http://…) nor a database (sqlite:///…, "
-        "postgresql://…); MLflow's old folder store is not supported, use sqlite:///mlruns/mlflow.db"
+        "postgresql://…); MLflow's old folder store is not supported, use sqlite:///mlflow.db"
     )
 
 

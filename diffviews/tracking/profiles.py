@@ -83,7 +83,7 @@ def default_artifact_root(tracking_uri: str) -> str | None:
     if not is_sqlite(tracking_uri):
         return None
     database = sqlite_path(absolute_uri(tracking_uri))
-    return str(database.parent / "artifacts") if database is not None else None
+    return str(database.parent / "mlartifacts") if database is not None else None
 
 
 def activate(profile: Profile) -> Profile:

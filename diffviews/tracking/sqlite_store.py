@@ -29,7 +29,7 @@ def prepare_sqlite(tracking_uri: str, artifact_root: str | None) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{path}.lock", timeout=_LOCK_SECONDS, thread_local=False):
             if not _has_schema(path):
-                _make_schema(path, artifact_root or str(path.parent / "artifacts"))
+                _make_schema(path, artifact_root or str(path.parent / "mlartifacts"))
     except Timeout as error:
         raise TrackingError(
             f"another process has been preparing {path} for {_LOCK_SECONDS} s; end it, then try again"

@@ -40,7 +40,8 @@ export function render({model, el}) {
     for (const entry of entries) {
       const button = document.createElement("button")
       button.setAttribute("aria-pressed", String(entry.on))
-      button.title = entry.on ? `Show only, or also, ${entry.name}` : `Show ${entry.name} too`
+      button.disabled = !entry.colour
+      button.title = !entry.colour ? "Choose them in the sidebar" : entry.on ? `Show only, or also, ${entry.name}` : `Show ${entry.name} too`
       const dot = document.createElement("span")
       dot.className = "dot"
       dot.style.background = entry.colour

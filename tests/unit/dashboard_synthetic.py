@@ -59,24 +59,33 @@ class SyntheticRuns:
     def extractions(self, experiment):
         start = datetime(2026, 3, 1, 9, 30, tzinfo=UTC)
         return [
-            SimpleNamespace(run_id=e, name=e, experiment=experiment, model="edm-digits", dataset="digits", start_time=start)
+            SimpleNamespace(
+                run_id=e, name=e, experiment=experiment, model="edm-digits", dataset="digits", start_time=start
+            )
             for e in self.extraction_ids
         ]
 
     def layers(self, extraction):
         return [
             SimpleNamespace(
-                run_id=f"{extraction}/{layer}/{sigma}", parent_id=extraction, layer=layer, layer_index=index,
-                model="edm-digits", dataset="digits", sigma=sigma,
+                run_id=f"{extraction}/{layer}/{sigma}",
+                parent_id=extraction,
+                layer=layer,
+                layer_index=index,
+                model="edm-digits",
+                dataset="digits",
+                sigma=sigma,
                 metrics={
-                    "knn_accuracy_activation": 0.55 + 0.1 * index - 0.05 * sigma, "control_rate": 0.1 + 0.25 * index,
-                    "control_baseline": 0.1, "trustworthiness": 0.96,
+                    "knn_accuracy_activation": 0.55 + 0.1 * index - 0.05 * sigma,
+                    "control_rate": 0.1 + 0.25 * index,
+                    "control_baseline": 0.1,
+                    "trustworthiness": 0.96,
                 },
                 params={"pca_components": "50", "conditioning": "class"},
             )
             for index, layer in enumerate(LAYERS)
             for sigma in SIGMAS
-        ]  # fmt: skip
+        ]
 
     def maps(self, layer_run):
         return [m for m in self.added_maps if m.source_run == layer_run]
@@ -130,12 +139,18 @@ class SyntheticStudio:
             report(step + 1, steps, frames[-1][0])
         self.made += 1
         result = SimpleNamespace(
-            images=images.astype(np.uint8), labels=np.full(n, -1), seed=recipe.seed or 0, sigmas=sigmas,
+            images=images.astype(np.uint8),
+            labels=np.full(n, -1),
+            seed=recipe.seed or 0,
+            sigmas=sigmas,
             baseline_images=other.astype(np.uint8) if recipe.sample_ids else None,
             difference_images=np.abs(images - other).astype(np.uint8) if recipe.sample_ids else None,
-            intermediates=np.stack(frames), noised_inputs=np.stack(noised).astype(np.uint8),
-        )  # fmt: skip
-        return SimpleNamespace(run_id=f"gen-{self.made}", recipe=recipe, result=result, path=self._path(recipe, sigmas, n))
+            intermediates=np.stack(frames),
+            noised_inputs=np.stack(noised).astype(np.uint8),
+        )
+        return SimpleNamespace(
+            run_id=f"gen-{self.made}", recipe=recipe, result=result, path=self._path(recipe, sigmas, n)
+        )
 
     def embed(self, layer_run, parameters, report):
         report(0, 0, None)
@@ -157,8 +172,17 @@ class SyntheticStudio:
                 start = rows[["x", "y"]].mean().to_numpy() + rng.normal(0, 2, 2)
                 share = np.linspace(0, 1, len(sigmas))[:, None]
                 way = start * (1 - share) + end * share + rng.normal(0, 0.8, (len(sigmas), 2))
-                parts.append(pd.DataFrame({
-                    "step": np.arange(len(sigmas)), "sample": sample, "sigma": sigmas, "x": way[:, 0], "y": way[:, 1],
-                    "distance": np.linspace(20, 1, len(sigmas)), "variant": variant,
-                }))  # fmt: skip
+                parts.append(
+                    pd.DataFrame(
+                        {
+                            "step": np.arange(len(sigmas)),
+                            "sample": sample,
+                            "sigma": sigmas,
+                            "x": way[:, 0],
+                            "y": way[:, 1],
+                            "distance": np.linspace(20, 1, len(sigmas)),
+                            "variant": variant,
+                        }
+                    )
+                )
         return pd.concat(parts, ignore_index=True)

@@ -97,8 +97,9 @@ def test_colours_of_classes_stay_when_a_filter_or_number_is_chosen(opened):
     assert len(set(colouring.colours)) == len(opened.categories)
     number = opened.colouring("distance_to_data")
     assert (number.low, number.high) == (
-        pytest.approx(opened.table["distance_to_data"].min()), pytest.approx(opened.table["distance_to_data"].max()),
-    )  # fmt: skip
+        pytest.approx(opened.table["distance_to_data"].min()),
+        pytest.approx(opened.table["distance_to_data"].max()),
+    )
     assert opened.colouring("no such column") == colouring
 
 
@@ -140,7 +141,9 @@ def test_failed_load_is_tried_again(runs, monkeypatch):
 
 
 def test_unknown_layer_run_says_what_there_is(store):
-    with pytest.raises(RunNotFoundError, match=r"no finished layer 'midblock' at sigma 7; it has .*encoder_block_0 at 0\.5"):
+    with pytest.raises(
+        RunNotFoundError, match=r"no finished layer 'midblock' at sigma 7; it has .*encoder_block_0 at 0\.5"
+    ):
         store.layer_run("ext-1", "midblock", 7.0)
 
 
@@ -161,8 +164,10 @@ def test_samples_without_class_are_told_by_their_prompt_or_called_unlabelled():
     points = pd.DataFrame({"sample_id": ["c", "a", "b"], "x": [0.0, 1, 2], "y": [0.0, 1, 2]})
     table = join_points(points, samples)
     assert table.set_index("sample_id")["class"].astype(str).to_dict() == {
-        "a": "a red cube", "b": UNLABELLED, "c": "a red cube",
-    }  # fmt: skip
+        "a": "a red cube",
+        "b": UNLABELLED,
+        "c": "a red cube",
+    }
 
 
 def test_classes_are_listed_in_the_order_of_their_numbers():

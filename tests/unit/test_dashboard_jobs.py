@@ -102,9 +102,7 @@ def test_failure_is_a_sentence_and_the_queue_lives_on(queue):
     after = queue.submit("job", lambda report: 7)
     wait(lambda: queue.view(after).over)
     assert queue.view(failed[0]).error == "no sample is selected; click one"
-    assert queue.view(failed[1]).error == (
-        "Generating failed: division by zero. The server's log has the details."
-    )
+    assert queue.view(failed[1]).error == ("Generating failed: division by zero. The server's log has the details.")
     assert after.result == 7
 
 

@@ -9,7 +9,8 @@ from dashboard_synthetic import SyntheticRuns, SyntheticStudio
 from diffviews.errors import TrackingError
 from panel_app.app import Dashboard
 from panel_app.data import DataStore
-from panel_app.generation import RANDOM, UNIFORM, describe
+from panel_app.form import RANDOM, UNIFORM
+from panel_app.generation import describe
 from panel_app.jobs import JobQueue
 from panel_app.session import Session
 from panel_app.settings import Settings
@@ -224,12 +225,29 @@ def test_class_zero_is_called_by_its_name_and_not_random():
 def test_every_choice_of_the_form_reaches_the_recipe(dashboard, studio):
     dashboard.session.click("digits-0003")
     generate(
-        dashboard, mode="interpolate", strength=0.4, target="matched", layers=["midblock", "decoder_block_2"],
-        passes="conditional", sampler="renoise", steps=6, sigma_max="40", sigma_min="0.01", guidance=2.0,
-        noise="fixed", seed=11, count=3, window=(2, 4),
-    )  # fmt: skip
+        dashboard,
+        mode="interpolate",
+        strength=0.4,
+        target="matched",
+        layers=["midblock", "decoder_block_2"],
+        passes="conditional",
+        sampler="renoise",
+        steps=6,
+        sigma_max="40",
+        sigma_min="0.01",
+        guidance=2.0,
+        noise="fixed",
+        seed=11,
+        count=3,
+        window=(2, 4),
+    )
     recipe = studio.recipes[-1]
-    assert (recipe.mode, recipe.strength, recipe.target, recipe.passes) == ("interpolate", 0.4, "matched", "conditional")
+    assert (recipe.mode, recipe.strength, recipe.target, recipe.passes) == (
+        "interpolate",
+        0.4,
+        "matched",
+        "conditional",
+    )
     assert recipe.layers == ("midblock", "decoder_block_2")
     assert (recipe.sampler, recipe.num_steps, recipe.sigma_max, recipe.sigma_min) == ("renoise", 6, 40.0, 0.01)
     assert (recipe.guidance_scale, recipe.noise_mode, recipe.seed, recipe.num_samples) == (2.0, "fixed", 11, 3)
@@ -339,15 +357,15 @@ def test_recomputed_map_is_opened_and_the_logged_one_stays(dashboard):
 
 def test_legend_filters_and_all_classes_again_means_no_filter(dashboard):
     drawing, state = dashboard.drawing, dashboard.session.state
-    drawing._on_legend({"toggle": "3: three"})
+    drawing.legend._toggle({"toggle": "3: three"})
     assert state.classes == ["3: three"]
     counts = np.bincount(dashboard.session.store.library.labels, minlength=10)
-    assert f"{counts[3]} of 200 shown" in drawing.caption.object
+    assert f"{counts[3]} of 200 shown" in drawing.legend.caption.object
     for name in dashboard.session.opened.categories:
         if name not in state.classes:
-            drawing._on_legend({"toggle": name})
+            drawing.legend._toggle({"toggle": name})
     assert state.classes == []
-    assert "200 of 200 shown" in drawing.caption.object
+    assert "200 of 200 shown" in drawing.legend.caption.object
 
 
 def test_ranking_opens_the_layer_clicked(dashboard):

@@ -41,9 +41,14 @@ def test_selection_on_another_map_keeps_only_samples_it_has():
 
 def test_address_round_trips_the_view():
     state = ViewState(
-        extraction="r1", layer="midblock", sigma=0.002, map_run="m1", colour_by="distance_to_data",
-        classes=["3: three", "a, b"], selection=Selection("s,1", ("s 2",), ("s&3",)),
-    )  # fmt: skip
+        extraction="r1",
+        layer="midblock",
+        sigma=0.002,
+        map_run="m1",
+        colour_by="distance_to_data",
+        classes=["3: three", "a, b"],
+        selection=Selection("s,1", ("s 2",), ("s&3",)),
+    )
     address = Address.from_query({k: v for k, v in state.to_query().items() if v is not None})
     assert (address.run, address.layer, address.sigma, address.map) == ("r1", "midblock", 0.002, "m1")
     assert address.colour == "distance_to_data"

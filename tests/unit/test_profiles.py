@@ -31,8 +31,8 @@ def in_an_empty_folder(tmp_path, monkeypatch):
 def test_default_profile_is_local_and_absolute_from_the_current_folder(tmp_path):
     profile = load_profile()
     assert profile.name == "local"
-    assert profile.tracking_uri == f"sqlite:///{tmp_path}/mlruns/mlflow.db"
-    assert profile.artifact_root == str(tmp_path / "mlruns" / "artifacts")
+    assert profile.tracking_uri == f"sqlite:///{tmp_path}/mlflow.db"
+    assert profile.artifact_root == str(tmp_path / "mlartifacts")
     assert profile.experiment == "diffviews"
 
 
@@ -54,12 +54,12 @@ def test_mlflow_tracking_uri_wins_over_every_profile(monkeypatch, tmp_path):
     assert load_profile("local").tracking_uri == "http://10.0.0.1:5000"
     assert load_profile("local").artifact_root is None
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///elsewhere/m.db")
-    assert load_profile("server").artifact_root == str(tmp_path / "elsewhere" / "artifacts")
+    assert load_profile("server").artifact_root == str(tmp_path / "elsewhere" / "mlartifacts")
 
 
 def test_mlflow_tracking_uri_that_is_the_profiles_own_keeps_its_artifact_root(monkeypatch, tmp_path):
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlruns/mlflow.db")
-    assert load_profile().artifact_root == str(tmp_path / "mlruns" / "artifacts")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    assert load_profile().artifact_root == str(tmp_path / "mlartifacts")
 
 
 def test_unknown_profile_is_refused_with_the_nearest():
@@ -160,9 +160,9 @@ def test_file_that_is_no_database_is_named(tmp_path):
 
 
 def test_folder_in_the_way_of_the_database_is_named(tmp_path):
-    (tmp_path / "mlruns").write_text("a file where the folder should be")
-    with pytest.raises(TrackingError, match="mlruns"):
-        activate(load_profile())
+    (tmp_path / "store").write_text("a file where the folder should be")
+    with pytest.raises(TrackingError, match="store"):
+        activate(profile_of("sqlite:///store/mlflow.db"))
 
 
 @pytest.mark.parametrize(

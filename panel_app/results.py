@@ -1,0 +1,171 @@
+"""What was generated in this visit: images, steps, the path on the map, and a gallery."""
+
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+import panel as pn
+import panel_material_ui as pmui
+import param
+
+from panel_app.cards import link
+from panel_app.components import Gallery, ResultView
+from panel_app.embedding_map import EmbeddingMap
+from panel_app.overlays import DrawnPath, short_sigma
+from panel_app.pictures import difference_address, picture_address
+from panel_app.session import Session
+from panel_app.theme import PANE_CSS
+
+_KEPT = 24
+"""Generations of a visit kept on show; all of them stay logged."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Shown:
+    """A generation of this visit."""
+
+    outcome: Any
+    title: str
+    detail: str
+    layer_run: str
+    map_run: str
+
+
+class Results(pn.viewable.Viewer):
+    """The generation on show, its path on the map, and the gallery of this visit."""
+
+    shown = param.Parameter(None)
+
+    def __init__(self, session: Session, drawing: EmbeddingMap, **params: Any) -> None:
+        super().__init__(**params)
+        self.session, self.drawing = session, drawing
+        self._all: list[Shown] = []
+        self.view = ResultView(self._on_view, margin=(4, 16, 10, 16))
+        self.gallery = Gallery(self._on_gallery, margin=0)
+        self._heading = pn.pane.HTML("", stylesheets=[PANE_CSS], sizing_mode="stretch_width", margin=(12, 16, 6, 16))
+        self.past = pn.Column(
+            pn.pane.HTML('<div class="overline">This visit</div>', stylesheets=[PANE_CSS], margin=(14, 0, 6, 0)),
+            self.gallery,
+            sizing_mode="stretch_width",
+            margin=0,
+            visible=False,
+        )
+        self._layout = pmui.Paper(
+            self._heading,
+            self.view,
+            elevation=0,
+            variant="outlined",
+            sizing_mode="stretch_width",
+            margin=(14, 0, 0, 0),
+            visible=False,
+        )
+        session.param.watch(lambda *_: self._draw_path(), "opened")
+
+    def __panel__(self) -> pn.viewable.Viewable:
+        return self._layout
+
+    def add(self, shown: Shown) -> None:
+        """Show a new generation first in the gallery."""
+        self._all = [shown, *self._all][:_KEPT]
+        self.show(shown)
+
+    def show(self, shown: Shown) -> None:
+        """Show one generation of this visit."""
+        self.shown = shown
+        result = shown.outcome.result
+        self._layout.visible = self.past.visible = True
+        self.drawing.room_below = 490
+        url = self.session.store.library.run_url(shown.outcome.run_id)
+        where = link(url, "MLflow run") or f'<span class="muted small">run {shown.outcome.run_id[:12]}</span>'
+        detail = f"{escape(shown.detail)} · seed {result.seed}"
+        what = f'{escape(shown.title)} <span class="muted" style="font-weight:400">{detail}</span>'
+        self._heading.object = (
+            '<div style="display:flex;justify-content:space-between;align-items:baseline;gap:16px">'
+            f'<span class="title">{what}</span><span class="small">{where}</span></div>'
+        )
+        with pn.io.hold():
+            self.view.param.update(samples=_samples(shown), active=0, step=max(len(result.sigmas) - 1, 0))
+            self.view.steps = self._steps(0)
+        self._draw_gallery()
+        self._draw_path()
+
+    def _steps(self, sample: int) -> list[dict[str, Any]]:
+        result, path = self.shown.outcome.result, self.shown.outcome.path
+        if result.intermediates is None:
+            return []
+        far = _distances(path, sample)
+        return [
+            {
+                "frame": picture_address(result.intermediates[step][sample]),
+                "noised": None if result.noised_inputs is None else picture_address(result.noised_inputs[step][sample]),
+                "sigma": short_sigma(sigma),
+                "note": f"distance to the data {far[step]:.2f}" if step in far else "",
+            }
+            for step, sigma in enumerate(result.sigmas)
+        ]
+
+    def _draw_path(self) -> None:
+        """Draw the path of the sample on show, when this is the map that it was placed on."""
+        shown, opened = self.shown, self.session.opened
+        fits = shown is not None and opened is not None and shown.map_run == opened.map_run
+        paths = _drawn(shown.outcome.path, self.view.active) if fits and shown.outcome.path is not None else []
+        self.drawing.param.update(paths=paths, step=self.view.step if paths else -1)
+
+    def _draw_gallery(self) -> None:
+        url = self.session.store.library.run_url
+        self.gallery.entries = [
+            {
+                "id": s.outcome.run_id,
+                "src": picture_address(s.outcome.result.images[0]),
+                "title": s.title,
+                "detail": s.detail,
+                "help": f"{s.title}, {s.detail}",
+                "url": url(s.outcome.run_id),
+                "active": s is self.shown,
+            }
+            for s in self._all
+        ]
+
+    def _on_view(self, message: dict[str, Any]) -> None:
+        if isinstance(step := message.get("step"), int):
+            self.view.step = step
+            self.drawing.step = step
+        if isinstance(sample := message.get("sample"), int) and 0 <= sample < len(self.view.samples):
+            with pn.io.hold():
+                self.view.active = sample
+                self.view.steps = self._steps(sample)
+            self._draw_path()
+
+    def _on_gallery(self, message: dict[str, Any]) -> None:
+        chosen = next((s for s in self._all if s.outcome.run_id == message.get("show")), None)
+        if chosen is not None:
+            self.show(chosen)
+
+
+def _samples(shown: Shown) -> list[dict[str, Any]]:
+    result = shown.outcome.result
+    rows = []
+    for index, image in enumerate(result.images):
+        row: dict[str, Any] = {"image": picture_address(image), "title": f"{shown.title}, sample {index + 1}"}
+        if result.baseline_images is not None:
+            row["baseline"] = picture_address(result.baseline_images[index])
+            row["difference"] = difference_address(result.difference_images[index])
+        rows.append(row)
+    return rows
+
+
+def _distances(path: Any, sample: int) -> dict[int, float]:
+    if path is None:
+        return {}
+    rows = path[(path["sample"] == sample) & (path["variant"] == "masked")]
+    return dict(zip(rows["step"].astype(int), rows["distance"].astype(float), strict=True))
+
+
+def _drawn(path: Any, sample: int) -> list[DrawnPath]:
+    drawn = []
+    for variant in ("baseline", "masked"):
+        rows = path[(path["sample"] == sample) & (path["variant"] == variant)].sort_values("step")
+        if len(rows):
+            x, y, sigmas, distances = (tuple(rows[c].astype(float)) for c in ("x", "y", "sigma", "distance"))
+            drawn.append(DrawnPath(x, y, sigmas, distances, baseline=variant == "baseline"))
+    return drawn

@@ -1,0 +1,199 @@
+import subprocess
+import sys
+from io import BytesIO
+from itertools import combinations
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from diffviews.errors import ShapeError
+from diffviews.processing.figures import cka_figure, map_figure, maps_figure, montage_figure, ranking_figure
+from diffviews.processing.palette import CLASS_COLOURS, class_colours
+
+RNG = np.random.default_rng(0)
+LABELS = np.repeat(np.arange(10), 30)
+EMBEDDING = (RNG.standard_normal((300, 2)) * 0.4 + np.stack([np.cos(LABELS), np.sin(LABELS)], axis=1) * 5).astype(np.float32)
+
+
+def picture(png):
+    assert png.startswith(b"\x89PNG")
+    return np.asarray(Image.open(BytesIO(png)).convert("RGB")).astype(int)
+
+
+def rgb(colour):
+    return np.array([int(colour[start : start + 2], 16) for start in (1, 3, 5)])
+
+
+def area(pixels, colour, tolerance=3):
+    return int((np.abs(pixels - rgb(colour)).max(axis=2) <= tolerance).sum())
+
+
+def test_map_shows_every_class_in_its_colour_on_a_light_ground():
+    pixels = picture(map_figure(EMBEDDING, LABELS, title="midblock · σ 2", caption="trustworthiness 0.98"))
+    assert (pixels[0, 0] == 255).all()
+    for colour in CLASS_COLOURS:
+        assert area(pixels, colour) > 50
+
+
+def test_map_puts_points_where_they_are():
+    corners = np.array([[0, 0], [10, 0], [10, 10], [0, 10]], np.float32)
+    pixels = picture(map_figure(np.repeat(corners, 5, axis=0), np.repeat([0, 1, 2, 3], 5)))[:, :600]
+    centres = []
+    for colour in CLASS_COLOURS[:4]:
+        rows, columns = np.nonzero(np.abs(pixels - rgb(colour)).max(axis=2) <= 40)
+        centres.append((columns.mean(), -rows.mean()))
+    (x0, y0), (x1, y1), (x2, y2), (x3, y3) = centres
+    assert min(x1 - x0, x2 - x3, y3 - y0, y2 - y1) > 200
+    assert abs(x0 - x3) < 15
+    assert abs(y0 - y1) < 15
+
+
+def test_map_is_drawn_the_same_each_time():
+    assert map_figure(EMBEDDING, LABELS, title="a") == map_figure(EMBEDDING, LABELS, title="a")
+
+
+def test_map_shows_title_and_class_names():
+    plain = map_figure(EMBEDDING, LABELS, title="one")
+    assert plain != map_figure(EMBEDDING, LABELS, title="two")
+    names = [f"class {number}" for number in range(10)]
+    assert plain != map_figure(EMBEDDING, LABELS, title="one", class_names=names)
+    assert map_figure(EMBEDDING, LABELS, class_names=names) == map_figure(
+        EMBEDDING, LABELS, class_names=dict(enumerate(names))
+    )
+
+
+def test_map_draws_samples_without_a_class_grey():
+    labels = [None if label == 0 else int(label) for label in LABELS]
+    pixels = picture(map_figure(EMBEDDING, labels))
+    assert area(pixels, "#9aa1ab", 12) > 50
+    assert area(picture(map_figure(EMBEDDING, None)), "#9aa1ab", 12) > 50
+
+
+@pytest.mark.parametrize("count", [15, 60])
+def test_map_takes_many_classes(count):
+    pixels = picture(map_figure(EMBEDDING, np.arange(300) % count))
+    assert pixels.std() > 5
+
+
+def test_map_in_three_dimensions_is_drawn():
+    deep = np.column_stack([EMBEDDING, EMBEDDING.sum(axis=1)])
+    assert area(picture(map_figure(deep, LABELS)), CLASS_COLOURS[0], 40) > 30
+
+
+def test_labels_must_match_the_points():
+    with pytest.raises(ShapeError, match="299 labels for 300 points"):
+        map_figure(EMBEDDING, LABELS[1:])
+
+
+def test_maps_stand_side_by_side_in_the_order_given():
+    only_left = np.where(LABELS == 0, 0, 1)
+    maps = {"first": EMBEDDING, "second": EMBEDDING[::-1], "third": EMBEDDING * 2}
+    one, three = (picture(maps_figure(part, only_left)) for part in ({"first": EMBEDDING}, maps))
+    assert three.shape[1] > 2 * one.shape[1] - 200
+    assert three.shape[0] == one.shape[0]
+    assert maps_figure(maps, LABELS) != maps_figure(dict(reversed(maps.items())), LABELS)
+
+
+def test_montage_holds_every_picture_in_order():
+    tiles = {}
+    for name, colour in zip(("a σ 2", "b", "c", "d", "e"), CLASS_COLOURS, strict=False):
+        buffer = BytesIO()
+        Image.new("RGB", (100, 60), tuple(rgb(colour).tolist())).save(buffer, format="png")
+        tiles[name] = buffer.getvalue()
+    pixels = picture(montage_figure(tiles, columns=2, tile_width=100))
+    places = []
+    for colour in CLASS_COLOURS[:5]:
+        rows, columns = np.nonzero(np.abs(pixels - rgb(colour)).max(axis=2) <= 2)
+        assert len(rows) >= 100 * 60
+        places.append((rows.min(), columns.min()))
+    assert places == sorted(places)
+    assert len({row for row, _ in places}) == 3
+
+
+def test_cka_is_darkest_on_the_diagonal():
+    values = np.full((4, 4), 0.1) + 0.9 * np.eye(4)
+    pixels = picture(cka_figure(["a", "b", "c", "d"], values, title="CKA"))
+    # Four full cells and the end of the colour bar are the only large dark areas.
+    assert area(pixels, "#1c2f63", 6) > 4 * 1000
+    dark = np.abs(pixels - rgb("#1c2f63")).max(axis=2) <= 6
+    rows, columns = np.nonzero(dark[:, : pixels.shape[1] * 4 // 5])
+    assert np.corrcoef(rows, columns)[0, 1] > 0.9
+
+
+def test_cka_of_undefined_values_is_drawn():
+    picture(cka_figure(["a", "b"], np.array([[1, np.nan], [np.nan, np.nan]])))
+
+
+def test_cka_must_be_square():
+    with pytest.raises(ShapeError, match="3 × 3"):
+        cka_figure(["a", "b", "c"], np.eye(2))
+
+
+def test_ranking_draws_bars_as_long_as_the_values():
+    rows = pd.DataFrame({"layer": ["a", "b"], "knn_accuracy_activation": [0.4, 0.8], "control_rate": [1.0, np.nan]})
+    pixels = picture(ranking_figure(rows))[110:]
+    knows = np.abs(pixels - rgb("#0b7edd")).max(axis=2).min(axis=1) <= 2
+    widths = [(np.abs(row - rgb("#0b7edd")).max(axis=1) <= 2).sum() for row in pixels[knows]]
+    assert max(widths) / min(widths) == pytest.approx(2, rel=0.03)
+    assert area(pixels, "#c94b85") > 5000
+    with_baseline = ranking_figure(rows.assign(control_baseline=0.1))
+    assert area(picture(with_baseline)[110:], "#c94b85") > area(pixels, "#c94b85")
+
+
+def test_ranking_says_what_was_not_measured():
+    rows = pd.DataFrame({"layer": ["a"], "knn_accuracy_activation": [0.5]})
+    assert ranking_figure(rows) != ranking_figure(rows.assign(control_rate=0.0))
+
+
+@pytest.mark.parametrize("draw", [lambda: maps_figure({}), lambda: montage_figure({}), lambda: ranking_figure(pd.DataFrame())])
+def test_nothing_to_draw_is_said(draw):
+    with pytest.raises(ShapeError, match="at least one"):
+        draw()
+
+
+def test_figures_leave_no_pyplot_behind():
+    code = (
+        "import sys, numpy as np\nfrom diffviews.processing.figures import map_figure\n"
+        "map_figure(np.eye(2), [0, 1])\nassert 'matplotlib.pyplot' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+SIGHT = {
+    "normal": np.eye(3),
+    "deuteranopia": np.array([[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.01182, 0.04294, 0.968881]]),
+    "protanopia": np.array([[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]]),
+    "tritanopia": np.array([[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.3039]]),
+}
+
+
+def oklab(colour, sight):
+    """Oklab of an sRGB colour seen with a colour deficiency (Machado et al. 2009, severity 1)."""
+    values = rgb(colour) / 255
+    linear = np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
+    cones = np.array([
+        [0.4122214708, 0.5363325363, 0.0514459929],
+        [0.2119034982, 0.6806995451, 0.1073969566],
+        [0.0883024619, 0.2817188376, 0.6299787005],
+    ]) @ np.clip(SIGHT[sight] @ linear, 0, 1)
+    return np.array([
+        [0.2104542553, 0.7936177850, -0.0040720468],
+        [1.9779984951, -2.4285922050, 0.4505937099],
+        [0.0259040371, 0.7827717662, -0.8086757660],
+    ]) @ np.cbrt(cones)
+
+
+@pytest.mark.parametrize("sight", SIGHT)
+def test_class_colours_are_told_apart_by_any_eyes(sight):
+    seen = [oklab(colour, sight) for colour in CLASS_COLOURS]
+    assert len(seen) >= 10
+    assert min(np.linalg.norm(a - b) for a, b in combinations(seen, 2)) > 0.1
+
+
+@pytest.mark.parametrize("count", [1, 10, 20, 200])
+def test_every_class_has_a_colour(count):
+    colours = class_colours(count)
+    assert len(colours) == count
+    assert len(set(colours)) >= min(count, 100)

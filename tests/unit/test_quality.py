@@ -1,0 +1,192 @@
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.datasets import load_digits
+from sklearn.manifold import trustworthiness
+from sklearn.metrics import silhouette_score
+from sklearn.model_selection import LeaveOneOut, cross_val_predict
+from sklearn.neighbors import KNeighborsClassifier
+
+from diffviews.errors import SelectionError, ShapeError
+from diffviews.processing import fitting, quality
+from diffviews.processing.fitting import fit_map
+from diffviews.processing.map_parameters import MapParameters
+from diffviews.processing.neighbors import exact_neighbors
+from diffviews.processing.quality import (
+    effective_rank,
+    intrinsic_dimension,
+    knn_accuracy,
+    map_quality,
+    neighborhood_preservation,
+    trustworthiness_and_continuity,
+)
+
+RNG = np.random.default_rng(4)
+COUNT = 120
+PIXELS = load_digits().data[:COUNT].astype(np.float32)
+LABELS = load_digits().target[:COUNT]
+IDS = [f"digits-{row}" for row in range(COUNT)]
+
+
+@pytest.fixture
+def fitted(monkeypatch):
+    monkeypatch.setattr(fitting, "embed_neighbors", lambda points, *_, initial, **options: initial)
+    return fit_map(PIXELS, IDS, MapParameters(pca_components=20))
+
+
+@pytest.mark.parametrize("k", [5, 10])
+def test_trustworthiness_and_continuity_are_those_of_scikit_learn(k):
+    high = RNG.standard_normal((90, 8))
+    low = high[:, :2] + 0.2 * RNG.standard_normal((90, 2))
+    trusted, continuous = trustworthiness_and_continuity(high, low, k)
+    assert trusted == pytest.approx(trustworthiness(high, low, n_neighbors=k), abs=1e-12)
+    # Continuity is trustworthiness with the spaces exchanged.
+    assert continuous == pytest.approx(trustworthiness(low, high, n_neighbors=k), abs=1e-12)
+    assert trusted != pytest.approx(continuous, abs=1e-3)
+
+
+def test_trustworthiness_of_the_data_itself_is_one():
+    points = RNG.standard_normal((40, 3))
+    assert trustworthiness_and_continuity(points, 5 * points, 7) == (1, 1)
+
+
+def test_trustworthiness_of_too_many_neighbours_is_refused():
+    with pytest.raises(SelectionError, match="fewer than half of 20"):
+        trustworthiness_and_continuity(np.eye(20), np.eye(20), 10)
+
+
+def test_summary_holds_scikit_learn_values(fitted):
+    high, low = fitted.projector.pca_points, fitted.projector.embedding
+    summary = map_quality(fitted, LABELS).summary
+    assert summary["trustworthiness"] == pytest.approx(trustworthiness(high, low, n_neighbors=10), abs=1e-9)
+    assert summary["continuity"] == pytest.approx(trustworthiness(low, high, n_neighbors=10), abs=1e-9)
+    assert summary["silhouette"] == pytest.approx(silhouette_score(high, LABELS), abs=1e-5)
+    assert summary["silhouette_map"] == pytest.approx(silhouette_score(low, LABELS), abs=1e-5)
+    for key, points in (("knn_accuracy_activation", high), ("knn_accuracy_map", low)):
+        votes = cross_val_predict(KNeighborsClassifier(10), points, LABELS, cv=LeaveOneOut())
+        assert summary[key] == pytest.approx(np.mean(votes == LABELS), abs=1e-12)
+    assert summary["quality_points"] == COUNT
+    assert summary["nan_count"] == 0
+    assert all(isinstance(value, float) and np.isfinite(value) for value in summary.values())
+
+
+def test_accuracy_in_activation_space_is_not_that_of_the_map(fitted):
+    summary = map_quality(fitted, LABELS).summary
+    assert summary["knn_accuracy_activation"] > summary["knn_accuracy_map"] + 0.05
+
+
+def test_points_have_their_preservation_and_distance(fitted):
+    per_point = map_quality(fitted).per_point
+    high, low = (exact_neighbors(p, 10)[0] for p in (fitted.projector.pca_points, fitted.projector.embedding))
+    shares = [len(set(a) & set(b)) / 10 for a, b in zip(high.tolist(), low.tolist(), strict=True)]
+    np.testing.assert_allclose(per_point["neighborhood_preservation"], shares, rtol=1e-6)
+    distances = exact_neighbors(fitted.projector.pca_points, 15)[1].mean(axis=1)
+    np.testing.assert_allclose(per_point["distance_to_data"], distances, rtol=1e-6)
+    placed = fitted.projector.transform(PIXELS)
+    np.testing.assert_allclose(per_point["distance_to_data"], placed.distance, rtol=1e-4)
+
+
+def test_explained_variance_is_a_rising_curve(fitted):
+    result = map_quality(fitted)
+    assert len(result.explained_variance) == 20
+    assert (np.diff(result.explained_variance) > 0).all()
+    assert result.summary["explained_variance"] == pytest.approx(result.explained_variance[-1])
+
+
+CLASSES = ("knn_accuracy_activation", "knn_accuracy_map", "silhouette", "silhouette_map")
+
+
+@pytest.mark.parametrize("labels", [None, [None] * COUNT, [3] * COUNT], ids=["none", "unlabelled", "one class"])
+def test_measures_by_class_are_absent_without_classes(fitted, labels):
+    assert not set(CLASSES) & set(map_quality(fitted, labels).summary)
+
+
+@pytest.mark.parametrize("missing", [None, np.nan, pd.NA], ids=["None", "nan", "NA"])
+def test_samples_without_a_class_are_left_out_of_the_accuracy(fitted, missing):
+    labels = [missing if row % 3 == 0 else int(label) for row, label in enumerate(LABELS)]
+    known = np.arange(COUNT) % 3 != 0
+    summary = map_quality(fitted, labels).summary
+    high = fitted.projector.pca_points
+    votes = exact_neighbors(high, 10)[0]
+    right = [
+        np.argmax(np.bincount(LABELS[found][known[found]], minlength=10)) == LABELS[row]
+        for row, found in enumerate(votes) if known[row]
+    ]
+    assert summary["knn_accuracy_activation"] == pytest.approx(np.mean(right))
+
+
+def test_class_zero_is_a_class(fitted):
+    both = map_quality(fitted, np.where(LABELS < 5, 0, 1)).summary
+    renamed = map_quality(fitted, np.where(LABELS < 5, "low", "up")).summary
+    assert both == renamed
+
+
+def test_labels_must_match_the_samples(fitted):
+    with pytest.raises(ShapeError, match="119 labels for 120"):
+        map_quality(fitted, LABELS[1:])
+
+
+def test_large_maps_are_measured_on_evenly_spaced_points(fitted, monkeypatch):
+    whole = map_quality(fitted, LABELS).summary
+    monkeypatch.setattr(quality, "MAX_POINTS", 60)
+    part = map_quality(fitted, LABELS)
+    assert part.summary["quality_points"] == 60
+    assert part.summary == map_quality(fitted, LABELS).summary
+    assert len(part.per_point["distance_to_data"]) == COUNT
+    # Each sampled point is still compared with all others, so the values estimate those of the whole.
+    for key in ("trustworthiness", "continuity", "silhouette", "silhouette_map"):
+        assert part.summary[key] == pytest.approx(whole[key], abs=0.05)
+        assert part.summary[key] != whole[key]
+
+
+def test_measures_do_not_depend_on_the_block_size(fitted, monkeypatch):
+    whole = map_quality(fitted, LABELS).summary
+    monkeypatch.setattr(quality, "BLOCK_ROWS", 7)
+    assert map_quality(fitted, LABELS).summary == pytest.approx(whole, rel=1e-9)
+
+
+def test_small_maps_are_measured_with_fewer_neighbours(monkeypatch):
+    monkeypatch.setattr(fitting, "embed_neighbors", lambda points, *_, initial, **options: initial)
+    small = fit_map(PIXELS[:6], IDS[:6], MapParameters(n_neighbors=3))
+    summary = map_quality(small, LABELS[:6] // 3).summary
+    assert summary["trustworthiness"] == pytest.approx(
+        trustworthiness(small.projector.pca_points, small.projector.embedding, n_neighbors=2)
+    )
+
+
+def test_neighborhood_preservation_counts_shared_neighbours():
+    shares = neighborhood_preservation(np.array([[1, 2, 3, 4], [5, 6, 7, 8]]), np.array([[4, 3, 9, 8], [8, 7, 6, 5]]))
+    np.testing.assert_array_equal(shares, [0.5, 1])
+
+
+def test_knn_accuracy_breaks_ties_like_scikit_learn():
+    neighbors = np.array([[1, 2], [0, 2], [0, 1]])
+    assert knn_accuracy(neighbors, np.array([0, 0, 1])) == pytest.approx(2 / 3)
+
+
+@pytest.mark.parametrize(("singular", "rank"), [([1, 1, 1, 1], 4), ([3, 0, 0], 1), ([2, 1, 1], 2**1.5)])
+def test_effective_rank_has_its_closed_form(singular, rank):
+    assert effective_rank(np.square(np.array(singular, dtype=float))) == pytest.approx(rank)
+
+
+def cube(dimension, count=1500):
+    return np.random.default_rng(dimension).uniform(size=(count, dimension))
+
+
+def sphere(dimension, count=1500):
+    points = np.random.default_rng(dimension).standard_normal((count, dimension + 1))
+    return points / np.linalg.norm(points, axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize(("points", "dimension"), [(cube(1), 1), (cube(2), 2), (cube(5), 5), (sphere(2), 2), (sphere(4), 4)])
+def test_intrinsic_dimension_of_cubes_and_spheres_is_known(points, dimension):
+    wide = points @ np.linalg.qr(np.random.default_rng(0).standard_normal((30, points.shape[1])))[0].T
+    distances = exact_neighbors(wide, 2)[1]
+    assert intrinsic_dimension(*distances.T) == pytest.approx(dimension, rel=0.12)
+
+
+def test_intrinsic_dimension_leaves_out_copies():
+    points = cube(2)
+    points[:200] = points[200:400]
+    assert intrinsic_dimension(*exact_neighbors(points, 2)[1].T) == pytest.approx(2, rel=0.15)
+    assert np.isnan(intrinsic_dimension(np.zeros(5), np.zeros(5)))
