@@ -9,6 +9,7 @@ import inspect
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, NoReturn, get_args, get_origin, get_type_hints
@@ -90,8 +91,10 @@ def overview() -> str:
 def run_command(name: str, arguments: Sequence[str] | None = None) -> NoReturn:
     """Parse `arguments` for one command, run it, print its outcome and exit."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+    warnings.filterwarnings("ignore", module="lightning")  # hints for those who write Lightning code
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    for noisy in ("httpx", "alembic", "mlflow.store.db.utils", "lightning.pytorch.utilities.rank_zero"):
+    for noisy in ("httpx", "alembic", "lightning.pytorch.utilities.rank_zero"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:

@@ -1,184 +1,34 @@
-"""The page: `panel serve panel_app/app.py`. Everything a visitor sees is put together here."""
+"""The program: `panel serve panel_app/app.py`. Runs once for every visitor; what they share is in `shared`."""
 
-import functools
-import logging
 import sys
-from typing import Any
 
 import panel as pn
 import panel_material_ui as pmui
 
 from diffviews.errors import DiffViewsError
-from panel_app.cards import link
-from panel_app.data import DataStore
-from panel_app.embedding_map import EmbeddingMap
-from panel_app.generation import GenerationPanel, Results
-from panel_app.inspector import LayersPanel, RunPanel, SamplePanel
-from panel_app.jobs import JobQueue, shared_queue
-from panel_app.navigation import Navigation, section
-from panel_app.remap import RemapPanel
-from panel_app.session import Notice, Session
+from panel_app.dashboard import Dashboard
+from panel_app.jobs import shared_queue
 from panel_app.settings import Settings
-from panel_app.state import Address
-from panel_app.studio import Studio
-from panel_app.theme import CSS_VARIABLES, PAGE_SX, PANE_CSS, THEME_CONFIG
-
-logger = logging.getLogger(__name__)
-
-SIDEBAR_WIDTH, PANEL_WIDTH = 276, 372
-
-WELCOME = """
-<div style="max-width:560px;margin:12vh auto;text-align:center;line-height:1.6">
-<div style="font-size:20px;font-weight:600;margin-bottom:8px">No extractions yet</div>
-<p class="muted">This tracking store holds no finished extraction. Run <code>diffviews demo</code>, or
-<code>diffviews extract --model edm-digits</code>, then press “Look for new runs”.</p></div>
-"""
+from panel_app.shared import shared
+from panel_app.theme import THEME_CONFIG
 
 
-class Dashboard:
-    """One visitor's page."""
-
-    def __init__(self, store: DataStore, studio: Studio, queue: JobQueue, *, ui_url: str | None = None) -> None:
-        self.session = Session(store)
-        self.drawing = EmbeddingMap(self.session)
-        self.results = Results(self.session, self.drawing)
-        self.navigation = Navigation(self.session)
-        self.remap = RemapPanel(self.session, studio, queue)
-        self.navigation.add(section("Re-compute the map"), self.remap)
-        self.samples = SamplePanel(self.session)
-        self.generation = GenerationPanel(self.session, studio, queue, self.results)
-        self.layers = LayersPanel(self.session)
-        self.run = RunPanel(self.session)
-        self._ui_url = ui_url
-        self._build()
-        self.session.param.watch(self._tell, "notice")
-        self.session.param.watch(lambda *_: self._show_welcome(), "opened")
-        self._show_welcome()
-
-    def _build(self) -> None:
-        self.alert = pmui.Alert(
-            object="",
-            severity="error",
-            closeable=True,
-            visible=False,
-            margin=(0, 0, 12, 0),
-            sizing_mode="stretch_width",
-        )
-        self.tabs = pmui.Tabs(
-            ("Sample", self.samples),
-            ("Generate", self.generation),
-            ("Layers", self.layers),
-            ("Run", self.run),
-            sizing_mode="stretch_width",
-            margin=0,
-            dynamic=False,
-        )
-        self.welcome = pn.pane.HTML(WELCOME, stylesheets=[PANE_CSS], sizing_mode="stretch_width", visible=False)
-        side = pmui.Paper(
-            self.tabs,
-            elevation=0,
-            variant="outlined",
-            width=PANEL_WIDTH,
-            margin=(0, 0, 0, 14),
-            styles={
-                "flex": "none",
-                "align-self": "flex-start",
-                "max-height": "calc(100vh - 92px)",
-                "overflow-y": "auto",
-            },
-        )
-        self._centre = pn.Column(self.drawing, self.results, sizing_mode="stretch_width", margin=0, min_width=480)
-        self._body = pn.Row(self._centre, side, sizing_mode="stretch_width", margin=0)
-        self.page = pmui.Page(
-            title="DiffViews",
-            sidebar=[self.navigation],
-            main=[pn.Column(self.alert, self.welcome, self._body, sizing_mode="stretch_width", margin=(16, 16))],
-            header=[self._header()],
-            sidebar_width=SIDEBAR_WIDTH,
-            theme_config=THEME_CONFIG,
-            sx=PAGE_SX,
-            raw_css=[CSS_VARIABLES],
-            meta_name="DiffViews",
-            meta_description="What the layers of a diffusion model know, and which of them decide",
-        )
-        self.page.param.watch(lambda event: setattr(self.drawing, "dark", event.new), "dark_theme")
-
-    def _header(self) -> pn.viewable.Viewable:
-        return pn.pane.HTML(
-            '<div style="display:flex;align-items:baseline;gap:14px;white-space:nowrap">'
-            '<span class="muted" style="flex:1">what the layers of a diffusion model know, and which decide</span>'
-            f"<span>{link(self._ui_url, 'MLflow')}</span></div>",
-            stylesheets=[PANE_CSS],
-            sizing_mode="stretch_width",
-            margin=(0, 16, 0, 14),
-        )
-
-    def open(self, query: dict[str, Any]) -> None:
-        """Open what the address names."""
-        self.page.dark_theme = self.drawing.dark = query.get("theme") == "dark"
-        self.session.start(Address.from_query(query))
-
-    def keep_address(self, location: Any) -> None:
-        """Keep the address bar at this view, so that it can be sent to a colleague."""
-
-        def write(*_: Any) -> None:
-            wanted = {**location.query_params, **self.session.state.to_query()}
-            location.search = (
-                pn.util.parse_query and "?" + _encode(wanted) if any(v is not None for v in wanted.values()) else ""
-            )
-
-        self.session.state.param.watch(
-            write, ["extraction", "layer", "sigma", "map_run", "colour_by", "classes", "selection"]
-        )
-        write()
-
-    def _tell(self, event: Any) -> None:
-        notice: Notice | None = event.new
-        if notice is None:
-            self.alert.visible = False
-            return
-        self.alert.param.update(object=notice.text, severity=notice.severity, visible=True, closed=False)
-
-    def _show_welcome(self) -> None:
-        empty = self.session.opened is None
-        self.welcome.visible, self._body.visible = empty, not empty
-
-
-def _encode(query: dict[str, Any]) -> str:
-    from urllib.parse import urlencode
-
-    return urlencode({key: value for key, value in query.items() if value is not None})
-
-
-@functools.cache
-def shared(settings: Settings) -> tuple[DataStore, Studio]:
-    """Return this process's data and models, opened once and shared by all visitors."""
-    import os
-
-    from diffviews.pipelines.workspace import open_workspace
-    from panel_app.library import LoggedRuns
-    from panel_app.pipelines import LocalStudio
-
-    if settings.tracking_uri:
-        os.environ["MLFLOW_TRACKING_URI"] = settings.tracking_uri
-    workspace = open_workspace(settings.profile, settings.experiment)
-    return DataStore(LoggedRuns(workspace, settings.mlflow_ui)), LocalStudio(workspace, settings.device)
-
-
-def dashboard() -> pmui.Page:
+def page() -> pmui.Page:
     """Return a new visitor's page; what cannot be opened becomes a sentence on it."""
     pn.extension(respect_explicit_sizing=True)
-    settings = Settings.read(sys.argv[1:])
     try:
+        settings = Settings.read(sys.argv[1:])
         store, studio = shared(settings)
     except DiffViewsError as error:
-        return pmui.Page(title="DiffViews", main=[pmui.Alert(object=str(error), severity="error", margin=24)])
-    view = Dashboard(store, studio, shared_queue(), ui_url=settings.mlflow_ui)
-    view.open(dict(pn.state.location.query_params) if pn.state.location else {})
-    if pn.state.location:
-        view.keep_address(pn.state.location)
-    return view.page
+        alert = pmui.Alert(object=str(error), title="The dashboard cannot open", severity="error", margin=24)
+        return pmui.Page(title="DiffViews", main=[alert], theme_config=THEME_CONFIG)
+    dashboard = Dashboard(store, studio, shared_queue(), ui_url=settings.mlflow_ui)
+    location = pn.state.location
+    dashboard.open(dict(location.query_params) if location else {}, experiment=settings.experiment)
+    if location:
+        dashboard.keep_address(location)
+    return dashboard.page
 
 
 if pn.state.served:
-    dashboard().servable()
+    page().servable()

@@ -4,8 +4,11 @@ from collections.abc import Iterable, Mapping
 from html import escape
 from typing import Any
 
+import panel as pn
+
 from diffviews.noise import format_sigma
 from panel_app.data import OpenMap
+from panel_app.theme import PANE_CSS
 
 
 def column_label(column: str) -> str:
@@ -68,6 +71,16 @@ def link(url: str | None, text: str) -> str:
     if not url:
         return ""
     return f'<a href="{escape(url, quote=True)}" target="_blank" rel="noopener">{escape(text)} ↗</a>'
+
+
+def quiet(text: str) -> pn.pane.HTML:
+    """Return a small quiet sentence as a pane."""
+    return pn.pane.HTML(
+        f'<p class="muted small">{escape(text)}</p>',
+        stylesheets=[PANE_CSS],
+        sizing_mode="stretch_width",
+        margin=(2, 0, 4, 0),
+    )
 
 
 def hint(text: str) -> str:

@@ -99,33 +99,18 @@ class EmbeddingMap(pn.viewable.Viewer):
                 ("fit_screen", "Reset view", lambda _: self.reset()),
             )
         ]
-        self._tools = pn.Column(
-            *buttons,
-            margin=0,
-            styles={
-                "position": "absolute",
-                "right": "10px",
-                "top": "10px",
-                "z-index": "5",
-                "border-radius": "10px",
-                "background": "color-mix(in srgb, var(--panel-surface-color) 88%, transparent)",
-            },
-        )
         self._card = pn.pane.HTML("", visible=False, margin=0, stylesheets=[PANE_CSS])
         self._card.styles = {"position": "absolute", "left": "0", "top": "0"}
         self.legend = MapLegend(self.session)
-        self._empty = pn.pane.HTML("", visible=False, margin=40, stylesheets=[PANE_CSS])
         self._canvas = pn.Column(
             self._pane,
-            self._tools,
             self._card,
             sizing_mode="stretch_width",
             margin=0,
             styles=self._canvas_styles(),
         )
         self._layout = pmui.Paper(
-            self.legend.caption,
-            self._empty,
+            pn.Row(self.legend.caption, *buttons, sizing_mode="stretch_width", margin=(4, 6, 0, 0)),
             self._canvas,
             self.legend,
             elevation=0,
@@ -148,6 +133,7 @@ class EmbeddingMap(pn.viewable.Viewer):
         figure.background_fill_alpha = figure.border_fill_alpha = 0
         figure.outline_line_color = None
         figure.min_border = 0
+        figure.stylesheets = [".bk-Canvas { --highlight-color: transparent; }"]  # no dotted frame after a click
         figure.grid.visible = False
         add_glyphs(figure, self._sources)
         self._set_ranges()

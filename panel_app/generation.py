@@ -7,6 +7,8 @@ import panel_material_ui as pmui
 
 from diffviews.errors import DiffViewsError
 from diffviews.pipelines.recipe import GenerationRecipe
+from panel_app.cards import quiet
+from panel_app.data import OpenMap
 from panel_app.form import GenerationForm
 from panel_app.job_bar import JobBar
 from panel_app.jobs import JobQueue
@@ -21,18 +23,19 @@ class GenerationPanel(pn.viewable.Viewer):
     def __init__(self, session: Session, studio: Studio, queue: JobQueue, results: Results, **params: Any) -> None:
         super().__init__(**params)
         self.session, self.studio, self.results = session, studio, results
+        self._asked_on: OpenMap | None = None
         self.form = GenerationForm(session)
         self.button = pmui.Button(
             label="Generate",
             icon="auto_awesome",
             sizing_mode="stretch_width",
             margin=(10, 0, 4, 0),
-            description="Make the images, with and without the mask, from the same noise; logged as an MLflow run.",
             on_click=lambda _: self.generate(),
         )
         self.bar = JobBar(queue, on_over=self._enable, on_done=self._done, on_told=session.tell)
+        note = quiet("Made twice from the same noise, with the mask and without, and logged as an MLflow run.")
         self._layout = pn.Column(
-            self.form, self.button, self.bar, results.past, sizing_mode="stretch_width", margin=(0, 16, 16, 16)
+            self.form, self.button, note, self.bar, results.past, sizing_mode="stretch_width", margin=(0, 16, 16, 16)
         )
         session.param.watch(lambda *_: self._enable(), "opened")
         self._enable()
@@ -47,15 +50,19 @@ class GenerationPanel(pn.viewable.Viewer):
         except DiffViewsError as error:
             self.session.tell(str(error))
             return
-        opened = self.session.opened
-        self._asked = (describe(recipe, opened.samples.classes), opened.layer, opened.map_run)
+        self._asked_on = self.session.opened
         studio = self.studio
         self.button.disabled = True
         self.bar.start("Generating", lambda report: studio.generate(recipe, report))
 
     def _done(self, outcome: Any) -> None:
-        (title, detail), layer, map_run = self._asked
-        self.results.add(Shown(outcome, title, f"{layer.layer}, {detail}", layer.run_id, map_run))
+        opened = self._asked_on
+        if opened is None:
+            return
+        title, detail = describe(outcome.recipe, opened.samples.classes)
+        far = opened.table["distance_to_data"].median() if "distance_to_data" in opened.numeric_columns else None
+        shown = Shown(outcome, title, f"{opened.layer.layer}, {detail}", opened.map_run, far)
+        self.results.add(shown)
 
     def _enable(self) -> None:
         self.button.disabled = self.bar.busy or self.session.opened is None

@@ -6,7 +6,7 @@ import panel as pn
 import panel_material_ui as pmui
 
 from diffviews.noise import format_sigma
-from panel_app.cards import facts, hint, link, selected_card
+from panel_app.cards import facts, hint, link, quiet, selected_card
 from panel_app.components import Ranking, SampleList
 from panel_app.session import DECIDES, KNOWS, Session
 from panel_app.theme import PANE_CSS
@@ -24,7 +24,11 @@ METRIC_LABELS = {
     "silhouette_map": "Silhouette, map",
     "effective_rank": "Effective rank",
     "intrinsic_dimension": "Intrinsic dimension (TwoNN)",
-    "nan_count": "Values that are not finite",
+    "explained_variance": "Variance kept by PCA",
+    "neighborhood_preservation": "Neighbourhood preservation",
+    "nonfinite": "Values that are not finite",
+    "nan_count": "NaN or infinite values",
+    "control_seeds": "Generations behind the control rate",
 }
 
 
@@ -65,7 +69,6 @@ class SamplePanel(pn.viewable.Viewer):
             size="small",
             sizing_mode="stretch_width",
             margin=(6, 4, 6, 0),
-            description="Ring the nearest samples thinly; click one on the map to remove it, any other to add it.",
             on_click=lambda _: session.suggest(),
         )
         self.clear = pmui.Button(
@@ -73,7 +76,6 @@ class SamplePanel(pn.viewable.Viewer):
             variant="outlined",
             size="small",
             margin=(6, 0, 6, 4),
-            description="Select nothing.",
             on_click=lambda _: session.clear(),
         )
         self.k.param.watch(lambda event: state.param.update(k=event.new), "value")
@@ -84,6 +86,7 @@ class SamplePanel(pn.viewable.Viewer):
             self.k,
             self.space,
             pn.Row(self.suggest, self.clear, sizing_mode="stretch_width", margin=0),
+            quiet("Suggested ones get thin rings. Click one on the map to remove it, any other sample to add it."),
             sizing_mode="stretch_width",
             margin=0,
         )

@@ -48,7 +48,6 @@ class JobBar(pn.viewable.Viewer):
             variant="outlined",
             size="small",
             margin=(0, 0, 0, 8),
-            description="Stop between two steps; nothing is logged.",
             on_click=lambda _: self._cancel(),
         )
         self._layout = pn.Row(

@@ -23,7 +23,7 @@ class MapLegend(pn.viewable.Viewer):
         super().__init__(**params)
         self.session = session
         self.key = ColourKey(self._toggle, margin=(6, 12, 8, 12))
-        self.caption = pn.pane.HTML("", margin=(8, 14, 0, 14), sizing_mode="stretch_width", stylesheets=[PANE_CSS])
+        self.caption = pn.pane.HTML("", margin=(7, 8, 0, 14), sizing_mode="stretch_width", stylesheets=[PANE_CSS])
         session.param.watch(lambda *_: self.show(), "opened")
         session.state.param.watch(lambda *_: self.show(), ["classes", "colour_by"])
         self.show()
@@ -64,10 +64,11 @@ def _entries(opened: OpenMap, classes: list[str]) -> list[dict[str, Any]]:
         {"name": name, "colour": colour, "count": int(counts[name]), "on": not classes or name in classes}
         for name, colour in zip(colouring.categories, colouring.colours, strict=True)
     ]
-    hidden = entries[_MOST_ENTRIES:]
+    hidden = colouring.categories[_MOST_ENTRIES:]
     if hidden:
-        more = {"name": f"and {len(hidden)} more classes", "colour": "", "count": sum(e["count"] for e in hidden)}
-        return [*entries[:_MOST_ENTRIES], {**more, "on": True}]
+        count = int(counts[list(hidden)].sum())
+        more = {"name": f"and {len(hidden)} more classes", "colour": "", "count": count, "on": True}
+        return [*entries[:_MOST_ENTRIES], more]
     return entries
 
 

@@ -86,7 +86,6 @@ class Navigation(pn.viewable.Viewer):
             variant="text",
             size="small",
             margin=(2, 0),
-            description="Ask the tracking server again.",
             on_click=lambda _: self.session.refresh(),
         )
         self._layout = pn.Column(

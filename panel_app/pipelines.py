@@ -1,6 +1,7 @@
 """The studio that computes in this process, with one model resident at a time."""
 
 import threading
+from dataclasses import replace
 from typing import Any
 
 from diffviews.adapters.base import GeneratorAdapter
@@ -17,8 +18,15 @@ from panel_app.jobs import Report
 class LocalStudio:
     """Generates and embeds on this host's device; jobs come one at a time from the queue."""
 
-    def __init__(self, workspace: Workspace, device: str = "auto") -> None:
-        self._workspace, self._device = workspace, device
+    def __init__(self, workspace: Workspace, device: str = "auto", checkpoint: str | None = None) -> None:
+        """Compute for a workspace.
+
+        Args:
+            workspace: where runs are read and logged.
+            device: auto, cpu, cuda, cuda:N or mps.
+            checkpoint: weights for recipes that name none.
+        """
+        self._workspace, self._device, self._checkpoint = workspace, device, checkpoint
         self._lock = threading.Lock()
         self._resident: tuple[tuple[str, str | None], GeneratorAdapter] | None = None
 
@@ -28,6 +36,7 @@ class LocalStudio:
         def tell(progress: Progress) -> None:
             report(progress.step, progress.total, preview(adapter, progress))
 
+        recipe = replace(recipe, checkpoint=recipe.checkpoint or self._checkpoint)
         adapter = self._adapter(recipe.model, recipe.checkpoint)
         return generate(recipe, self._workspace, adapter=adapter, callback=tell)
 

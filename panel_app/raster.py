@@ -52,7 +52,14 @@ class Colouring:
         return bool(self.categories)
 
 
-def draw(frame: pd.DataFrame, window: Window, colouring: Colouring, *, radius: float = 3.0) -> np.ndarray:
+def draw(
+    frame: pd.DataFrame,
+    window: Window,
+    colouring: Colouring,
+    *,
+    radius: float = 3.0,
+    few_points: int = FEW_POINTS,
+) -> np.ndarray:
     """Draw points on a transparent picture.
 
     Args:
@@ -60,6 +67,7 @@ def draw(frame: pd.DataFrame, window: Window, colouring: Colouring, *, radius: f
         window: visible part and size in pixels.
         colouring: how points are coloured.
         radius: of a point's disc, in pixels, where points are few.
+        few_points: up to so many visible points are drawn as discs.
 
     Returns:
         (height, width, 4) uint8, row 0 at the top, alpha not premultiplied.
@@ -67,7 +75,7 @@ def draw(frame: pd.DataFrame, window: Window, colouring: Colouring, *, radius: f
     visible = frame[window.contains(frame)]
     if visible.empty:
         return np.zeros((window.height, window.width, 4), np.uint8)
-    if len(visible) <= FEW_POINTS:
+    if len(visible) <= few_points:
         return _discs(visible, window, colouring, radius)
     return _density(visible, window, colouring)
 

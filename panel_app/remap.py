@@ -6,6 +6,7 @@ import panel as pn
 import panel_material_ui as pmui
 
 from diffviews.processing.map_parameters import MapParameters
+from panel_app.cards import quiet
 from panel_app.job_bar import JobBar
 from panel_app.jobs import JobQueue
 from panel_app.session import Session
@@ -51,13 +52,12 @@ class RemapPanel(pn.viewable.Viewer):
             size="small",
             margin=(6, 0),
             sizing_mode="stretch_width",
-            description="Computes a further map and logs it as a run; this one stays as it is.",
             on_click=lambda _: self.compute(),
         )
         self.bar = JobBar(queue, on_over=self._enable, on_done=self._done, on_told=session.tell)
-        self._layout = pn.Column(
-            self.n_neighbors, self.min_dist, self.pca, self.button, self.bar, sizing_mode="stretch_width", margin=0
-        )
+        parts = (self.n_neighbors, self.min_dist, self.pca, self.button)
+        note = quiet("A further map, logged as a run; this one stays as it is.")
+        self._layout = pn.Column(*parts, note, self.bar, sizing_mode="stretch_width", margin=0)
         session.param.watch(lambda *_: self._enable(), "opened")
         self._enable()
 

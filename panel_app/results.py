@@ -27,8 +27,10 @@ class Shown:
     outcome: Any
     title: str
     detail: str
-    layer_run: str
     map_run: str
+    """Map that its path was placed on."""
+    usual_distance: float | None = None
+    """Median distance to the data of that map's own samples."""
 
 
 class Results(pn.viewable.Viewer):
@@ -94,12 +96,13 @@ class Results(pn.viewable.Viewer):
         if result.intermediates is None:
             return []
         far = _distances(path, sample)
+        usual = f" (samples: {self.shown.usual_distance:.2f})" if self.shown.usual_distance else ""
         return [
             {
                 "frame": picture_address(result.intermediates[step][sample]),
                 "noised": None if result.noised_inputs is None else picture_address(result.noised_inputs[step][sample]),
                 "sigma": short_sigma(sigma),
-                "note": f"distance to the data {far[step]:.2f}" if step in far else "",
+                "note": f"distance to the data {far[step]:.2f}{usual}" if step in far else "",
             }
             for step, sigma in enumerate(result.sigmas)
         ]

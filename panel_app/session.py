@@ -74,14 +74,19 @@ class Session(param.Parameterized):
     # -- choosing what to look at ---------------------------------------------------------
 
     @reported
-    def start(self, address: Address) -> None:
-        """Open what an address names, or the newest extraction's most knowing layer."""
+    def start(self, address: Address, experiment: str | None = None) -> None:
+        """Open what an address names, or the newest extraction's most knowing layer.
+
+        Args:
+            address: what was asked for.
+            experiment: looked into first when the address names no run.
+        """
         experiments = self.store.library.experiments()
         home = self._home_of(address.run, experiments) if address.run else None
         if address.run and home is None:
             self.tell(f"Run {address.run} of this address is not a finished extraction on this server.", "warning")
         if home is None:
-            home = next((e for e in experiments if self.store.library.extractions(e)), None)
+            home = experiment if experiment in experiments else next(iter(experiments), None)
         if home is None:
             return
         self.state.experiment = home

@@ -2,10 +2,10 @@
 
 Work is cut into blocks of rows; a block holds whole chunks of every layer's array. Ranks take
 blocks in turn and write their own chunks, so nothing is gathered and a killed run resumes at
-the first unwritten block.
+the first unwritten block. Everything here can be sent to another process.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,42 +68,61 @@ class ExtractionBatches(Dataset[ExtractionBatch]):
         return ExtractionBatch(sigma, start, stop, ends_block, ids, self._samples.images_of(ids), classes)
 
 
+def block_rows(writers: Mapping[LayerKey, ActivationWriter]) -> int:
+    """Return how many rows hold whole chunks of every array."""
+    return max(writer.chunk_rows for writer in writers.values())
+
+
+def unfinished_blocks(writers: Mapping[LayerKey, ActivationWriter]) -> list[tuple[float, int]]:
+    """Return the (sigma, block) pairs of which some array lacks a chunk."""
+    size = block_rows(writers)
+    return [
+        (sigma, block)
+        for sigma in sorted({sigma for _, sigma in writers})
+        for block in range(-(-_num_rows(writers) // size))
+        if not _is_done(writers, sigma, slice(block * size, (block + 1) * size))
+    ]
+
+
+def _num_rows(writers: Mapping[LayerKey, ActivationWriter]) -> int:
+    return next(iter(writers.values())).shape[0]
+
+
+def _is_done(writers: Mapping[LayerKey, ActivationWriter], sigma: float, rows: slice) -> bool:
+    last = min(rows.stop, _num_rows(writers))
+    return all(
+        writer.is_done(chunk)
+        for (_, at), writer in writers.items()
+        if at == sigma
+        for chunk in range(rows.start // writer.chunk_rows, -(-last // writer.chunk_rows))
+    )
+
+
 class ExtractionData(lightning.LightningDataModule):
-    """Deals the unfinished blocks of a sample set to the ranks, whole blocks at a time."""
+    """Deals blocks of a sample set to the ranks in turn, whole blocks at a time.
+
+    The blocks are settled before any rank begins: a rank that looked for itself would see what
+    the others have written meanwhile, and blocks would fall between them.
+    """
 
     def __init__(
         self,
         samples: SampleSet,
-        writers: Mapping[LayerKey, ActivationWriter],
+        blocks: Sequence[tuple[float, int]],
         *,
+        block_rows: int,
         batch_size: int,
         class_ids: Sequence[int] | None,
     ) -> None:
         super().__init__()
-        self.samples, self.writers = samples, writers
+        self.samples, self.blocks, self.block_rows = samples, list(blocks), block_rows
         self.batch_size, self.class_ids = batch_size, class_ids
-        self.block_rows = max(writer.chunk_rows for writer in writers.values())
-
-    def unfinished_blocks(self) -> list[tuple[float, int]]:
-        """Return the (sigma, block) pairs of which some layer lacks a chunk."""
-        blocks = range(-(-len(self.samples) // self.block_rows))
-        sigmas = sorted({sigma for _, sigma in self.writers})
-        return [(sigma, block) for sigma in sigmas for block in blocks if not self._is_done(sigma, block)]
-
-    def _is_done(self, sigma: float, block: int) -> bool:
-        first, last = block * self.block_rows, min(len(self.samples), (block + 1) * self.block_rows)
-        return all(
-            writer.is_done(chunk)
-            for (_, at), writer in self.writers.items()
-            if at == sigma
-            for chunk in range(first // writer.chunk_rows, -(-last // writer.chunk_rows))
-        )
 
     def predict_dataloader(self) -> DataLoader[ExtractionBatch]:
         rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         batches = ExtractionBatches(
             self.samples,
-            self.unfinished_blocks()[rank::world],
+            self.blocks[rank::world],
             block_rows=self.block_rows,
             batch_size=self.batch_size,
             class_ids=self.class_ids,
@@ -122,17 +141,32 @@ def _as_is(batch: ExtractionBatch) -> ExtractionBatch:
 class ExtractionModule(lightning.LightningModule):
     """Runs an adapter at `x0 + sigma · noise(sample_id)` and hands the layers' outputs to the writers.
 
-    A layer whose values overflow float16 is named in `overflowed` and skipped from then on; the
-    job captures it again in float32.
+    Args:
+        adapter: the model.
+        open_writers: {(layer, sigma): opens its array for writing}; each process opens its own.
+        on_overflow: told once of a layer with a value beyond float16, which is skipped from then
+            on; the job captures it again in float32.
     """
 
-    def __init__(self, adapter: GeneratorAdapter, writers: Mapping[LayerKey, ActivationWriter]) -> None:
+    def __init__(
+        self,
+        adapter: GeneratorAdapter,
+        open_writers: Mapping[LayerKey, Callable[[], ActivationWriter]],
+        on_overflow: Callable[[LayerKey], None],
+    ) -> None:
         super().__init__()
         self._held = (adapter,)  # in a tuple: Lightning moves modules it knows back to the CPU at the end
-        self._pending = {key: ChunkBuffer(writer) for key, writer in writers.items()}
-        self.overflowed: set[LayerKey] = set()
+        self._open_writers, self._on_overflow = dict(open_writers), on_overflow
+        self._pending: dict[LayerKey, ChunkBuffer] = {}
+        self._overflowed: set[LayerKey] = set()
 
-    def predict_step(self, batch: ExtractionBatch, batch_idx: int) -> None:
+    def on_predict_start(self) -> None:
+        self._pending = {key: ChunkBuffer(open_writer()) for key, open_writer in self._open_writers.items()}
+        if self.trainer.world_size > 1:
+            self._held[0].to(self.device)
+
+    def predict_step(self, batch: ExtractionBatch, batch_idx: int) -> int:
+        """Capture one batch; return its number of samples."""
         (adapter,) = self._held
         layers = [layer for layer, sigma in self._pending if sigma == batch.sigma]
         labels = None if batch.class_ids is None else adapter.make_labels(batch.class_ids)
@@ -140,14 +174,16 @@ class ExtractionModule(lightning.LightningModule):
         captured = capture(adapter, x0, batch.sample_ids, labels, batch.sigma, layers)
         for layer, activation in captured.items():
             self._store((layer, batch.sigma), batch, activation)
+        return len(batch.sample_ids)
 
     def _store(self, key: LayerKey, batch: ExtractionBatch, activation: torch.Tensor) -> None:
-        if key in self.overflowed:
+        if key in self._overflowed:
             return
         try:
             self._pending[key].add(batch.start, activation.float().cpu().numpy(), batch.ends_block)
         except DoesNotFitError:
-            self.overflowed.add(key)
+            self._overflowed.add(key)
+            self._on_overflow(key)
 
 
 class ChunkBuffer:

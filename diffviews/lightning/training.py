@@ -190,8 +190,9 @@ def train_denoiser(
 ) -> dict[str, Tensor]:
     """Train a denoiser and return the averaged weights, the state of an `EDMPrecond` on the CPU.
 
-    On the CPU with one number of threads the result is bitwise a function of the images, the labels
-    and the config; elsewhere sums are made in another order and it differs by rounding.
+    Initial weights, order of images and noise are functions of the config alone. In one environment
+    (CPU, number of threads, build of torch) so is the result, bit by bit; elsewhere sums are rounded
+    otherwise, which grows over many steps into other weights of the same quality.
 
     Args:
         images: (N, H, W, C) uint8, H = W = config.img_resolution.

@@ -1,16 +1,23 @@
 """Capture: fills one array of activations per (layer, sigma) of a plan, resumable at any moment."""
 
 import logging
+import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-import lightning
-
-from diffviews.data.activations import ActivationWriter, estimate_bytes
+from diffviews.data.activations import ActivationReader, ActivationWriter, estimate_bytes
 from diffviews.data.disk import format_bytes, require_disk_space
-from diffviews.lightning.extraction import ExtractionData, ExtractionModule, LayerKey
+from diffviews.lightning.extraction import (
+    ExtractionData,
+    ExtractionModule,
+    LayerKey,
+    block_rows,
+    unfinished_blocks,
+)
+from diffviews.lightning.runner import predict, trainer
 from diffviews.noise import format_sigma
 from diffviews.pipelines.plan import ExtractionPlan
 
@@ -28,10 +35,14 @@ class CapturedArray:
     """NaN and infinite values among it."""
 
 
-def array_path(folder: Path, key: LayerKey) -> Path:
+def array_path(folder: Path, key: LayerKey, dtype: str) -> Path:
     """Return where the array of a (layer, sigma) is written while the extraction runs."""
+    return _place(folder, key) / dtype / "activations.zarr"
+
+
+def _place(folder: Path, key: LayerKey) -> Path:
     layer, sigma = key
-    return folder / f"{layer}@{format_sigma(sigma)}" / "activations.zarr"
+    return folder / f"{layer}@{format_sigma(sigma)}"
 
 
 def capture_activations(
@@ -47,55 +58,70 @@ def capture_activations(
 
     Raises:
         DiskSpaceError: if the disk is too small for what is still to be written.
+        WorkerError: if a process of a job on several devices failed.
     """
-    if not keys:
-        return {}
-    wide = {key for key in keys if (array_path(folder, key).parent / "float32").exists()}
-    while True:
-        writers = {key: _writer(plan, folder, key, "float32" if key in wide else plan.dtype) for key in keys}
-        _announce(plan, folder, writers)
-        overflowed = _run(plan, writers, devices, progress)
+    while keys:
+        dtypes = _dtypes(plan, folder, keys)
+        _announce(plan, folder, dtypes)
+        _run(plan, folder, dtypes, devices=devices, progress=progress)
+        overflowed = [key for key, dtype in _dtypes(plan, folder, keys).items() if dtype != dtypes[key]]
         if not overflowed:
-            return {
-                key: CapturedArray(array_path(folder, key), writer.finish(), writer.nonfinite)
-                for key, writer in writers.items()
-            }
+            return {key: _finished(plan, folder, key, dtype) for key, dtype in dtypes.items()}
         for key in overflowed:
             logger.info("layer %s at sigma %s exceeds float16 and is captured again in float32", *key)
-            _restart_in_float32(array_path(folder, key))
-        wide |= overflowed
+            shutil.rmtree(array_path(folder, key, "float16"), ignore_errors=True)
+    return {}
 
 
-def _run(
-    plan: ExtractionPlan, writers: Mapping[LayerKey, ActivationWriter], devices: int, progress: bool
-) -> set[LayerKey]:
-    """Fill what is missing; return the keys whose values do not fit their dtype."""
-    data = ExtractionData(plan.samples, writers, batch_size=plan.batch_size, class_ids=plan.class_ids)
-    module = ExtractionModule(plan.adapter, writers)
-    if data.unfinished_blocks():
-        trainer(plan.adapter.device.type, devices, progress).predict(module, data, return_predictions=False)
-    return module.overflowed
+def _dtypes(plan: ExtractionPlan, folder: Path, keys: Sequence[LayerKey]) -> dict[LayerKey, str]:
+    """Return the dtype of each array: the plan's, or float32 for a layer known not to fit float16."""
+    return {key: "float32" if _overflow_note(folder, key).exists() else plan.dtype for key in keys}
 
 
-def trainer(accelerator: str, devices: int = 1, progress: bool = True) -> lightning.Trainer:
-    """Return the Lightning trainer that every job runs on: no logger, no checkpoints, no output folder."""
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    return lightning.Trainer(
-        accelerator={"cuda": "gpu"}.get(accelerator, accelerator),
-        devices=devices,
-        strategy="auto" if devices == 1 else "ddp_spawn",
-        logger=False,
-        enable_checkpointing=False,
-        enable_model_summary=False,
-        enable_progress_bar=progress,
-        use_distributed_sampler=False,
+def _overflow_note(folder: Path, key: LayerKey) -> Path:
+    """Return the file whose presence says that a layer does not fit float16; a later resume reads it too."""
+    return _place(folder, key) / "exceeds-float16"
+
+
+def _note_overflow(folder: Path, key: LayerKey) -> None:
+    _overflow_note(folder, key).touch()
+
+
+def _finished(plan: ExtractionPlan, folder: Path, key: LayerKey, dtype: str) -> CapturedArray:
+    digest = _opener(plan, folder, key, dtype)().finish()
+    path = array_path(folder, key, dtype)
+    return CapturedArray(path, digest, ActivationReader.open(path).nonfinite)
+
+
+def _run(plan: ExtractionPlan, folder: Path, dtypes: Mapping[LayerKey, str], *, devices: int, progress: bool) -> None:
+    """Fill the arrays that lack chunks; those that overflow are noted in `folder`."""
+    openers = {key: _opener(plan, folder, key, dtype) for key, dtype in dtypes.items()}
+    lacking = {key: writer for key, opener in openers.items() if not _is_whole(writer := opener())}
+    if not lacking:
+        return
+    data = ExtractionData(
+        plan.samples,
+        unfinished_blocks(lacking),
+        block_rows=block_rows(lacking),
+        batch_size=plan.batch_size,
+        class_ids=plan.class_ids,
     )
+    module = ExtractionModule(
+        plan.adapter, {key: openers[key] for key in lacking}, on_overflow=partial(_note_overflow, folder)
+    )
+    predict(trainer(plan.adapter.device.type, devices, progress), module, data)
 
 
-def _writer(plan: ExtractionPlan, folder: Path, key: LayerKey, dtype: str) -> ActivationWriter:
+def _is_whole(writer: ActivationWriter) -> bool:
+    return all(writer.is_done(chunk) for chunk in range(writer.num_chunks))
+
+
+def _opener(plan: ExtractionPlan, folder: Path, key: LayerKey, dtype: str) -> Callable[[], ActivationWriter]:
+    """Return what opens an array for writing, in this process or another."""
     layer, sigma = key
-    return ActivationWriter(
-        array_path(folder, key),
+    return partial(
+        ActivationWriter,
+        array_path(folder, key, dtype),
         sample_ids=plan.samples.sample_ids,
         layer=layer,
         shape=plan.adapter.get_layer_shapes()[layer],
@@ -106,19 +132,34 @@ def _writer(plan: ExtractionPlan, folder: Path, key: LayerKey, dtype: str) -> Ac
     )
 
 
-def _restart_in_float32(path: Path) -> None:
-    """Drop an array that overflowed and leave a note for a later resume."""
-    shutil.rmtree(path)
-    (path.parent / "float32").touch()
-
-
-def _announce(plan: ExtractionPlan, folder: Path, writers: Mapping[LayerKey, ActivationWriter]) -> None:
-    shapes = plan.adapter.get_layer_shapes()
-    size = sum(estimate_bytes(len(plan.samples), {layer: shapes[layer]}, plan.dtype) for layer, _ in writers)
+def _announce(plan: ExtractionPlan, folder: Path, dtypes: Mapping[LayerKey, str]) -> None:
+    """Say how much will be written, and refuse when the disk cannot take what is still lacking."""
+    shapes, size, lacking = plan.adapter.get_layer_shapes(), 0, 0
+    for key, dtype in dtypes.items():
+        whole = estimate_bytes(len(plan.samples), {key[0]: shapes[key[0]]}, dtype)
+        size, lacking = size + whole, lacking + max(0, whole - _bytes_below(array_path(folder, key, dtype)))
     logger.info(
-        "%d samples × %d layer runs: %s of activations before compression",
+        "%d samples × %d layer runs: %s of activations, %s of them still to be written",
         len(plan.samples),
-        len(writers),
+        len(dtypes),
         format_bytes(size),
+        format_bytes(lacking),
     )
-    require_disk_space(folder, size)
+    require_disk_space(folder, lacking)
+
+
+def _bytes_below(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def link_tree(source: Path, target: Path) -> None:
+    """Make `target` a second name of the files below the folder `source`; copies them where links are not to be had."""
+    shutil.rmtree(target, ignore_errors=True)
+    shutil.copytree(source, target, copy_function=_link_or_copy)
+
+
+def _link_or_copy(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # another disk, or a file system without links
+        shutil.copy2(source, target)

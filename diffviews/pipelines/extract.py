@@ -1,6 +1,7 @@
 """The `extract` job: activations of any layers at any noise levels, each (layer, sigma) a measured layer run."""
 
 import logging
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -10,12 +11,11 @@ from tqdm import tqdm
 from diffviews.adapters.registry import load_adapter
 from diffviews.data.activations import ActivationReader
 from diffviews.data.sources import open_source
-from diffviews.errors import ConfigError
 from diffviews.lightning.extraction import LayerKey
 from diffviews.noise import format_sigma
-from diffviews.pipelines.capture import CapturedArray, capture_activations
+from diffviews.pipelines.capture import CapturedArray, capture_activations, link_tree
 from diffviews.pipelines.control import ControlExperiment, ControlSettings
-from diffviews.pipelines.layer_run import class_array, log_map, map_title, measure_map
+from diffviews.pipelines.layer_run import log_map, map_title, measure_map
 from diffviews.pipelines.plan import (
     Conditioning,
     ExtractionPlan,
@@ -132,13 +132,14 @@ class ExtractionJob:
         with self._parent(unfinished) as parent:
             self._log_inputs(parent)
             logged = self._logged_layers(parent)
+            begun = self._begun_layers(parent)
             missing = [key for key in self.plan.keys if key not in logged]
-            arrays = capture_activations(self.plan, missing, parent.staging.parent / "arrays", devices=self.devices)
+            arrays = capture_activations(self.plan, missing, parent.work / "arrays", devices=self.devices)
             control = self._control_experiment(parent) if missing else None
-            summary = ExtractionSummary(len(self.plan.samples))
+            summary = ExtractionSummary(self.plan.samples)
             digests = {}
             for key in tqdm(self.plan.keys, desc="maps", unit="layer", disable=None):
-                record = logged.get(key) or self._layer_run(parent, key, arrays[key], control)
+                record = logged.get(key) or self._layer_run(parent, key, arrays[key], control, begun.get(key))
                 digests[f"{key[0]}@{format_sigma(key[1])}"] = summary.add(self.workspace, record)
             summary.log(parent)
         return ExtractOutcome(parent.run_id, reused=False, digests=digests)
@@ -167,22 +168,50 @@ class ExtractionJob:
         """Return the layer runs that an earlier attempt has finished."""
         return {(record.layer, record.sigma): record for record in self.workspace.catalog.layers(parent.run_id)}
 
+    def _begun_layers(self, parent: ActiveRun) -> dict[LayerKey, str]:
+        """Return the layer runs that an earlier attempt has begun and not finished."""
+        records = self.workspace.catalog.layers(parent.run_id, unfinished=True)
+        return {(record.layer, record.sigma): record.run_id for record in records if not record.is_finished}
+
     def _control_experiment(self, parent: ActiveRun) -> ControlExperiment | None:
         if self.plan.control is None:
             return None
-        labels = class_array(self.plan.samples)
-        if labels is None:
-            raise ConfigError("control_seeds needs a sample set in which every sample has a class; leave it 0")
+        labels = self.plan.samples.class_labels
         judge = fit_judge(self.plan.samples.images, labels)
         parent.log_metrics({"judge_accuracy": judge.accuracy})
         return ControlExperiment(self.plan.adapter, labels, judge, self.plan.control)
 
     def _layer_run(
-        self, parent: ActiveRun, key: LayerKey, array: CapturedArray, control: ControlExperiment | None
+        self,
+        parent: ActiveRun,
+        key: LayerKey,
+        array: CapturedArray,
+        control: ControlExperiment | None,
+        begun: str | None,
     ) -> LayerRecord:
         """Map and measure one (layer, sigma) and log it as a child run."""
         layer, sigma = key
         plan = self.plan
+        with self._child(parent, key, begun) as run:
+            activations = ActivationReader.open(array.path).array()
+            measured = measure_map(
+                activations, plan.samples, plan.maps, title=map_title(plan.adapter.model_type, layer, sigma)
+            )
+            decides = control.measure(layer, lambda rows: activations[rows]) if control else {}
+            log_map(run, measured, {**decides, "nonfinite": float(array.nonfinite)})
+            run.set_tag("diffviews.digest", array.digest)
+            # Linked, not moved: until the run is finished a resume finds the array where it was made.
+            link_tree(array.path, run.stage("activations.zarr"))
+        shutil.rmtree(array.path)
+        return self.workspace.catalog.layer(run.run_id)
+
+    def _child(self, parent: ActiveRun, key: LayerKey, begun: str | None) -> ActiveRun:
+        """Start the layer run of `key`, or go on with the one that an earlier attempt has begun."""
+        plan, (layer, sigma) = self.plan, key
+        if begun is not None:
+            run = self.workspace.tracker.resume(begun)
+            run.log_params(plan.params())
+            return run
         tags = self._tags(
             plan.layer_fingerprint(layer, sigma),
             layer=layer,
@@ -192,13 +221,4 @@ class ExtractionJob:
             map=MapKind.SINGLE,
         )
         name = f"{layer} σ {format_sigma(sigma)}"
-        with self.workspace.tracker.start("layer", name, tags, parent=parent, params=plan.params()) as run:
-            activations = ActivationReader.open(array.path).array()
-            measured = measure_map(
-                activations, plan.samples, plan.maps, title=map_title(plan.adapter.model_type, layer, sigma)
-            )
-            decides = control.measure(layer, lambda rows: activations[rows]) if control else {}
-            log_map(run, measured, {**decides, "nonfinite": float(array.nonfinite)})
-            run.set_tag("diffviews.digest", array.digest)
-            array.path.replace(run.stage("activations.zarr"))
-        return self.workspace.catalog.layer(run.run_id)
+        return self.workspace.tracker.start("layer", name, tags, parent=parent, params=plan.params())

@@ -6,7 +6,7 @@ job begins with the samples of the largest finished one of the same series.
 """
 
 import logging
-import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,7 @@ from diffviews.core.generator import GenerationRequest, GenerationResult
 from diffviews.data.samples import SampleSet, concatenate
 from diffviews.errors import ConfigError
 from diffviews.lightning.generation import GenerationData, GenerationModule, Span
-from diffviews.pipelines.capture import trainer
+from diffviews.lightning.runner import predict, trainer
 from diffviews.pipelines.workspace import Workspace, open_workspace
 from diffviews.tracking.active_run import ActiveRun
 from diffviews.tracking.schema import RunTags, fingerprint
@@ -131,7 +131,7 @@ class DatasetJob:
         earlier = None if force else self._earlier()
         unfinished = tracker.find_unfinished(self.fingerprint(total)) if resume else None
         with tracker.resume(unfinished) if unfinished else self._start() as run:
-            folder = run.staging.parent / "spans"
+            folder = run.work / "spans"
             folder.mkdir(parents=True, exist_ok=True)
             made = self._generate(folder, first=len(earlier) if earlier is not None else 0)
             parts = [] if earlier is None else [earlier]
@@ -140,6 +140,8 @@ class DatasetJob:
             samples.write_parquet(run.stage("samples.parquet"))
             run.log_metrics({"num_samples": len(samples), "made": made})
             run.log_input(samples, name=self.adapter.model_type, source=f"run:{run.run_id}", context="generated")
+        if unfinished is not None:
+            tracker.mark_reused(unfinished)
         return DatasetOutcome(run.run_id, total, made)
 
     def fingerprint(self, total: int) -> str:
@@ -182,32 +184,42 @@ class DatasetJob:
         name = f"generate {total} samples with {self.adapter.model_type}"
         return self.workspace.tracker.start("generate-dataset", name, tags, params=params, system_metrics=True)
 
-    def _generate(self, folder: Path, *, first: int) -> int:
-        """Generate the samples from `first` on, span by span; return how many were made now."""
+    def _spans(self, first: int) -> list[Span]:
+        """Return the samples from `first` on, cut into batches."""
         size, total = self.request.batch_size, self.request.num_samples
-        spans = [Span(start, min(size, total - start)) for start in range(first, total, size)]
+        return [Span(start, min(size, total - start)) for start in range(first, total, size)]
+
+    def _generate(self, folder: Path, spans: Sequence[Span]) -> int:
+        """Generate the spans that `folder` lacks; return how many samples were made now."""
         missing = [span for span in spans if not _span_path(folder, span).exists()]
         if missing:
-            module = GenerationModule(self.adapter, self.request, partial(self._write, folder))
-            runner = trainer(self.adapter.device.type, self.devices)
-            runner.predict(module, GenerationData(missing), return_predictions=False)
+            origin = Origin(self.adapter.model_type, self.request.sampler, self.adapter.class_names)
+            module = GenerationModule(self.adapter, self.request, partial(write_span, folder, origin))
+            predict(trainer(self.adapter.device.type, self.devices), module, GenerationData(missing))
         return sum(span.count for span in missing)
 
-    def _write(self, folder: Path, span: Span, result: GenerationResult) -> None:
-        names = self.adapter.class_names
-        classes = [int(label) for label in result.labels]
-        samples = SampleSet.from_images(
-            result.images,
-            [f"{self.adapter.model_type}-{result.seed}-{span.first + i:08d}" for i in range(span.count)],
-            class_labels=classes,
-            class_names=None if names is None else [names[c] if c >= 0 else None for c in classes],
-            seeds=[result.seed] * span.count,
-            sources=[f"{self.adapter.model_type}:{self.request.sampler}"] * span.count,
-        )
-        path = _span_path(folder, span)
-        unfinished = path.with_suffix(".partial")
-        samples.write_parquet(unfinished)
-        os.replace(unfinished, path)
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """What the table of a generated sample set says of where its samples come from."""
+
+    model: str
+    sampler: str
+    class_names: tuple[str, ...] | None
+
+
+def write_span(folder: Path, origin: Origin, span: Span, result: GenerationResult) -> None:
+    """Write one span of generated samples to `folder`, whole or not at all."""
+    names, classes = origin.class_names, [int(label) for label in result.labels]
+    samples = SampleSet.from_images(
+        result.images,
+        [f"{origin.model}-{result.seed}-{span.first + i:08d}" for i in range(span.count)],
+        class_labels=classes,
+        class_names=None if names is None else [names[c] if c >= 0 else None for c in classes],
+        seeds=[result.seed] * span.count,
+        sources=[f"{origin.model}:{origin.sampler}"] * span.count,
+    )
+    samples.write_parquet(_span_path(folder, span))
 
 
 def _span_path(folder: Path, span: Span) -> Path:

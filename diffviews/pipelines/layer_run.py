@@ -58,7 +58,7 @@ def measure(fitted: FittedMap, samples: SampleSet, *, title: str) -> MeasuredMap
         labels,
         class_names=samples.classes,
         title=title,
-        caption=f"{len(points):,} points, trustworthiness {quality.summary['trustworthiness']:.3f}",
+        caption=f"trustworthiness {quality.summary['trustworthiness']:.3f}",
     )
     return MeasuredMap(fitted, quality, points, picture)
 

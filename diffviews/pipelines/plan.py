@@ -62,6 +62,19 @@ class ExtractionPlan:
     maps: MapParameters
     control: ControlSettings | None
 
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise ConfigError(f"batch_size is {self.batch_size}; take 1 or more")
+        if len(self.samples) <= self.maps.n_neighbors:
+            raise ConfigError(
+                f"n_neighbors {self.maps.n_neighbors} needs more than {self.maps.n_neighbors} samples, but there are "
+                f"{len(self.samples)}; take more samples or fewer neighbours"
+            )
+        unlabelled = int((self.samples.class_labels < 0).sum())
+        if unlabelled and (self.control is not None or self.conditioning == "label"):
+            wanting = "control_seeds" if self.control is not None else "conditioning 'label'"
+            raise ConfigError(f"{wanting} needs a class for each sample, but {unlabelled} have none; leave it out")
+
     @property
     def keys(self) -> list[tuple[str, float]]:
         """The (layer, sigma) pairs of the layer runs, in network order within each sigma."""

@@ -3,10 +3,12 @@
 import numpy as np
 import pandas as pd
 
+from diffviews.data.samples import SampleSet
 from diffviews.lightning.extraction import LayerKey
 from diffviews.noise import format_sigma
+from diffviews.pipelines.layer_run import class_array
 from diffviews.pipelines.workspace import Workspace
-from diffviews.processing.figures import cka_figure, montage_figure, ranking_figure
+from diffviews.processing.figures import cka_figure, maps_figure, ranking_figure
 from diffviews.processing.similarity import centered_gram, cka_from_grams
 from diffviews.tracking.active_run import ActiveRun
 from diffviews.tracking.catalog import LayerRecord
@@ -18,11 +20,12 @@ CKA_SAMPLES = 1000
 class ExtractionSummary:
     """Collects each layer run's measures while they are made, and logs the whole on the parent."""
 
-    def __init__(self, num_samples: int) -> None:
-        self._rows_used = np.unique(np.linspace(0, num_samples - 1, min(num_samples, CKA_SAMPLES)).astype(int))
+    def __init__(self, samples: SampleSet) -> None:
+        self._samples = samples
+        self._rows_used = np.linspace(0, len(samples) - 1, min(len(samples), CKA_SAMPLES)).astype(int)
         self._table: list[dict[str, object]] = []
         self._grams: dict[LayerKey, np.ndarray] = {}
-        self._pictures: dict[LayerKey, bytes] = {}
+        self._maps: dict[LayerKey, np.ndarray] = {}
 
     def add(self, workspace: Workspace, record: LayerRecord) -> str:
         """Take one finished layer run, read from where it was logged; return its activations' digest."""
@@ -32,7 +35,8 @@ class ExtractionSummary:
             {"layer": record.layer, "sigma": record.sigma, "run_id": record.run_id, **record.metrics}
         )
         self._grams[key] = centered_gram(reader.rows(self._rows_used))
-        self._pictures[key] = folder.path("map.png").read_bytes()
+        points = pd.read_parquet(folder.path("map/points.parquet"))
+        self._maps[key] = points[["x", "y"]].to_numpy()
         return reader.digest
 
     def table(self) -> pd.DataFrame:
@@ -48,7 +52,11 @@ class ExtractionSummary:
             if "control_rate" in table and "knn_accuracy_activation" in table:
                 rows = table[table["sigma"] == sigma]
                 parent.log_artifact_bytes(ranking_figure(rows), f"ranking/{format_sigma(sigma)}.png")
-        montage = montage_figure({f"{layer} σ {format_sigma(s)}": png for (layer, s), png in self._pictures.items()})
+        montage = maps_figure(
+            {f"{layer} σ {format_sigma(sigma)}": points for (layer, sigma), points in self._maps.items()},
+            class_array(self._samples),
+            class_names=self._samples.classes,
+        )
         parent.log_artifact_bytes(montage, "montage.png")
         parent.log_image("montage", montage)
         parent.log_metrics({f"best_{name}": float(table[name].max()) for name in RANKED if name in table})

@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from matplotlib.colors import LinearSegmentedColormap
 
 CLASS_COLOURS = (
-    "#0b7edd", "#de908b", "#8a1e67", "#33c9d8", "#d6cb46", "#3a41b1", "#c94b85", "#9f8705", "#8ea4ff", "#6a5a01",
+    "#0b7edd", "#de908b", "#8a1e67", "#33e1e8", "#d6cb46", "#3a41b1", "#c94b85", "#9f8705", "#8ea4ff", "#6a5a01",
 )
 """Ten colours, any two of them far apart in Oklab to normal eyes and under simulated deuteranopia,
 protanopia and tritanopia (Machado et al. 2009) alike."""

@@ -25,7 +25,7 @@ export function render({model, el}) {
   style.textContent = STYLE
   const box = document.createElement("div")
   el.append(style, box)
-  let sort = {key: null, down: true}
+  let sort = {key: "knows", down: true}
 
   const sorted = () => {
     if (sort.key === null) return model.rows

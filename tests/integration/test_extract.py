@@ -1,24 +1,39 @@
 """Extraction end to end on real digits: what it logs, reuses, refuses, and how it survives a kill."""
 
-import io
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from diffviews.adapters.registry import load_adapter
-from diffviews.errors import ConfigError, DiskSpaceError, LayerNotFoundError
+from diffviews.data.activations import ActivationReader
+from diffviews.data.samples import SampleSet
+from diffviews.data.sources import open_source
+from diffviews.errors import (
+    AdapterNotFoundError,
+    ConfigError,
+    CorruptDataError,
+    DiskSpaceError,
+    LayerNotFoundError,
+    SampleSetError,
+    TrackingError,
+)
 from diffviews.noise import sample_noise
 from diffviews.pipelines.extract import extract
+from diffviews.pipelines.workspace import open_workspace
+from diffviews.tracking.schema import Tag
 
+ROOT = Path(__file__).parents[2]
 MEASURES = {
     "trustworthiness", "continuity", "knn_accuracy_activation", "knn_accuracy_map", "silhouette",
     "effective_rank", "intrinsic_dimension", "control_rate", "control_baseline", "nonfinite",
@@ -37,9 +52,16 @@ def test_every_layer_and_sigma_is_a_finished_child_with_all_measures(workspace, 
         assert all(np.isfinite(value) for value in record.metrics.values())
         assert record.model == "edm-digits"
         assert record.dataset == "digits"
+        assert record.source_run == record.parent_id == extraction.run_id
         names = set(workspace.folder(record.run_id).names())
         assert {"map.png", "map/points.parquet", "map/projector.safetensors", "activations.zarr/zarr.json"} <= names
         workspace.folder(record.run_id).verify()
+    workspace.folder(extraction.run_id).verify()
+
+
+def test_nothing_of_the_work_is_left_beside_the_artifacts(workspace, extraction):
+    for record in [workspace.catalog.extraction(extraction.run_id), *workspace.catalog.layers(extraction.run_id)]:
+        assert not (workspace.folder(record.run_id).root.parent / "work").exists()
 
 
 def test_pictures_of_all_layers_share_one_key(workspace, extraction):
@@ -49,10 +71,8 @@ def test_pictures_of_all_layers_share_one_key(workspace, extraction):
         assert listed
 
 
-def test_variance_curve_is_a_step_metric(workspace, extraction):
-    curve = workspace.catalog.metric_series(
-        workspace.catalog.layers(extraction.run_id)[0].run_id, "pca_explained_variance"
-    )
+def test_variance_curve_is_a_step_metric(workspace, layer_run):
+    curve = workspace.catalog.metric_series(layer_run.run_id, "pca_explained_variance")
     assert len(curve) == 50
     assert [step for step, _ in curve] == list(range(50))
 
@@ -66,23 +86,31 @@ def test_parent_holds_the_table_the_similarity_and_the_montage(workspace, extrac
         cka = pd.read_csv(folder.path(f"cka/{sigma}.csv"), index_col="layer")
         assert list(cka.index) == list(cka.columns) == ["encoder_bottleneck", "decoder_block_4"]
         assert np.allclose(np.diag(cka), 1, atol=1e-5)
+        assert 0 < cka.iloc[0, 1] < 0.999
     assert Image.open(folder.path("montage.png")).size[0] > 100
 
 
-def test_stored_activations_are_those_of_the_noised_samples(workspace, extraction):
-    record = workspace.catalog.layers(extraction.run_id)[1]
-    samples = workspace.samples_of(record)
-    chosen = [samples.sample_ids[7], samples.sample_ids[101]]
-    adapter = load_adapter("edm-digits", device="cpu")
-    x0 = adapter.encode(samples.images_of(chosen))
-    seen = {}
-    handles = adapter.register_activation_hooks([record.layer], lambda m, i, o: seen.update(own=o))
+def test_sample_set_of_the_parent_is_the_source(workspace, layer_run):
+    logged, source = workspace.samples_of(layer_run), open_source("digits", max_samples=120)
+    assert logged.digest == source.digest
+
+
+def test_stored_activations_are_those_of_the_noised_samples(workspace, layer_run, adapter):
+    samples = workspace.samples_of(layer_run)
+    chosen = [samples.sample_ids[101], samples.sample_ids[7]]
+    own = captured(adapter, layer_run, samples.images_of(chosen), chosen)
+    assert np.allclose(workspace.activations(layer_run).rows(chosen), own, atol=2e-2, rtol=2e-3)
+
+
+def captured(adapter, record, images, ids):
+    """Return a layer's output at x0 + sigma · noise(id), unconditional, by a plain hook."""
+    x0, seen = adapter.encode(images), {}
+    handles = adapter.register_activation_hooks([record.layer], lambda module, inputs, output: seen.update(own=output))
     with torch.no_grad():
-        adapter.forward(x0 + record.sigma * sample_noise(chosen, x0.shape[1:]), record.sigma)
+        adapter.forward(x0 + record.sigma * sample_noise(ids, x0.shape[1:]), record.sigma)
     for handle in handles:
         handle.remove()
-    stored = workspace.activations(record).rows(chosen)
-    assert np.allclose(stored, seen["own"].numpy(), atol=2e-2, rtol=2e-3)
+    return seen["own"].numpy()
 
 
 def test_points_keep_the_order_of_their_sample_ids(workspace, extraction):
@@ -94,6 +122,17 @@ def test_points_keep_the_order_of_their_sample_ids(workspace, extraction):
         assert np.allclose(placed.coordinates, points[["x", "y"]][:5], atol=1e-5)
 
 
+def test_neighbours_of_a_layer_are_those_of_its_activations_and_not_of_its_map(workspace, layer_run):
+    (projector,) = workspace.projectors(layer_run.run_id).values()
+    points = projector.project(workspace.activations(layer_run).array()).astype(float)
+    own = np.linalg.norm(points - points[11], axis=1)
+    own[11] = np.inf
+    indices, _ = projector.neighbors(11, 5)
+    assert list(np.ravel(indices)) == list(np.argsort(own)[:5])
+    on_map, _ = projector.neighbors(11, 5, space="map")
+    assert list(np.ravel(on_map)) != list(np.ravel(indices))
+
+
 def test_same_fingerprint_is_reused_and_force_runs_again(store):
     first = extract(**SMALL)
     assert not first.reused
@@ -103,38 +142,67 @@ def test_same_fingerprint_is_reused_and_force_runs_again(store):
     forced = extract(**SMALL, force=True)
     assert forced.run_id != first.run_id
     assert forced.digests == first.digests
+    assert not extract(**{**SMALL, "sigmas": (1.0,)}).reused
 
 
-def test_unknown_layer_offers_the_nearest(store):
-    with pytest.raises(LayerNotFoundError, match="did you mean 'midblock'"):
-        extract(layers=("mid_block",))
+@pytest.mark.parametrize(
+    ("wrong", "error", "words"),
+    [
+        ({"model": "edm-digit"}, AdapterNotFoundError, "did you mean 'edm-digits'"),
+        ({"layers": ("mid_block",)}, LayerNotFoundError, "did you mean 'midblock'"),
+        ({"layers": ()}, LayerNotFoundError, "no layer is named"),
+        ({"dataset": "digit"}, SampleSetError, "digits"),
+        ({"dataset": "folder:nowhere"}, SampleSetError, "nowhere"),
+        ({"sigmas": ()}, ConfigError, "sigmas"),
+        ({"sigmas": (0.0,)}, ConfigError, "sigmas"),
+        ({"sigmas": (1.0, 1.0)}, ConfigError, "sigmas"),
+        ({"sigmas": (float("inf"),)}, ConfigError, "sigmas"),
+        ({"max_samples": 15}, ConfigError, "n_neighbors 15 needs more than 15 samples"),
+        ({"batch_size": 0}, ConfigError, "batch_size is 0"),
+        ({"checkpoint": "nowhere.safetensors"}, Exception, "nowhere.safetensors"),
+    ],
+)
+def test_impossible_input_is_refused_before_a_run_is_made(own_store, wrong, error, words):
+    with pytest.raises(error, match=words):
+        extract(**{**SMALL, **wrong})
+    assert not (own_store / "mlruns").exists()
 
 
-@pytest.mark.parametrize("sigmas", [(), (0.0,), (1.0, 1.0), (float("inf"),), (-1.0,)])
-def test_impossible_sigmas_are_refused(store, sigmas):
-    with pytest.raises(ConfigError, match="sigmas"):
-        extract(layers=("midblock",), sigmas=sigmas)
+def test_unlabelled_samples_are_refused_where_classes_are_needed(own_store):
+    digits = open_source("digits", max_samples=40)
+    SampleSet.from_images(digits.images, digits.sample_ids).write_parquet(own_store / "bare.parquet")
+    for wanting in ({"control_seeds": 1}, {"conditioning": "label"}):
+        with pytest.raises(ConfigError, match="40 have none"):
+            extract(dataset="parquet:bare.parquet", layers=("midblock",), sigmas=(2.0,), **wanting)
+    outcome = extract(dataset="parquet:bare.parquet", layers=("midblock",), sigmas=(2.0,))
+    (record,) = open_workspace().catalog.layers(outcome.run_id)
+    assert "knn_accuracy_activation" not in record.metrics
 
 
-def test_too_small_a_disk_is_refused_before_anything_is_written(store, monkeypatch):
+def test_too_small_a_disk_is_refused_before_anything_is_written(own_store, monkeypatch):
     usage = type("Usage", (), {"free": 1000})
     monkeypatch.setattr("shutil.disk_usage", lambda path: usage)
-    with pytest.raises(DiskSpaceError, match="1 kB free"):
-        extract(**{**SMALL, "max_samples": 61})
+    with pytest.raises(DiskSpaceError, match=r"123 kB are needed .* only 1 kB free"):
+        extract(**SMALL)
+    assert not list(own_store.rglob("activations.zarr"))
+    (run,) = open_workspace().catalog.extractions(unfinished=True)
+    assert run.status == "FAILED"
+    assert "only 1 kB free" in run.error
 
 
-def test_a_layer_beyond_float16_is_stored_in_float32(store, tmp_path):
-    adapter = load_adapter("edm-digits", device="cpu")
-    from safetensors.torch import save_file
-
-    weights = {name: tensor.clone() for name, tensor in adapter.model.state_dict().items()}
-    weights["model.enc.16x16_conv.weight"] *= 1e6
-    path = tmp_path / "large.safetensors"
-    config = {key: value for key, value in adapter.config.items() if key not in ("sigma_min", "sigma_max")}
+def changed_weights(path, change):
+    """Write the shipped model with one weight tensor changed in place."""
+    model = load_adapter("edm-digits", device="cpu")
+    weights = {name: tensor.clone() for name, tensor in model.model.state_dict().items()}
+    change(weights["model.enc.16x16_conv.weight"])
+    config = {key: value for key, value in model.config.items() if key not in ("sigma_min", "sigma_max")}
     save_file(weights, path, metadata={"config": json.dumps(config)})
-    outcome = extract(checkpoint=str(path), layers=("encoder_block_0",), sigmas=(2.0,), max_samples=60)
-    from diffviews.pipelines.workspace import open_workspace
+    return str(path)
 
+
+def test_layer_beyond_float16_is_stored_in_float32(own_store):
+    checkpoint = changed_weights(own_store / "large.safetensors", lambda weight: weight.mul_(1e6))
+    outcome = extract(checkpoint=checkpoint, layers=("encoder_block_0",), sigmas=(2.0,), max_samples=60)
     workspace = open_workspace()
     (record,) = workspace.catalog.layers(outcome.run_id)
     reader = workspace.activations(record)
@@ -143,43 +211,144 @@ def test_a_layer_beyond_float16_is_stored_in_float32(store, tmp_path):
     assert np.abs(reader.array()).max() > 65504
 
 
-def start(store, *words):
+def test_nan_activations_are_counted_reported_and_not_replaced(own_store):
+    checkpoint = changed_weights(own_store / "broken.safetensors", lambda weight: weight[3].fill_(float("nan")))
+    with pytest.raises(CorruptDataError, match=r"60 .*digits-0000"):
+        extract(checkpoint=checkpoint, layers=("encoder_block_0",), sigmas=(2.0,), max_samples=60)
+    catalog = open_workspace().catalog
+    (run,) = catalog.extractions(unfinished=True)
+    (layer,) = catalog.layers(run.run_id, unfinished=True)
+    assert run.status == layer.status == "FAILED"
+    assert "digits-0000" in run.error
+    assert not catalog.layers(run.run_id)
+    (array,) = own_store.rglob("activations.zarr")
+    reader = ActivationReader.open(array)
+    assert reader.nonfinite == 60 * 16 * 16
+    assert np.isnan(reader.array()[:, 3]).all()
+
+
+def test_corrupt_chunk_is_named(own_store):
+    outcome = extract(**SMALL)
+    workspace = open_workspace()
+    (record,) = workspace.catalog.layers(outcome.run_id)
+    (chunk,) = [path for path in own_store.rglob("activations.zarr/c/0/**/*") if path.is_file()]
+    damaged = bytearray(chunk.read_bytes())
+    damaged[100] ^= 1
+    chunk.write_bytes(damaged)
+    with pytest.raises(CorruptDataError, match=r"c/0/0/0/0"):
+        workspace.activations(record).array()
+    with pytest.raises(CorruptDataError, match="activations.zarr/c/0"):
+        workspace.folder(record.run_id).verify()
+
+
+def test_interrupted_extraction_is_killed_with_its_reason_and_ctrl_c_still_works(own_store, monkeypatch):
+    def interrupt(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    before = signal.getsignal(signal.SIGINT)
+    monkeypatch.setattr("diffviews.lightning.extraction.capture", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        extract(**SMALL)
+    assert signal.getsignal(signal.SIGINT) is before
+    (run,) = open_workspace().catalog.extractions(unfinished=True)
+    assert (run.status, run.error) == ("KILLED", "interrupted by the user")
+
+
+LARGE = {"layers": ("midblock", "decoder_block_7"), "sigmas": (0.5, 2.0), "max_samples": 300, "batch_size": 32}
+"""Five blocks of decoder_block_7, so that a kill lands between chunks."""
+
+
+def start(store, environment, *words):
     """Start `diffviews extract` in a process of its own."""
-    command = [sys.executable, "-m", "diffviews", "extract", "--layers", "all", "--sigmas", "0.5,2", *words]
+    command = [sys.executable, "-m", "diffviews", "extract", "--layers", ",".join(LARGE["layers"]), "--sigmas", "0.5,2"]
+    command += ["--max-samples", "300", "--batch-size", "32", *words]
     return subprocess.Popen(
-        [*command, "--max-samples", "400", "--batch-size", "32"], cwd=store, stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT, env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-
-
-def test_killed_extraction_resumes_to_the_same_digests(tmp_path):
-    straight = tmp_path / "straight"
-    straight.mkdir()
-    whole = start(straight, "--sigmas", "0.5,2")
-    killed_store = tmp_path / "killed"
-    killed_store.mkdir()
-    assert whole.wait(240) == 0, whole.stdout.read().decode()
-    killed = start(killed_store)
-    deadline = time.monotonic() + 120
-    while not list(killed_store.rglob("activations.zarr/c/*")) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    killed.send_signal(signal.SIGKILL)
-    killed.wait()
-    assert not digests(killed_store, finished_only=True)
-    resumed = start(killed_store, "--resume")
-    output = resumed.communicate(timeout=240)[0].decode()
-    assert resumed.returncode == 0, output
-    assert "going on with run" in output
-    assert digests(killed_store) == digests(straight) != {}
-
-
-def digests(store, finished_only=False):
-    """Return {layer@sigma: digest} of the newest finished extraction in a store, from a process of its own."""
-    script = (
-        "import json\nfrom diffviews.pipelines.workspace import open_workspace\nw = open_workspace()\n"
-        "runs = w.catalog.extractions()\n"
-        "print(json.dumps({f'{r.layer}@{r.sigma}': w.activations(r).digest"
-        " for r in (w.catalog.layers(runs[0].run_id) if runs else [])}))"
+        command, cwd=store, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
-    done = subprocess.run([sys.executable, "-c", script], cwd=store, capture_output=True, check=True)
-    return json.load(io.BytesIO(done.stdout))
+
+
+def kill_when(process, holds):
+    """Kill a process the hard way as soon as something holds."""
+    deadline = time.monotonic() + 120
+    while not holds():
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+
+
+def chunks(store):
+    """Return {place of a chunk: the file it is}, whatever is being written left out."""
+    found = {}
+    for path in store.rglob("*activations.zarr/c/**/*"):
+        if path.is_file() and path.name.isdigit():
+            found[str(path.relative_to(store))] = path.stat().st_ino
+    return found
+
+
+def test_extraction_killed_twice_resumes_to_the_same_digests(tmp_path_factory, own_store, command_environment):
+    from tests.integration.conftest import inside
+
+    with inside(tmp_path_factory.mktemp("straight")):
+        straight = extract(**LARGE)
+    killed = start(own_store, command_environment)
+    kill_when(killed, lambda: len(chunks(own_store)) >= 2)
+    assert not open_workspace().catalog.extractions()
+    kept = chunks(own_store)
+
+    resumed = start(own_store, command_environment, "--resume")
+    maps = own_store.rglob
+    kill_when(resumed, lambda: any(maps("map.png")))
+    after = chunks(own_store)
+    assert {place: after.get(place) for place in kept} == kept
+    (parent,) = open_workspace().catalog.extractions(unfinished=True)
+
+    outcome = extract(**LARGE, resume=True)
+    assert outcome.run_id == parent.run_id
+    assert outcome.digests == straight.digests
+    assert len(straight.digests) == 4
+    catalog = open_workspace().catalog
+    assert [run.status for run in catalog.layers(parent.run_id, unfinished=True)] == ["FINISHED"] * 4
+    open_workspace().folder(parent.run_id).verify()
+    assert extract(**LARGE).reused
+
+
+def test_second_writer_of_a_run_is_refused(own_store, command_environment):
+    first = start(own_store, command_environment)
+    deadline = time.monotonic() + 120
+    while not chunks(own_store) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.kill(first.pid, signal.SIGSTOP)
+    try:
+        with pytest.raises(TrackingError, match=rf"is being written by .*:{first.pid}"):
+            extract(**LARGE, resume=True)
+    finally:
+        first.kill()
+        first.communicate()
+
+
+def test_mlflow_run_makes_the_layer_run_and_then_reuses_it(own_store, command_environment):
+    uri = f"sqlite:///{own_store}/tracking.db"
+    environment = command_environment | {
+        "MLFLOW_TRACKING_URI": uri, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+    }  # fmt: skip
+    command = [sys.executable, "-m", "mlflow", "run", str(ROOT), "-e", "extract", "--env-manager", "local"]
+    for parameter in ("layers=midblock", "sigmas=2", "max_samples=60"):
+        command += ["-P", parameter]
+    for _ in range(2):
+        done = subprocess.run(command, cwd=own_store, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+    from diffviews.tracking.catalog import Catalog
+
+    catalog = Catalog(uri)
+    (parent,) = catalog.extractions(unfinished=True)
+    (record,) = catalog.layers(parent.run_id)
+    assert parent.is_finished
+    assert (record.layer, record.sigma) == ("midblock", 2.0)
+    catalog.artifacts(record).verify()
+    runs = catalog.connection.call(lambda client: client.search_runs([parent.experiment_id]))
+    (second,) = [run for run in runs if run.info.run_id not in (parent.run_id, record.run_id)]
+    assert second.info.status == "FINISHED"
+    assert second.data.tags[Tag.REUSED_RUN] == parent.run_id
+    assert not (ROOT / "mlruns").exists()

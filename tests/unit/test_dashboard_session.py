@@ -7,7 +7,7 @@ import pytest
 from dashboard_synthetic import SyntheticRuns, SyntheticStudio
 
 from diffviews.errors import TrackingError
-from panel_app.app import Dashboard
+from panel_app.dashboard import Dashboard
 from panel_app.data import DataStore
 from panel_app.form import RANDOM, UNIFORM
 from panel_app.generation import describe

@@ -44,7 +44,8 @@ def test_map_knows_its_neighbours_and_spectrum(fitted):
     assert projector.pca_points.shape == (COUNT, 50)
     assert fitted.neighbor_indices.shape == (COUNT, 15)
     rows = projector.pca_points[fitted.neighbor_indices[4]]
-    np.testing.assert_allclose(np.linalg.norm(rows - projector.pca_points[4], axis=1), fitted.neighbor_distances[4], rtol=1e-5)
+    gaps = np.linalg.norm(rows - projector.pca_points[4], axis=1)
+    np.testing.assert_allclose(gaps, fitted.neighbor_distances[4], rtol=1e-5)
     assert len(fitted.eigenvalues) == 64
     assert fitted.explained_variance_ratio.sum() == pytest.approx(
         fitted.eigenvalues[:50].sum() / fitted.eigenvalues.sum(), rel=1e-4
@@ -74,6 +75,13 @@ def test_map_has_the_dimensions_asked_for(no_descent, components):
     assert np.unique(embedding, axis=0).shape == embedding.shape
 
 
+def test_map_of_data_with_one_direction_still_has_two_dimensions(no_descent):
+    line = np.outer(np.arange(20.0), np.ones(5)).astype(np.float32)
+    embedding = fit_map(line, IDS[:20], MapParameters(n_neighbors=5)).projector.embedding
+    assert embedding.shape == (20, 2)
+    assert (embedding.std(axis=0) > 0).all()
+
+
 def test_map_without_pca_compares_standardised_activations(no_descent):
     projector = fit_map(PIXELS[:30], IDS[:30], MapParameters(pca_components=None)).projector
     assert projector.pca_components is None
@@ -91,7 +99,8 @@ def test_nan_and_infinity_are_counted_and_named(pca):
     values[3, 0, 0] = np.nan
     values[3, 1, 1] = np.nan
     values[17, 2, 2] = np.inf
-    with pytest.raises(CorruptDataError, match="2 NaN and 1 infinite values, in 2 of 40 samples: 'digits-0003', 'digits-0017'"):
+    found = "2 NaN and 1 infinite values, in 2 of 40 samples: 'digits-0003', 'digits-0017'"
+    with pytest.raises(CorruptDataError, match=found):
         fit_map(values, IDS[:40], MapParameters(pca_components=pca))
 
 

@@ -138,7 +138,10 @@ def test_neighbors_of_a_copy_leave_out_only_itself(monkeypatch):
         assert row not in found
 
 
-@pytest.mark.parametrize(("row", "k", "sentence"), [(3, 80, "only 79 other"), (3, 0, "at least 1"), (80, 2, "row 80"), (-1, 2, "row -1")])
+@pytest.mark.parametrize(
+    ("row", "k", "sentence"),
+    [(3, 80, "only 79 other"), (3, 0, "at least 1"), (80, 2, "row 80"), (-1, 2, "row -1")],
+)
 def test_impossible_neighbors_are_refused(projector, row, k, sentence):
     with pytest.raises(SelectionError, match=sentence):
         projector.neighbors(row, k)
@@ -203,7 +206,8 @@ def test_rows_of_a_joint_map_keep_their_sigmas(projector, tmp_path):
     np.testing.assert_array_equal(loaded.row_sigmas, np.arange(80.0))
 
 
-def test_failed_save_leaves_the_older_file_whole(projector, tmp_path, monkeypatch):
+@pytest.mark.parametrize("failing", ["pathlib.Path.write_bytes", "os.replace"])
+def test_failed_save_leaves_the_older_file_whole(projector, tmp_path, monkeypatch, failing):
     path = tmp_path / "map.safetensors"
     projector.save(path)
     before = path.read_bytes()
@@ -211,7 +215,7 @@ def test_failed_save_leaves_the_older_file_whole(projector, tmp_path, monkeypatc
     def disk_full(*_):
         raise OSError("disk full")
 
-    monkeypatch.setattr("pathlib.Path.write_bytes", disk_full)
+    monkeypatch.setattr(failing, disk_full)
     with pytest.raises(OSError, match="disk full"):
         projector.save(path)
     assert path.read_bytes() == before

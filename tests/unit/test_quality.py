@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 from sklearn.datasets import load_digits
 from sklearn.manifold import trustworthiness
-from sklearn.metrics import silhouette_score
+from sklearn.metrics import silhouette_samples, silhouette_score
 from sklearn.model_selection import LeaveOneOut, cross_val_predict
 from sklearn.neighbors import KNeighborsClassifier
 
@@ -134,9 +134,12 @@ def test_large_maps_are_measured_on_evenly_spaced_points(fitted, monkeypatch):
     assert part.summary == map_quality(fitted, LABELS).summary
     assert len(part.per_point["distance_to_data"]) == COUNT
     # Each sampled point is still compared with all others, so the values estimate those of the whole.
-    for key in ("trustworthiness", "continuity", "silhouette", "silhouette_map"):
+    for key in ("trustworthiness", "continuity"):
         assert part.summary[key] == pytest.approx(whole[key], abs=0.05)
         assert part.summary[key] != whole[key]
+    rows = quality.quality_sample(COUNT)
+    for key, points in (("silhouette", fitted.projector.pca_points), ("silhouette_map", fitted.projector.embedding)):
+        assert part.summary[key] == pytest.approx(silhouette_samples(points, LABELS)[rows].mean(), abs=1e-5)
 
 
 def test_measures_do_not_depend_on_the_block_size(fitted, monkeypatch):
@@ -178,15 +181,25 @@ def sphere(dimension, count=1500):
     return points / np.linalg.norm(points, axis=1, keepdims=True)
 
 
-@pytest.mark.parametrize(("points", "dimension"), [(cube(1), 1), (cube(2), 2), (cube(5), 5), (sphere(2), 2), (sphere(4), 4)])
-def test_intrinsic_dimension_of_cubes_and_spheres_is_known(points, dimension):
+@pytest.mark.parametrize("shape", [cube, sphere])
+@pytest.mark.parametrize("dimension", [1, 2, 4])
+def test_intrinsic_dimension_of_cubes_and_spheres_is_known(shape, dimension):
+    points = shape(dimension)
     wide = points @ np.linalg.qr(np.random.default_rng(0).standard_normal((30, points.shape[1])))[0].T
     distances = exact_neighbors(wide, 2)[1]
     assert intrinsic_dimension(*distances.T) == pytest.approx(dimension, rel=0.12)
 
 
+def test_intrinsic_dimension_ignores_the_largest_ratios():
+    share = np.arange(1, 1001) / 1000
+    ratios = np.append((1 - share[:-1]) ** (-1 / 3), 1e9)
+    ratios[900:] *= 50
+    assert intrinsic_dimension(np.ones(1000), ratios) == pytest.approx(3, rel=1e-9)
+    assert intrinsic_dimension(np.ones(1000), ratios, discard=0.05) < 2.9
+
+
 def test_intrinsic_dimension_leaves_out_copies():
     points = cube(2)
-    points[:200] = points[200:400]
+    points[:40] = points[40:80]
     assert intrinsic_dimension(*exact_neighbors(points, 2)[1].T) == pytest.approx(2, rel=0.15)
     assert np.isnan(intrinsic_dimension(np.zeros(5), np.zeros(5)))

@@ -27,11 +27,12 @@ def test_compute_umap_returns_the_map_and_what_made_it():
     assert embeddings.shape == (80, 3)
     np.testing.assert_array_equal(reducer.embedding_, embeddings)
     expected_scaler = StandardScaler().fit(PIXELS)
-    np.testing.assert_allclose(scaler.transform(PIXELS), expected_scaler.transform(PIXELS), atol=1e-4)
-    expected = PCA(10, svd_solver="full").fit(scaler.transform(PIXELS))
-    np.testing.assert_allclose(pca.transform(scaler.transform(PIXELS)), expected.transform(scaler.transform(PIXELS)), atol=2e-3)
+    scaled = scaler.transform(PIXELS)
+    np.testing.assert_allclose(scaled, expected_scaler.transform(PIXELS), atol=1e-4)
+    expected = PCA(10, svd_solver="full").fit(scaled)
+    np.testing.assert_allclose(pca.transform(scaled), expected.transform(scaled), atol=2e-3)
     np.testing.assert_allclose(pca.explained_variance_ratio_, expected.explained_variance_ratio_, rtol=1e-3)
-    np.testing.assert_array_equal(reducer.transform(pca.transform(scaler.transform(PIXELS))), embeddings)
+    np.testing.assert_array_equal(reducer.transform(pca.transform(scaled)), embeddings)
 
 
 def test_compute_umap_uses_no_pca_unless_asked():
@@ -94,14 +95,18 @@ class OldDataset:
         self.metadata.parent.mkdir(parents=True)
         rng = np.random.default_rng(0)
         self.layers = {"mid": rng.standard_normal((count, 4, 2, 2)), "enc": rng.standard_normal((count, 6))}
-        self.flat = np.concatenate([self.layers["enc"], self.layers["mid"].reshape(count, -1)], axis=1).astype(np.float32)
+        parts = [self.layers["enc"], self.layers["mid"].reshape(count, -1)]
+        self.flat = np.concatenate(parts, axis=1).astype(np.float32)
+
+    def rows(self, start, stop):
+        return {name: values[start:stop] for name, values in self.layers.items()}
 
     def describe(self, samples):
         self.metadata.write_text(json.dumps({"samples": samples}))
 
     def per_sample(self):
         for row in range(self.count):
-            np.savez(self.folder / f"sample_{row}.npz", **{name: values[row : row + 1] for name, values in self.layers.items()})
+            np.savez(self.folder / f"sample_{row}.npz", **self.rows(row, row + 1))
         self.describe([{"sample_id": f"sample_{row}", "class_label": row} for row in range(self.count)])
 
     def in_batches(self, ending=".npz", size=4):
@@ -109,7 +114,7 @@ class OldDataset:
         for start in range(0, self.count, size):
             name = f"batch_{start // size}"
             if ending == ".npz":
-                np.savez(self.folder / name, **{key: values[start : start + size] for key, values in self.layers.items()})
+                np.savez(self.folder / name, **self.rows(start, start + size))
             else:
                 np.save(self.folder / name, self.flat[start : start + size])
             samples += [
@@ -191,7 +196,11 @@ def test_no_file_at_all_is_an_error(old):
 
 @pytest.mark.parametrize(
     "sample",
-    [{"sample_id": "../../../secret"}, {"sample_id": "a", "activation_path": "../secret"}, {"sample_id": "a", "activation_path": "/secret"}],
+    [
+        {"sample_id": "../../../secret"},
+        {"sample_id": "a", "activation_path": "../secret"},
+        {"sample_id": "a", "activation_path": "/secret"},
+    ],
     ids=str,
 )
 def test_files_outside_the_data_set_are_never_opened(old, sample):

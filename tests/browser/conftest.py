@@ -1,0 +1,184 @@
+"""A real extraction, a real dashboard server and a real browser, each started once."""
+
+import os
+import re
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parents[2]
+CHROMIUM_FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+]
+LAYERS = ("encoder_block_1", "decoder_block_4")
+ENVIRONMENT = (
+    "MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "DIFFVIEWS_PROFILE",
+    "DIFFVIEWS_EXPERIMENT", "DIFFVIEWS_MLFLOW_UI", "DIFFVIEWS_CHECKPOINT",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.browser)
+
+
+@pytest.fixture(scope="session")
+def clean_environment():
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ENVIRONMENT:
+            patch.delenv(name, raising=False)
+        yield patch
+
+
+@pytest.fixture(scope="session")
+def store(tmp_path_factory, clean_environment):
+    """Address of a tracking store that holds an extraction of digits; DIFFVIEWS_STORY_STORE names a larger one."""
+    given = os.environ.get("DIFFVIEWS_STORY_STORE")
+    if given:
+        return given
+    from diffviews.pipelines.extract import extract
+
+    folder = tmp_path_factory.mktemp("dashboard")
+    address = f"sqlite:///{folder}/mlflow.db"
+    clean_environment.setenv("MLFLOW_TRACKING_URI", address)
+    clean_environment.chdir(folder)
+    extract(layers=LAYERS, sigmas=(0.5, 2.0), max_samples=200, control_seeds=1)
+    return address
+
+
+@pytest.fixture(scope="session")
+def workspace(store, clean_environment):
+    """The same store, as the tests read it."""
+    from diffviews.pipelines.workspace import open_workspace
+
+    clean_environment.setenv("MLFLOW_TRACKING_URI", store)
+    return open_workspace()
+
+
+def serve(address, **environment):
+    """Start a dashboard server; return its program and its address."""
+    from diffviews.pipelines.viz import dashboard_command
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    program = subprocess.Popen(
+        dashboard_command(port),
+        env={
+            **os.environ, "MLFLOW_TRACKING_URI": address, "OMP_NUM_THREADS": "1", "DIFFVIEWS_DEVICE": "cpu",
+            "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]), **environment,
+        },
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    deadline = time.monotonic() + 90
+    while True:
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return program, f"http://127.0.0.1:{port}/app"
+        assert program.poll() is None, program.stdout.read().decode()
+        assert time.monotonic() < deadline, "the dashboard does not listen"
+        time.sleep(0.2)
+
+
+def stop(program):
+    program.terminate()
+    output, _ = program.communicate(timeout=20)
+    return output.decode(errors="replace")
+
+
+@pytest.fixture(scope="session")
+def url(store, workspace):
+    """Address of the dashboard over the store. Its log must stay free of tracebacks."""
+    program, address = serve(store, DIFFVIEWS_MLFLOW_UI="http://127.0.0.1:5000")
+    yield address
+    log = stop(program)
+    assert "Traceback" not in log, log
+
+
+@pytest.fixture(scope="session")
+def chromium():
+    playwright_api = pytest.importorskip("playwright.sync_api")
+    executable = next((p for p in ("/usr/bin/chromium", "/usr/bin/chromium-browser") if Path(p).exists()), None)
+    with playwright_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=executable, args=CHROMIUM_FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def new_page(chromium):
+    """Open pages, each a visitor of its own; none may raise an error or ask another host for anything."""
+    contexts, problems = [], []
+
+    def watch(page):
+        page.on("pageerror", lambda error: problems.append(f"page error: {error}"))
+        page.on("console", lambda m: problems.append(f"console: {m.text}") if m.type == "error" else None)
+        page.on("request", lambda r: problems.append(f"asked for {r.url}") if _is_outside(r.url) else None)
+
+    def make(width=1440, height=900, **options):
+        context = chromium.new_context(viewport={"width": width, "height": height}, **options)
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(30_000)
+        watch(page)
+        return page
+
+    yield make
+    for context in contexts:
+        context.close()
+    assert not problems, problems
+
+
+def _is_outside(url):
+    return not re.match(r"(data|blob|about):|(https?|wss?)://(127\.0\.0\.1|localhost)[:/]", url)
+
+
+@pytest.fixture(scope="session")
+def data(workspace):
+    """The store read by the test itself, to know what the page must show."""
+    from panel_app.data import DataStore
+    from panel_app.library import LoggedRuns
+
+    return DataStore(LoggedRuns(workspace))
+
+
+@pytest.fixture(scope="session")
+def opened(data):
+    """The map that a first visit opens."""
+    from panel_app.session import Session
+    from panel_app.state import Address
+
+    session = Session(data)
+    session.start(Address())
+    assert session.notice is None, session.notice
+    return session.opened
+
+
+@pytest.fixture(scope="session")
+def lonely(opened):
+    """Samples that no other overlaps on the screen, so that a click can only mean them; most lonely first."""
+    table = opened.table
+    (x0, x1), (y0, y1) = opened.bounds
+    points = np.stack([(table["x"] - x0) / (x1 - x0) * 740, (table["y"] - y0) / (y1 - y0) * 380], axis=1)
+    gaps = np.linalg.norm(points[:, None] - points[None], axis=-1) if len(points) < 3000 else None
+    np.fill_diagonal(gaps, np.inf)
+    order = np.argsort(-gaps.min(axis=1))
+    return [str(s) for s in table["sample_id"].iloc[order[:12]]]
+
+
+@pytest.fixture
+def explorer(new_page, url, opened):
+    from explorer import Explorer
+
+    return Explorer(new_page(), url, opened)

@@ -1,0 +1,106 @@
+"""The dashboard as a person uses it: pointer, words on the page, pixels on the screen."""
+
+import base64
+import io
+import re
+import time
+
+import numpy as np
+from PIL import Image
+from playwright.sync_api import Page, expect
+
+SELECTED, NEIGHBOUR, PATH = (47, 111, 237), (229, 72, 77), (15, 157, 138)
+
+
+class Explorer:
+    """One visitor's page; `opened` is what it should show, read from the store by the test itself."""
+
+    def __init__(self, page: Page, url: str, opened):
+        self.page, self.url, self.opened = page, url, opened
+
+    def open(self, query=""):
+        self.page.goto(f"{self.url}{query}", timeout=120_000)
+        expect(self.page.get_by_text(re.compile(r"\d+ of \d+ shown"))).to_be_visible(timeout=60_000)
+        expect(self.page.locator(".bk-events").first).to_be_visible(timeout=30_000)
+        self.settle()
+        return self
+
+    def settle(self, seconds=20):
+        """Wait until the map's picture stands still and is not empty."""
+        deadline, before = time.monotonic() + seconds, None
+        while time.monotonic() < deadline:
+            now = self.map_pixels()
+            if before is not None and now.shape == before.shape and (now == before).all() and np.ptp(now) > 40:
+                return
+            before = now
+            time.sleep(0.25)
+        raise AssertionError("the map does not come to rest")
+
+    # -- the map -----------------------------------------------------------------------
+
+    @property
+    def box(self):
+        return self.page.locator(".bk-events").first.bounding_box()
+
+    def place(self, sample_id):
+        """Where a sample is on the screen while all of the map is shown."""
+        (x0, x1), (y0, y1) = self.opened.bounds
+        x, y = self.opened.position(sample_id)
+        box = self.box
+        return box["x"] + (x - x0) / (x1 - x0) * box["width"], box["y"] + (y1 - y) / (y1 - y0) * box["height"]
+
+    def hover(self, sample_id):
+        x, y = self.place(sample_id)
+        self.page.mouse.move(x - 3, y - 3)
+        self.page.mouse.move(x, y)
+
+    def click(self, sample_id):
+        self.hover(sample_id)
+        self.page.mouse.down()
+        self.page.mouse.up()
+
+    def away(self):
+        """Take the pointer off the map."""
+        self.page.mouse.move(5, 400)
+
+    def map_pixels(self):
+        return self.pixels(self.box)
+
+    def pixels(self, clip):
+        shot = self.page.screenshot(clip={k: clip[k] for k in ("x", "y", "width", "height")})
+        return np.asarray(Image.open(io.BytesIO(shot)).convert("RGB")).astype(int)
+
+    def count_near(self, sample_id, colour, reach=22):
+        """How many pixels around a sample have a colour."""
+        x, y = self.place(sample_id)
+        clip = {"x": x - reach, "y": y - reach, "width": 2 * reach, "height": 2 * reach}
+        return count_colour(self.pixels(clip), colour)
+
+    # -- the panels --------------------------------------------------------------------
+
+    def tab(self, name):
+        self.page.get_by_role("tab", name=name, exact=True).click()
+
+    def button(self, text):
+        return self.page.get_by_role("button").filter(has_text=re.compile(rf"^\w*\s*{re.escape(text)}$"))
+
+    def neighbours(self):
+        """Ids and distances as listed."""
+        items = self.page.get_by_role("list", name="Neighbours").get_by_role("listitem")
+        rows = []
+        for item in items.all():
+            rows.append((item.locator(".id").inner_text(), float(item.locator(".distance").inner_text())))
+        return rows
+
+    def choose(self, label, option):
+        self.page.get_by_role("combobox", name=label).click()
+        self.page.get_by_text(option, exact=True).last.click()
+
+    def picture(self, locator):
+        """The pixels of an <img> as it was sent."""
+        data = locator.get_attribute("src").partition(",")[2]
+        return np.asarray(Image.open(io.BytesIO(base64.b64decode(data))).convert("RGB"))
+
+
+def count_colour(pixels, colour, tolerance=40):
+    return int((np.abs(pixels - np.array(colour)).max(axis=-1) <= tolerance).sum())

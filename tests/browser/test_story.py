@@ -1,0 +1,259 @@
+"""The whole story in Chromium: open, hover, click, neighbours, generate, path, cancel; and what must not go wrong."""
+
+import os
+import re
+import time
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
+
+import numpy as np
+import pytest
+from explorer import NEIGHBOUR, PATH, SELECTED, Explorer, count_colour
+from playwright.sync_api import expect
+
+
+def wait(condition, seconds=30):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "timed out"
+        time.sleep(0.1)
+
+
+def keep(explorer, name):
+    """Keep a picture of the page where DIFFVIEWS_SCREENSHOTS says; the one in the README is made this way."""
+    folder = os.environ.get("DIFFVIEWS_SCREENSHOTS")
+    if folder:
+        explorer.page.screenshot(path=Path(folder) / f"{name}.png")
+
+
+def query(explorer):
+    return {key: values[0] for key, values in parse_qs(urlsplit(explorer.page.url).query).items()}
+
+
+def finished_generations(workspace, layer):
+    return {record.run_id for record in workspace.catalog.generations(layer.run_id)}
+
+
+def test_story_from_first_look_to_the_path_of_a_masked_generation(explorer, opened, lonely, workspace):
+    page = explorer.open().page
+    total = len(opened.table)
+    expect(page.get_by_text(f"{total:,} of {total:,} shown")).to_be_visible()
+
+    # Hover: the card shows this sample and no other.
+    chosen, other = lonely[0], lonely[1]
+    explorer.hover(chosen)
+    card = page.get_by_text(chosen, exact=True).first
+    expect(card).to_be_visible()
+    expect(page.get_by_text(opened.text_of(chosen), exact=True).first).to_be_visible()
+    shown = page.locator("img.px:visible").first
+    assert (explorer.picture(shown) == opened.samples.images_of([chosen])[0]).all()
+    keep(explorer, "hover")
+
+    # Click: ringed in blue, and the panel tells of it.
+    explorer.click(chosen)
+    expect(page.get_by_text("Selected", exact=True)).to_be_visible()
+    explorer.away()
+    wait(lambda: explorer.count_near(chosen, SELECTED) > 30)
+    assert explorer.count_near(other, SELECTED) == 0
+
+    # Suggest: the nearest in activation space, with their distances, ringed thinly in red.
+    expected = opened.neighbours(chosen, 5, "activation")
+    explorer.button("Suggest nearest").click()
+    expect(page.get_by_text("5 suggested, 0 chosen")).to_be_visible()
+    listed = explorer.neighbours()
+    assert [row[0] for row in listed] == [n.sample_id for n in expected]
+    assert [row[1] for row in listed] == pytest.approx([n.distance for n in expected], abs=0.006)
+    wait(lambda: explorer.count_near(expected[-1].sample_id, NEIGHBOUR) > 8)
+
+    # A click on a suggested one removes it, a click on any other adds it with a thick ring.
+    page.get_by_role("button", name=f"Remove {expected[0].sample_id}").click()
+    expect(page.get_by_text("4 suggested, 0 chosen")).to_be_visible()
+    explorer.click(other)
+    expect(page.get_by_text("4 suggested, 1 chosen")).to_be_visible()
+    explorer.away()
+    wait(lambda: explorer.count_near(other, NEIGHBOUR) > 40)
+    explorer.click(other)
+    expect(page.get_by_text("4 suggested, 0 chosen")).to_be_visible()
+    explorer.away()
+
+    # Generate from their average.
+    before = finished_generations(workspace, opened.layer)
+    explorer.tab("Generate")
+    expect(page.get_by_text("the average of 5 samples")).to_be_visible()
+    explorer.button("Generate").click()
+    expect(page.get_by_text(re.compile(r"Generating: (step \d+ of|preparing|starting)")).first).to_be_visible()
+    expect(page.get_by_text("Baseline, no mask")).to_be_visible(timeout=120_000)
+    pictures = {
+        name: explorer.picture(page.get_by_role("img", name=re.compile(f"^{name}")).first)
+        for name in ("Generated", "Baseline", "Difference")
+    }
+    apart = np.abs(pictures["Generated"].astype(int) - pictures["Baseline"].astype(int))
+    assert pictures["Generated"].std() > 10
+    assert apart.max() > 0
+    stretched = np.round(apart * 255 / apart.max())
+    assert np.abs(pictures["Difference"] - stretched).max() <= 1
+
+    # It is one new run, linked, finished, and of these samples.
+    (run,) = finished_generations(workspace, opened.layer) - before
+    link = page.get_by_role("link", name="MLflow run").first
+    assert link.get_attribute("href").endswith(f"/runs/{run}")
+    recipe = workspace.folder(run).path("recipe.json").read_text()
+    assert all(f'"{n.sample_id}"' in recipe for n in expected[1:])
+    assert f'"{chosen}"' in recipe
+    assert f'"{expected[0].sample_id}"' not in recipe
+
+    # The path runs over the map, and the steps can be walked through.
+    explorer.settle()
+    assert count_colour(explorer.map_pixels(), PATH, 25) > 120
+    keep(explorer, "dashboard")
+    note = page.get_by_text(re.compile(r"Step \d+ of \d+, σ"))
+    last = int(re.search(r"of (\d+)", note.inner_text()).group(1))
+    expect(note).to_have_text(re.compile(f"Step {last} of {last}, σ 0.002"))
+    page.get_by_role("button", name="Previous step").click()
+    expect(note).to_have_text(re.compile(f"Step {last - 1} of {last}"))
+    page.get_by_role("button", name=re.compile("^Frame 1, σ")).click()
+    expect(note).to_have_text(re.compile(f"Step 1 of {last}, σ 80"))
+    expect(page.get_by_text(re.compile(r"distance to the data \d"))).to_be_visible()
+
+
+def test_address_holds_the_view_and_opens_it_again(explorer, opened, lonely):
+    page = explorer.open().page
+    explorer.click(lonely[0])
+    expect(page.get_by_text("Selected", exact=True)).to_be_visible()
+    explorer.button("Suggest nearest").click()
+    expect(page.get_by_text("5 suggested, 0 chosen")).to_be_visible()
+    explorer.choose("Colour by", "Distance to data")
+    wait(lambda: query(explorer).get("colour") == "distance_to_data")
+    asked = query(explorer)
+    assert asked["run"] == opened.layer.parent_id
+    assert asked["sample"] == lonely[0]
+    listed = explorer.neighbours()
+    page.reload()
+    expect(page.get_by_text("5 suggested, 0 chosen")).to_be_visible(timeout=60_000)
+    assert explorer.neighbours() == listed
+    assert query(explorer) == asked
+    expect(page.get_by_text("Distance to data", exact=True).first).to_be_visible()
+
+
+def test_cancel_stops_between_two_steps_and_leaves_no_finished_run(explorer, opened, lonely, workspace):
+    page = explorer.open(f"?sample={lonely[0]}").page
+    before = finished_generations(workspace, opened.layer)
+    explorer.tab("Generate")
+    page.get_by_role("button", name="Sampling", exact=True).click()
+    steps = page.get_by_role("textbox", name=re.compile("^Steps"))
+    steps.fill("400")
+    steps.press("Tab")
+    explorer.button("Generate").click()
+    expect(page.get_by_text(re.compile(r"Generating: step \d+ of \d+"))).to_be_visible(timeout=60_000)
+    explorer.button("Cancel").click()
+    expect(page.get_by_text("Generating was cancelled; nothing was logged as finished.")).to_be_visible(timeout=60_000)
+    assert finished_generations(workspace, opened.layer) == before
+    expect(explorer.button("Generate")).to_be_enabled()
+
+
+def test_second_visitor_waits_in_the_queue_and_sees_the_place(explorer, new_page, url, opened, lonely):
+    other = Explorer(new_page(), url, opened)
+    for visitor in (explorer, other):
+        visitor.open(f"?sample={lonely[0]}").tab("Generate")
+        visitor.page.get_by_role("button", name="Sampling", exact=True).click()
+        steps = visitor.page.get_by_role("textbox", name=re.compile("^Steps"))
+        steps.fill("400")
+        steps.press("Tab")
+        visitor.button("Generate").click()
+        expect(visitor.page.get_by_text(re.compile("^Generating: "))).to_be_visible(timeout=60_000)
+    expect(other.page.get_by_text("Generating: waiting, 1 job ahead")).to_be_visible()
+    other.button("Cancel").click()
+    expect(other.page.get_by_text("Generating was cancelled")).to_be_visible()
+    explorer.button("Cancel").click()
+    expect(explorer.page.get_by_text("Generating was cancelled")).to_be_visible(timeout=60_000)
+
+
+def test_class_filter_hides_points_but_never_mixes_samples_up(explorer, opened, lonely):
+    page = explorer.open().page
+    hidden = lonely[0]
+    shown = next(s for s in lonely if opened.text_of(s) != opened.text_of(hidden))
+    name = opened.text_of(shown)
+    explorer.page.get_by_role("button").filter(has_text=name).click()
+    count = int((opened.table["class"] == name).sum())
+    expect(page.get_by_text(f"{count:,} of {len(opened.table):,} shown")).to_be_visible()
+    explorer.settle()
+    explorer.click(hidden)
+    expect(page.get_by_text("Hover over the map to see samples.")).to_be_visible()
+    explorer.click(shown)
+    expect(page.get_by_text(shown, exact=False).first).to_be_visible()
+    explorer.button("Suggest nearest").click()
+    expect(page.get_by_text("5 suggested, 0 chosen")).to_be_visible()
+    expected = opened.neighbours(shown, 5, "activation")
+    assert [row[0] for row in explorer.neighbours()] == [n.sample_id for n in expected]
+    explorer.away()
+    picture = explorer.picture(page.locator(f'img[alt="{shown}"]'))
+    assert (picture == opened.samples.images_of([shown])[0]).all()
+
+
+def test_ranking_opens_the_layer_clicked_and_the_sample_stays_itself(explorer, data, opened, lonely):
+    page = explorer.open(f"?sample={lonely[0]}").page
+    explorer.tab("Layers")
+    other = next(r for r in data.library.layers(opened.layer.parent_id) if r.layer != opened.layer.layer)
+    rows = page.get_by_role("row").filter(has_text=other.layer)
+    rows.filter(has_text=re.compile(rf"{other.layer}\s*{other.sigma:g}\s")).first.click()
+    expect(page.get_by_text(f"{other.layer} at σ {other.sigma:g}")).to_be_visible()
+    explorer.opened = data.open(other)
+    explorer.settle()
+    explorer.tab("Sample")
+    picture = explorer.picture(page.locator(f'img[alt="{lonely[0]}"]'))
+    assert (picture == opened.samples.images_of([lonely[0]])[0]).all()
+    explorer.away()
+    wait(lambda: explorer.count_near(lonely[0], SELECTED) > 30)
+
+
+def test_recomputed_map_is_a_new_run_and_is_opened(explorer, workspace, opened):
+    page = explorer.open().page
+    before = {m.run_id for m in workspace.catalog.maps(opened.layer.run_id)}
+    own = explorer.map_pixels()
+    explorer.button("Re-compute the map").click()
+    expect(page.get_by_text(re.compile(r"^\d+: \d+ neighbours, min_dist"))).to_be_visible(timeout=180_000)
+    new = {m.run_id for m in workspace.catalog.maps(opened.layer.run_id)} - before
+    if new:  # the same parameters computed before are re-used
+        assert query(explorer)["map"] in new
+    explorer.settle()
+    explorer.choose("Map", "Logged with the layer")
+    wait(lambda: "map" not in query(explorer))
+    explorer.away()
+    explorer.settle()
+    assert (np.abs(explorer.map_pixels() - own).max(axis=-1) > 30).mean() < 0.002
+
+
+def test_zoom_comes_nearer_and_reset_shows_all_again(explorer, opened, lonely):
+    page = explorer.open().page
+    whole = explorer.map_pixels()
+    for _ in range(2):
+        page.get_by_role("button", name="Zoom in").click()
+        explorer.away()
+        explorer.settle()
+    assert (np.abs(explorer.map_pixels() - whole).max(axis=-1) > 30).mean() > 0.01
+    page.get_by_role("button", name="Reset view").click()
+    explorer.away()
+    explorer.settle()
+    explorer.hover(lonely[0])
+    expect(page.get_by_text(lonely[0], exact=True).first).to_be_visible()
+
+
+def test_dark_page_is_dark_and_keeps_its_rings(explorer, lonely):
+    page = explorer.open(f"?theme=dark&sample={lonely[0]}").page
+    assert np.median(explorer.map_pixels()) < 60
+    wait(lambda: explorer.count_near(lonely[0], SELECTED) > 30)
+    keep(explorer, "dark")
+    page.get_by_role("button", name="Toggle theme").click()
+    wait(lambda: np.median(explorer.map_pixels()) > 200)
+
+
+def test_everything_fits_a_window_of_1280_pixels(new_page, url, opened):
+    explorer = Explorer(new_page(1280, 800), url, opened).open()
+    width = explorer.page.evaluate("document.documentElement.scrollWidth")
+    assert width <= 1280
+    for tab in ("Sample", "Generate", "Layers", "Run"):
+        explorer.tab(tab)
+        box = explorer.page.get_by_role("tab", name=tab, exact=True).bounding_box()
+        assert box["x"] + box["width"] <= 1280
+    assert explorer.box["width"] > 500
+    keep(explorer, "narrow")
