@@ -130,8 +130,6 @@ def parse_arguments(name: str, words: Sequence[str]) -> dict[str, Any]:
     options, spread = flags_of(function), spread_of(function)
     parser = ArgumentParser(
         prog=f"diffviews {name}",
-        default_env=True,
-        env_prefix="DIFFVIEWS",
         exit_on_error=False,
         description=(inspect.getdoc(function) or "").partition("\n")[0],
     )
@@ -140,7 +138,7 @@ def parse_arguments(name: str, words: Sequence[str]) -> dict[str, Any]:
         parser.add_class_arguments(cls, as_group=False)
     parser.add_function_arguments(function, as_group=False, skip=set(spread))
     try:
-        values = parser.parse_args(_spell_out(command, options, words)).as_dict()
+        values = parser.parse_args(_spell_out(command, options, [*_from_environment(options), *words])).as_dict()
     except ArgumentError as error:
         raise ConfigError(_explain(str(error), options)) from error
     plain = {key: values[key] for key in inspect.signature(function).parameters if key not in spread}
@@ -183,8 +181,14 @@ def _spell_out(command: Command, options: Mapping[str, Any], words: Sequence[str
             raise ConfigError(unknown_name("option", flag, [f"--{name}" for name in options]))
         if not equals:
             value = _value_after(flag, options.get(key), rest)
-        spelled.append(f"--{key}={_as_list(value) if _is_list(options.get(key)) else value}")
+        spelled.append(f"--{key}={_as_yaml(value, options.get(key))}")
     return spelled
+
+
+def _from_environment(options: Mapping[str, Any]) -> list[str]:
+    """Return the flags that DIFFVIEWS_<FLAG> variables stand for; what is typed comes later and wins."""
+    found = {key: os.environ.get(f"DIFFVIEWS_{key.upper()}", "") for key in options}
+    return [f"--{key}={value}" for key, value in found.items() if value]
 
 
 def _value_after(flag: str, kind: Any, rest: list[str]) -> str:
@@ -195,12 +199,12 @@ def _value_after(flag: str, kind: Any, rest: list[str]) -> str:
     return rest.pop(0)
 
 
-def _is_list(kind: Any) -> bool:
-    return any(get_origin(option) in (list, tuple) for option in (kind, *get_args(kind)))
-
-
-def _as_list(value: str) -> str:
-    return value if value.startswith("[") or value == "null" else f"[{value}]"
+def _as_yaml(value: str, kind: Any) -> str:
+    """Return a value as YAML reads it: 'a,b' is a list where one is wanted, 'none' is null."""
+    if value.lower() == "none" and type(None) in get_args(kind):
+        return "null"
+    is_list = any(get_origin(option) in (list, tuple) for option in (kind, *get_args(kind)))
+    return f"[{value}]" if is_list and not value.startswith("[") and value != "null" else value
 
 
 def _explain(message: str, options: Mapping[str, Any]) -> str:

@@ -115,15 +115,17 @@ class Dashboard:
     def keep_address(self, location: Any) -> None:
         """Keep the address bar at this view, so that it can be sent to a colleague."""
 
-        def write(*_: Any) -> None:
+        def write() -> None:
             wanted = {**location.query_params, **self.session.state.to_query()}
             present = {key: value for key, value in wanted.items() if value is not None}
             location.search = f"?{urlencode(present)}" if present else ""
 
+        # On the next tick: what is set while a plot is redrawn would reach the browser one change late.
         self.session.state.param.watch(
-            write, ["extraction", "layer", "sigma", "map_run", "colour_by", "classes", "selection"]
+            lambda *_: pn.state.execute(write, schedule=True),
+            ["extraction", "layer", "sigma", "map_run", "colour_by", "classes", "selection"],
         )
-        write()
+        pn.state.onload(write)
 
     def _tell(self, event: Any) -> None:
         notice: Notice | None = event.new

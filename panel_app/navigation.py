@@ -121,9 +121,8 @@ class Navigation(pn.viewable.Viewer):
             return
         self._following = True
         try:
-            with pn.io.hold():
-                self._follow_runs()
-                self._follow_view()
+            self._follow_runs()
+            self._follow_view()
         finally:
             self._following = False
 

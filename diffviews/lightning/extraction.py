@@ -187,7 +187,7 @@ class ExtractionModule(lightning.LightningModule):
 
 
 class ChunkBuffer:
-    """Collects consecutive rows of one layer and writes them as whole chunks."""
+    """Collects consecutive rows of one layer and writes them as whole chunks, those that are there left alone."""
 
     def __init__(self, writer: ActivationWriter) -> None:
         self._writer = writer
@@ -206,7 +206,8 @@ class ChunkBuffer:
         whole = held if ends_block else held - held % self._writer.chunk_rows
         self._rows = [joined[whole:]] if whole < held else []
         for first, chunk in self._cut(joined[:whole]):
-            self._writer.write(first, chunk)
+            if not self._writer.is_done(first // self._writer.chunk_rows):
+                self._writer.write(first, chunk)
         self._start += whole
 
     def _cut(self, rows: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:

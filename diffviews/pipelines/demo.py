@@ -49,9 +49,7 @@ def demo(
         experiment=experiment,
     )
     workspace = open_workspace(profile, experiment)
-    layer = max(
-        workspace.catalog.layers(outcome.run_id), key=lambda record: record.metrics.get("control_rate", 0.0)
-    )
+    layer = max(workspace.catalog.layers(outcome.run_id), key=lambda record: record.metrics.get("control_rate", 0.0))
     if not workspace.catalog.generations(layer.run_id):
         threes = workspace.samples_of(layer).of_classes([3]).sample_ids[:10]
         recipe = GenerationRecipe(layer_run=layer.run_id, sample_ids=threes, num_samples=4)

@@ -33,6 +33,7 @@ from diffviews.tracking.schema import MapKind, RunTags
 
 logger = logging.getLogger(__name__)
 
+
 @dataclass(frozen=True, slots=True)
 class ExtractOutcome:
     """The logged extraction."""
@@ -153,9 +154,7 @@ class ExtractionJob:
         return self.workspace.tracker.start("extract", name, tags, params=self.plan.params(), system_metrics=True)
 
     def _tags(self, fingerprint: str, **more: Any) -> RunTags:
-        return RunTags(
-            model=self.plan.adapter.model_type, dataset=self.plan.dataset, fingerprint=fingerprint, **more
-        )
+        return RunTags(model=self.plan.adapter.model_type, dataset=self.plan.dataset, fingerprint=fingerprint, **more)
 
     def _log_inputs(self, parent: ActiveRun) -> None:
         """Publish the resolved plan and the sample set, which the dashboard and masks read."""

@@ -14,7 +14,8 @@ from diffviews.adapters.base import GeneratorAdapter
 from diffviews.adapters.registry import load_adapter
 from diffviews.core.generator import GenerationRequest, GenerationResult, Progress
 from diffviews.core.generator import generate as sample
-from diffviews.pipelines.masks import interventions_of
+from diffviews.errors import ConfigError
+from diffviews.pipelines.masks import check_weights, interventions_of
 from diffviews.pipelines.paths import place_path
 from diffviews.pipelines.recipe import GenerationRecipe
 from diffviews.pipelines.workspace import Workspace, open_workspace
@@ -60,6 +61,7 @@ def generate(
     adapter = adapter or load_adapter(recipe.model, checkpoint=recipe.checkpoint, device=device)
     tags = _tags(recipe, workspace)
     with workspace.tracker.start("generation", _name(recipe, workspace), tags, params=_params(recipe)) as run:
+        _check_map(recipe, workspace)
         result = run_recipe(recipe, workspace, adapter, callback)
         recipe = replace(recipe, seed=result.seed)
         path = _path(recipe, workspace, result)
@@ -74,7 +76,9 @@ def run_recipe(
     callback: Callable[[Progress], None] | None = None,
 ) -> GenerationResult:
     """Sample a recipe, with its baseline when it masks, and log nothing."""
-    mapped = workspace.catalog.layer(recipe.layer_run).layer if recipe.layer_run else None
+    mapped = workspace.catalog.layer(recipe.layer_run) if recipe.layer_run else None
+    if mapped is not None:
+        check_weights(mapped, adapter, workspace)
     request = GenerationRequest(
         class_labels=recipe.class_label,
         num_samples=recipe.num_samples,
@@ -87,10 +91,23 @@ def run_recipe(
         guidance_scale=recipe.guidance_scale,
         noise_mode=recipe.noise_mode,
         interventions=interventions_of(recipe, adapter, workspace),
-        record_layers=(mapped,) if mapped else (),
+        record_layers=(mapped.layer,) if mapped else (),
         record_steps=True,
     )
     return sample(adapter, request, callback=callback)
+
+
+def _check_map(recipe: GenerationRecipe, workspace: Workspace) -> None:
+    """Refuse to draw the path on a map of something else."""
+    if recipe.map_run is None:
+        return
+    if recipe.layer_run is None:
+        raise ConfigError(f"map_run {recipe.map_run} needs layer_run, the run whose layer the path shows")
+    drawn, layer = workspace.catalog.map(recipe.map_run), workspace.catalog.layer(recipe.layer_run)
+    if (drawn.model, drawn.layer) != (layer.model, layer.layer):
+        raise ConfigError(
+            f"map {recipe.map_run} is of layer {drawn.layer!r}, not of {layer.layer!r} as layer run {layer.run_id}"
+        )
 
 
 def _tags(recipe: GenerationRecipe, workspace: Workspace) -> RunTags:
@@ -129,9 +146,7 @@ def _path(recipe: GenerationRecipe, workspace: Workspace, result: GenerationResu
     projectors = workspace.projectors(recipe.map_run or recipe.layer_run)
     tables = [place_path(projectors, result.trajectory[layer], result.sigmas)]
     if layer in result.baseline_trajectory:
-        tables.append(
-            place_path(projectors, result.baseline_trajectory[layer], result.sigmas, variant="baseline")
-        )
+        tables.append(place_path(projectors, result.baseline_trajectory[layer], result.sigmas, variant="baseline"))
     return pd.concat(tables, ignore_index=True)
 
 

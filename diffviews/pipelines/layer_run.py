@@ -34,9 +34,7 @@ def class_array(samples: SampleSet) -> np.ndarray | None:
     return None if (labels < 0).any() else labels
 
 
-def measure_map(
-    activations: np.ndarray, samples: SampleSet, parameters: MapParameters, *, title: str
-) -> MeasuredMap:
+def measure_map(activations: np.ndarray, samples: SampleSet, parameters: MapParameters, *, title: str) -> MeasuredMap:
     """Fit the map of one layer's activations (N, *layer_shape), rows in sample-set order, and measure it."""
     return measure(fit_map(activations, samples.sample_ids, parameters), samples, title=title)
 

@@ -22,6 +22,4 @@ def layers(model: str = "edm-digits", checkpoint: str | None = None, device: str
     total = sum(2 * math.prod(shape) for shape in shapes.values())
     rows = [("layer", "shape", "bytes a sample"), *rows, ("all", "", f"{total:,}")]
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
-    return "\n".join(
-        f"{name:<{widths[0]}}  {shape:<{widths[1]}}  {size:>{widths[2]}}" for name, shape, size in rows
-    )
+    return "\n".join(f"{name:<{widths[0]}}  {shape:<{widths[1]}}  {size:>{widths[2]}}" for name, shape, size in rows)

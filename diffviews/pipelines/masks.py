@@ -29,7 +29,7 @@ def interventions_of(
     chosen = workspace.catalog.layer(recipe.layer_run)
     records = _records(chosen, recipe.layers, workspace)
     for record in records:
-        _check_weights(record, adapter, workspace)
+        check_weights(record, adapter, workspace)
     if recipe.target == "matched":
         targets = _matched(recipe, records, adapter, workspace)
     else:
@@ -52,9 +52,7 @@ def _records(chosen: LayerRecord, layers: Sequence[str], workspace: Workspace) -
     if not layers:
         return [chosen]
     siblings = {
-        record.layer: record
-        for record in workspace.catalog.layers(chosen.parent_id)
-        if record.sigma == chosen.sigma
+        record.layer: record for record in workspace.catalog.layers(chosen.parent_id) if record.sigma == chosen.sigma
     }
     missing = [layer for layer in layers if layer not in siblings]
     if missing:
@@ -65,7 +63,12 @@ def _records(chosen: LayerRecord, layers: Sequence[str], workspace: Workspace) -
     return [siblings[layer] for layer in layers]
 
 
-def _check_weights(record: LayerRecord, adapter: GeneratorAdapter, workspace: Workspace) -> None:
+def check_weights(record: LayerRecord, adapter: GeneratorAdapter, workspace: Workspace) -> None:
+    """Refuse a model that is not the one whose activations a layer run holds.
+
+    Raises:
+        ShapeError: if its weights or configuration differ.
+    """
     if workspace.activations(record).attrs["model_digest"] != adapter.digest():
         raise ShapeError(
             f"layer run {record.run_id} was captured from other weights than {adapter.model_type!r} has now; "

@@ -31,9 +31,7 @@ class ExtractionSummary:
         """Take one finished layer run, read from where it was logged; return its activations' digest."""
         key, folder = (record.layer, record.sigma), workspace.folder(record.run_id)
         reader = workspace.activations(record)
-        self._table.append(
-            {"layer": record.layer, "sigma": record.sigma, "run_id": record.run_id, **record.metrics}
-        )
+        self._table.append({"layer": record.layer, "sigma": record.sigma, "run_id": record.run_id, **record.metrics})
         self._grams[key] = centered_gram(reader.rows(self._rows_used))
         points = pd.read_parquet(folder.path("map/points.parquet"))
         self._maps[key] = points[["x", "y"]].to_numpy()

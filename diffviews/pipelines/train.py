@@ -128,7 +128,10 @@ def measure_classes(checkpoint: Path, samples: SampleSet, num_samples: int, devi
 
     def landed(labels: int | tuple[int, ...], guidance: float) -> np.ndarray:
         request = GenerationRequest(
-            class_labels=labels, guidance_scale=guidance, batch_size=128, **sampling  # type: ignore[arg-type]
+            class_labels=labels,
+            guidance_scale=guidance,
+            batch_size=128,
+            **sampling,  # type: ignore[arg-type]
         )
         return judge.classify(generate(adapter, request).images)
 

@@ -24,7 +24,7 @@ class MapParameters:
     metric: str = "euclidean"
     """Distance between activations in PCA space: euclidean, cosine, correlation, manhattan or chebyshev."""
     pca_components: int | None = 50
-    """Dimensions of the PCA space, at most N − 1 and the number of features; None: no PCA."""
+    """Dimensions of the PCA space, at most N − 1 and the number of features; None or 0: no PCA."""
     normalize: bool = True
     """Whether each feature is divided by its standard deviation first."""
     random_state: int = 42
@@ -34,6 +34,8 @@ class MapParameters:
         _require_integer("n_neighbors", self.n_neighbors, 2, 1000)
         _require_integer("n_components", self.n_components, 1, 100)
         _require_integer("random_state", self.random_state, 0, 2**32 - 1)
+        if self.pca_components == 0:
+            object.__setattr__(self, "pca_components", None)
         if self.pca_components is not None:
             _require_integer("pca_components", self.pca_components, 1, 100_000)
         if isinstance(self.min_dist, bool) or not isinstance(self.min_dist, int | float):

@@ -94,7 +94,7 @@ class Explorer:
 
     def choose(self, label, option):
         self.page.get_by_role("combobox", name=label).click()
-        self.page.get_by_text(option, exact=True).last.click()
+        self.page.get_by_role("menuitem", name=option, exact=True).click()
 
     def picture(self, locator):
         """The pixels of an <img> as it was sent."""

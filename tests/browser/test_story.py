@@ -194,8 +194,7 @@ def test_ranking_opens_the_layer_clicked_and_the_sample_stays_itself(explorer, d
     page = explorer.open(f"?sample={lonely[0]}").page
     explorer.tab("Layers")
     other = next(r for r in data.library.layers(opened.layer.parent_id) if r.layer != opened.layer.layer)
-    rows = page.get_by_role("row").filter(has_text=other.layer)
-    rows.filter(has_text=re.compile(rf"{other.layer}\s*{other.sigma:g}\s")).first.click()
+    page.get_by_title(f"Open {other.layer} at σ {other.sigma:g}").click()
     expect(page.get_by_text(f"{other.layer} at σ {other.sigma:g}")).to_be_visible()
     explorer.opened = data.open(other)
     explorer.settle()

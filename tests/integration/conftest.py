@@ -41,7 +41,11 @@ def extraction(shared_folder):
     """Two layers of edm-digits at two sigmas over 120 digits, control rates included."""
     with inside(shared_folder):
         return extract(
-            layers=("encoder_bottleneck", "decoder_block_4"), sigmas=(2.0, 0.5), max_samples=120, control_seeds=1
+            layers=("encoder_bottleneck", "decoder_block_4"),
+            sigmas=(2.0, 0.5),
+            max_samples=120,
+            control_seeds=1,
+            control_windows=False,
         )
 
 
@@ -67,6 +71,12 @@ def layer_run(workspace, extraction):
 @pytest.fixture(scope="session")
 def adapter():
     return load_adapter("edm-digits", device="cpu")
+
+
+@pytest.fixture
+def experiment(store, request):
+    """Name of an experiment in the shared store that belongs to one test."""
+    return request.node.name
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """Extraction end to end on real digits: what it logs, reuses, refuses, and how it survives a kill."""
 
-import json
 import os
 import signal
 import subprocess
@@ -13,9 +12,8 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import save_file
 
-from diffviews.adapters.registry import load_adapter
+from diffviews.core.extractor import capture
 from diffviews.data.activations import ActivationReader
 from diffviews.data.samples import SampleSet
 from diffviews.data.sources import open_source
@@ -81,7 +79,7 @@ def test_parent_holds_the_table_the_similarity_and_the_montage(workspace, extrac
     folder = workspace.folder(extraction.run_id)
     table = pd.read_csv(folder.path("layers.csv"))
     assert len(table) == 4
-    assert MEASURES <= set(table.columns)
+    assert set(table.columns) >= MEASURES
     for sigma in ("0.5", "2"):
         cka = pd.read_csv(folder.path(f"cka/{sigma}.csv"), index_col="layer")
         assert list(cka.index) == list(cka.columns) == ["encoder_bottleneck", "decoder_block_4"]
@@ -133,16 +131,18 @@ def test_neighbours_of_a_layer_are_those_of_its_activations_and_not_of_its_map(w
     assert list(np.ravel(on_map)) != list(np.ravel(indices))
 
 
-def test_same_fingerprint_is_reused_and_force_runs_again(store):
-    first = extract(**SMALL)
+def test_same_fingerprint_is_reused_and_force_runs_again(experiment):
+    first = extract(**SMALL, experiment=experiment)
     assert not first.reused
-    again = extract(**SMALL)
+    again = extract(**SMALL, experiment=experiment)
     assert again.reused
     assert again.run_id == first.run_id
-    forced = extract(**SMALL, force=True)
+    forced = extract(**SMALL, experiment=experiment, force=True)
     assert forced.run_id != first.run_id
     assert forced.digests == first.digests
-    assert not extract(**{**SMALL, "sigmas": (1.0,)}).reused
+    other = extract(**{**SMALL, "sigmas": (1.0,)}, experiment=experiment)
+    assert not other.reused
+    assert set(other.digests.values()).isdisjoint(first.digests.values())
 
 
 @pytest.mark.parametrize(
@@ -168,164 +168,164 @@ def test_impossible_input_is_refused_before_a_run_is_made(own_store, wrong, erro
     assert not (own_store / "mlruns").exists()
 
 
-def test_unlabelled_samples_are_refused_where_classes_are_needed(own_store):
+def test_unlabelled_samples_are_refused_where_classes_are_needed(experiment, tmp_path):
     digits = open_source("digits", max_samples=40)
-    SampleSet.from_images(digits.images, digits.sample_ids).write_parquet(own_store / "bare.parquet")
+    SampleSet.from_images(digits.images, digits.sample_ids).write_parquet(tmp_path / "bare.parquet")
+    bare = {"dataset": f"parquet:{tmp_path}/bare.parquet", "layers": ("midblock",), "sigmas": (2.0,)}
     for wanting in ({"control_seeds": 1}, {"conditioning": "label"}):
         with pytest.raises(ConfigError, match="40 have none"):
-            extract(dataset="parquet:bare.parquet", layers=("midblock",), sigmas=(2.0,), **wanting)
-    outcome = extract(dataset="parquet:bare.parquet", layers=("midblock",), sigmas=(2.0,))
+            extract(**bare, **wanting, experiment=experiment)
+    outcome = extract(**bare, experiment=experiment)
     (record,) = open_workspace().catalog.layers(outcome.run_id)
     assert "knn_accuracy_activation" not in record.metrics
 
 
-def test_too_small_a_disk_is_refused_before_anything_is_written(own_store, monkeypatch):
+def test_too_small_a_disk_is_refused_before_anything_is_written(experiment, store, monkeypatch):
     usage = type("Usage", (), {"free": 1000})
     monkeypatch.setattr("shutil.disk_usage", lambda path: usage)
-    with pytest.raises(DiskSpaceError, match=r"123 kB are needed .* only 1 kB free"):
-        extract(**SMALL)
-    assert not list(own_store.rglob("activations.zarr"))
-    (run,) = open_workspace().catalog.extractions(unfinished=True)
+    with pytest.raises(DiskSpaceError, match=r"131 kB are needed .* only 1 kB free"):
+        extract(**SMALL, experiment=experiment)
+    (run,) = open_workspace().catalog.extractions(experiment, unfinished=True)
     assert run.status == "FAILED"
     assert "only 1 kB free" in run.error
+    assert not list(Path(store).rglob(f"{run.run_id}/**/activations.zarr"))
 
 
-def changed_weights(path, change):
-    """Write the shipped model with one weight tensor changed in place."""
-    model = load_adapter("edm-digits", device="cpu")
-    weights = {name: tensor.clone() for name, tensor in model.model.state_dict().items()}
-    change(weights["model.enc.16x16_conv.weight"])
-    config = {key: value for key, value in model.config.items() if key not in ("sigma_min", "sigma_max")}
-    save_file(weights, path, metadata={"config": json.dumps(config)})
-    return str(path)
+def test_layer_beyond_float16_is_stored_in_float32(experiment, monkeypatch):
+    def with_large_values(*arguments):
+        values = capture(*arguments)
+        values["encoder_block_0"] *= 1e6
+        return values
 
-
-def test_layer_beyond_float16_is_stored_in_float32(own_store):
-    checkpoint = changed_weights(own_store / "large.safetensors", lambda weight: weight.mul_(1e6))
-    outcome = extract(checkpoint=checkpoint, layers=("encoder_block_0",), sigmas=(2.0,), max_samples=60)
+    monkeypatch.setattr("diffviews.lightning.extraction.capture", with_large_values)
+    outcome = extract(**{**SMALL, "layers": ("encoder_block_0", "midblock")}, experiment=experiment)
     workspace = open_workspace()
-    (record,) = workspace.catalog.layers(outcome.run_id)
-    reader = workspace.activations(record)
-    assert reader.dtype == np.float32
-    assert reader.nonfinite == 0
-    assert np.abs(reader.array()).max() > 65504
+    first, second = map(workspace.activations, workspace.catalog.layers(outcome.run_id))
+    assert (first.dtype, second.dtype) == (np.float32, np.float16)
+    assert first.nonfinite == second.nonfinite == 0
+    assert np.abs(first.array()).max() > 65504
 
 
-def test_nan_activations_are_counted_reported_and_not_replaced(own_store):
-    checkpoint = changed_weights(own_store / "broken.safetensors", lambda weight: weight[3].fill_(float("nan")))
-    with pytest.raises(CorruptDataError, match=r"60 .*digits-0000"):
-        extract(checkpoint=checkpoint, layers=("encoder_block_0",), sigmas=(2.0,), max_samples=60)
+def test_nan_activations_are_counted_reported_and_not_replaced(experiment, store, monkeypatch):
+    def with_nan(adapter, x0, sample_ids, *rest):
+        values = capture(adapter, x0, sample_ids, *rest)
+        values["midblock"][list(sample_ids).index("digits-0003"), 5] = float("nan")
+        return values
+
+    monkeypatch.setattr("diffviews.lightning.extraction.capture", with_nan)
+    with pytest.raises(CorruptDataError, match=r"16 .*1 .*digits-0003"):
+        extract(**SMALL, experiment=experiment)
     catalog = open_workspace().catalog
-    (run,) = catalog.extractions(unfinished=True)
+    (run,) = catalog.extractions(experiment, unfinished=True)
     (layer,) = catalog.layers(run.run_id, unfinished=True)
     assert run.status == layer.status == "FAILED"
-    assert "digits-0000" in run.error
+    assert "digits-0003" in run.error
     assert not catalog.layers(run.run_id)
-    (array,) = own_store.rglob("activations.zarr")
+    (array,) = store.rglob(f"{run.run_id}/work/**/activations.zarr")
     reader = ActivationReader.open(array)
-    assert reader.nonfinite == 60 * 16 * 16
-    assert np.isnan(reader.array()[:, 3]).all()
+    assert reader.nonfinite == 4 * 4
+    assert np.argwhere(np.isnan(reader.rows(["digits-0003"])[0]).all(axis=(1, 2))).ravel().tolist() == [5]
 
 
-def test_corrupt_chunk_is_named(own_store):
-    outcome = extract(**SMALL)
+def test_corrupt_chunk_is_named(experiment, store):
+    outcome = extract(**SMALL, experiment=experiment)
     workspace = open_workspace()
     (record,) = workspace.catalog.layers(outcome.run_id)
-    (chunk,) = [path for path in own_store.rglob("activations.zarr/c/0/**/*") if path.is_file()]
+    chunk = workspace.folder(record.run_id).path("activations.zarr/c/0/0/0/0")
     damaged = bytearray(chunk.read_bytes())
     damaged[100] ^= 1
     chunk.write_bytes(damaged)
-    with pytest.raises(CorruptDataError, match=r"c/0/0/0/0"):
+    with pytest.raises(CorruptDataError, match="c/0/0/0/0"):
         workspace.activations(record).array()
-    with pytest.raises(CorruptDataError, match="activations.zarr/c/0"):
+    with pytest.raises(CorruptDataError, match=r"activations\.zarr/c/0"):
         workspace.folder(record.run_id).verify()
 
 
-def test_interrupted_extraction_is_killed_with_its_reason_and_ctrl_c_still_works(own_store, monkeypatch):
+def test_interrupted_extraction_is_killed_with_its_reason_and_ctrl_c_still_works(experiment, monkeypatch):
     def interrupt(*args, **kwargs):
         raise KeyboardInterrupt
 
     before = signal.getsignal(signal.SIGINT)
     monkeypatch.setattr("diffviews.lightning.extraction.capture", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        extract(**SMALL)
+        extract(**SMALL, experiment=experiment)
     assert signal.getsignal(signal.SIGINT) is before
-    (run,) = open_workspace().catalog.extractions(unfinished=True)
+    (run,) = open_workspace().catalog.extractions(experiment, unfinished=True)
     assert (run.status, run.error) == ("KILLED", "interrupted by the user")
 
 
 LARGE = {"layers": ("midblock", "decoder_block_7"), "sigmas": (0.5, 2.0), "max_samples": 300, "batch_size": 32}
-"""Five blocks of decoder_block_7, so that a kill lands between chunks."""
+"""Three chunks of decoder_block_7 at each sigma, so that a kill lands between chunks."""
 
 
-def start(store, environment, *words):
+def start(store, environment, experiment, *words):
     """Start `diffviews extract` in a process of its own."""
     command = [sys.executable, "-m", "diffviews", "extract", "--layers", ",".join(LARGE["layers"]), "--sigmas", "0.5,2"]
-    command += ["--max-samples", "300", "--batch-size", "32", *words]
+    command += ["--max-samples", "300", "--batch-size", "32", "--experiment", experiment, *words]
     return subprocess.Popen(
         command, cwd=store, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
 
 
-def kill_when(process, holds):
-    """Kill a process the hard way as soon as something holds."""
+def wait_until(process, holds):
+    """Wait until something holds while a process runs."""
     deadline = time.monotonic() + 120
     while not holds():
         assert process.poll() is None, process.communicate()[0]
         assert time.monotonic() < deadline
         time.sleep(0.005)
+
+
+def kill(process):
+    """End a process the hard way."""
     process.send_signal(signal.SIGKILL)
     process.communicate()
 
 
-def chunks(store):
-    """Return {place of a chunk: the file it is}, whatever is being written left out."""
-    found = {}
-    for path in store.rglob("*activations.zarr/c/**/*"):
-        if path.is_file() and path.name.isdigit():
-            found[str(path.relative_to(store))] = path.stat().st_ino
-    return found
+def artifacts_of(store, experiment):
+    return store / "mlartifacts" / experiment
 
 
-def test_extraction_killed_twice_resumes_to_the_same_digests(tmp_path_factory, own_store, command_environment):
-    from tests.integration.conftest import inside
+def chunks(folder):
+    """Return {place of a finished chunk: the file it is}."""
+    files = [path for path in folder.rglob("*activations.zarr/c/**/*") if path.is_file() and path.name.isdigit()]
+    return {str(path.relative_to(folder)): path.stat().st_ino for path in files}
 
-    with inside(tmp_path_factory.mktemp("straight")):
-        straight = extract(**LARGE)
-    killed = start(own_store, command_environment)
-    kill_when(killed, lambda: len(chunks(own_store)) >= 2)
-    assert not open_workspace().catalog.extractions()
-    kept = chunks(own_store)
 
-    resumed = start(own_store, command_environment, "--resume")
-    maps = own_store.rglob
-    kill_when(resumed, lambda: any(maps("map.png")))
-    after = chunks(own_store)
-    assert {place: after.get(place) for place in kept} == kept
-    (parent,) = open_workspace().catalog.extractions(unfinished=True)
+def test_extraction_killed_twice_resumes_to_the_same_digests(experiment, store, command_environment):
+    straight = extract(**LARGE, experiment="straight")
+    folder, catalog = artifacts_of(store, experiment), open_workspace().catalog
+    killed = start(store, command_environment, experiment)
+    wait_until(killed, lambda: len(chunks(folder)) >= 2)
+    kill(killed)
+    kept = chunks(folder)
+    (parent,) = catalog.extractions(experiment, unfinished=True)
 
-    outcome = extract(**LARGE, resume=True)
+    resumed = start(store, command_environment, experiment, "--resume")
+    wait_until(resumed, lambda: any(folder.rglob("map.png")))
+    kill(resumed)
+    assert kept.items() <= chunks(folder).items()
+    assert not catalog.extractions(experiment)
+
+    outcome = extract(**LARGE, experiment=experiment, resume=True)
     assert outcome.run_id == parent.run_id
     assert outcome.digests == straight.digests
     assert len(straight.digests) == 4
-    catalog = open_workspace().catalog
     assert [run.status for run in catalog.layers(parent.run_id, unfinished=True)] == ["FINISHED"] * 4
-    open_workspace().folder(parent.run_id).verify()
-    assert extract(**LARGE).reused
+    for run_id in [parent.run_id, *(run.run_id for run in catalog.layers(parent.run_id))]:
+        catalog.artifacts(run_id).verify()
+    assert extract(**LARGE, experiment=experiment).reused
 
 
-def test_second_writer_of_a_run_is_refused(own_store, command_environment):
-    first = start(own_store, command_environment)
-    deadline = time.monotonic() + 120
-    while not chunks(own_store) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    os.kill(first.pid, signal.SIGSTOP)
+def test_second_writer_of_a_run_is_refused(experiment, store, command_environment):
+    first = start(store, command_environment, experiment)
+    wait_until(first, lambda: chunks(artifacts_of(store, experiment)))
+    first.send_signal(signal.SIGSTOP)
     try:
         with pytest.raises(TrackingError, match=rf"is being written by .*:{first.pid}"):
-            extract(**LARGE, resume=True)
+            extract(**LARGE, experiment=experiment, resume=True)
     finally:
-        first.kill()
-        first.communicate()
+        kill(first)
 
 
 def test_mlflow_run_makes_the_layer_run_and_then_reuses_it(own_store, command_environment):
@@ -351,4 +351,4 @@ def test_mlflow_run_makes_the_layer_run_and_then_reuses_it(own_store, command_en
     (second,) = [run for run in runs if run.info.run_id not in (parent.run_id, record.run_id)]
     assert second.info.status == "FINISHED"
     assert second.data.tags[Tag.REUSED_RUN] == parent.run_id
-    assert not (ROOT / "mlruns").exists()
+    assert catalog.artifacts(record).root.is_relative_to(own_store)

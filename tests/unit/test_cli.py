@@ -91,3 +91,14 @@ def test_failure_prints_one_sentence_and_exits_1(capsys):
     message = capsys.readouterr().err
     assert "did you mean 'edm-digits'" in message
     assert "Traceback" not in message
+
+
+@pytest.mark.parametrize(("text", "components"), [("none", None), ("0", None), ("30", 30)])
+def test_environment_sets_the_principal_components(monkeypatch, text, components):
+    monkeypatch.setenv("DIFFVIEWS_PCA_COMPONENTS", text)
+    assert parse_arguments("extract", [])["maps"].pca_components == components
+
+
+def test_typed_flags_win_over_the_environment(monkeypatch):
+    monkeypatch.setenv("DIFFVIEWS_BATCH_SIZE", "9")
+    assert parse_arguments("extract", ["--batch-size", "7"])["batch_size"] == 7
