@@ -25,8 +25,6 @@ def page() -> pmui.Page:
     dashboard = Dashboard(store, studio, shared_queue(), ui_url=settings.mlflow_ui)
     location = pn.state.location
     dashboard.open(dict(location.query_params) if location else {}, experiment=settings.experiment)
-    if location:
-        dashboard.keep_address(location)
     return dashboard.page
 
 

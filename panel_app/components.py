@@ -71,3 +71,12 @@ class ResultView(BrowserPane):
     step = param.Integer(0, doc="index of the frame on show")
 
     _esm = _ESM / "result.js"
+
+
+class AddressBar(BrowserPane):
+    """Writes the view into the window's address in place; Panel's own location adds to the history at each click."""
+
+    search = param.String(doc="query string of the view")
+    keys = param.List(doc="query parameters that are the view's; all others are left alone")
+
+    _esm = _ESM / "address_bar.js"

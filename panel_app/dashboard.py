@@ -7,6 +7,7 @@ import panel as pn
 import panel_material_ui as pmui
 
 from panel_app.cards import link
+from panel_app.components import AddressBar
 from panel_app.data import DataStore
 from panel_app.embedding_map import EmbeddingMap
 from panel_app.generation import GenerationPanel, Results
@@ -15,7 +16,7 @@ from panel_app.jobs import JobQueue
 from panel_app.navigation import Navigation, section
 from panel_app.remap import RemapPanel
 from panel_app.session import Notice, Session
-from panel_app.state import Address
+from panel_app.state import ADDRESSED, Address
 from panel_app.studio import Studio
 from panel_app.theme import CSS_VARIABLES, PAGE_SX, PANE_CSS, THEME_CONFIG
 
@@ -47,6 +48,7 @@ class Dashboard:
         self._build()
         self.session.param.watch(self._tell, "notice")
         self.session.param.watch(lambda *_: self._show_welcome(), "opened")
+        self.session.state.param.watch(lambda *_: self._write_address(), list(ADDRESSED))
         self._show_welcome()
 
     def _build(self) -> None:
@@ -58,6 +60,7 @@ class Dashboard:
             margin=(0, 0, 12, 0),
             sizing_mode="stretch_width",
         )
+        self.address = AddressBar(keys=list(self.session.state.to_query()), height=0, margin=0)
         self.tabs = pmui.Tabs(
             ("Sample", self.samples),
             ("Generate", self.generation),
@@ -83,10 +86,13 @@ class Dashboard:
         )
         self._centre = pn.Column(self.drawing, self.results, sizing_mode="stretch_width", margin=0, min_width=480)
         self._body = pn.Row(self._centre, side, sizing_mode="stretch_width", margin=0)
+        main = pn.Column(
+            self.address, self.alert, self.welcome, self._body, sizing_mode="stretch_width", margin=(16, 16)
+        )
         self.page = pmui.Page(
             title="DiffViews",
             sidebar=[self.navigation],
-            main=[pn.Column(self.alert, self.welcome, self._body, sizing_mode="stretch_width", margin=(16, 16))],
+            main=[main],
             header=[self._header()],
             sidebar_width=SIDEBAR_WIDTH,
             theme_config=THEME_CONFIG,
@@ -112,20 +118,10 @@ class Dashboard:
         self.page.dark_theme = self.drawing.dark = query.get("theme") == "dark"
         self.session.start(Address.from_query(query), experiment)
 
-    def keep_address(self, location: Any) -> None:
+    def _write_address(self) -> None:
         """Keep the address bar at this view, so that it can be sent to a colleague."""
-
-        def write() -> None:
-            wanted = {**location.query_params, **self.session.state.to_query()}
-            present = {key: value for key, value in wanted.items() if value is not None}
-            location.search = f"?{urlencode(present)}" if present else ""
-
-        # On the next tick: what is set while a plot is redrawn would reach the browser one change late.
-        self.session.state.param.watch(
-            lambda *_: pn.state.execute(write, schedule=True),
-            ["extraction", "layer", "sigma", "map_run", "colour_by", "classes", "selection"],
-        )
-        pn.state.onload(write)
+        present = {key: value for key, value in self.session.state.to_query().items() if value is not None}
+        self.address.search = urlencode(present)
 
     def _tell(self, event: Any) -> None:
         notice: Notice | None = event.new

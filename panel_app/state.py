@@ -12,6 +12,8 @@ from diffviews.noise import format_sigma
 
 Space = Literal["activation", "map"]
 BY_CLASS = "class"
+ADDRESSED = ("extraction", "layer", "sigma", "map_run", "colour_by", "classes", "selection")
+"""Parts of the state that `to_query` writes."""
 
 
 @dataclass(frozen=True, slots=True)

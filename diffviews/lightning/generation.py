@@ -71,7 +71,12 @@ class GenerationModule(lightning.LightningModule):
         self._held = (adapter,)  # in a tuple: Lightning moves modules it knows back to the CPU at the end
         self._request, self._write = request, write
 
-    def predict_step(self, batch: Span, batch_idx: int) -> None:
+    def on_predict_start(self) -> None:
+        if self.trainer.world_size > 1:
+            self._held[0].to(self.device)
+
+    def predict_step(self, batch: Span, batch_idx: int) -> int:
+        """Generate one span; return its number of samples."""
         labels = self._request.class_labels
         if isinstance(labels, tuple):
             labels = labels[batch.first : batch.first + batch.count]
@@ -79,3 +84,4 @@ class GenerationModule(lightning.LightningModule):
             self._request, first_index=batch.first, num_samples=batch.count, class_labels=labels
         )
         self._write(batch, generate(self._held[0], request))
+        return batch.count

@@ -99,9 +99,10 @@ def _run(plan: ExtractionPlan, folder: Path, dtypes: Mapping[LayerKey, str], *, 
     lacking = {key: writer for key, opener in openers.items() if not _is_whole(writer := opener())}
     if not lacking:
         return
+    blocks = unfinished_blocks(lacking)
     data = ExtractionData(
         plan.samples,
-        unfinished_blocks(lacking),
+        blocks,
         block_rows=block_rows(lacking),
         batch_size=plan.batch_size,
         class_ids=plan.class_ids,
@@ -109,7 +110,7 @@ def _run(plan: ExtractionPlan, folder: Path, dtypes: Mapping[LayerKey, str], *, 
     module = ExtractionModule(
         plan.adapter, {key: openers[key] for key in lacking}, on_overflow=partial(_note_overflow, folder)
     )
-    predict(trainer(plan.adapter.device.type, devices, progress), module, data)
+    predict(trainer(plan.adapter.device.type, min(devices, len(blocks)), progress), module, data)
 
 
 def _is_whole(writer: ActivationWriter) -> bool:

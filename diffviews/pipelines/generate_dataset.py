@@ -133,10 +133,10 @@ class DatasetJob:
         with tracker.resume(unfinished) if unfinished else self._start() as run:
             folder = run.work / "spans"
             folder.mkdir(parents=True, exist_ok=True)
-            made = self._generate(folder, first=len(earlier) if earlier is not None else 0)
+            spans = self._spans(0 if earlier is None else len(earlier))
+            made = self._generate(folder, spans)
             parts = [] if earlier is None else [earlier]
-            parts += [SampleSet.read_parquet(path) for path in sorted(folder.glob("*.parquet"))]
-            samples = concatenate(parts)
+            samples = concatenate(parts + [SampleSet.read_parquet(_span_path(folder, span)) for span in spans])
             samples.write_parquet(run.stage("samples.parquet"))
             run.log_metrics({"num_samples": len(samples), "made": made})
             run.log_input(samples, name=self.adapter.model_type, source=f"run:{run.run_id}", context="generated")
@@ -195,7 +195,8 @@ class DatasetJob:
         if missing:
             origin = Origin(self.adapter.model_type, self.request.sampler, self.adapter.class_names)
             module = GenerationModule(self.adapter, self.request, partial(write_span, folder, origin))
-            predict(trainer(self.adapter.device.type, self.devices), module, GenerationData(missing))
+            runner = trainer(self.adapter.device.type, min(self.devices, len(missing)))
+            predict(runner, module, GenerationData(missing))
         return sum(span.count for span in missing)
 
 

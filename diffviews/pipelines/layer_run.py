@@ -42,7 +42,8 @@ def measure_map(activations: np.ndarray, samples: SampleSet, parameters: MapPara
 def measure(fitted: FittedMap, samples: SampleSet, *, title: str) -> MeasuredMap:
     """Measure and draw a fitted map whose rows are samples of `samples`, at one sigma or several."""
     projector = fitted.projector
-    labels = class_array(samples.select(projector.sample_ids))
+    classes, rows = class_array(samples), samples.index_of(projector.sample_ids)
+    labels = None if classes is None else classes[rows]  # a joint map holds each sample once a sigma
     quality = map_quality(fitted, labels)
     embedding = projector.embedding
     points = pd.DataFrame(embedding, columns=list("xyz")[: embedding.shape[1]])

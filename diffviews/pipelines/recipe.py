@@ -72,6 +72,8 @@ class GenerationRecipe:
             raise ConfigError(f"layers {', '.join(self.layers)} cannot be masked without sample_ids to average")
         if self.window is not None and self.mask_steps is not None:
             raise ConfigError("give either mask_steps or window, not both")
+        if self.steps is not None and not 0 <= self.steps[0] < self.steps[1]:
+            raise ConfigError(f"steps {self.steps[0]} to {self.steps[1]} hold no step to mask; mask 1 or more, or none")
         if self.mode == "interpolate" and not 0 <= self.strength <= 1:
             raise ConfigError(f"strength {self.strength} of mode 'interpolate' must lie in [0, 1]")
         if self.mode == "add" and self.target == "matched":

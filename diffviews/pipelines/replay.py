@@ -60,8 +60,13 @@ def replay(run: str, device: str = "auto", profile: str | None = None, experimen
 
 
 def read_recipe(workspace: Workspace, run_id: str) -> GenerationRecipe:
-    """Return the recipe of a logged generation."""
-    return GenerationRecipe.from_json(workspace.folder(run_id).path("recipe.json").read_text())
+    """Return the recipe of a logged generation.
+
+    Raises:
+        RunNotFoundError: if there is no such run, or it is no generation.
+    """
+    record = workspace.catalog.generation(run_id)
+    return GenerationRecipe.from_json(workspace.folder(record.run_id).path("recipe.json").read_text())
 
 
 def logged_image(workspace: Workspace, run_id: str, index: int) -> np.ndarray:

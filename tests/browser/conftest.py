@@ -110,6 +110,7 @@ def url(store, workspace):
 def chromium():
     playwright_api = pytest.importorskip("playwright.sync_api")
     executable = next((p for p in ("/usr/bin/chromium", "/usr/bin/chromium-browser") if Path(p).exists()), None)
+    playwright_api.expect.set_options(timeout=30_000)  # the machine may be busy; a person would wait
     with playwright_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=executable, args=CHROMIUM_FLAGS)
         yield browser

@@ -25,7 +25,14 @@ class Explorer:
         self.settle()
         return self
 
-    def settle(self, seconds=20):
+    def wait(self, condition, seconds=60):
+        """Wait for a condition; the page goes on meanwhile."""
+        deadline = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < deadline, "timed out"
+            self.page.wait_for_timeout(100)
+
+    def settle(self, seconds=45):
         """Wait until the map's picture stands still and is not empty."""
         deadline, before = time.monotonic() + seconds, None
         while time.monotonic() < deadline:
@@ -33,7 +40,7 @@ class Explorer:
             if before is not None and now.shape == before.shape and (now == before).all() and np.ptp(now) > 40:
                 return
             before = now
-            time.sleep(0.25)
+            self.page.wait_for_timeout(250)
         raise AssertionError("the map does not come to rest")
 
     # -- the map -----------------------------------------------------------------------
@@ -84,13 +91,13 @@ class Explorer:
     def button(self, text):
         return self.page.get_by_role("button").filter(has_text=re.compile(rf"^\w*\s*{re.escape(text)}$"))
 
-    def neighbours(self):
-        """Ids and distances as listed."""
+    def neighbours(self, count=5):
+        """Ids and distances as listed, once there are so many."""
         items = self.page.get_by_role("list", name="Neighbours").get_by_role("listitem")
-        rows = []
-        for item in items.all():
-            rows.append((item.locator(".id").inner_text(), float(item.locator(".distance").inner_text())))
-        return rows
+        self.wait(lambda: items.count() == count)
+        return [
+            (item.locator(".id").inner_text(), float(item.locator(".distance").inner_text())) for item in items.all()
+        ]
 
     def choose(self, label, option):
         self.page.get_by_role("combobox", name=label).click()

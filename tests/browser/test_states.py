@@ -33,8 +33,6 @@ def test_empty_store_says_what_to_do(page_over, tmp_path):
 
 
 def test_unreachable_server_is_a_sentence(page_over):
-    page = page_over(
-        "http://127.0.0.1:9", MLFLOW_HTTP_REQUEST_MAX_RETRIES="0", MLFLOW_HTTP_REQUEST_TIMEOUT="2"
-    )
+    page = page_over("http://127.0.0.1:9", MLFLOW_HTTP_REQUEST_MAX_RETRIES="0", MLFLOW_HTTP_REQUEST_TIMEOUT="2")
     expect(page.get_by_text("127.0.0.1:9").first).to_be_visible(timeout=90_000)
     assert "Traceback" not in page.content()

@@ -2,7 +2,6 @@
 
 import os
 import re
-import time
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
@@ -10,13 +9,6 @@ import numpy as np
 import pytest
 from explorer import NEIGHBOUR, PATH, SELECTED, Explorer, count_colour
 from playwright.sync_api import expect
-
-
-def wait(condition, seconds=30):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "timed out"
-        time.sleep(0.1)
 
 
 def keep(explorer, name):
@@ -53,7 +45,7 @@ def test_story_from_first_look_to_the_path_of_a_masked_generation(explorer, open
     explorer.click(chosen)
     expect(page.get_by_text("Selected", exact=True)).to_be_visible()
     explorer.away()
-    wait(lambda: explorer.count_near(chosen, SELECTED) > 30)
+    explorer.wait(lambda: explorer.count_near(chosen, SELECTED) > 30)
     assert explorer.count_near(other, SELECTED) == 0
 
     # Suggest: the nearest in activation space, with their distances, ringed thinly in red.
@@ -63,7 +55,7 @@ def test_story_from_first_look_to_the_path_of_a_masked_generation(explorer, open
     listed = explorer.neighbours()
     assert [row[0] for row in listed] == [n.sample_id for n in expected]
     assert [row[1] for row in listed] == pytest.approx([n.distance for n in expected], abs=0.006)
-    wait(lambda: explorer.count_near(expected[-1].sample_id, NEIGHBOUR) > 8)
+    explorer.wait(lambda: explorer.count_near(expected[-1].sample_id, NEIGHBOUR) > 8)
 
     # A click on a suggested one removes it, a click on any other adds it with a thick ring.
     page.get_by_role("button", name=f"Remove {expected[0].sample_id}").click()
@@ -71,7 +63,7 @@ def test_story_from_first_look_to_the_path_of_a_masked_generation(explorer, open
     explorer.click(other)
     expect(page.get_by_text("4 suggested, 1 chosen")).to_be_visible()
     explorer.away()
-    wait(lambda: explorer.count_near(other, NEIGHBOUR) > 40)
+    explorer.wait(lambda: explorer.count_near(other, NEIGHBOUR) > 40)
     explorer.click(other)
     expect(page.get_by_text("4 suggested, 0 chosen")).to_be_visible()
     explorer.away()
@@ -123,7 +115,7 @@ def test_address_holds_the_view_and_opens_it_again(explorer, opened, lonely):
     explorer.button("Suggest nearest").click()
     expect(page.get_by_text("5 suggested, 0 chosen")).to_be_visible()
     explorer.choose("Colour by", "Distance to data")
-    wait(lambda: query(explorer).get("colour") == "distance_to_data")
+    explorer.wait(lambda: query(explorer).get("colour") == "distance_to_data")
     asked = query(explorer)
     assert asked["run"] == opened.layer.parent_id
     assert asked["sample"] == lonely[0]
@@ -202,7 +194,7 @@ def test_ranking_opens_the_layer_clicked_and_the_sample_stays_itself(explorer, d
     picture = explorer.picture(page.locator(f'img[alt="{lonely[0]}"]'))
     assert (picture == opened.samples.images_of([lonely[0]])[0]).all()
     explorer.away()
-    wait(lambda: explorer.count_near(lonely[0], SELECTED) > 30)
+    explorer.wait(lambda: explorer.count_near(lonely[0], SELECTED) > 30)
 
 
 def test_recomputed_map_is_a_new_run_and_is_opened(explorer, workspace, opened):
@@ -216,7 +208,7 @@ def test_recomputed_map_is_a_new_run_and_is_opened(explorer, workspace, opened):
         assert query(explorer)["map"] in new
     explorer.settle()
     explorer.choose("Map", "Logged with the layer")
-    wait(lambda: "map" not in query(explorer))
+    explorer.wait(lambda: "map" not in query(explorer))
     explorer.away()
     explorer.settle()
     assert (np.abs(explorer.map_pixels() - own).max(axis=-1) > 30).mean() < 0.002
@@ -240,10 +232,10 @@ def test_zoom_comes_nearer_and_reset_shows_all_again(explorer, opened, lonely):
 def test_dark_page_is_dark_and_keeps_its_rings(explorer, lonely):
     page = explorer.open(f"?theme=dark&sample={lonely[0]}").page
     assert np.median(explorer.map_pixels()) < 60
-    wait(lambda: explorer.count_near(lonely[0], SELECTED) > 30)
+    explorer.wait(lambda: explorer.count_near(lonely[0], SELECTED) > 30)
     keep(explorer, "dark")
     page.get_by_role("button", name="Toggle theme").click()
-    wait(lambda: np.median(explorer.map_pixels()) > 200)
+    explorer.wait(lambda: np.median(explorer.map_pixels()) > 200)
 
 
 def test_everything_fits_a_window_of_1280_pixels(new_page, url, opened):

@@ -157,16 +157,18 @@ def test_matched_target_at_the_sigma_of_the_layer_run_is_the_fixed_one(layer_run
 
 
 def test_several_layers_are_masked_at_once(workspace, adapter, layer_run, masked, threes):
-    layers = ("encoder_bottleneck", "decoder_block_4")
-    both = masked(layers=layers).result
+    half = {"mode": "interpolate", "strength": 0.5}
+    both = masked(layers=("encoder_bottleneck", "decoder_block_4"), **half).result
     records = [r for r in workspace.catalog.layers(layer_run.parent_id) if r.sigma == 2.0]
     means = [workspace.activations(r).rows(threes).mean(axis=0, keepdims=True, dtype=np.float32) for r in records]
-    masks = tuple(Intervention(r.layer, FixedTarget(torch.from_numpy(m))) for r, m in zip(records, means, strict=True))
+    masks = tuple(
+        Intervention(r.layer, FixedTarget(torch.from_numpy(mean)), **half)
+        for r, mean in zip(records, means, strict=True)
+    )
     request = GenerationRequest(class_labels=-1, num_samples=2, seed=7, num_steps=STEPS, interventions=masks)
     assert np.array_equal(both.images, sample(adapter, request).images)
-    assert not np.array_equal(both.images, masked().result.images)
-    other = masked(layers=("encoder_bottleneck",)).result
-    assert not np.array_equal(other.images, both.images)
+    for record in records:
+        assert grey_levels_apart(both.images, masked(layers=(record.layer,), **half).result.images) > 20
 
 
 def test_layer_that_was_not_extracted_is_refused(masked):
@@ -176,7 +178,7 @@ def test_layer_that_was_not_extracted_is_refused(masked):
 
 @pytest.mark.parametrize(
     ("fields", "steps"),
-    [({}, range(6)), ({"mask_steps": 2}, range(2)), ({"window": (3, 5)}, range(3, 5)), ({"mask_steps": 0}, range(0))],
+    [({}, range(6)), ({"mask_steps": 2}, range(2)), ({"window": (3, 5)}, range(3, 5))],
 )
 def test_mask_acts_in_its_steps_only(layer_run, masked, fields, steps):
     result = masked(**fields).result

@@ -1,0 +1,83 @@
+"""The training job on few samples and steps: what it logs, that its weights load, and that it repeats itself."""
+
+import json
+
+import numpy as np
+import pytest
+from safetensors.torch import load_file
+
+from diffviews.adapters.registry import load_adapter
+from diffviews.data.samples import SampleSet
+from diffviews.data.sources import open_source
+from diffviews.errors import ConfigError
+from diffviews.lightning.training_config import TrainingConfig
+from diffviews.pipelines.train import train
+from diffviews.pipelines.workspace import open_workspace
+
+TINY = TrainingConfig(model_channels=16, channel_mult=(1, 2), attn_resolutions=(8,), batch_size=16, steps=20,
+                      warmup_steps=5)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def few_digits(store):
+    path = store / "few.parquet"
+    open_source("digits", max_samples=60).write_parquet(path)
+    return f"parquet:{path}"
+
+
+@pytest.fixture(scope="module")
+def trained(store, few_digits):
+    return train(TINY, few_digits, "first.safetensors", eval_samples=20, device="cpu")
+
+
+def test_training_logs_a_loss_series_and_a_grid_of_samples(trained):
+    workspace = open_workspace()
+    (record,) = [run for run in workspace.catalog.runs("train") if run.run_id == trained.run_id]
+    series = workspace.catalog.metric_series(trained.run_id, "loss")
+    assert series[-1][0] == TINY.steps
+    assert all(np.isfinite(value) for _, value in series)
+    assert record.metrics["class_accuracy"] == trained.class_accuracy
+    assert record.params["model_channels"] == "16"
+    pictures = workspace.catalog.connection.call(lambda client: client.list_artifacts(trained.run_id, "images"))
+    assert [entry for entry in pictures if entry.path.startswith("images/samples")]
+    folder = workspace.folder(trained.run_id)
+    folder.verify()
+    assert set(folder.names()) == {"weights.safetensors", "weights.json"}
+    assert folder.path("weights.safetensors").read_bytes() == trained.checkpoint.read_bytes()
+    assert json.loads(folder.path("weights.json").read_text())["training"]["steps"] == 20
+
+
+def test_weights_load_as_an_adapter_of_the_trained_network(trained):
+    adapter = load_adapter("edm-digits", checkpoint=trained.checkpoint, device="cpu")
+    assert adapter.resolution == 16
+    assert adapter.num_classes == 10
+    assert adapter.label_dropout == pytest.approx(0.1)
+    assert adapter.get_layer_shapes()["midblock"] == (32, 8, 8)
+
+
+def test_same_config_gives_the_same_weights_and_another_seed_others(trained, few_digits, store):
+    again = train(TINY, few_digits, "again.safetensors", eval_samples=20, device="cpu")
+    other = TrainingConfig(**{**{f: getattr(TINY, f) for f in TINY.__dataclass_fields__}, "seed": 1})
+    third = train(other, few_digits, "new/folder/other.safetensors", eval_samples=20, device="cpu")
+    first, second, different = (load_file(outcome.checkpoint) for outcome in (trained, again, third))
+    assert all(np.array_equal(first[name], second[name]) for name in first)
+    assert first.keys() == second.keys() == different.keys()
+    assert not all(np.array_equal(first[name], different[name]) for name in first)
+    assert again.class_accuracy == trained.class_accuracy
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [({"output": "weights.pkl"}, r"\.safetensors"), ({"eval_samples": 0}, "eval_samples is 0")],
+)
+def test_impossible_options_are_refused(store, few_digits, wrong, words):
+    with pytest.raises(ConfigError, match=words):
+        train(TINY, few_digits, **wrong)
+
+
+def test_samples_without_classes_are_refused(store):
+    digits = open_source("digits", max_samples=20)
+    SampleSet.from_images(digits.images, digits.sample_ids).write_parquet(store / "unlabelled.parquet")
+    with pytest.raises(ConfigError, match="without a class"):
+        train(TINY, f"parquet:{store}/unlabelled.parquet", "never.safetensors")
+    assert not (store / "never.safetensors").exists()

@@ -1,0 +1,233 @@
+"""Capture under Lightning: rows reach their chunks whatever the batches, and devices share the work without gaps."""
+
+import logging
+import os
+import shutil
+from dataclasses import replace
+from functools import partial
+from multiprocessing.reduction import ForkingPickler
+
+import numpy as np
+import pytest
+import torch
+from torch.multiprocessing.spawn import ProcessRaisedException
+
+from diffviews.adapters.registry import load_adapter
+from diffviews.core.generator import GenerationRequest
+from diffviews.core.generator import generate as sample
+from diffviews.data.activations import ActivationReader, ActivationWriter
+from diffviews.data.samples import SampleSet
+from diffviews.data.sources import open_source
+from diffviews.lightning.extraction import ChunkBuffer, ExtractionBatches, ExtractionData, unfinished_blocks
+from diffviews.lightning.generation import GenerationData, GenerationModule, Span
+from diffviews.lightning.runner import WorkerError, predict, trainer
+from diffviews.pipelines.capture import array_path, capture_activations, link_tree
+from diffviews.pipelines.generate_dataset import Origin, write_span
+from diffviews.pipelines.plan import ExtractionPlan
+from diffviews.processing.map_parameters import MapParameters
+
+
+@pytest.fixture(scope="module")
+def adapter():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield load_adapter("edm-digits", device="cpu")
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def plan():
+    """A plan of two layers whose widest is cut into chunks of 128 rows; the last layer exceeds float16."""
+    loud = load_adapter("edm-digits", device="cpu")
+    with torch.no_grad():
+        loud.model.get_submodule(f"model.{loud.model.model.hook_points['decoder_block_9']}").conv1.weight *= 1e6
+    return ExtractionPlan(
+        adapter=loud,
+        samples=open_source("digits", max_samples=300),
+        dataset="digits",
+        layers=("decoder_block_7", "decoder_block_9"),
+        sigmas=(0.5, 2.0),
+        dtype="float16",
+        batch_size=48,
+        conditioning="none",
+        maps=MapParameters(),
+        control=None,
+    )
+
+
+def writer(path, rows, shape=(64, 16, 16), layer="midblock", sigma=2.0):
+    return ActivationWriter(
+        path, sample_ids=[f"s{row}" for row in range(rows)], layer=layer, shape=shape, dtype="float16", sigma=sigma,
+        model_digest="m", dataset_digest="d",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 128, 129, 200, 512])
+@pytest.mark.parametrize("rows", [300, 256])
+def test_rows_reach_their_chunks_whatever_the_batch_size(tmp_path, rows, batch_size):
+    array = writer(tmp_path / "activations.zarr", rows, shape=(64, 16, 16))
+    assert array.chunk_rows == 128
+    values = np.arange(rows, dtype=np.float32)[:, None, None, None] * np.ones((1, 64, 16, 16), np.float32)
+    buffer = ChunkBuffer(array)
+    for block in range(0, rows, 256):
+        last = min(rows, block + 256)
+        for start in range(block, last, batch_size):
+            stop = min(last, start + batch_size)
+            buffer.add(start, values[start:stop], stop == last)
+    array.finish()
+    assert np.array_equal(ActivationReader.open(array.path).array()[:, 0, 0, 0], np.arange(rows))
+
+
+def test_chunks_that_are_there_are_left_alone(tmp_path):
+    array = writer(tmp_path / "activations.zarr", 200)
+    array.write(0, np.ones((128, 64, 16, 16), np.float32))
+    chunk = next(path for path in array.path.glob("c/0/**/*") if path.is_file())
+    before = chunk.stat().st_ino
+    ChunkBuffer(array).add(0, np.zeros((200, 64, 16, 16), np.float32), True)
+    assert chunk.stat().st_ino == before
+    array.finish()
+    stored = ActivationReader.open(array.path).array()
+    assert (stored[:128] == 1).all()
+    assert (stored[128:] == 0).all()
+
+
+def test_blocks_hold_whole_chunks_of_every_layer_and_only_unfinished_ones_are_dealt(tmp_path):
+    narrow = writer(tmp_path / "narrow", 300, shape=(64, 4, 4), layer="midblock")
+    wide = writer(tmp_path / "wide", 300, layer="decoder_block_7")
+    later = writer(tmp_path / "later", 300, layer="decoder_block_7", sigma=5.0)
+    assert (narrow.chunk_rows, wide.chunk_rows) == (512, 128)
+    writers = {("midblock", 2.0): narrow, ("decoder_block_7", 2.0): wide}
+    assert unfinished_blocks(writers) == [(2.0, 0)]
+    only_wide = {("decoder_block_7", 2.0): wide, ("decoder_block_7", 5.0): later}
+    assert unfinished_blocks(only_wide) == [(sigma, block) for sigma in (2.0, 5.0) for block in range(3)]
+    wide.write(128, np.zeros((128, 64, 16, 16), np.float32))
+    assert unfinished_blocks(only_wide) == [(2.0, 0), (2.0, 2), (5.0, 0), (5.0, 1), (5.0, 2)]
+
+
+@pytest.mark.parametrize("world", [1, 2, 3])
+def test_ranks_share_the_blocks_without_overlap_or_gap(plan, world):
+    blocks = [(sigma, block) for sigma in (0.5, 2.0) for block in range(3)]
+    seen = []
+    for rank in range(world):
+        data = ExtractionData(plan.samples, blocks, block_rows=128, batch_size=48, class_ids=None)
+        data.trainer = type("Rank", (), {"global_rank": rank, "world_size": world})
+        batches = list(data.predict_dataloader())
+        seen += [(batch.sigma, row) for batch in batches for row in range(batch.start, batch.stop)]
+        assert sum(batch.ends_block for batch in batches) == len(blocks[rank::world])
+        for batch in batches:
+            assert batch.sample_ids == plan.samples.sample_ids[batch.start : batch.stop]
+            assert np.array_equal(batch.images, plan.samples.images[batch.start : batch.stop])
+    assert sorted(seen) == [(sigma, row) for sigma in (0.5, 2.0) for row in range(300)]
+
+
+def test_batches_carry_the_classes_of_their_own_rows(plan):
+    labels = [int(label) for label in plan.samples.class_labels]
+    batches = ExtractionBatches(plan.samples, [(2.0, 1)], block_rows=128, batch_size=100, class_ids=labels)
+    assert [(batch.start, batch.stop) for batch in batches] == [(128, 228), (228, 256)]
+    assert [label for batch in batches for label in batch.class_ids] == labels[128:256]
+
+
+@pytest.fixture(scope="module")
+def alone(adapter, plan, tmp_path_factory):
+    """The arrays of one process."""
+    return capture_activations(plan, plan.keys, tmp_path_factory.mktemp("alone"), progress=False)
+
+
+def digests(arrays):
+    return {key: array.digest for key, array in arrays.items()}
+
+
+def dtypes(arrays):
+    return {layer: ActivationReader.open(array.path).dtype.name for (layer, _), array in arrays.items()}
+
+
+def test_layer_that_exceeds_float16_alone_is_captured_in_float32(alone):
+    assert dtypes(alone) == {"decoder_block_7": "float16", "decoder_block_9": "float32"}
+
+
+def test_two_processes_write_what_one_does(plan, alone, tmp_path, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    arrays = capture_activations(plan, plan.keys, tmp_path, devices=2, progress=False)
+    assert digests(arrays) == digests(alone)
+    assert dtypes(arrays) == dtypes(alone)
+
+
+def test_more_processes_than_blocks_are_not_started(plan, tmp_path):
+    few = replace(plan, samples=open_source("digits", max_samples=50), sigmas=(2.0,))
+    (array,) = capture_activations(few, few.keys[:1], tmp_path, devices=4, progress=False).values()
+    assert ActivationReader.open(array.path).shape == (50, 64, 16, 16)
+
+
+def test_resumed_capture_runs_no_finished_block_again(plan, alone, tmp_path, monkeypatch):
+    keys = [("decoder_block_7", 2.0)]
+    first = capture_activations(plan, keys, tmp_path, progress=False)
+    path = array_path(tmp_path, keys[0], "float16")
+    next(file for file in path.glob("c/1/**/*") if file.is_file()).unlink()
+    metadata = path / "zarr.json"
+    metadata.write_text(metadata.read_text().replace('"finished": true', '"finished": false'))
+    seen = []
+    original = ExtractionBatches.__getitem__
+    monkeypatch.setattr(
+        ExtractionBatches, "__getitem__", lambda self, index: seen.append(original(self, index)) or seen[-1]
+    )
+    again = capture_activations(plan, keys, tmp_path, progress=False)
+    assert digests(again) == digests(first)
+    assert sorted((batch.start, batch.stop) for batch in seen) == [(128, 176), (176, 224), (224, 256)]
+
+
+def test_disk_need_counts_only_what_is_lacking(plan, tmp_path, caplog):
+    caplog.set_level(logging.INFO, "diffviews.pipelines.capture")
+    capture_activations(plan, plan.keys[:1], tmp_path, progress=False)
+    capture_activations(plan, plan.keys[:1], tmp_path, progress=False)
+    said = [record.getMessage() for record in caplog.records]
+    assert said == [
+        "300 samples × 1 layer runs: 12.6 MB of activations, 12.6 MB of them still to be written",
+        "300 samples × 1 layer runs: 12.6 MB of activations, 0 bytes of them still to be written",
+    ]
+
+
+def test_failure_in_another_process_is_one_sentence():
+    class Failing:
+        def predict(self, *arguments, **options):
+            raise ProcessRaisedException("-- Process 1 terminated\nTraceback\n  …\nDiskSpaceError: no room", 1, 4711)
+
+    with pytest.raises(WorkerError, match=r"^process 1 of the job failed, what is written is kept: DiskSpaceError: no"):
+        predict(Failing(), None, None)
+
+
+def test_spans_are_shared_without_overlap_or_gap():
+    spans = [Span(first, 3) for first in range(0, 15, 3)]
+    dealt = []
+    for rank in range(2):
+        data = GenerationData(spans)
+        data.trainer = type("Rank", (), {"global_rank": rank, "world_size": 2})
+        dealt += list(data.predict_dataloader())
+    assert sorted(dealt, key=lambda span: span.first) == spans
+
+
+def test_generation_sent_to_another_process_makes_the_same_samples(adapter, tmp_path):
+    request = GenerationRequest(num_samples=5, num_steps=2, seed=3, class_labels=tuple(range(5)))
+    write = partial(write_span, tmp_path, Origin("edm-digits", "heun", adapter.class_names))
+    module = ForkingPickler.loads(bytes(ForkingPickler.dumps(GenerationModule(adapter, request, write))))
+    predict(trainer("cpu", progress=False), module, GenerationData([Span(0, 3), Span(3, 2)]))
+    parts = [SampleSet.read_parquet(path) for path in sorted(tmp_path.glob("*.parquet"))]
+    assert [label for part in parts for label in part.class_labels] == list(range(5))
+    images = np.concatenate([part.images for part in parts])
+    assert np.abs(images.astype(int) - sample(adapter, request).images).max() <= 1
+
+
+def test_linked_tree_survives_the_removal_of_the_first(tmp_path, monkeypatch):
+    (tmp_path / "a" / "c").mkdir(parents=True)
+    (tmp_path / "a" / "c" / "0").write_bytes(b"rows")
+    (tmp_path / "b" / "stale").mkdir(parents=True)
+    link_tree(tmp_path / "a", tmp_path / "b")
+    assert (tmp_path / "b" / "c" / "0").stat().st_ino == (tmp_path / "a" / "c" / "0").stat().st_ino
+    assert not (tmp_path / "b" / "stale").exists()
+
+    def no_links(*arguments):
+        raise OSError("no links here")
+
+    monkeypatch.setattr(os, "link", no_links)
+    link_tree(tmp_path / "a", tmp_path / "c")
+    shutil.rmtree(tmp_path / "a")
+    assert (tmp_path / "b" / "c" / "0").read_bytes() == (tmp_path / "c" / "c" / "0").read_bytes() == b"rows"
