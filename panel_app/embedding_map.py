@@ -14,14 +14,13 @@ from panel_app import raster
 from panel_app.cards import hover_card
 from panel_app.data import OpenMap
 from panel_app.legend import MapLegend
-from panel_app.overlays import DrawnPath, add_glyphs, empty_sources, label_steps, short_sigma
+from panel_app.overlays import DARK, LIGHT, DrawnPath, Look, add_glyphs, empty_sources, path_columns, ring_columns
 from panel_app.session import Session
-from panel_app.theme import BASELINE_PATH, NEIGHBOUR, PANE_CSS, PATH, SELECTED
+from panel_app.theme import PANE_CSS
 
 _FIRST_SIZE = (820, 540)
 _REACH = 11
 """Pixels around the pointer within which the nearest point counts as meant."""
-_LEGEND_LIMIT = 24
 
 Redraw = hv.streams.Stream.define("Redraw", version=0)
 
@@ -185,47 +184,16 @@ class EmbeddingMap(pn.viewable.Viewer):
 
     def _draw_rings(self) -> None:
         opened = self.session.opened
-        chosen = self.session.state.selection
-        rings: dict[str, list[Any]] = {"x": [], "y": [], "size": [], "width": [], "colour": [], "halo": []}
-        halo = self._ink_and_paper()[1]
-        if opened is not None:
-            size = 2 * self._radius + 9
-            styles = [(s, NEIGHBOUR, size, 1.6) for s in chosen.suggested]
-            styles += [(s, NEIGHBOUR, size + 2, 3.6) for s in chosen.manual]
-            styles += [(chosen.sample_id, SELECTED, size + 4, 4.0)] if chosen.sample_id else []
-            for sample_id, colour, diameter, width in styles:
-                if sample_id not in opened.row_of:
-                    continue
-                x, y = opened.position(sample_id)
-                for column, value in zip(rings, (x, y, diameter, width, colour, halo), strict=True):
-                    rings[column].append(value)
-        self._put(rings=rings)
+        if opened is None:
+            return
+        self._put(rings=ring_columns(opened, self.session.state.selection, self._radius, self._look()))
 
     def _draw_paths(self) -> None:
-        ink, paper = self._ink_and_paper()
-        lines: dict[str, list[Any]] = {"xs": [], "ys": [], "colour": [], "dash": [], "width": [], "paper": []}
-        dots: dict[str, list[Any]] = {"x": [], "y": [], "colour": [], "size": [], "edge": []}
-        labels: dict[str, list[Any]] = {"x": [], "y": [], "text": [], "ink": [], "paper": []}
-        for path in self.paths:
-            colour = BASELINE_PATH if path.baseline else PATH
-            look = ("dashed", 1.6) if path.baseline else ("solid", 3.0)
-            for key, value in zip(lines, (path.x, path.y, colour, *look, paper), strict=True):
-                lines[key].append(list(value) if isinstance(value, tuple) else value)
-            for index, (x, y) in enumerate(zip(path.x, path.y, strict=True)):
-                marked = index == self.step and not path.baseline
-                size = 15 if marked else 4 if path.baseline else 8
-                for key, value in zip(dots, (x, y, colour, size, ink if marked else paper), strict=True):
-                    dots[key].append(value)
-        main = next((p for p in self.paths if not p.baseline), None)
-        if main is not None:
-            for index in label_steps(main, self._span()):
-                values = (main.x[index], main.y[index], f"σ {short_sigma(main.sigmas[index])}", ink, paper)
-                for key, value in zip(labels, values, strict=True):
-                    labels[key].append(value)
+        lines, dots, labels = path_columns(self.paths, self.step, self._span(), self._look())
         self._put(lines=lines, dots=dots, labels=labels)
 
-    def _ink_and_paper(self) -> tuple[str, str]:
-        return ("#f2f4f6", "#181c21") if self.dark else ("#1b1f24", "#ffffff")
+    def _look(self) -> Look:
+        return DARK if self.dark else LIGHT
 
     def _put(self, **columns: dict[str, list[Any]]) -> None:
         """Hand columns to the overlays' glyphs."""

@@ -1,12 +1,33 @@
 """What is drawn over the map's picture: rings, the hovered point, denoising paths with their noise levels."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from bokeh.models import ColumnDataSource
 from bokeh.plotting import figure as Figure
 
 from diffviews.noise import format_sigma
+from panel_app.data import OpenMap
+from panel_app.state import Selection
+from panel_app.theme import BASELINE_PATH, NEIGHBOUR, PATH, SELECTED
+
+Columns = dict[str, list[Any]]
+"""Data of a Bokeh source, by column."""
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """Colours that depend on the page's theme."""
+
+    ink: str
+    """Text and marked steps."""
+    paper: str
+    """Halos behind rings, lines and text."""
+
+
+LIGHT, DARK = Look("#1b1f24", "#ffffff"), Look("#f2f4f6", "#181c21")
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +39,56 @@ class DrawnPath:
     sigmas: tuple[float, ...]
     distances: tuple[float, ...]
     baseline: bool = False
+
+
+def ring_columns(opened: OpenMap, selection: Selection, radius: float, look: Look) -> Columns:
+    """Return the rings of a selection: thin for suggested neighbours, thick for chosen ones, blue for the selected.
+
+    Args:
+        opened: the map; samples that it lacks get no ring.
+        selection: what is ringed.
+        radius: of a point's dot, in pixels.
+        look: the page's colours.
+    """
+    size = 2 * radius + 9
+    rings = [(s, size, 1.6, NEIGHBOUR) for s in selection.suggested]
+    rings += [(s, size + 2, 3.6, NEIGHBOUR) for s in selection.manual]
+    rings += [(selection.sample_id, size + 4, 4.0, SELECTED)] if selection.sample_id else []
+    rows = [
+        (*opened.position(s), diameter, width, colour, look.paper)
+        for s, diameter, width, colour in rings
+        if s in opened.row_of
+    ]
+    return _columns("rings", rows)
+
+
+def path_columns(
+    paths: Sequence[DrawnPath], step: int, span: tuple[float, float], look: Look
+) -> tuple[Columns, Columns, Columns]:
+    """Return the lines, dots and labels of denoising paths.
+
+    Args:
+        paths: what is drawn; only the first that is no baseline is labelled.
+        step: step marked on the paths that are no baselines; -1 marks none.
+        span: width and height of the visible part of the map.
+        look: the page's colours.
+    """
+    lines, dots, labels = [], [], []
+    for path in paths:
+        colour = BASELINE_PATH if path.baseline else PATH
+        dash, width = ("dashed", 1.6) if path.baseline else ("solid", 3.0)
+        lines.append((list(path.x), list(path.y), colour, dash, width, look.paper))
+        for index, place in enumerate(zip(path.x, path.y, strict=True)):
+            marked = index == step and not path.baseline
+            size = 15 if marked else 4 if path.baseline else 8
+            dots.append((*place, colour, size, look.ink if marked else look.paper))
+    main = next((path for path in paths if not path.baseline), None)
+    if main is not None:
+        labels = [
+            (main.x[i], main.y[i], f"σ {short_sigma(main.sigmas[i])}", look.ink, look.paper)
+            for i in label_steps(main, span)
+        ]
+    return _columns("lines", lines), _columns("dots", dots), _columns("labels", labels)
 
 
 def short_sigma(sigma: float) -> str:
@@ -39,14 +110,20 @@ def label_steps(path: DrawnPath, span: tuple[float, float], apart: float = 0.06)
 
 def empty_sources() -> dict[str, ColumnDataSource]:
     """Return the overlays' data, by overlay, without rows."""
-    columns = {
-        "hover": ("x", "y", "size"),
-        "rings": ("x", "y", "size", "width", "colour", "halo"),
-        "lines": ("xs", "ys", "colour", "dash", "width", "paper"),
-        "dots": ("x", "y", "colour", "size", "edge"),
-        "labels": ("x", "y", "text", "ink", "paper"),
-    }
-    return {name: ColumnDataSource({column: [] for column in keys}) for name, keys in columns.items()}
+    return {name: ColumnDataSource(_columns(name, [])) for name in _COLUMNS}
+
+
+_COLUMNS = {
+    "hover": ("x", "y", "size"),
+    "rings": ("x", "y", "size", "width", "colour", "halo"),
+    "lines": ("xs", "ys", "colour", "dash", "width", "paper"),
+    "dots": ("x", "y", "colour", "size", "edge"),
+    "labels": ("x", "y", "text", "ink", "paper"),
+}
+
+
+def _columns(overlay: str, rows: Sequence[tuple[Any, ...]]) -> Columns:
+    return {name: [row[i] for row in rows] for i, name in enumerate(_COLUMNS[overlay])}
 
 
 def add_glyphs(figure: Figure, sources: dict[str, ColumnDataSource]) -> None:

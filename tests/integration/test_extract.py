@@ -292,11 +292,14 @@ def chunks(folder):
     return {str(path.relative_to(folder)): path.stat().st_ino for path in files}
 
 
-def test_extraction_killed_twice_resumes_to_the_same_digests(experiment, store, command_environment):
+def test_extraction_has_one_writer_and_killed_twice_resumes_to_the_same_digests(experiment, store, command_environment):
     straight = extract(**LARGE, experiment="straight")
     folder, catalog = artifacts_of(store, experiment), open_workspace().catalog
     killed = start(store, command_environment, experiment)
     wait_until(killed, lambda: len(chunks(folder)) >= 2)
+    killed.send_signal(signal.SIGSTOP)
+    with pytest.raises(TrackingError, match=rf"is being written by .*:{killed.pid}"):
+        extract(**LARGE, experiment=experiment, resume=True)
     kill(killed)
     kept = chunks(folder)
     (parent,) = catalog.extractions(experiment, unfinished=True)
@@ -315,17 +318,6 @@ def test_extraction_killed_twice_resumes_to_the_same_digests(experiment, store, 
     for run_id in [parent.run_id, *(run.run_id for run in catalog.layers(parent.run_id))]:
         catalog.artifacts(run_id).verify()
     assert extract(**LARGE, experiment=experiment).reused
-
-
-def test_second_writer_of_a_run_is_refused(experiment, store, command_environment):
-    first = start(store, command_environment, experiment)
-    wait_until(first, lambda: chunks(artifacts_of(store, experiment)))
-    first.send_signal(signal.SIGSTOP)
-    try:
-        with pytest.raises(TrackingError, match=rf"is being written by .*:{first.pid}"):
-            extract(**LARGE, experiment=experiment, resume=True)
-    finally:
-        kill(first)
 
 
 def test_mlflow_run_makes_the_layer_run_and_then_reuses_it(own_store, command_environment):
