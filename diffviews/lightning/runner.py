@@ -2,6 +2,7 @@
 
 import logging
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -25,7 +26,7 @@ def trainer(accelerator: str, devices: int = 1, progress: bool = True) -> lightn
         logger=False,
         enable_checkpointing=False,
         enable_model_summary=False,
-        enable_progress_bar=progress,
+        enable_progress_bar=progress and sys.stderr.isatty(),
         use_distributed_sampler=False,
     )
 

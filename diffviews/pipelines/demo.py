@@ -8,6 +8,7 @@ from diffviews.pipelines.generate import generate
 from diffviews.pipelines.recipe import GenerationRecipe
 from diffviews.pipelines.viz import viz
 from diffviews.pipelines.workspace import open_workspace
+from diffviews.tracking.records import LayerRecord
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +50,7 @@ def demo(
         experiment=experiment,
     )
     workspace = open_workspace(profile, experiment)
-    layer = max(workspace.catalog.layers(outcome.run_id), key=lambda record: record.metrics.get("control_rate", 0.0))
+    layer = max(workspace.catalog.layers(outcome.run_id), key=_knows_and_decides)
     if not workspace.catalog.generations(layer.run_id):
         threes = workspace.samples_of(layer).of_classes([3]).sample_ids[:10]
         recipe = GenerationRecipe(layer_run=layer.run_id, sample_ids=threes, num_samples=4)
@@ -58,3 +59,7 @@ def demo(
     if serve:
         viz(port, mlflow_port, device=device, profile=profile, experiment=experiment)
     return None
+
+
+def _knows_and_decides(record: LayerRecord) -> float:
+    return record.metrics.get("knn_accuracy_activation", 0.0) + record.metrics.get("control_rate", 0.0)

@@ -1,5 +1,6 @@
 """Extraction end to end on real digits: what it logs, reuses, refuses, and how it survives a kill."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -14,7 +15,7 @@ import torch
 from PIL import Image
 
 from diffviews.core.extractor import capture
-from diffviews.data.activations import ActivationReader
+from diffviews.data.activations import ActivationReader, ActivationWriter
 from diffviews.data.samples import SampleSet
 from diffviews.data.sources import open_source
 from diffviews.errors import (
@@ -292,8 +293,36 @@ def chunks(folder):
     return {str(path.relative_to(folder)): path.stat().st_ino for path in files}
 
 
-def test_extraction_has_one_writer_and_killed_twice_resumes_to_the_same_digests(experiment, store, command_environment):
-    straight = extract(**LARGE, experiment="straight")
+@pytest.fixture(scope="module")
+def straight(store):
+    """The digests of an extraction that nothing interrupted."""
+    return extract(**LARGE, experiment="straight").digests
+
+
+def test_full_disk_fails_the_run_with_a_sentence_and_the_resume_loses_nothing(experiment, straight, monkeypatch):
+    write, written = ActivationWriter.write, []
+
+    def write_until_full(self, start_row, rows):
+        if len(written) == 3:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        written.append(start_row)
+        write(self, start_row, rows)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ActivationWriter, "write", write_until_full)
+        with pytest.raises(OSError, match="No space left"):
+            extract(**LARGE, experiment=experiment)
+    (run,) = open_workspace().catalog.extractions(experiment, unfinished=True)
+    assert run.status == "FAILED"
+    assert "No space left" in run.error
+    outcome = extract(**LARGE, experiment=experiment, resume=True)
+    assert outcome.run_id == run.run_id
+    assert outcome.digests == straight
+
+
+def test_extraction_has_one_writer_and_killed_twice_resumes_to_the_same_digests(
+    experiment, store, straight, command_environment
+):
     folder, catalog = artifacts_of(store, experiment), open_workspace().catalog
     killed = start(store, command_environment, experiment)
     wait_until(killed, lambda: len(chunks(folder)) >= 2)
@@ -312,8 +341,8 @@ def test_extraction_has_one_writer_and_killed_twice_resumes_to_the_same_digests(
 
     outcome = extract(**LARGE, experiment=experiment, resume=True)
     assert outcome.run_id == parent.run_id
-    assert outcome.digests == straight.digests
-    assert len(straight.digests) == 4
+    assert outcome.digests == straight
+    assert len(straight) == 4
     assert [run.status for run in catalog.layers(parent.run_id, unfinished=True)] == ["FINISHED"] * 4
     for run_id in [parent.run_id, *(run.run_id for run in catalog.layers(parent.run_id))]:
         catalog.artifacts(run_id).verify()

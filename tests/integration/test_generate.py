@@ -1,6 +1,7 @@
 """Masked generation end to end: the right samples are averaged, the pair shares its noise, the run says it all."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pandas as pd
@@ -9,6 +10,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+from diffviews.adapters.registry import load_adapter
 from diffviews.core.extractor import capture, mean_activations
 from diffviews.core.generator import GenerationRequest
 from diffviews.core.generator import generate as sample
@@ -24,6 +26,7 @@ from diffviews.pipelines.embed import embed
 from diffviews.pipelines.generate import generate
 from diffviews.pipelines.recipe import GenerationRecipe
 from diffviews.pipelines.replay import ReplayError, replay
+from diffviews.pipelines.workspace import open_workspace
 from diffviews.processing.map_parameters import MapParameters
 
 STEPS = 6
@@ -169,6 +172,16 @@ def test_several_layers_are_masked_at_once(workspace, adapter, layer_run, masked
     assert np.array_equal(both.images, sample(adapter, request).images)
     for record in records:
         assert grey_levels_apart(both.images, masked(layers=(record.layer,), **half).result.images) > 20
+
+
+def test_only_samples_at_the_sigma_of_the_layer_run_are_averaged(workspace, adapter, layer_run, run, threes):
+    siblings = workspace.catalog.layers(layer_run.parent_id)
+    lower = next(record for record in siblings if (record.layer, record.sigma) == (layer_run.layer, 0.5))
+    for record in (lower, layer_run):
+        result = run(layer_run=record.run_id, sample_ids=threes, layers=(layer_run.layer,)).result
+        mean = own_mean(workspace, adapter, record, threes).numpy()
+        assert np.allclose(result.replaced[layer_run.layer], mean, atol=1e-2)
+    assert not np.allclose(mean, own_mean(workspace, adapter, lower, threes).numpy(), atol=0.5)
 
 
 def test_layer_that_was_not_extracted_is_refused(masked):
@@ -333,3 +346,19 @@ def test_generation_leaves_global_random_state_alone(masked):
     masked(seed=None)
     assert torch.equal(torch.get_rng_state(), before)
     assert not torch.are_deterministic_algorithms_enabled()
+
+
+def test_two_dashboards_on_one_store_do_not_disturb_one_another(store, layer_run, threes):
+    def visit(seed):
+        own, model = open_workspace(), load_adapter("edm-digits", device="cpu")
+        recipe = GenerationRecipe(layer_run=layer_run.run_id, sample_ids=threes, num_steps=3, seed=seed)
+        return [generate(recipe, own, adapter=model) for _ in range(3)]
+
+    with ThreadPoolExecutor(2) as pool:
+        visits = list(pool.map(visit, (1, 2)))
+    for seed, outcomes in zip((1, 2), visits, strict=True):
+        alone = visit(seed)[0].result
+        for outcome in outcomes:
+            assert np.array_equal(outcome.result.images, alone.images)
+            open_workspace().folder(outcome.run_id).verify()
+            assert open_workspace().catalog.generation(outcome.run_id).is_finished

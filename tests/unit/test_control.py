@@ -28,7 +28,7 @@ class DecidingAdapter(_Fake):
         return self.layers["decides"](torch.zeros_like(x, dtype=torch.float32))
 
     def get_layer_shapes(self) -> dict[str, tuple[int, ...]]:
-        return {name: (3, self.resolution, self.resolution) for name in self.layers}
+        return dict.fromkeys(self.layers, (3, self.resolution, self.resolution))
 
 
 class GreyJudge:
