@@ -82,8 +82,8 @@ def draw(
 
 def disc_radius(count: int, pixels: int) -> float:
     """Return the radius in pixels that lets `count` dots fill a readable share of so many pixels."""
-    area = 0.055 * pixels / max(count, 1)
-    return float(np.clip(np.sqrt(area / np.pi), 2.0, 7.0))
+    area = 0.05 * pixels / max(count, 1)
+    return float(np.clip(np.sqrt(area / np.pi), 2.0, 5.0))
 
 
 def _discs(frame: pd.DataFrame, window: Window, colouring: Colouring, radius: float) -> np.ndarray:

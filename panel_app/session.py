@@ -75,7 +75,7 @@ class Session(param.Parameterized):
 
     @reported
     def start(self, address: Address, experiment: str | None = None) -> None:
-        """Open what an address names, or the newest extraction's most knowing layer.
+        """Open what an address names, or the newest extraction's layer that knows and decides most.
 
         Args:
             address: what was asked for.
@@ -204,7 +204,7 @@ class Session(param.Parameterized):
         self._open_layer(self._best(layer, sigma), map_run)
 
     def _best(self, layer: str | None, sigma: float | None) -> Any:
-        """Return the layer run asked for; what is not asked for or absent is chosen by what layers know."""
+        """Return the layer run asked for; the rest is chosen by what layers know and decide."""
         of_layer = [r for r in self.layers if r.layer == layer]
         if layer is not None and not of_layer:
             self.tell(f"This extraction has no layer {layer!r}; another one is shown.", "warning")
@@ -218,7 +218,7 @@ class Session(param.Parameterized):
                     "warning",
                 )
             candidates = [r for r in candidates if abs(r.sigma - sigma) == gap]
-        return max(candidates, key=lambda r: r.metrics.get(KNOWS, 0.0))
+        return max(candidates, key=lambda r: r.metrics.get(KNOWS, 0.0) + r.metrics.get(DECIDES, 0.0))
 
     def _open_layer(self, record: Any, map_run: str | None = None) -> None:
         maps = list(self.store.library.maps(record.run_id))

@@ -170,6 +170,7 @@ def test_class_filter_hides_points_but_never_mixes_samples_up(explorer, opened, 
     expect(page.get_by_text(f"{count:,} of {len(opened.table):,} shown")).to_be_visible()
     explorer.settle()
     explorer.click(hidden)
+    page.wait_for_timeout(1000)
     expect(page.get_by_text("Hover over the map to see samples.")).to_be_visible()
     explorer.click(shown)
     expect(page.get_by_text(shown, exact=False).first).to_be_visible()
@@ -210,21 +211,24 @@ def test_recomputed_map_is_a_new_run_and_is_opened(explorer, workspace, opened):
     explorer.choose("Map", "Logged with the layer")
     explorer.wait(lambda: "map" not in query(explorer))
     explorer.away()
-    explorer.settle()
-    assert (np.abs(explorer.map_pixels() - own).max(axis=-1) > 30).mean() < 0.002
+    explorer.wait(lambda: (np.abs(explorer.map_pixels() - own).max(axis=-1) > 30).mean() < 0.002)
 
 
 def test_zoom_comes_nearer_and_reset_shows_all_again(explorer, opened, lonely):
     page = explorer.open().page
     whole = explorer.map_pixels()
+
+    def changed():
+        return (np.abs(explorer.map_pixels() - whole).max(axis=-1) > 30).mean()
+
     for _ in range(2):
         page.get_by_role("button", name="Zoom in").click()
         explorer.away()
-        explorer.settle()
-    assert (np.abs(explorer.map_pixels() - whole).max(axis=-1) > 30).mean() > 0.01
+    explorer.wait(lambda: changed() > 0.01)
+    explorer.settle()
     page.get_by_role("button", name="Reset view").click()
     explorer.away()
-    explorer.settle()
+    explorer.wait(lambda: changed() < 0.002)
     explorer.hover(lonely[0])
     expect(page.get_by_text(lonely[0], exact=True).first).to_be_visible()
 

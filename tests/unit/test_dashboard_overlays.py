@@ -55,7 +55,7 @@ def test_path_is_drawn_step_by_step_and_the_marked_step_stands_out():
 def test_labels_keep_apart_and_always_name_both_ends():
     steps = 40
     crowded = DrawnPath(
-        tuple(0.001 * i for i in range(steps - 1)) + (1.0,), (0.0,) * steps,
+        (*(0.001 * i for i in range(steps - 1)), 1.0), (0.0,) * steps,
         tuple(float(steps - i) for i in range(steps)), (0.0,) * steps,
     )  # fmt: skip
     assert label_steps(crowded, (1.0, 1.0)) == [0, steps - 1]

@@ -65,7 +65,7 @@ def generate(dashboard, **form):
 # -- opening ---------------------------------------------------------------------------
 
 
-def test_visit_opens_the_layer_that_knows_most(session):
+def test_visit_opens_the_layer_that_knows_and_decides_most(session):
     assert (session.state.layer, session.state.sigma) == ("decoder_block_2", 0.5)
     assert session.opened.layer.layer == "decoder_block_2"
     assert session.notice is None
