@@ -158,7 +158,7 @@ def section(title: str) -> pn.pane.HTML:
 def extraction_label(record: Any) -> str:
     """Return how an extraction is called in the list."""
     when = record.start_time.astimezone().strftime("%d %b %H:%M")
-    return f"{record.model} · {record.dataset} · {when}".strip(" ·")
+    return f"{record.model}, {when} · {record.dataset}"
 
 
 def map_label(record: Any, number: int) -> str:

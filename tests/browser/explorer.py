@@ -20,7 +20,7 @@ class Explorer:
 
     def open(self, query=""):
         self.page.goto(f"{self.url}{query}", timeout=120_000)
-        expect(self.page.get_by_text(re.compile(r"\d+ of \d+ shown"))).to_be_visible(timeout=60_000)
+        expect(self.page.get_by_text(re.compile(r"[\d,]+ of [\d,]+ shown"))).to_be_visible(timeout=60_000)
         expect(self.page.locator(".bk-events").first).to_be_visible(timeout=30_000)
         self.settle()
         return self
