@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from PIL import Image, ImageDraw, ImageFont
 
 from diffviews.errors import ShapeError
 from diffviews.processing.palette import class_colours, ramp
@@ -95,29 +94,6 @@ def maps_figure(
         _legend(figure, classes, class_names, left=1 - (side - 0.1) / width)
     figure.text(0.16 / width, 1 - 0.36 / height, title, fontsize=14, fontweight="bold", color=INK, va="center")
     return _png(figure)
-
-
-def montage_figure(pictures: Mapping[str, bytes], *, columns: int | None = None, tile_width: int = 460) -> bytes:
-    """Put pictures beside each other with their names above, in the order given.
-
-    Args:
-        pictures: PNG bytes by name.
-        columns: None: as many as make the whole about square.
-        tile_width: pixels of each.
-    """
-    _require_some("pictures", len(pictures))
-    across = columns or min(len(pictures), max(1, round(float(np.sqrt(len(pictures))))))
-    tiles = {name: _shrunk(png, tile_width) for name, png in pictures.items()}
-    margin, band = 12, 26
-    tall = max(tile.height for tile in tiles.values()) + band + margin
-    down = -(-len(tiles) // across)
-    sheet = Image.new("RGB", (across * (tile_width + margin) + margin, down * tall + margin), PAPER)
-    draw, font = ImageDraw.Draw(sheet), _font(15)
-    for place, (name, tile) in enumerate(tiles.items()):
-        left, top = margin + place % across * (tile_width + margin), margin + place // across * tall
-        draw.text((left + 4, top + 3), name, fill=INK, font=font)
-        sheet.paste(tile, (left, top + band))
-    return _image_bytes(sheet)
 
 
 def cka_figure(names: Sequence[str], matrix: np.ndarray, *, title: str = "linear CKA") -> bytes:
@@ -322,25 +298,7 @@ def _require_some(what: str, count: int) -> None:
         raise ShapeError(f"there are no {what} to draw; give at least one")
 
 
-def _font(size: int) -> ImageFont.FreeTypeFont:
-    """Return the font of the other figures; Pillow's own has no Greek."""
-    from matplotlib.font_manager import findfont
-
-    return ImageFont.truetype(findfont("DejaVu Sans"), size)
-
-
-def _shrunk(png: bytes, width: int) -> Image.Image:
-    picture = Image.open(BytesIO(png)).convert("RGB")
-    return picture.resize((width, max(1, round(picture.height * width / picture.width))), Image.Resampling.LANCZOS)
-
-
 def _png(figure: "Figure") -> bytes:
     buffer = BytesIO()
     figure.savefig(buffer, format="png")
-    return buffer.getvalue()
-
-
-def _image_bytes(picture: Image.Image) -> bytes:
-    buffer = BytesIO()
-    picture.save(buffer, format="png")
     return buffer.getvalue()

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from diffviews.errors import ShapeError
-from diffviews.processing.figures import cka_figure, map_figure, maps_figure, montage_figure, ranking_figure
+from diffviews.processing.figures import cka_figure, map_figure, maps_figure, ranking_figure
 from diffviews.processing.palette import CLASS_COLOURS, class_colours
 
 RNG = np.random.default_rng(0)
@@ -98,22 +98,6 @@ def test_maps_stand_side_by_side_in_the_order_given():
     assert maps_figure(maps, LABELS) != maps_figure(dict(reversed(maps.items())), LABELS)
 
 
-def test_montage_holds_every_picture_in_order():
-    tiles = {}
-    for name, colour in zip(("a σ 2", "b", "c", "d", "e"), CLASS_COLOURS, strict=False):
-        buffer = BytesIO()
-        Image.new("RGB", (100, 60), tuple(rgb(colour).tolist())).save(buffer, format="png")
-        tiles[name] = buffer.getvalue()
-    pixels = picture(montage_figure(tiles, columns=2, tile_width=100))
-    places = []
-    for colour in CLASS_COLOURS[:5]:
-        rows, columns = np.nonzero(np.abs(pixels - rgb(colour)).max(axis=2) <= 2)
-        assert len(rows) >= 100 * 60
-        places.append((rows.min(), columns.min()))
-    assert places == sorted(places)
-    assert len({row for row, _ in places}) == 3
-
-
 def test_cka_is_darkest_on_the_diagonal():
     values = np.full((4, 4), 0.1) + 0.9 * np.eye(4)
     pixels = picture(cka_figure(["a", "b", "c", "d"], values, title="CKA"))
@@ -148,7 +132,7 @@ def test_ranking_says_what_was_not_measured():
     assert ranking_figure(rows) != ranking_figure(rows.assign(control_rate=0.0))
 
 
-DRAWINGS = [(maps_figure, {}), (montage_figure, {}), (ranking_figure, pd.DataFrame())]
+DRAWINGS = [(maps_figure, {}), (ranking_figure, pd.DataFrame())]
 
 
 @pytest.mark.parametrize(("draw", "nothing"), DRAWINGS)
