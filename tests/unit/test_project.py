@@ -2,6 +2,7 @@
 
 import inspect
 import re
+import tomllib
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 
@@ -71,3 +72,12 @@ def test_every_argument_is_documented(name):
     for key in inspect.signature(function).parameters:
         assert re.search(rf"^\s+{key}: ", document, re.MULTILINE), key
     assert flags_of(function)
+
+
+@pytest.mark.parametrize("package", ["diffviews", "panel_app", "mlruns_config", "experiments"])
+def test_every_data_file_is_packaged(package):
+    patterns = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"][package]
+    files = [path for path in (ROOT / package).rglob("*") if path.is_file() and "__pycache__" not in path.parts]
+    for path in files:
+        name = path.relative_to(ROOT / package)
+        assert path.suffix == ".py" or any(name.match(pattern) for pattern in patterns), name
