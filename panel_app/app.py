@@ -25,6 +25,7 @@ def page() -> pmui.Page:
     dashboard = Dashboard(store, studio, shared_queue(), ui_url=settings.mlflow_ui)
     location = pn.state.location
     dashboard.open(dict(location.query_params) if location else {}, experiment=settings.experiment)
+    pn.state.on_session_destroyed(lambda _: dashboard.close())
     return dashboard.page
 
 

@@ -118,6 +118,13 @@ class Dashboard:
         self.page.dark_theme = self.drawing.dark = query.get("theme") == "dark"
         self.session.start(Address.from_query(query), experiment)
 
+    def close(self) -> None:
+        """Let go of the page when its visitor has left: Panel's process-wide state would follow it for ever."""
+        for watchers in pn.state.param.watchers.get("busy", {}).values():
+            for watcher in list(watchers):
+                if getattr(getattr(watcher.fn, "__self__", None), "self", None) is self.page:
+                    pn.state.param.unwatch(watcher)
+
     def _write_address(self) -> None:
         """Keep the address bar at this view, so that it can be sent to a colleague."""
         present = {key: value for key, value in self.session.state.to_query().items() if value is not None}

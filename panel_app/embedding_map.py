@@ -1,5 +1,6 @@
 """The map: a Datashader picture of all points with rings, a hover card and denoising paths drawn over it."""
 
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -80,7 +81,7 @@ class EmbeddingMap(pn.viewable.Viewer):
                     border=0,
                     default_tools=["pan", "wheel_zoom"],
                     active_tools=["pan", "wheel_zoom"],
-                    hooks=[self._adopt_figure],
+                    hooks=[_hook_of(self._adopt_figure)],
                     framewise=False,
                     apply_ranges=False,
                 )
@@ -305,6 +306,18 @@ class EmbeddingMap(pn.viewable.Viewer):
             "pointer-events": "none",
             "z-index": "10",
         }
+
+
+def _hook_of(method: Callable[[Any, Any], None]) -> Callable[[Any, Any], None]:
+    """Return a plot hook that does not keep its owner alive: HoloViews' options live as long as the process."""
+    owned = weakref.WeakMethod(method)
+
+    def hook(plot: Any, element: Any) -> None:
+        adopt = owned()
+        if adopt is not None:
+            adopt(plot, element)
+
+    return hook
 
 
 def _finite(bounds: Sequence[float] | None) -> tuple[float, float] | None:

@@ -1,6 +1,8 @@
 """A visit: choosing, selecting and generating, without a browser; failures are sentences."""
 
+import gc
 import time
+import weakref
 
 import numpy as np
 import pytest
@@ -384,3 +386,17 @@ def test_settings_come_from_flags_before_the_environment():
     environment = {"DIFFVIEWS_PROFILE": "server", "DIFFVIEWS_MLFLOW_UI": "http://a:5000", "DIFFVIEWS_DEVICE": ""}
     settings = Settings.read(["--profile", "r2", "--tracking-uri", "sqlite:///x.db"], environment)
     assert settings == Settings("r2", "sqlite:///x.db", None, "auto", "http://a:5000", None)
+
+
+def test_visit_is_forgotten_once_it_is_closed(store, studio):
+    """HoloViews' options and Panel's own state live as long as the process; neither may hold a visit."""
+
+    def visit():
+        view = Dashboard(store, studio, JobQueue())
+        view.open({})
+        view.close()
+        return [weakref.ref(part) for part in (view, view.session, view.drawing, view.results)]
+
+    left = visit()
+    gc.collect()
+    assert [part() for part in left] == [None] * len(left)
