@@ -1,6 +1,7 @@
 """Adapters: one model family each, all answering with the denoised image at a noise level."""
 
 from diffviews.adapters.base import GeneratorAdapter
+from diffviews.adapters.condition import Condition
 from diffviews.adapters.hooks import HookMixin
 from diffviews.adapters.registry import (
     discover_adapters,
@@ -13,6 +14,7 @@ from diffviews.adapters.registry import (
 )
 
 __all__ = [
+    "Condition",
     "GeneratorAdapter",
     "HookMixin",
     "discover_adapters",

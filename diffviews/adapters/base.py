@@ -3,15 +3,23 @@
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import Any, Self
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from diffviews.adapters.condition import Condition
 from diffviews.adapters.hooks import Handle, Hook
 from diffviews.errors import ConfigError, ShapeError
+
+
+SamplerName = Literal["heun", "euler", "renoise"]
+"""heun and euler follow the probability-flow ODE; renoise predicts x0 and adds noise again."""
+
+Precision = Literal["float32", "float16", "bfloat16"]
+"""Floating-point format of a forward pass."""
 
 
 class GeneratorAdapter(ABC):
@@ -104,8 +112,46 @@ class GeneratorAdapter(ABC):
         return 1.0
 
     @property
+    def default_sampler(self) -> SamplerName:
+        """Sampler when the user names none."""
+        return "heun"
+
+    def model_sigmas(
+        self, num_steps: int, sigma_max: float | None = None, sigma_min: float | None = None
+    ) -> Tensor | None:
+        """Return noise levels of the model's own discrete schedule, (S,) float64 descending.
+
+        None: it has no such schedule, and Karras et al. 2022, eq. 5 is used.
+
+        Args:
+            num_steps: how many levels above 0.
+            sigma_max: first level; None: the schedule's own.
+            sigma_min: last level above 0; None: the schedule's own.
+        """
+        return None
+
+    def start_scale(self, sigma_max: float) -> float:
+        """Return the standard deviation of a sampler's start; variance-preserving models have sqrt(1 + sigma²)."""
+        return sigma_max
+
+    @property
+    def precision(self) -> Precision:
+        """Floating-point format of the forward pass."""
+        return "float32"
+
+    @property
+    def layer_aliases(self) -> Mapping[str, str]:
+        """Further names of hookable layers, {alias: layer}; hooks take both."""
+        return {}
+
+    @property
+    def takes_prompts(self) -> bool:
+        """Whether prompts condition the model."""
+        return False
+
+    @property
     def label_dropout(self) -> float | bool:
-        """Share of labels withheld in training; false when no unconditional pass was trained."""
+        """Share of labels or prompts withheld in training; false when no unconditional pass was trained."""
         return False
 
     @property
@@ -181,6 +227,21 @@ class GeneratorAdapter(ABC):
             else:
                 labels[row, class_id] = 1.0
         return labels.to(self.device)
+
+    def condition(self, conditions: Sequence[Condition]) -> dict[str, Tensor]:
+        """Return the keyword arguments of `forward` that condition a batch, each (B, …) on the model's device.
+
+        Raises:
+            ConfigError: if a class is not one of the model's, or a prompt is given to a model without text.
+        """
+        if any(condition.prompt is not None for condition in conditions):
+            raise ConfigError(f"model {self.model_type!r} takes no prompts; leave the prompt out")
+        labels = self.make_labels([-1 if c.class_id is None else c.class_id for c in conditions])
+        return {} if labels is None else {"class_labels": labels}
+
+    def uncondition(self, conditions: Sequence[Condition]) -> dict[str, Tensor]:
+        """Return the same for the unconditional pass; text models encode the negative prompts."""
+        return {}
 
     def digest(self) -> str:
         """Return the sha256 of model family, configuration, parameters and buffers, computed once."""

@@ -147,13 +147,18 @@ def check_layers(known: Iterable[str], wanted: Iterable[str]) -> None:
             raise LayerNotFoundError(unknown_name("layer", layer, names))
 
 
+def known_layers(adapter: Hookable) -> list[str]:
+    """Return every name by which a layer of the adapter may be called, aliases last."""
+    return [*adapter.hookable_layers, *getattr(adapter, "layer_aliases", ())]
+
+
 def attach_hooks(adapter: Hookable, hooks: Mapping[str, Hook]) -> list[Handle]:
     """Register one hook a layer, all of them or, when any registration fails, none.
 
     Raises:
         LayerNotFoundError: if the adapter has no layer of such a name.
     """
-    check_layers(adapter.hookable_layers, hooks)
+    check_layers(known_layers(adapter), hooks)
     handles: list[Handle] = []
     try:
         for layer, hook in hooks.items():

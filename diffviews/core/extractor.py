@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from diffviews.adapters.base import GeneratorAdapter
-from diffviews.adapters.hooks import Handle, Hook, attach_hooks, check_layers, detach_hooks, primary_tensor
+from diffviews.adapters.condition import Conditioning, conditioning_rows
+from diffviews.adapters.hooks import Handle, Hook, attach_hooks, check_layers, detach_hooks, known_layers, primary_tensor
 from diffviews.core.files import write_atomically
 from diffviews.core.session import InterventionSession
 from diffviews.errors import ConfigError, CorruptDataError, SelectionError, ShapeError
@@ -31,7 +32,7 @@ def capture(
     adapter: GeneratorAdapter,
     x0: Tensor,
     sample_ids: Sequence[str],
-    class_labels: Tensor | None,
+    conditioning: Conditioning,
     sigma: float,
     layers: Sequence[str],
 ) -> dict[str, Tensor]:
@@ -44,7 +45,7 @@ def capture(
         adapter: the model.
         x0: samples, (B, C, H, W) float32, data in [-1, 1].
         sample_ids: their ids, which fix their noise.
-        class_labels: their labels, (B, K), or None for an unconditional pass.
+        conditioning: what `adapter.condition` gave for them; empty for an unconditional pass.
         sigma: noise level > 0.
         layers: layers to capture.
 
@@ -60,9 +61,9 @@ def capture(
     noise = sample_noise(sample_ids, x0.shape[1:])
     noised = (x0.to("cpu", torch.float32) + sigma * noise).to(adapter.device)
     levels = torch.full((len(x0),), sigma, dtype=torch.float32, device=adapter.device)
-    labels = None if class_labels is None else class_labels.to(adapter.device)
+    given = {name: values.to(adapter.device) for name, values in conditioning.items()}
     with InterventionSession(adapter, record_layers=layers) as session, session.evaluation(0, sigma):
-        adapter.forward(noised, levels, labels)
+        adapter.forward(noised, levels, **given)
     return dict(session.natural)
 
 
@@ -70,7 +71,7 @@ def mean_activations(
     adapter: GeneratorAdapter,
     x0: Tensor,
     sample_ids: Sequence[str],
-    class_labels: Tensor | None,
+    conditioning: Conditioning,
     sigma: float,
     layers: Sequence[str],
 ) -> dict[str, Tensor]:
@@ -78,8 +79,8 @@ def mean_activations(
     sums: dict[str, Tensor] = {}
     for start in range(0, len(x0), CAPTURE_BATCH):
         rows = slice(start, start + CAPTURE_BATCH)
-        labels = None if class_labels is None else class_labels[rows]
-        captured = capture(adapter, x0[rows], sample_ids[rows], labels, sigma, layers)
+        given = conditioning_rows(conditioning, rows)
+        captured = capture(adapter, x0[rows], sample_ids[rows], given, sigma, layers)
         for layer, values in captured.items():
             part = values.to(torch.float32).sum(dim=0, keepdim=True)
             sums[layer] = sums[layer] + part if layer in sums else part
@@ -104,7 +105,7 @@ class ActivationExtractor:
     def __init__(self, adapter: GeneratorAdapter, layers: Sequence[str] | None = None) -> None:
         self.adapter = adapter
         self.layers = list(adapter.hookable_layers if layers is None else layers)
-        check_layers(adapter.hookable_layers, self.layers)
+        check_layers(known_layers(adapter), self.layers)
         self.activations: dict[str, Tensor] = {}
         self._handles: list[Handle] = []
 

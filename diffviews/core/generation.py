@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffviews.adapters.base import GeneratorAdapter
+from diffviews.adapters.base import GeneratorAdapter, SamplerName
+from diffviews.adapters.condition import Condition
 from diffviews.core.guidance import GuidedDenoiser
 from diffviews.core.request import (
     FIXED_SEED,
@@ -71,22 +72,19 @@ class _Plan:
     seed: int
     sigmas: Tensor
     guidance_scale: float
+    sampler: SamplerName
     classes: tuple[int, ...]
 
     @classmethod
     def of(cls, adapter: GeneratorAdapter, request: GenerationRequest) -> "_Plan":
-        sigma_min, sigma_max = adapter.sigma_range
-        sigma_max = sigma_max if request.sigma_max is None else request.sigma_max
-        # A shorter range than the model's own ends where it starts, not above.
-        sigma_min = min(sigma_min, sigma_max) if request.sigma_min is None else request.sigma_min
-        num_steps = adapter.default_steps if request.num_steps is None else request.num_steps
         scale = adapter.default_guidance if request.guidance_scale is None else request.guidance_scale
         seed = _seed(request)
         return cls(
             request,
             seed,
-            karras_sigmas(num_steps, sigma_max, sigma_min, request.rho),
+            _sigmas(adapter, request),
             float(scale),
+            request.sampler or adapter.default_sampler,
             _classes(adapter.num_classes, request, seed),
         )
 
@@ -94,8 +92,32 @@ class _Plan:
     def num_batches(self) -> int:
         return -(-self.request.num_samples // self.request.batch_size)
 
+    def conditions(self, rows: range) -> list[Condition]:
+        """Return what each of some samples is conditioned on."""
+        prompts, negative = self.request.prompts, self.request.negative_prompt
+        return [
+            Condition(self.classes[row], prompts[row] if isinstance(prompts, tuple) else prompts, negative)
+            for row in rows
+        ]
+
     def without_interventions(self) -> "_Plan":
         return replace(self, request=replace(self.request, interventions=(), record_steps=False))
+
+
+def _sigmas(adapter: GeneratorAdapter, request: GenerationRequest) -> Tensor:
+    """Return the noise levels above 0, (S,) float64 descending."""
+    num_steps = adapter.default_steps if request.num_steps is None else request.num_steps
+    if request.schedule != "karras":
+        own = adapter.model_sigmas(num_steps, request.sigma_max, request.sigma_min)
+        if own is not None:
+            return own[own > 0].to("cpu", torch.float64)
+        if request.schedule == "model":
+            raise ConfigError(f"model {adapter.model_type!r} has no schedule of its own; take schedule karras")
+    sigma_min, sigma_max = adapter.sigma_range
+    sigma_max = sigma_max if request.sigma_max is None else request.sigma_max
+    # A shorter range than the model's own ends where it starts, not above.
+    sigma_min = min(sigma_min, sigma_max) if request.sigma_min is None else request.sigma_min
+    return karras_sigmas(num_steps, sigma_max, sigma_min, request.rho)
 
 
 def _seed(request: GenerationRequest) -> int:
@@ -121,15 +143,15 @@ def _warn_of_untrained(adapter: GeneratorAdapter, plan: _Plan) -> None:
     interventions = plan.request.interventions
     if plan.guidance_scale == 1 and any(item.passes == "unconditional" for item in interventions):
         _log.warning("interventions on the unconditional pass have no effect at guidance 1")
-    if adapter.label_dropout or adapter.num_classes == 0:
+    if adapter.label_dropout or (adapter.num_classes == 0 and plan.request.prompts is None):
         return
     if plan.guidance_scale != 1:
         _log.warning(
-            "guidance %g needs unconditional passes, for which model %r was not trained (no label dropout)",
+            "guidance %g needs unconditional passes, for which model %r was not trained",
             plan.guidance_scale,
             adapter.model_type,
         )
-    if -1 in plan.classes:
+    if adapter.num_classes and -1 in plan.classes:
         _log.warning("model %r, trained without label dropout, never saw the uniform label", adapter.model_type)
 
 
@@ -188,8 +210,10 @@ def _sample(adapter: GeneratorAdapter, plan: _Plan, rows: range, counter: _Count
     request, batch = plan.request, _Batch()
     noise = _noise(plan, rows)
     with InterventionSession(adapter, request.interventions, request.record_layers) as session:
-        labels = adapter.make_labels([plan.classes[row] for row in rows])
-        denoiser = GuidedDenoiser(adapter, labels, plan.guidance_scale, session)
+        conditions = plan.conditions(rows)
+        denoiser = GuidedDenoiser(
+            adapter, adapter.condition(conditions), adapter.uncondition(conditions), plan.guidance_scale, session
+        )
         denoiser.on_recorded = lambda: batch.record(session)
 
         def after_evaluation(step: SamplerStep) -> None:
@@ -198,8 +222,8 @@ def _sample(adapter: GeneratorAdapter, plan: _Plan, rows: range, counter: _Count
                 batch.noised_inputs.append(adapter.decode(step.x / (1 + step.sigma**2) ** 0.5))
             counter.step(step.denoised)
 
-        x = noise(adapter.input_shape).to(adapter.device) * float(plan.sigmas[0])
-        sampler = SAMPLERS[request.sampler]
+        x = noise(adapter.input_shape).to(adapter.device) * adapter.start_scale(float(plan.sigmas[0]))
+        sampler = SAMPLERS[plan.sampler]
         x0 = sampler(
             denoiser, x, plan.sigmas, noise,
             churn=request.churn, callback=after_evaluation, on_start=denoiser.start_step,

@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from diffviews.adapters.base import GeneratorAdapter
+from diffviews.adapters.condition import Condition
 from diffviews.core.extractor import StrPath, capture, flatten_activations, save_activations
 from diffviews.core.files import check_file_name, write_atomically
 from diffviews.core.generation import generate
@@ -137,6 +138,7 @@ def generate_with_mask_multistep(
         num_samples=num_samples,
         seed=seed,
         sampler="renoise",
+        schedule="karras",
         num_steps=num_steps,
         sigma_max=sigma_max,
         sigma_min=sigma_min,
@@ -243,5 +245,5 @@ def infer_layer_shape(adapter: GeneratorAdapter, layer_name: str, device: Any = 
     if layer_name in shapes:
         return tuple(shapes[layer_name])
     x0 = torch.zeros(1, *adapter.input_shape)
-    captured = capture(adapter, x0, ["shape"], adapter.make_labels([0]), adapter.sigma_range[1], [layer_name])
+    captured = capture(adapter, x0, ["shape"], adapter.condition([Condition(0)]), adapter.sigma_range[1], [layer_name])
     return tuple(captured[layer_name].shape[1:])

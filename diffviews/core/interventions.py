@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from diffviews.adapters.base import GeneratorAdapter
+from diffviews.adapters.condition import Conditioning
 from diffviews.adapters.hooks import check_finite, fit_batch
 from diffviews.core.extractor import mean_activations
 from diffviews.core.session import GuidancePass, InterventionSession
@@ -67,7 +68,7 @@ class _MatchedMeans:
     layers: tuple[str, ...]
     x0: Tensor
     sample_ids: tuple[str, ...]
-    class_labels: Tensor | None
+    conditioning: Conditioning
     known: dict[float, dict[str, Tensor]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -80,7 +81,7 @@ class _MatchedMeans:
     def at(self, sigma: float, layer: str) -> Tensor:
         if sigma not in self.known:
             self.known[sigma] = mean_activations(
-                self.adapter, self.x0, self.sample_ids, self.class_labels, sigma, self.layers
+                self.adapter, self.x0, self.sample_ids, self.conditioning, sigma, self.layers
             )
         return self.known[sigma][layer]
 
@@ -96,7 +97,7 @@ class MatchedTarget:
         layer: layer to capture.
         x0: the samples, (N, C, H, W).
         sample_ids: their ids.
-        class_labels: their labels, (N, K), or None.
+        conditioning: what `adapter.condition` gave for them; None or empty captures unconditionally.
 
     Raises:
         SelectionError: if there is no sample or not one id for each.
@@ -108,10 +109,10 @@ class MatchedTarget:
         layer: str,
         x0: Tensor,
         sample_ids: Sequence[str],
-        class_labels: Tensor | None = None,
+        conditioning: Conditioning | None = None,
     ) -> None:
         self._layer = layer
-        self._means = _MatchedMeans(adapter, (layer,), x0, tuple(sample_ids), class_labels)
+        self._means = _MatchedMeans(adapter, (layer,), x0, tuple(sample_ids), conditioning or {})
 
     @classmethod
     def for_layers(
@@ -120,10 +121,10 @@ class MatchedTarget:
         layers: Sequence[str],
         x0: Tensor,
         sample_ids: Sequence[str],
-        class_labels: Tensor | None = None,
+        conditioning: Conditioning | None = None,
     ) -> dict[str, Self]:
         """Return one target a layer; all of them share one capture at each noise level."""
-        means = _MatchedMeans(adapter, tuple(layers), x0, tuple(sample_ids), class_labels)
+        means = _MatchedMeans(adapter, tuple(layers), x0, tuple(sample_ids), conditioning or {})
         targets: dict[str, Self] = {}
         for layer in layers:
             targets[layer] = target = cls.__new__(cls)

@@ -8,12 +8,13 @@ from typing import Literal, get_args
 import numpy as np
 from torch import Tensor
 
+from diffviews.adapters.base import SamplerName
 from diffviews.core.interventions import Intervention
 from diffviews.core.samplers import Churn
 from diffviews.errors import ConfigError
 
-SamplerName = Literal["renoise", "heun", "euler"]
 NoiseMode = Literal["stochastic", "fixed", "zero"]
+ScheduleName = Literal["auto", "karras", "model"]
 ClassLabel = int | None
 """A class; -1: the uniform label; None: a class drawn at random."""
 
@@ -27,14 +28,21 @@ class GenerationRequest:
 
     class_labels: ClassLabel | tuple[ClassLabel, ...] = None
     """Class of all samples, or one a sample; -1: uniform label; None: a random class each."""
+    prompts: str | tuple[str, ...] | None = None
+    """Prompt of all samples, or one a sample; None: without a prompt."""
+    negative_prompt: str = ""
+    """Text of the unconditional pass of models that take prompts."""
     num_samples: int = 1
     """How many images."""
     seed: int | None = None
     """Seed of all randomness; None: drawn afresh and told by the result ('fixed': 42)."""
     first_index: int = 0
     """Number of the first sample in the job: sample i starts from the noise of (seed, first_index + i)."""
-    sampler: SamplerName = "heun"
+    sampler: SamplerName | None = None
     """heun and euler follow the probability-flow ODE; renoise predicts x0 and adds noise again."""
+    schedule: ScheduleName = "auto"
+    """karras: eq. 5 of Karras et al. 2022; model: the levels of the model's own discrete schedule, evenly
+    in timestep; auto: the model's own where it has one."""
     num_steps: int | None = None
     """Sampler steps."""
     sigma_max: float | None = None
@@ -62,7 +70,9 @@ class GenerationRequest:
     """Samples in one forward pass; it has no influence on any sample's noise."""
 
     def __post_init__(self) -> None:
-        _check_choice("sampler", self.sampler, get_args(SamplerName))
+        if self.sampler is not None:
+            _check_choice("sampler", self.sampler, get_args(SamplerName))
+        _check_choice("schedule", self.schedule, get_args(ScheduleName))
         _check_choice("noise_mode", self.noise_mode, get_args(NoiseMode))
         for name in ("num_samples", "batch_size", "num_steps"):
             value = getattr(self, name)
@@ -72,11 +82,13 @@ class GenerationRequest:
             raise ConfigError(f"first_index {self.first_index} must not be negative")
         if self.guidance_scale is not None and not 0 <= self.guidance_scale < math.inf:
             raise ConfigError(f"guidance_scale {self.guidance_scale} must be a finite number of at least 0")
-        if isinstance(self.class_labels, tuple) and len(self.class_labels) != self.num_samples:
-            raise ConfigError(
-                f"{len(self.class_labels)} class labels for {self.num_samples} samples; "
-                "give one for each, or one for all"
-            )
+        for what, given in (("class labels", self.class_labels), ("prompts", self.prompts)):
+            if isinstance(given, tuple) and len(given) != self.num_samples:
+                raise ConfigError(
+                    f"{len(given)} {what} for {self.num_samples} samples; give one for each, or one for all"
+                )
+        if self.negative_prompt and self.prompts is None:
+            raise ConfigError("a negative prompt needs a prompt to be set against; give one")
         if self.sampler == "renoise" and self.churn.amount:
             raise ConfigError("the renoise sampler takes no churn; use sampler heun or euler")
 

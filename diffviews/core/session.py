@@ -23,6 +23,7 @@ from diffviews.adapters.hooks import (
     attach_hooks,
     check_layers,
     detach_hooks,
+    known_layers,
     primary_tensor,
     replace_primary,
 )
@@ -120,11 +121,12 @@ class InterventionSession:
         self._handles = []
 
     def _check(self) -> None:
-        check_layers(self._adapter.hookable_layers, self.layers)
+        check_layers(known_layers(self._adapter), self.layers)
         shapes = self._adapter.get_layer_shapes() if self._interventions else {}
         for item in self._interventions:
-            if item.layer in shapes:
-                item.check(shapes[item.layer])
+            layer = self._adapter.layer_aliases.get(item.layer, item.layer)
+            if layer in shapes:
+                item.check(shapes[layer])
 
     @contextmanager
     def evaluation(self, step: int, sigma: float, guidance_pass: GuidancePass = "conditional") -> Iterator[Self]:

@@ -108,6 +108,11 @@ class SampleSet:
         return self._frame["class_label"].fillna(-1).to_numpy(dtype=np.int64)
 
     @property
+    def prompts(self) -> tuple[str | None, ...]:
+        """The prompt of each sample, None where it has none."""
+        return tuple(None if prompt is pd.NA else str(prompt) for prompt in self._frame["prompt"])
+
+    @property
     def classes(self) -> dict[int, str]:
         """{class label: name} of the classes that occur, by label; an unnamed class has the name ''."""
         pairs = self._frame[["class_label", "class_name"]].drop_duplicates("class_label")

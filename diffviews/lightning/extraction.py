@@ -15,6 +15,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from diffviews.adapters.base import GeneratorAdapter
+from diffviews.adapters.condition import Condition
 from diffviews.core.extractor import capture
 from diffviews.data.activations import ActivationWriter, DoesNotFitError
 from diffviews.data.samples import SampleSet
@@ -34,8 +35,8 @@ class ExtractionBatch:
     sample_ids: tuple[str, ...]
     images: np.ndarray
     """(B, H, W, 3) uint8."""
-    class_ids: tuple[int, ...] | None
-    """Classes the model is conditioned on, -1 uniform; None runs the unconditional pass."""
+    conditions: tuple[Condition, ...] | None
+    """What the model is conditioned on; None runs the unconditional pass."""
 
 
 class ExtractionBatches(Dataset[ExtractionBatch]):
@@ -48,9 +49,9 @@ class ExtractionBatches(Dataset[ExtractionBatch]):
         *,
         block_rows: int,
         batch_size: int,
-        class_ids: Sequence[int] | None,
+        conditions: Sequence[Condition] | None,
     ) -> None:
-        self._samples, self._class_ids = samples, class_ids
+        self._samples, self._conditions = samples, conditions
         self._spans: list[tuple[float, int, int, bool]] = []
         for sigma, block in blocks:
             first, last = block * block_rows, min(len(samples), (block + 1) * block_rows)
@@ -64,8 +65,8 @@ class ExtractionBatches(Dataset[ExtractionBatch]):
     def __getitem__(self, index: int) -> ExtractionBatch:
         sigma, start, stop, ends_block = self._spans[index]
         ids = tuple(self._samples.sample_ids[start:stop])
-        classes = None if self._class_ids is None else tuple(self._class_ids[start:stop])
-        return ExtractionBatch(sigma, start, stop, ends_block, ids, self._samples.images_of(ids), classes)
+        conditions = None if self._conditions is None else tuple(self._conditions[start:stop])
+        return ExtractionBatch(sigma, start, stop, ends_block, ids, self._samples.images_of(ids), conditions)
 
 
 def block_rows(writers: Mapping[LayerKey, ActivationWriter]) -> int:
@@ -112,11 +113,11 @@ class ExtractionData(lightning.LightningDataModule):
         *,
         block_rows: int,
         batch_size: int,
-        class_ids: Sequence[int] | None,
+        conditions: Sequence[Condition] | None,
     ) -> None:
         super().__init__()
         self.samples, self.blocks, self.block_rows = samples, list(blocks), block_rows
-        self.batch_size, self.class_ids = batch_size, class_ids
+        self.batch_size, self.conditions = batch_size, conditions
 
     def predict_dataloader(self) -> DataLoader[ExtractionBatch]:
         rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
@@ -125,7 +126,7 @@ class ExtractionData(lightning.LightningDataModule):
             self.blocks[rank::world],
             block_rows=self.block_rows,
             batch_size=self.batch_size,
-            class_ids=self.class_ids,
+            conditions=self.conditions,
         )
         return DataLoader(batches, batch_size=None, collate_fn=_as_is)  # type: ignore[arg-type]
 
@@ -169,9 +170,9 @@ class ExtractionModule(lightning.LightningModule):
         """Capture one batch; return its number of samples."""
         (adapter,) = self._held
         layers = [layer for layer, sigma in self._pending if sigma == batch.sigma]
-        labels = None if batch.class_ids is None else adapter.make_labels(batch.class_ids)
+        given = {} if batch.conditions is None else adapter.condition(batch.conditions)
         x0 = adapter.encode(batch.images)
-        captured = capture(adapter, x0, batch.sample_ids, labels, batch.sigma, layers)
+        captured = capture(adapter, x0, batch.sample_ids, given, batch.sigma, layers)
         for layer, activation in captured.items():
             self._store((layer, batch.sigma), batch, activation)
         return len(batch.sample_ids)

@@ -105,7 +105,7 @@ def _run(plan: ExtractionPlan, folder: Path, dtypes: Mapping[LayerKey, str], *, 
         blocks,
         block_rows=block_rows(lacking),
         batch_size=plan.batch_size,
-        class_ids=plan.class_ids,
+        conditions=plan.conditions,
     )
     module = ExtractionModule(
         plan.adapter, {key: openers[key] for key in lacking}, on_overflow=partial(_note_overflow, folder)

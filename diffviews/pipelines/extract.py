@@ -78,7 +78,8 @@ def extract(
         layers: hook points, or all.
         sigmas: noise levels, EDM units.
         max_samples: use at most so many samples, stratified by class.
-        conditioning: none, label or uniform; auto takes none where the model has an unconditional pass.
+        conditioning: none, label, uniform or prompt; auto takes the prompts where there are any, else none
+            where the model has an unconditional pass.
         batch_size: samples a forward pass.
         dtype: of the stored activations; a layer that exceeds float16 is stored in float32.
         maps: parameters of each layer's map.
@@ -103,7 +104,7 @@ def extract(
         sigmas=check_sigmas(sigmas),
         dtype=dtype,
         batch_size=batch_size,
-        conditioning=resolve_conditioning(adapter, conditioning),
+        conditioning=resolve_conditioning(adapter, samples, conditioning),
         maps=maps,
         control=ControlSettings(control_seeds, windows=control_windows) if control_seeds else None,
     )

@@ -1,6 +1,8 @@
 """The `generate` job: one recipe becomes images, their paired baseline, a path on the map, and an MLflow run."""
 
 import io
+import math
+import textwrap
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -14,6 +16,7 @@ from diffviews.adapters.base import GeneratorAdapter
 from diffviews.adapters.registry import load_adapter
 from diffviews.core.generator import GenerationRequest, GenerationResult, Progress
 from diffviews.core.generator import generate as sample
+from diffviews.core.samplers import Churn
 from diffviews.errors import ConfigError
 from diffviews.pipelines.masks import check_weights, interventions_of
 from diffviews.pipelines.paths import place_path
@@ -81,20 +84,28 @@ def run_recipe(
         check_weights(mapped, adapter, workspace)
     request = GenerationRequest(
         class_labels=recipe.class_label,
+        prompts=recipe.prompt,
+        negative_prompt=recipe.negative_prompt,
         num_samples=recipe.num_samples,
         seed=recipe.seed,
         sampler=recipe.sampler,
+        schedule=recipe.schedule,
         num_steps=recipe.num_steps,
         sigma_max=recipe.sigma_max,
         sigma_min=recipe.sigma_min,
         rho=recipe.rho,
         guidance_scale=recipe.guidance_scale,
         noise_mode=recipe.noise_mode,
+        churn=_churn(recipe),
         interventions=interventions_of(recipe, adapter, workspace),
         record_layers=(mapped.layer,) if mapped else (),
         record_steps=True,
     )
     return sample(adapter, request, callback=callback)
+
+
+def _churn(recipe: GenerationRecipe) -> Churn:
+    return Churn(recipe.s_churn, recipe.s_min, math.inf if recipe.s_max is None else recipe.s_max, recipe.s_noise)
 
 
 def _check_map(recipe: GenerationRecipe, workspace: Workspace) -> None:
@@ -126,6 +137,8 @@ def _tags(recipe: GenerationRecipe, workspace: Workspace) -> RunTags:
 
 def _name(recipe: GenerationRecipe, workspace: Workspace) -> str:
     wanted = {-1: "uniform label", None: "random classes"}.get(recipe.class_label, f"class {recipe.class_label}")
+    if recipe.prompt is not None:
+        wanted = f"“{textwrap.shorten(recipe.prompt, 60, placeholder=' …')}”"
     if not recipe.sample_ids or recipe.layer_run is None:
         return f"generate {wanted}"
     layer = workspace.catalog.layer(recipe.layer_run).layer
@@ -136,6 +149,8 @@ def _params(recipe: GenerationRecipe) -> dict[str, object]:
     values = asdict(recipe)
     values["num_selected"] = len(values.pop("sample_ids"))
     values["layers"] = ",".join(values["layers"])
+    for name in ("prompt", "negative_prompt"):  # whole in recipe.json; a parameter is for comparing
+        values[name] = textwrap.shorten(values[name] or "", 500, placeholder=" …")
     return values
 
 

@@ -27,7 +27,8 @@ def interventions_of(
     if not recipe.sample_ids or recipe.layer_run is None:
         return ()
     chosen = workspace.catalog.layer(recipe.layer_run)
-    records = _records(chosen, recipe.layers, workspace)
+    layers = [adapter.layer_aliases.get(layer, layer) for layer in recipe.layers]
+    records = _records(chosen, layers, workspace)
     for record in records:
         check_weights(record, adapter, workspace)
     if recipe.target == "matched":
@@ -42,6 +43,8 @@ def interventions_of(
             strength=recipe.strength,
             steps=recipe.steps,
             passes=recipe.passes,
+            channels=recipe.channels,
+            region=recipe.region,
         )
         for layer, target in targets.items()
     )
@@ -81,10 +84,11 @@ def _matched(
 ) -> Mapping[str, Target]:
     """Return targets that capture the samples anew at each step, in one pass for all layers."""
     samples = workspace.samples_of(records[0]).select(recipe.sample_ids)
-    class_ids = workspace.class_ids_of(records[0], samples)
-    labels = None if class_ids is None else adapter.make_labels(class_ids)
+    conditions = workspace.conditions_of(records[0], samples)
+    conditioning = {} if conditions is None else adapter.condition(conditions)
     layers = [record.layer for record in records]
-    return MatchedTarget.for_layers(adapter, layers, adapter.encode(samples.images), samples.sample_ids, labels)
+    x0 = adapter.encode(samples.images)
+    return MatchedTarget.for_layers(adapter, layers, x0, samples.sample_ids, conditioning)
 
 
 def _fixed(recipe: GenerationRecipe, reader: ActivationReader) -> Target:

@@ -6,15 +6,19 @@ from dataclasses import asdict, dataclass
 from typing import Literal
 
 from diffviews.adapters.base import GeneratorAdapter
+from diffviews.adapters.condition import Condition
+from diffviews.adapters.hooks import known_layers
 from diffviews.data.samples import SampleSet
 from diffviews.errors import ConfigError, LayerNotFoundError, unknown_name
 from diffviews.noise import format_sigma
 from diffviews.pipelines.control import ControlSettings
+from diffviews.pipelines.workspace import conditions_of
 from diffviews.processing.map_parameters import MapParameters
 from diffviews.processing.umap_backend import get_backend_name
 from diffviews.tracking.schema import fingerprint
 
-Conditioning = Literal["auto", "none", "label", "uniform"]
+Conditioning = Literal["auto", "none", "label", "uniform", "prompt"]
+ResolvedConditioning = Literal["none", "label", "uniform", "prompt"]
 
 
 def check_sigmas(sigmas: Sequence[float]) -> tuple[float, ...]:
@@ -36,12 +40,12 @@ def choose_layers(adapter: GeneratorAdapter, layers: Sequence[str]) -> tuple[str
         LayerNotFoundError: if the model has no such layer; the nearest names are offered.
     """
     available = list(adapter.hookable_layers)
-    wanted = list(layers)
+    wanted = [adapter.layer_aliases.get(name, name) for name in layers]
     if wanted == ["all"]:
         return tuple(available)
     for name in wanted:
         if name not in available:
-            raise LayerNotFoundError(unknown_name("layer", name, available))
+            raise LayerNotFoundError(unknown_name("layer", name, known_layers(adapter)))
     if not wanted:
         raise LayerNotFoundError("no layer is named; give layer names or all")
     return tuple(name for name in available if name in wanted)
@@ -58,7 +62,7 @@ class ExtractionPlan:
     sigmas: tuple[float, ...]
     dtype: Literal["float16", "float32"]
     batch_size: int
-    conditioning: Literal["none", "label", "uniform"]
+    conditioning: ResolvedConditioning
     maps: MapParameters
     control: ControlSettings | None
 
@@ -70,6 +74,13 @@ class ExtractionPlan:
                 f"n_neighbors {self.maps.n_neighbors} needs more than {self.maps.n_neighbors} samples, but there are "
                 f"{len(self.samples)}; take more samples or fewer neighbours"
             )
+        if self.conditioning in ("label", "uniform") and not self.adapter.num_classes:
+            raise ConfigError(
+                f"conditioning {self.conditioning!r} needs a model with classes, and {self.adapter.model_type!r} has "
+                "none; take none, prompt or auto"
+            )
+        if self.conditioning == "prompt":
+            _check_prompts(self.adapter, self.samples)
         unlabelled = int((self.samples.class_labels < 0).sum())
         if unlabelled and (self.control is not None or self.conditioning == "label"):
             wanting = "control_seeds" if self.control is not None else "conditioning 'label'"
@@ -81,13 +92,9 @@ class ExtractionPlan:
         return [(layer, sigma) for sigma in self.sigmas for layer in self.layers]
 
     @property
-    def class_ids(self) -> list[int] | None:
-        """Classes that condition the forward passes, None for the unconditional pass."""
-        if self.conditioning == "none":
-            return None
-        if self.conditioning == "uniform":
-            return [-1] * len(self.samples)
-        return [int(label) for label in self.samples.class_labels]
+    def conditions(self) -> list[Condition] | None:
+        """What conditions the forward passes, None for the unconditional pass."""
+        return conditions_of(self.samples, self.conditioning)
 
     def fingerprint(self) -> str:
         """Digest of everything that determines the whole extraction."""
@@ -124,15 +131,27 @@ class ExtractionPlan:
             "batch_size": self.batch_size,
             "conditioning": self.conditioning,
             "device": self.adapter.device.type,
-            "precision": "float32",
+            "precision": self.adapter.precision,
             "maps": asdict(self.maps),
             "backend": get_backend_name(),
             "control": asdict(self.control) if self.control else None,
         }
 
 
-def resolve_conditioning(adapter: GeneratorAdapter, conditioning: Conditioning) -> Literal["none", "label", "uniform"]:
-    """Return what the forward passes are conditioned on; see docs/adr/0001."""
+def _check_prompts(adapter: GeneratorAdapter, samples: SampleSet) -> None:
+    if not adapter.takes_prompts:
+        raise ConfigError(f"conditioning 'prompt' needs a model that takes prompts; {adapter.model_type!r} does not")
+    lacking = sum(prompt is None for prompt in samples.prompts)
+    if lacking:
+        raise ConfigError(f"conditioning 'prompt' needs a prompt for each sample, but {lacking} have none")
+
+
+def resolve_conditioning(
+    adapter: GeneratorAdapter, samples: SampleSet, conditioning: Conditioning
+) -> ResolvedConditioning:
+    """Return what the forward passes are conditioned on; see docs/adr/0001 and 0005."""
     if conditioning != "auto":
         return conditioning
-    return "none" if adapter.label_dropout else "label"
+    if adapter.takes_prompts:
+        return "none" if None in samples.prompts else "prompt"
+    return "none" if adapter.label_dropout or not adapter.num_classes else "label"

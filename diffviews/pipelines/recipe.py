@@ -12,6 +12,8 @@ Target = Literal["fixed", "matched"]
 Mode = Literal["replace", "add", "interpolate"]
 Passes = Literal["both", "conditional", "unconditional"]
 Sampler = Literal["heun", "euler", "renoise"]
+Schedule = Literal["auto", "karras", "model"]
+Precision = Literal["auto", "float32", "float16", "bfloat16"]
 NoiseMode = Literal["stochastic", "fixed", "zero"]
 
 
@@ -26,7 +28,9 @@ class GenerationRecipe:
     model: str = "edm-digits"
     """Adapter name."""
     checkpoint: str | None = None
-    """Weights file; None takes the adapter's own."""
+    """Weights: a file, a folder or an address; None takes the adapter's own."""
+    precision: Precision = "auto"
+    """Floating-point format of the forward pass; auto is the adapter's choice for the device."""
     layer_run: str | None = None
     """Run id of the layer whose activations are averaged and on whose map the path is drawn."""
     map_run: str | None = None
@@ -47,19 +51,37 @@ class GenerationRecipe:
     """Mask the sampler steps [first, stop); excludes `mask_steps`."""
     passes: Passes = "both"
     """Which of guidance's two passes the mask acts on."""
+    channels: tuple[int, ...] | None = None
+    """Channels of the layer the mask acts on; None: all."""
+    region: tuple[int, int, int, int] | None = None
+    """Part (top, left, height, width) of the layer's own grid the mask acts on; None: all of it."""
     class_label: int | None = -1
     """Class to ask for; -1 the uniform label, None one drawn per sample."""
+    prompt: str | None = None
+    """Text to ask for, of models that take prompts."""
+    negative_prompt: str = ""
+    """Text of the unconditional pass, which guidance leads away from."""
     num_samples: int = 1
     seed: int | None = 0
     """Sample i starts from the noise of (seed, i); None draws a seed, which the run records."""
-    sampler: Sampler = "heun"
+    sampler: Sampler | None = None
+    """None takes the adapter's default; so do the steps, noise levels and guidance below."""
+    schedule: Schedule = "auto"
+    """`karras`: eq. 5 of Karras et al. 2022; `model`: the model's own discrete levels; auto: its own if it has any."""
     num_steps: int | None = None
-    """None takes the adapter's default; so do the noise levels and guidance below."""
     sigma_max: float | None = None
     sigma_min: float | None = None
     rho: float = 7.0
     """Curvature of the schedule, Karras et al. 2022 eq. 5."""
     guidance_scale: float | None = None
+    s_churn: float = 0.0
+    """Noise added over all steps of heun and euler, Karras et al. 2022 Alg. 2; 0 adds none."""
+    s_min: float = 0.0
+    """Least noise level at which churn adds noise."""
+    s_max: float | None = None
+    """Greatest noise level at which churn adds noise; None: no limit."""
+    s_noise: float = 1.0
+    """Factor on the noise that churn adds."""
     noise_mode: NoiseMode = "stochastic"
 
     def __post_init__(self) -> None:
@@ -78,6 +100,10 @@ class GenerationRecipe:
             raise ConfigError(f"strength {self.strength} of mode 'interpolate' must lie in [0, 1]")
         if self.mode == "add" and self.target == "matched":
             raise ConfigError("mode 'add' steers by stored averages; use target 'fixed'")
+        if self.negative_prompt and self.prompt is None:
+            raise ConfigError("negative_prompt needs a prompt to be set against; give one")
+        if not self.sample_ids and (self.channels is not None or self.region is not None):
+            raise ConfigError("channels and region limit a mask, but no sample_ids are given to average")
         if self.num_samples < 1:
             raise ConfigError(f"num_samples is {self.num_samples}; ask for 1 or more")
 
@@ -107,7 +133,7 @@ class GenerationRecipe:
         for name in values:
             if name not in known:
                 raise ConfigError(unknown_name("recipe field", name, known))
-        for name in ("sample_ids", "layers", "window"):
+        for name in ("sample_ids", "layers", "window", "channels", "region"):
             if values.get(name) is not None:
                 values[name] = tuple(values[name])
         return cls(**values)

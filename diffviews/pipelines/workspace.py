@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from diffviews.adapters.condition import Condition
 from diffviews.data.activations import ActivationReader
 from diffviews.data.samples import SampleSet
 from diffviews.errors import RunNotFoundError
@@ -35,13 +36,9 @@ class Workspace:
             raise RunNotFoundError(f"layer run {record.run_id} has no parent that holds its sample set")
         return SampleSet.read_parquet(self.folder(record.parent_id).path("samples.parquet"))
 
-    def class_ids_of(self, record: LayerRecord, samples: SampleSet) -> list[int] | None:
-        """Return the classes these samples were conditioned on in the extraction; None without labels."""
-        if record.params["conditioning"] == "none":
-            return None
-        if record.params["conditioning"] == "uniform":
-            return [-1] * len(samples)
-        return [int(label) for label in samples.class_labels]
+    def conditions_of(self, record: LayerRecord, samples: SampleSet) -> list[Condition] | None:
+        """Return what these samples were conditioned on in the extraction; None for the unconditional pass."""
+        return conditions_of(samples, record.params["conditioning"])
 
     def projectors(self, map_run: str) -> dict[float, Projector]:
         """Return the projectors of a layer run or re-computed map by sigma: a slice each when aligned, else one."""
@@ -50,6 +47,17 @@ class Workspace:
         if not names:
             raise RunNotFoundError(f"run {map_run} holds no map; name a layer run or a map made of one")
         return {_slice_sigma(name): Projector.load(folder.path(name)) for name in names}
+
+
+def conditions_of(samples: SampleSet, conditioning: str) -> list[Condition] | None:
+    """Return what conditions each sample: nothing ('none'), the 'uniform' label, its 'label' or its 'prompt'."""
+    if conditioning == "none":
+        return None
+    if conditioning == "uniform":
+        return [Condition(class_id=-1)] * len(samples)
+    if conditioning == "prompt":
+        return [Condition(prompt=prompt) for prompt in samples.prompts]
+    return [Condition(class_id=int(label)) for label in samples.class_labels]
 
 
 def projector_name(sigma: float | None) -> str:

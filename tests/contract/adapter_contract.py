@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from diffviews.adapters import GeneratorAdapter
+from diffviews.adapters import Condition, GeneratorAdapter
+from diffviews.adapters.condition import conditioning_rows
 from diffviews.adapters.hooks import attach_hooks, detach_hooks, primary_tensor, replace_primary
 from diffviews.core import FixedTarget, GenerationRequest, Intervention, capture, generate
 from diffviews.core.extractor import mean_activations
@@ -27,11 +28,15 @@ class AdapterContract:
     def adapter(self) -> GeneratorAdapter:
         return self.make().to("cpu").eval()
 
-    def inputs(self, adapter: GeneratorAdapter, count: int = 3) -> tuple[Tensor, Tensor, Tensor | None]:
+    def inputs(self, adapter: GeneratorAdapter, count: int = 3) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         x = torch.randn(count, *adapter.input_shape, generator=torch.Generator().manual_seed(1))
         sigma = torch.tensor([SIGMAS[i % 3] for i in range(count)])
-        classes = max(adapter.num_classes, 1)
-        return x * (1 + sigma).reshape(-1, 1, 1, 1), sigma, adapter.make_labels([i % classes for i in range(count)])
+        return x * (1 + sigma).reshape(-1, 1, 1, 1), sigma, adapter.condition(self.conditions(adapter, count))
+
+    def conditions(self, adapter: GeneratorAdapter, count: int) -> list[Condition]:
+        if adapter.takes_prompts:
+            return [Condition(prompt=("a cat", "a red house by the sea", "")[i % 3]) for i in range(count)]
+        return [Condition(class_id=i % max(adapter.num_classes, 1)) for i in range(count)]
 
     def test_adapter_describes_itself(self, adapter: GeneratorAdapter) -> None:
         assert isinstance(adapter, GeneratorAdapter)
@@ -46,46 +51,46 @@ class AdapterContract:
         json.dumps(adapter.get_default_config())
 
     def test_forward_keeps_the_shape_with_and_without_labels(self, adapter: GeneratorAdapter) -> None:
-        x, sigma, labels = self.inputs(adapter)
-        for given in (labels, adapter.make_labels([-1, -1, -1]), None):
-            denoised = adapter.forward(x, sigma, given)
+        x, sigma, conditioning = self.inputs(adapter)
+        uniform = adapter.condition([Condition(class_id=-1)] * 3)
+        for given in (conditioning, uniform, adapter.uncondition(self.conditions(adapter, 3)), {}):
+            denoised = adapter.forward(x, sigma, **given)
             assert denoised.shape == x.shape
             assert torch.isfinite(denoised).all()
 
     def test_forward_takes_one_sigma_for_all(self, adapter: GeneratorAdapter) -> None:
-        x, _, labels = self.inputs(adapter)
-        one = adapter.forward(x, torch.tensor(2.0), labels)
-        each = adapter.forward(x, torch.full((3,), 2.0), labels)
+        x, _, given = self.inputs(adapter)
+        one = adapter.forward(x, torch.tensor(2.0), **given)
+        each = adapter.forward(x, torch.full((3,), 2.0), **given)
         torch.testing.assert_close(one, each)
 
     def test_forward_treats_samples_alone(self, adapter: GeneratorAdapter) -> None:
-        x, sigma, labels = self.inputs(adapter)
-        together = adapter.forward(x, sigma, labels)
+        x, sigma, given = self.inputs(adapter)
+        together = adapter.forward(x, sigma, **given)
         for i in range(3):
-            label = None if labels is None else labels[i : i + 1]
-            alone = adapter.forward(x[i : i + 1], sigma[i : i + 1], label)
+            alone = adapter.forward(x[i : i + 1], sigma[i : i + 1], **conditioning_rows(given, slice(i, i + 1)))
             torch.testing.assert_close(alone, together[i : i + 1], atol=1e-4, rtol=1e-4)
 
     def test_layer_shapes_are_those_of_the_outputs(self, adapter: GeneratorAdapter) -> None:
         shapes = adapter.get_layer_shapes()
         assert set(shapes) == set(adapter.hookable_layers)
-        x, _, labels = self.inputs(adapter, 2)
-        captured = capture(adapter, x, ["a", "b"], labels, 1.5, adapter.hookable_layers)
+        x, _, given = self.inputs(adapter, 2)
+        captured = capture(adapter, x, ["a", "b"], given, 1.5, adapter.hookable_layers)
         assert {name: tuple(value.shape[1:]) for name, value in captured.items()} == shapes
 
     def test_every_replacement_reaches_the_result(self, adapter: GeneratorAdapter) -> None:
-        x, sigma, labels = self.inputs(adapter)
-        before = adapter.forward(x, sigma, labels)
+        x, sigma, given = self.inputs(adapter)
+        before = adapter.forward(x, sigma, **given)
         for layer in adapter.hookable_layers:
 
             def shift(module: Any, inputs: Any, output: Any) -> Any:
                 return replace_primary(output, primary_tensor(output) * 0.2 + 0.3)
 
             handles = attach_hooks(adapter, {layer: shift})
-            changed = adapter.forward(x, sigma, labels)
+            changed = adapter.forward(x, sigma, **given)
             detach_hooks(handles)
             assert not torch.allclose(changed, before, atol=1e-6), layer
-            assert torch.equal(adapter.forward(x, sigma, labels), before), f"{layer}: the hook stayed"
+            assert torch.equal(adapter.forward(x, sigma, **given), before), f"{layer}: the hook stayed"
 
     def test_unknown_layer_is_refused(self, adapter: GeneratorAdapter) -> None:
         with pytest.raises(LayerNotFoundError, match="no_such_layer"):
@@ -115,6 +120,8 @@ class AdapterContract:
     def test_generation_is_finite_and_independent_of_the_batch(self, adapter: GeneratorAdapter, sampler: Any) -> None:
         layer = adapter.hookable_layers[-1]
         ask: dict[str, Any] = {"num_samples": 3, "seed": 5, "sampler": sampler, "num_steps": 3}
+        if adapter.takes_prompts:
+            ask["prompts"] = tuple(str(condition.prompt) for condition in self.conditions(adapter, 3))
         whole = generate(adapter, GenerationRequest(**ask, record_layers=(layer,)))
         single = generate(adapter, GenerationRequest(**ask, record_layers=(layer,), batch_size=1))
         assert whole.images.shape == (3, adapter.resolution, adapter.resolution, 3)
@@ -124,8 +131,8 @@ class AdapterContract:
 
     def test_masked_generation_differs_from_its_baseline(self, adapter: GeneratorAdapter) -> None:
         layer = adapter.hookable_layers[0]
-        x, _, labels = self.inputs(adapter)
-        target = FixedTarget(mean_activations(adapter, x, ["a", "b", "c"], labels, 1.5, [layer])[layer])
+        x, _, given = self.inputs(adapter)
+        target = FixedTarget(mean_activations(adapter, x, ["a", "b", "c"], given, 1.5, [layer])[layer])
         request = GenerationRequest(num_steps=2, seed=1, interventions=(Intervention(layer, target),))
         result = generate(adapter, request)
         assert result.difference_images is not None

@@ -61,7 +61,7 @@ def own_mean(workspace, adapter, layer_run, ids):
     """Return the mean activation of samples by a fresh forward pass over their images, (1, C, H, W)."""
     samples = workspace.samples_of(layer_run)
     x0 = adapter.encode(samples.images_of(ids))
-    captured = capture(adapter, x0, ids, None, layer_run.sigma, [layer_run.layer])
+    captured = capture(adapter, x0, ids, {}, layer_run.sigma, [layer_run.layer])
     return captured[layer_run.layer].mean(dim=0, keepdim=True)
 
 
@@ -146,7 +146,7 @@ def test_matched_target_is_captured_anew_at_each_step(workspace, adapter, layer_
     replaced = result.replaced[layer_run.layer]
     x0 = adapter.encode(workspace.samples_of(layer_run).images_of(threes))
     for step, sigma in enumerate(result.sigmas):
-        own = mean_activations(adapter, x0, threes, None, float(sigma), [layer_run.layer])[layer_run.layer]
+        own = mean_activations(adapter, x0, threes, {}, float(sigma), [layer_run.layer])[layer_run.layer]
         assert np.allclose(replaced[step], own.numpy(), atol=1e-4)
     assert not np.allclose(replaced[0], replaced[-1], atol=0.1)
 

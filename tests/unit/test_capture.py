@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch.multiprocessing.spawn import ProcessRaisedException
 
+from diffviews.adapters.condition import Condition
 from diffviews.adapters.registry import load_adapter
 from diffviews.core.generator import GenerationRequest
 from diffviews.core.generator import generate as sample
@@ -109,7 +110,7 @@ def test_ranks_share_the_blocks_without_overlap_or_gap(plan, world):
     blocks = [(sigma, block) for sigma in (0.5, 2.0) for block in range(3)]
     seen = []
     for rank in range(world):
-        data = ExtractionData(plan.samples, blocks, block_rows=128, batch_size=48, class_ids=None)
+        data = ExtractionData(plan.samples, blocks, block_rows=128, batch_size=48, conditions=None)
         data.trainer = type("Rank", (), {"global_rank": rank, "world_size": world})
         batches = list(data.predict_dataloader())
         seen += [(batch.sigma, row) for batch in batches for row in range(batch.start, batch.stop)]
@@ -122,9 +123,9 @@ def test_ranks_share_the_blocks_without_overlap_or_gap(plan, world):
 
 def test_batches_carry_the_classes_of_their_own_rows(plan):
     labels = [int(label) for label in plan.samples.class_labels]
-    batches = ExtractionBatches(plan.samples, [(2.0, 1)], block_rows=128, batch_size=100, class_ids=labels)
+    batches = ExtractionBatches(plan.samples, [(2.0, 1)], block_rows=128, batch_size=100, conditions=[Condition(label) for label in labels])
     assert [(batch.start, batch.stop) for batch in batches] == [(128, 228), (228, 256)]
-    assert [label for batch in batches for label in batch.class_ids] == labels[128:256]
+    assert [c.class_id for batch in batches for c in batch.conditions] == labels[128:256]
 
 
 @pytest.fixture(scope="module")

@@ -17,6 +17,7 @@ from diffviews.core import (
     load_activations,
     load_fast_activations,
 )
+from diffviews.adapters import Condition
 from diffviews.errors import ConfigError, CorruptDataError, LayerNotFoundError, SelectionError, ShapeError
 from diffviews.noise import sample_noise
 from tests.fakes import GaussianAdapter, SkipAdapter, gaussian_denoised
@@ -27,9 +28,9 @@ SHAPE = (3, 8, 8)
 def test_input_of_a_capture_is_the_sample_plus_sigma_times_its_own_noise() -> None:
     adapter = GaussianAdapter()
     x0 = torch.randn(2, *SHAPE, generator=torch.Generator().manual_seed(0))
-    labels = adapter.make_labels([0, 3])
+    given = adapter.condition([Condition(0), Condition(3)])
     for sigma in (0.5, 20.0):
-        captured = capture(adapter, x0, ["a", "b"], labels, sigma, ["input", "denoised"])
+        captured = capture(adapter, x0, ["a", "b"], given, sigma, ["input", "denoised"])
         noised = x0 + sigma * sample_noise(["a", "b"], SHAPE)
         assert torch.equal(captured["input"], noised)
         mean = torch.tensor([-0.375, 0.375]).reshape(-1, 1, 1, 1)
@@ -39,15 +40,15 @@ def test_input_of_a_capture_is_the_sample_plus_sigma_times_its_own_noise() -> No
 def test_capture_of_a_sample_does_not_depend_on_its_batch() -> None:
     adapter = SkipAdapter()
     x0 = torch.randn(3, *SHAPE, generator=torch.Generator().manual_seed(0))
-    whole = capture(adapter, x0, ["a", "b", "c"], None, 2.0, ["down"])["down"]
-    alone = capture(adapter, x0[1:2], ["b"], None, 2.0, ["down"])["down"]
+    whole = capture(adapter, x0, ["a", "b", "c"], {}, 2.0, ["down"])["down"]
+    alone = capture(adapter, x0[1:2], ["b"], {}, 2.0, ["down"])["down"]
     torch.testing.assert_close(alone, whole[1:2])
 
 
 def test_capture_is_a_copy_and_leaves_no_hook() -> None:
     adapter, seen = SkipAdapter(), []
     handle = adapter.layers["tokens"].register_forward_hook(lambda m, i, out: seen.append(out["sample"].clone()))
-    captured = capture(adapter, torch.zeros(1, *SHAPE), ["a"], None, 1.0, ["tokens"])["tokens"]
+    captured = capture(adapter, torch.zeros(1, *SHAPE), ["a"], {}, 1.0, ["tokens"])["tokens"]
     handle.remove()
     # The network goes on to change the tokens in place; what was captured must not change with them.
     assert torch.equal(captured, seen[0])
@@ -57,9 +58,9 @@ def test_capture_is_a_copy_and_leaves_no_hook() -> None:
 
 def test_capture_refuses_unknown_layers_and_missing_ids() -> None:
     with pytest.raises(LayerNotFoundError, match="did you mean 'input'"):
-        capture(GaussianAdapter(), torch.zeros(1, *SHAPE), ["a"], None, 1.0, ["imput"])
+        capture(GaussianAdapter(), torch.zeros(1, *SHAPE), ["a"], {}, 1.0, ["imput"])
     with pytest.raises(ShapeError, match="1 sample ids for 2 samples"):
-        capture(GaussianAdapter(), torch.zeros(2, *SHAPE), ["a"], None, 1.0, ["input"])
+        capture(GaussianAdapter(), torch.zeros(2, *SHAPE), ["a"], {}, 1.0, ["input"])
 
 
 def test_extractor_captures_only_inside_its_block() -> None:

@@ -293,7 +293,7 @@ def test_matched_target_is_captured_anew_at_each_sigma_from_the_same_samples() -
 def test_matched_targets_of_several_layers_share_their_captures() -> None:
     adapter, x0 = GaussianAdapter(), own_output(2)
     targets = MatchedTarget.for_layers(adapter, ["input", "denoised"], x0, ["a", "b"])
-    captured = capture(adapter, x0, ["a", "b"], None, 3.0, ["input", "denoised"])
+    captured = capture(adapter, x0, ["a", "b"], {}, 3.0, ["input", "denoised"])
     calls = len(adapter.calls)
     for layer, matched in targets.items():
         torch.testing.assert_close(matched.at(3.0), captured[layer].mean(0, keepdim=True))
