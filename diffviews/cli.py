@@ -137,8 +137,9 @@ def parse_arguments(name: str, words: Sequence[str]) -> dict[str, Any]:
     for cls in spread.values():
         parser.add_class_arguments(cls, as_group=False)
     parser.add_function_arguments(function, as_group=False, skip=set(spread))
+    spelled = _spell_out(command, options, [*_from_environment(options), *words])
     try:
-        values = parser.parse_args(_spell_out(command, options, [*_from_environment(options), *words])).as_dict()
+        values = parser.parse_args(spelled).as_dict() | _comments(spelled, options)
     except ArgumentError as error:
         raise ConfigError(_explain(str(error), options)) from error
     plain = {key: values[key] for key in inspect.signature(function).parameters if key not in spread}
@@ -205,6 +206,13 @@ def _as_yaml(value: str, kind: Any) -> str:
         return "null"
     is_list = any(get_origin(option) in (list, tuple) for option in (kind, *get_args(kind)))
     return f"[{value}]" if is_list and not value.startswith("[") and value != "null" else value
+
+
+def _comments(spelled: Sequence[str], options: Mapping[str, Any]) -> dict[str, str]:
+    """Return the texts that YAML takes for comments, such as the prompt '#sunset', by their flags."""
+    pairs = [word.removeprefix("--").partition("=")[::2] for word in spelled]
+    texts = (str, str | None)
+    return {key: value for key, value in pairs if options.get(key) in texts and value.lstrip().startswith("#")}
 
 
 def _explain(message: str, options: Mapping[str, Any]) -> str:

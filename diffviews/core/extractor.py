@@ -15,7 +15,15 @@ from torch import Tensor
 
 from diffviews.adapters.base import GeneratorAdapter
 from diffviews.adapters.condition import Conditioning, conditioning_rows
-from diffviews.adapters.hooks import Handle, Hook, attach_hooks, check_layers, detach_hooks, known_layers, primary_tensor
+from diffviews.adapters.hooks import (
+    Handle,
+    Hook,
+    attach_hooks,
+    check_layers,
+    detach_hooks,
+    known_layers,
+    primary_tensor,
+)
 from diffviews.core.files import write_atomically
 from diffviews.core.session import InterventionSession
 from diffviews.errors import ConfigError, CorruptDataError, SelectionError, ShapeError

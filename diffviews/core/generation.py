@@ -96,7 +96,11 @@ class _Plan:
         """Return what each of some samples is conditioned on."""
         prompts, negative = self.request.prompts, self.request.negative_prompt
         return [
-            Condition(self.classes[row], prompts[row] if isinstance(prompts, tuple) else prompts, negative)
+            Condition(
+                class_id=self.classes[row],
+                prompt=prompts[row] if isinstance(prompts, tuple) else prompts,
+                negative_prompt=negative[row] if isinstance(negative, tuple) else negative,
+            )
             for row in rows
         ]
 

@@ -2,8 +2,8 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Literal, get_args
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, Self, get_args
 
 import numpy as np
 from torch import Tensor
@@ -30,8 +30,8 @@ class GenerationRequest:
     """Class of all samples, or one a sample; -1: uniform label; None: a random class each."""
     prompts: str | tuple[str, ...] | None = None
     """Prompt of all samples, or one a sample; None: without a prompt."""
-    negative_prompt: str = ""
-    """Text of the unconditional pass of models that take prompts."""
+    negative_prompt: str | tuple[str, ...] = ""
+    """Text of the unconditional pass of models that take prompts, for all samples or one a sample."""
     num_samples: int = 1
     """How many images."""
     seed: int | None = None
@@ -82,7 +82,11 @@ class GenerationRequest:
             raise ConfigError(f"first_index {self.first_index} must not be negative")
         if self.guidance_scale is not None and not 0 <= self.guidance_scale < math.inf:
             raise ConfigError(f"guidance_scale {self.guidance_scale} must be a finite number of at least 0")
-        for what, given in (("class labels", self.class_labels), ("prompts", self.prompts)):
+        for what, given in (
+            ("class labels", self.class_labels),
+            ("prompts", self.prompts),
+            ("negative prompts", self.negative_prompt),
+        ):
             if isinstance(given, tuple) and len(given) != self.num_samples:
                 raise ConfigError(
                     f"{len(given)} {what} for {self.num_samples} samples; give one for each, or one for all"
@@ -91,6 +95,21 @@ class GenerationRequest:
             raise ConfigError("a negative prompt needs a prompt to be set against; give one")
         if self.sampler == "renoise" and self.churn.amount:
             raise ConfigError("the renoise sampler takes no churn; use sampler heun or euler")
+
+    def span(self, first: int, count: int) -> Self:
+        """Return the request for samples [first, first + count) of this one's."""
+
+        def cut(values: Any) -> Any:
+            return values[first : first + count] if isinstance(values, tuple) else values
+
+        return replace(
+            self,
+            first_index=self.first_index + first,
+            num_samples=count,
+            class_labels=cut(self.class_labels),
+            prompts=cut(self.prompts),
+            negative_prompt=cut(self.negative_prompt),
+        )
 
 
 def _check_choice(name: str, value: str, options: tuple[str, ...]) -> None:

@@ -1,48 +1,63 @@
-"""Where sample sets come from, by one notation: `digits`, `folder:<path>`, `parquet:<path>`."""
+"""Where sample sets come from, by one notation: `digits`, `folder:<path>`, `parquet:<path>`, `lmdb:<path>`, `run:<id>`.
 
-import logging
-import os
-from collections.abc import Callable, Iterator
+`prompts:<path>` belongs to the same notation, but a prompt file holds no images: see `diffviews.data.prompts`.
+"""
+
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from diffviews.data.class_labels import load_synsets
-from diffviews.data.pictures import check_resolution, decode_image, stack_images
+from diffviews.data.folder_source import folder_samples
+from diffviews.data.lmdb_source import lmdb_samples
+from diffviews.data.pictures import check_resolution
 from diffviews.data.samples import SampleSet, stratified_rows
-from diffviews.errors import CorruptDataError, SampleSetError, unknown_name
-
-logger = logging.getLogger(__name__)
+from diffviews.errors import SampleSetError, unknown_name
 
 DIGIT_NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp"})
 
 
-def open_source(spec: str, *, max_samples: int | None = None, resolution: int | None = None) -> SampleSet:
+def open_source(
+    spec: str,
+    *,
+    max_samples: int | None = None,
+    resolution: int | None = None,
+    runs: Callable[[str], Path] | None = None,
+) -> SampleSet:
     """Return the sample set that `spec` names.
 
     - `digits`: the 1,797 real handwritten digits of scikit-learn, 16×16 unless `resolution` says otherwise.
     - `folder:<path>`: a folder of images; each sub-folder is a class, see `folder_samples`.
     - `parquet:<path>`: a file that `SampleSet.write_parquet` wrote, or any with `image` and `sample_id`.
+    - `lmdb:<path>[?order=downsampled]`: a database in DMD2's layout, see `lmdb_samples`.
+    - `run:<id>`: the sample set of an earlier run.
 
     Args:
         spec: one of these, paths relative to the current folder.
         max_samples: keep at most so many, evenly over the classes, the same ones every time.
         resolution: side in pixels to fit images to (centre crop to a square, then resize).
+        runs: returns where the `samples.parquet` of a run lies; jobs, which know the tracking store, give it.
 
     Raises:
-        SampleSetError: if the source is unknown, missing or empty.
+        SampleSetError: if the source is unknown, missing or empty, or holds no images.
         CorruptDataError: if a file is damaged; it is named.
     """
     kind, _, location = spec.partition(":")
-    if kind not in _SOURCES:
-        raise SampleSetError(f"{unknown_name('source', kind, _SOURCES)}; write for example folder:images")
+    if kind not in SOURCES:
+        raise SampleSetError(f"{unknown_name('source', kind, SOURCES)}; write for example folder:images")
     if max_samples is not None and max_samples < 1:
         raise SampleSetError(f"the number of samples must be at least 1, not {max_samples}")
     if resolution is not None:
         check_resolution(resolution)
-    return _SOURCES[kind](location, max_samples, resolution)
+    if kind == "prompts":
+        raise SampleSetError(
+            f"{spec} holds prompts and no images; extract and generate-dataset make the images with a model "
+            "that takes prompts"
+        )
+    if kind == "run":
+        return parquet_samples(str(_samples_of_run(location, runs)), max_samples, resolution)
+    return _READERS[kind](location, max_samples, resolution)
 
 
 def digits_samples(location: str, max_samples: int | None, resolution: int | None) -> SampleSet:
@@ -66,35 +81,6 @@ def digits_samples(location: str, max_samples: int | None, resolution: int | Non
     )
 
 
-def folder_samples(location: str, max_samples: int | None, resolution: int | None) -> SampleSet:
-    """Return the images below a folder, sorted by path; ids are the paths relative to it.
-
-    The first sub-folder names a sample's class; images beside the sub-folders have none. Labels
-    count the sorted class names, except that folders named by ImageNet synsets get the label and
-    name of the standard ImageNet-1K order. A link that leads out of the folder is refused.
-    """
-    root = Path(location)
-    if not location or not root.is_dir():
-        raise SampleSetError(f"folder {location!r} does not exist; write folder:<path of a folder>")
-    names = sorted(_image_names(root), key=lambda name: name.split("/"))
-    if not names:
-        raise SampleSetError(f"folder {location} holds no image ({', '.join(sorted(IMAGE_SUFFIXES))})")
-    folders = [name.split("/")[0] if "/" in name else None for name in names]
-    classes, class_order = _folder_classes({folder for folder in folders if folder is not None})
-    labels = [None if folder is None else classes[folder][0] for folder in folders]
-    rows = range(len(names)) if max_samples is None else stratified_rows(labels, max_samples)
-    chosen = [names[row] for row in rows]
-    images = [_decode_file(root / name, resolution) for name in chosen]
-    return SampleSet.from_images(
-        stack_images(images, chosen),
-        chosen,
-        class_labels=[labels[row] for row in rows],
-        class_names=[None if (folder := folders[row]) is None else classes[folder][1] for row in rows],
-        sources=[f"folder:{root.name}"] * len(chosen),
-        class_order=class_order,
-    )
-
-
 def parquet_samples(location: str, max_samples: int | None, resolution: int | None) -> SampleSet:
     """Return the samples of a Parquet file."""
     if not location:
@@ -103,50 +89,24 @@ def parquet_samples(location: str, max_samples: int | None, resolution: int | No
     return samples if max_samples is None else samples.stratified(max_samples)
 
 
-_SOURCES: dict[str, Callable[[str, int | None, int | None], SampleSet]] = {
+_READERS: dict[str, Callable[[str, int | None, int | None], SampleSet]] = {
     "digits": digits_samples,
     "folder": folder_samples,
     "parquet": parquet_samples,
+    "lmdb": lmdb_samples,
 }
+SOURCES = (*_READERS, "prompts", "run")
+"""Kinds of sources, the words before the colon."""
+
+
+def _samples_of_run(run_id: str, runs: Callable[[str], Path] | None) -> Path:
+    if not run_id:
+        raise SampleSetError("the source run needs an id; write run:<id of a logged run>")
+    if runs is None:
+        raise SampleSetError(f"run:{run_id} is in a tracking store, which only jobs open; give its samples.parquet")
+    return runs(run_id)
 
 
 def _enlarge(grey: np.ndarray, side: int) -> np.ndarray:
     resized = Image.fromarray(grey).resize((side, side), Image.Resampling.BILINEAR)
     return np.rint(np.asarray(resized)).clip(0, 255).astype(np.uint8)
-
-
-def _image_names(root: Path) -> Iterator[str]:
-    """Yield the relative path of each image below `root`, refusing links that lead out of it."""
-    inside = root.resolve()
-    ignored = 0
-    for folder, folders, files in os.walk(root):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in [*folders, *files]:
-            path = Path(folder, name)
-            if path.is_symlink() and not path.resolve().is_relative_to(inside):
-                raise SampleSetError(f"{path} is a link that leads out of {root}; copy the images instead")
-            if path.is_symlink() and path.is_dir():
-                raise SampleSetError(f"{path} is a link to a folder, whose images would count twice")
-        for name in files:
-            if name.startswith(".") or Path(name).suffix.lower() not in IMAGE_SUFFIXES:
-                ignored += 1
-                continue
-            yield Path(folder, name).relative_to(root).as_posix()
-    if ignored:
-        logger.warning("%d files in %s are not images by their names and were left out", ignored, root)
-
-
-def _folder_classes(folders: set[str]) -> tuple[dict[str, tuple[int, str]], str]:
-    """Return {folder: (label, name)} and the order the labels count in."""
-    synsets = load_synsets()
-    if folders and folders <= synsets.keys():
-        return {folder: synsets[folder] for folder in folders}, "standard"
-    return {folder: (label, folder) for label, folder in enumerate(sorted(folders))}, "folders"
-
-
-def _decode_file(path: Path, resolution: int | None) -> np.ndarray:
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise CorruptDataError(f"image {path} cannot be read: {error.strerror}") from error
-    return decode_image(data, str(path), resolution)

@@ -1,7 +1,7 @@
 """Generation under Lightning: spans of sample indices are dealt to the devices, each index its own noise."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import lightning
@@ -56,8 +56,7 @@ class GenerationModule(lightning.LightningModule):
     """Generates each span by the one `generate` and hands the result to `write`.
 
     Args:
-        request: what to generate; its `first_index`, `num_samples` and `class_labels` are set by
-            the span, labels per sample when it carries a tuple.
+        request: what to generate; each span is a part of it.
         write: called with the span and its result, on the rank that made it.
     """
 
@@ -77,11 +76,5 @@ class GenerationModule(lightning.LightningModule):
 
     def predict_step(self, batch: Span, batch_idx: int) -> int:
         """Generate one span; return its number of samples."""
-        labels = self._request.class_labels
-        if isinstance(labels, tuple):
-            labels = labels[batch.first : batch.first + batch.count]
-        request = replace(
-            self._request, first_index=batch.first, num_samples=batch.count, class_labels=labels
-        )
-        self._write(batch, generate(self._held[0], request))
+        self._write(batch, generate(self._held[0], self._request.span(batch.first, batch.count)))
         return batch.count

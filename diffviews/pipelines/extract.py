@@ -8,14 +8,14 @@ from typing import Any, Literal
 
 from tqdm import tqdm
 
-from diffviews.adapters.registry import load_adapter
 from diffviews.data.activations import ActivationReader
-from diffviews.data.sources import open_source
 from diffviews.lightning.extraction import LayerKey
 from diffviews.noise import format_sigma
 from diffviews.pipelines.capture import CapturedArray, capture_activations, link_tree
 from diffviews.pipelines.control import ControlExperiment, ControlSettings
+from diffviews.pipelines.datasets import open_dataset
 from diffviews.pipelines.layer_run import log_map, map_title, measure_map
+from diffviews.pipelines.models import absolute, describe, load_model
 from diffviews.pipelines.plan import (
     Conditioning,
     ExtractionPlan,
@@ -23,6 +23,8 @@ from diffviews.pipelines.plan import (
     choose_layers,
     resolve_conditioning,
 )
+from diffviews.pipelines.prompt_columns import prompt_columns
+from diffviews.pipelines.recipe import Precision
 from diffviews.pipelines.summary import ExtractionSummary
 from diffviews.pipelines.workspace import Workspace, open_workspace
 from diffviews.processing.judge import fit_judge
@@ -62,6 +64,7 @@ def extract(
     maps: MapParameters = MapParameters(),
     control_seeds: int = 0,
     control_windows: bool = True,
+    precision: Precision = "auto",
     device: str = "auto",
     devices: int = 1,
     resume: bool = False,
@@ -73,8 +76,9 @@ def extract(
 
     Args:
         model: adapter name.
-        checkpoint: weights file; null takes the adapter's own.
-        dataset: sample source: digits, folder:<path>, parquet:<path>.
+        checkpoint: weights: a file, a folder or an address; null takes the adapter's own.
+        dataset: sample source: digits, folder:<path>, parquet:<path>, lmdb:<path>, run:<id> or
+            prompts:<path>, of which the model makes an image each first.
         layers: hook points, or all.
         sigmas: noise levels, EDM units.
         max_samples: use at most so many samples, stratified by class.
@@ -85,6 +89,7 @@ def extract(
         maps: parameters of each layer's map.
         control_seeds: generations per class for the control rate; 0 does not measure it.
         control_windows: measure masks on the early and on the late half of the steps as well.
+        precision: of the forward pass: auto, float32, float16 or bfloat16.
         device: auto, cpu, cuda, cuda:N or mps.
         devices: number of devices.
         resume: continue an extraction that was killed.
@@ -95,20 +100,25 @@ def extract(
     Raises:
         DiffViewsError: with the reason, for any input it refuses.
     """
-    adapter = load_adapter(model, checkpoint=checkpoint, device=device)
+    adapter = load_model(model, checkpoint, device=device, precision=precision)
+    wanted, levels = choose_layers(adapter, layers), check_sigmas(sigmas)
+    workspace = open_workspace(profile, experiment)
+    samples = open_dataset(
+        dataset, adapter, workspace, max_samples=max_samples, batch_size=batch_size, devices=devices
+    )
     plan = ExtractionPlan(
         adapter=adapter,
-        samples=open_source(dataset, max_samples=max_samples, resolution=adapter.resolution),
+        samples=samples,
         dataset=dataset,
-        layers=choose_layers(adapter, layers),
-        sigmas=check_sigmas(sigmas),
+        layers=wanted,
+        sigmas=levels,
         dtype=dtype,
         batch_size=batch_size,
         conditioning=resolve_conditioning(adapter, samples, conditioning),
         maps=maps,
         control=ControlSettings(control_seeds, windows=control_windows) if control_seeds else None,
+        checkpoint=absolute(checkpoint),
     )
-    workspace = open_workspace(profile, experiment)
     tracker, fingerprint = workspace.tracker, plan.fingerprint()
     finished = None if force else tracker.find_finished(fingerprint)
     if finished is not None:
@@ -160,7 +170,11 @@ class ExtractionJob:
     def _log_inputs(self, parent: ActiveRun) -> None:
         """Publish the resolved plan and the sample set, which the dashboard and masks read."""
         parent.log_json(self.plan.params(), "config.json")
+        parent.log_json(describe(self.plan.adapter), "model.json")
         self.plan.samples.write_parquet(parent.stage("samples.parquet"))
+        columns = prompt_columns(self.plan.adapter, self.plan.samples)
+        if columns is not None:
+            parent.log_table(columns, "columns.parquet")
         parent.log_input(self.plan.samples, name=self.plan.dataset, source=self.plan.dataset)
         parent.publish()
 

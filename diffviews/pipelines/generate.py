@@ -13,12 +13,12 @@ import pandas as pd
 from PIL import Image
 
 from diffviews.adapters.base import GeneratorAdapter
-from diffviews.adapters.registry import load_adapter
 from diffviews.core.generator import GenerationRequest, GenerationResult, Progress
 from diffviews.core.generator import generate as sample
 from diffviews.core.samplers import Churn
 from diffviews.errors import ConfigError
 from diffviews.pipelines.masks import check_weights, interventions_of
+from diffviews.pipelines.models import load_model
 from diffviews.pipelines.paths import place_path
 from diffviews.pipelines.recipe import GenerationRecipe
 from diffviews.pipelines.workspace import Workspace, open_workspace
@@ -61,7 +61,7 @@ def generate(
     Raises:
         DiffViewsError: with the reason, for any recipe that cannot be followed.
     """
-    adapter = adapter or load_adapter(recipe.model, checkpoint=recipe.checkpoint, device=device)
+    adapter = adapter or load_model(recipe.model, recipe.checkpoint, device=device, precision=recipe.precision)
     tags = _tags(recipe, workspace)
     with workspace.tracker.start("generation", _name(recipe, workspace), tags, params=_params(recipe)) as run:
         _check_map(recipe, workspace)

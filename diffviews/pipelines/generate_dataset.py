@@ -10,15 +10,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from diffviews.adapters.base import GeneratorAdapter
-from diffviews.adapters.registry import load_adapter
 from diffviews.core.generator import GenerationRequest, GenerationResult
+from diffviews.data.prompts import read_prompts
 from diffviews.data.samples import SampleSet, concatenate
 from diffviews.errors import ConfigError
 from diffviews.lightning.generation import GenerationData, GenerationModule, Span
 from diffviews.lightning.runner import predict, trainer
+from diffviews.pipelines.models import load_model
+from diffviews.pipelines.recipe import Precision
+from diffviews.pipelines.series import Series
 from diffviews.pipelines.workspace import Workspace, open_workspace
 from diffviews.tracking.active_run import ActiveRun
 from diffviews.tracking.schema import RunTags, fingerprint
@@ -45,11 +48,15 @@ def generate_dataset(
     num_samples: int = 100,
     *,
     samples_per_class: int | None = None,
+    prompts: str | None = None,
+    samples_per_prompt: int = 1,
     seed: int = 0,
-    sampler: Literal["heun", "euler", "renoise"] = "heun",
+    sampler: Literal["heun", "euler", "renoise"] | None = None,
+    schedule: Literal["auto", "karras", "model"] = "auto",
     num_steps: int | None = None,
     guidance_scale: float | None = None,
     batch_size: int = 64,
+    precision: Precision = "auto",
     device: str = "auto",
     devices: int = 1,
     resume: bool = True,
@@ -57,18 +64,23 @@ def generate_dataset(
     profile: str | None = None,
     experiment: str | None = None,
 ) -> DatasetOutcome:
-    """Make a sample set with a model: random labels, or the same number of samples for each class.
+    """Make a sample set with a model: of random classes, so many of each class, or so many of each prompt.
 
     Args:
         model: adapter name.
-        checkpoint: weights file; null takes the adapter's own.
+        checkpoint: weights: a file, a folder or an address; null takes the adapter's own.
         num_samples: how many samples, with labels drawn at random.
         samples_per_class: so many of each class instead, the classes taking turns.
+        prompts: a text file of one prompt a line, or a csv with the columns prompt and, if wanted,
+            negative_prompt and category; the prompts take turns.
+        samples_per_prompt: so many of each prompt, each with noise of its own.
         seed: sample i starts from the noise of (seed, i).
-        sampler: heun, euler or renoise.
+        sampler: heun, euler or renoise; null takes the model's default.
+        schedule: karras, or the model's own; auto takes its own where it has one.
         num_steps: sampler steps; null takes the model's default.
         guidance_scale: null takes the model's default.
         batch_size: samples in one forward pass.
+        precision: auto, float32, float16 or bfloat16.
         device: auto, cpu, cuda, cuda:N or mps.
         devices: number of devices.
         resume: go on with a job that was killed.
@@ -77,38 +89,40 @@ def generate_dataset(
         experiment: MLflow experiment name.
 
     Raises:
-        ConfigError: if samples_per_class is asked of a model without classes, or a number is below 1.
+        ConfigError: if the model has no classes, or takes no prompts, or a number is below 1.
+        SampleSetError: if the prompts cannot be read.
     """
-    adapter = load_adapter(model, checkpoint=checkpoint, device=device)
-    labels, total = _labels(adapter, num_samples, samples_per_class)
-    request = GenerationRequest(
-        class_labels=labels,
-        num_samples=total,
+    adapter = load_model(model, checkpoint, device=device, precision=precision)
+    if samples_per_class is not None and prompts is not None:
+        raise ConfigError("give either samples_per_class or prompts, not both")
+    if prompts is not None:
+        series = Series.of_prompts(adapter, read_prompts(prompts), samples_per_prompt)
+    elif samples_per_class is not None:
+        series = Series.by_class(adapter, samples_per_class)
+    else:
+        series = Series(num_samples)
+    request = request_of(
+        series,
         seed=seed,
         sampler=sampler,
+        schedule=schedule,
         num_steps=num_steps,
         guidance_scale=guidance_scale,
         batch_size=batch_size,
     )
-    job = DatasetJob(adapter, request, samples_per_class is not None, open_workspace(profile, experiment), devices)
-    return job.run(resume=resume, force=force)
+    workspace = open_workspace(profile, experiment)
+    return DatasetJob(adapter, series, request, workspace, devices).run(resume=resume, force=force)
 
 
-def _labels(
-    adapter: GeneratorAdapter, num_samples: int, samples_per_class: int | None
-) -> tuple[tuple[int, ...] | None, int]:
-    """Return the classes of the samples, None for random ones, and how many samples there are."""
-    if samples_per_class is None:
-        if num_samples < 1:
-            raise ConfigError(f"num_samples is {num_samples}; ask for 1 or more")
-        return None, num_samples
-    if adapter.num_classes == 0 or samples_per_class < 1:
-        raise ConfigError(
-            f"samples_per_class {samples_per_class} needs a number above 0 and a model with classes; "
-            f"{adapter.model_type!r} has {adapter.num_classes}"
-        )
-    total = samples_per_class * adapter.num_classes
-    return tuple(i % adapter.num_classes for i in range(total)), total
+def request_of(series: Series, **options: Any) -> GenerationRequest:
+    """Return the request that makes a series; options are those of `GenerationRequest`."""
+    return GenerationRequest(
+        class_labels=series.classes,
+        prompts=series.prompts,
+        negative_prompt=series.negative_prompts or "",
+        num_samples=series.total,
+        **options,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,17 +130,19 @@ class DatasetJob:
     """A sample set in the making."""
 
     adapter: GeneratorAdapter
+    series: Series
     request: GenerationRequest
-    class_by_turn: bool
     workspace: Workspace
     devices: int
+    on_the_way: bool = False
+    """Whether another job needs the set; then the run that `mlflow run` opened is left to that job."""
 
     def run(self, *, resume: bool, force: bool) -> DatasetOutcome:
         """Generate what is missing and log the whole set."""
         tracker, total = self.workspace.tracker, self.request.num_samples
         finished = None if force else tracker.find_finished(self.fingerprint(total))
         if finished is not None:
-            tracker.mark_reused(finished)
+            self._mark_reused(finished)
             return DatasetOutcome(finished, total, 0)
         earlier = None if force else self._earlier()
         unfinished = tracker.find_unfinished(self.fingerprint(total)) if resume else None
@@ -141,8 +157,12 @@ class DatasetJob:
             run.log_metrics({"num_samples": len(samples), "made": made})
             run.log_input(samples, name=self.adapter.model_type, source=f"run:{run.run_id}", context="generated")
         if unfinished is not None:
-            tracker.mark_reused(unfinished)
+            self._mark_reused(unfinished)
         return DatasetOutcome(run.run_id, total, made)
+
+    def _mark_reused(self, run_id: str) -> None:
+        if not self.on_the_way:
+            self.workspace.tracker.mark_reused(run_id)
 
     def fingerprint(self, total: int) -> str:
         """Digest of everything that determines the first `total` samples."""
@@ -151,12 +171,14 @@ class DatasetJob:
             kind="generate-dataset",
             model=self.adapter.digest(),
             total=total,
-            class_by_turn=self.class_by_turn,
+            series=self.series.digest(total),
             seed=request.seed,
             sampler=request.sampler,
+            schedule=request.schedule,
             num_steps=request.num_steps,
             guidance_scale=request.guidance_scale,
             device=self.adapter.device.type,
+            precision=self.adapter.precision,
         )
 
     def _earlier(self) -> SampleSet | None:
@@ -180,9 +202,12 @@ class DatasetJob:
             "sampler": self.request.sampler,
             "num_steps": self.request.num_steps,
             "guidance_scale": self.request.guidance_scale,
+            "prompts": 0 if self.series.prompts is None else len(set(self.series.prompts)),
         }
         name = f"generate {total} samples with {self.adapter.model_type}"
-        return self.workspace.tracker.start("generate-dataset", name, tags, params=params, system_metrics=True)
+        return self.workspace.tracker.start(
+            "generate-dataset", name, tags, params=params, system_metrics=True, on_the_way=self.on_the_way
+        )
 
     def _spans(self, first: int) -> list[Span]:
         """Return the samples from `first` on, cut into batches."""
@@ -193,11 +218,15 @@ class DatasetJob:
         """Generate the spans that `folder` lacks; return how many samples were made now."""
         missing = [span for span in spans if not _span_path(folder, span).exists()]
         if missing:
-            origin = Origin(self.adapter.model_type, self.request.sampler, self.adapter.class_names)
-            module = GenerationModule(self.adapter, self.request, partial(write_span, folder, origin))
+            module = GenerationModule(self.adapter, self.request, partial(write_span, folder, self._origin()))
             runner = trainer(self.adapter.device.type, min(self.devices, len(missing)))
             predict(runner, module, GenerationData(missing))
         return sum(span.count for span in missing)
+
+    def _origin(self) -> "Origin":
+        sampler = self.request.sampler or self.adapter.default_sampler
+        names = self.adapter.class_names if self.adapter.num_classes else ()
+        return Origin(self.adapter.model_type, sampler, names, self.series)
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,18 +236,34 @@ class Origin:
     model: str
     sampler: str
     class_names: tuple[str, ...] | None
+    """One name a class; empty for a model without classes, None where classes have no names."""
+    series: Series
+
+    def columns(self, span: Span, result: GenerationResult) -> dict[str, Any]:
+        """Return class, class name and prompt of the samples of one span."""
+        if self.series.prompts is not None:
+            labels, named = self.series.category_labels(span.first, span.count)
+            prompts = self.series.prompts[span.first : span.first + span.count]
+            return {"class_labels": labels, "class_names": named, "prompts": prompts, "class_order": "categories"}
+        if self.class_names == ():
+            return {}
+        classes = [int(label) for label in result.labels]
+        if self.class_names is None:
+            return {"class_labels": classes}
+        return {
+            "class_labels": classes,
+            "class_names": [self.class_names[c] if c >= 0 else None for c in classes],
+        }
 
 
 def write_span(folder: Path, origin: Origin, span: Span, result: GenerationResult) -> None:
     """Write one span of generated samples to `folder`, whole or not at all."""
-    names, classes = origin.class_names, [int(label) for label in result.labels]
     samples = SampleSet.from_images(
         result.images,
         [f"{origin.model}-{result.seed}-{span.first + i:08d}" for i in range(span.count)],
-        class_labels=classes,
-        class_names=None if names is None else [names[c] if c >= 0 else None for c in classes],
         seeds=[result.seed] * span.count,
         sources=[f"{origin.model}:{origin.sampler}"] * span.count,
+        **origin.columns(span, result),
     )
     samples.write_parquet(_span_path(folder, span))
 

@@ -2,7 +2,7 @@
 
 import math
 
-from diffviews.adapters.registry import load_adapter
+from diffviews.pipelines.models import load_model
 
 
 def layers(model: str = "edm-digits", checkpoint: str | None = None, device: str = "cpu") -> str:
@@ -10,10 +10,10 @@ def layers(model: str = "edm-digits", checkpoint: str | None = None, device: str
 
     Args:
         model: adapter name.
-        checkpoint: weights file; null takes the adapter's own.
+        checkpoint: weights: a file, a folder or an address; null takes the adapter's own.
         device: auto, cpu, cuda, cuda:N or mps.
     """
-    adapter = load_adapter(model, checkpoint=checkpoint, device=device)
+    adapter = load_model(model, checkpoint, device=device)
     shapes = adapter.get_layer_shapes()
     rows = [
         (name, " × ".join(map(str, shapes[name])), f"{2 * math.prod(shapes[name]):,}")

@@ -65,6 +65,8 @@ class ExtractionPlan:
     conditioning: ResolvedConditioning
     maps: MapParameters
     control: ControlSettings | None
+    checkpoint: str | None = None
+    """Where the weights came from, for generations that follow; the digest says which they are."""
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
@@ -112,6 +114,8 @@ class ExtractionPlan:
         """Few and comparable parameters for the run."""
         return {
             "model": self.adapter.model_type,
+            "checkpoint": self.checkpoint or "",
+            "precision": self.adapter.precision,
             "dataset": self.dataset,
             "num_samples": len(self.samples),
             "layers": len(self.layers),

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from diffviews.adapters.registry import load_adapter
 from diffviews.errors import DiffViewsError
 from diffviews.pipelines.generate import run_recipe
+from diffviews.pipelines.models import load_model
 from diffviews.pipelines.recipe import GenerationRecipe
 from diffviews.pipelines.workspace import Workspace, open_workspace
 
@@ -47,7 +47,7 @@ def replay(run: str, device: str = "auto", profile: str | None = None, experimen
     """
     workspace = open_workspace(profile, experiment)
     recipe = read_recipe(workspace, run)
-    adapter = load_adapter(recipe.model, checkpoint=recipe.checkpoint, device=device)
+    adapter = load_model(recipe.model, recipe.checkpoint, device=device, precision=recipe.precision)
     repeated = run_recipe(recipe, workspace, adapter).images
     logged = np.stack([logged_image(workspace, run, index) for index in range(len(repeated))])
     largest = int(np.abs(repeated.astype(int) - logged.astype(int)).max())

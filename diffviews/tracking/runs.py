@@ -73,6 +73,7 @@ class Tracker:
         parent: ActiveRun | None = None,
         params: Mapping[str, object] | None = None,
         system_metrics: bool = False,
+        on_the_way: bool = False,
     ) -> ActiveRun:
         """Start a run; use it as a context manager.
 
@@ -85,6 +86,7 @@ class Tracker:
             parent: run of the job that this one belongs to.
             params: parameters to log at once.
             system_metrics: log CPU, memory and GPU use, for long jobs.
+            on_the_way: another job needs its result; that job takes the run `mlflow run` opened.
 
         Raises:
             ConfigError: if a tag or parameter is impossible; no run is made then.
@@ -93,7 +95,7 @@ class Tracker:
         tags = tags.filled_from(parent.tags) if parent is not None else tags
         written = tags.as_tags(kind)
         check_params(params or {})
-        opened = self._opened_run() if parent is None else None
+        opened = self._opened_run() if parent is None and not on_the_way else None
         run = self._adopted(opened, name, written) if opened else self._created(name, written, parent)
         claim = WriterClaim(run.info.run_id, work_folder(run.info.run_id, run.info.artifact_uri))
         active = ActiveRun(self.connection, run, tags, claim, opened_elsewhere=opened is not None)

@@ -102,3 +102,9 @@ def test_environment_sets_the_principal_components(monkeypatch, text, components
 def test_typed_flags_win_over_the_environment(monkeypatch):
     monkeypatch.setenv("DIFFVIEWS_BATCH_SIZE", "9")
     assert parse_arguments("extract", ["--batch-size", "7"])["batch_size"] == 7
+
+
+@pytest.mark.parametrize("text", ["#sunset", "a: b", "[x, y]", "12", "true", "a photo of a cat, at night"])
+def test_prompt_arrives_as_it_was_typed(text):
+    assert parse_arguments("generate", [f"--prompt={text}"])["recipe"].prompt == text
+    assert parse_arguments("generate", ["--prompt", text])["recipe"].prompt == text

@@ -1,15 +1,19 @@
 """Digits, folders and Parquet files as sources of sample sets."""
 
+import pickle
 import struct
+import sys
 import time
 import zlib
 from pathlib import Path
 
+import lmdb
 import numpy as np
 import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
+from diffviews.data.class_labels import load_class_labels
 from diffviews.data.sources import open_source
 from diffviews.errors import CorruptDataError, SampleSetError, ShapeError
 
@@ -74,8 +78,13 @@ def test_digits_in_another_resolution() -> None:
     ("spec", "said"),
     [
         ("digit", "did you mean 'digits'"),
-        ("lmdb:x", "digits, folder, parquet"),
-        ("", "digits, folder, parquet"),
+        ("lmbd:x", "did you mean 'lmdb'"),
+        ("", "digits, folder, parquet, lmdb, prompts, run"),
+        ("lmdb:", "no LMDB database"),
+        ("lmdb:/no/such/folder", "no LMDB database"),
+        ("prompts:birds.csv", "holds prompts and no images; extract and generate-dataset make"),
+        ("run:", "needs an id"),
+        ("run:0123", "tracking store"),
         ("digits:16", "takes no path"),
         ("folder:/no/such/folder", "does not exist"),
         ("folder:", "does not exist"),
@@ -229,3 +238,148 @@ def test_parquet_source_takes_max_samples_and_resolution(tmp_path: Path) -> None
     assert samples.images.shape == (10, 8, 8, 3)
     assert sorted(samples.class_labels) == list(range(10))
     assert open_source(f"parquet:{tmp_path / 'd.parquet'}").digest == open_source("digits", max_samples=40).digest
+
+
+def test_run_source_is_the_sample_set_of_that_run(tmp_path: Path) -> None:
+    open_source("digits", max_samples=40).write_parquet(tmp_path / "abc" / "samples.parquet")
+    samples = open_source("run:abc", max_samples=10, resolution=8, runs=lambda run: tmp_path / run / "samples.parquet")
+    assert samples.sample_ids == open_source("digits", max_samples=10).sample_ids
+    assert samples.images.shape == (10, 8, 8, 3)
+
+
+def test_folder_decodes_only_the_images_that_are_asked_for(tmp_path: Path) -> None:
+    save(tmp_path / "a" / "1.png", (1, 2, 3))
+    save(tmp_path / "b" / "2.png", (4, 5, 6))
+    samples = open_source(f"folder:{tmp_path}", resolution=4)
+    eager = open_source(f"folder:{tmp_path}")
+    (tmp_path / "a" / "1.png").write_bytes(b"broken since")
+    assert (samples.images_of(["b/2.png"]) == (4, 5, 6)).all()
+    assert (samples.take([1]).images == (4, 5, 6)).all()
+    assert (eager.images_of(["a/1.png"]) == (1, 2, 3)).all()
+    with pytest.raises(CorruptDataError, match=r"a/1\.png"):
+        samples.images_of(["a/1.png"])
+
+
+def test_folder_decoded_later_is_the_same_set_and_survives_parquet(tmp_path: Path) -> None:
+    for number in range(5):
+        save(tmp_path / "set" / "a" / f"{number}.png", (number, 0, 0), size=(9, 6))
+    samples = open_source(f"folder:{tmp_path / 'set'}", resolution=4)
+    samples.write_parquet(tmp_path / "s.parquet")
+    again = open_source(f"parquet:{tmp_path / 's.parquet'}")
+    assert again.digest == samples.digest
+    np.testing.assert_array_equal(again.images, samples.images)
+
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (12, 3, 6, 8), dtype=np.uint8)
+LABELS = np.array([3, 3, 3, 3, 3, 3, 3, 3, 207, 207, 0, 999])
+
+
+def write_lmdb(path: Path, images: np.ndarray = PIXELS, labels: np.ndarray | None = LABELS, **changed: bytes) -> Path:
+    """Write a database as DMD2's script does; `changed` values replace or, when empty, remove keys."""
+    values = {"images_shape": " ".join(map(str, images.shape)).encode()}
+    values |= {f"images_{row}_data": image.tobytes() for row, image in enumerate(images)}
+    if labels is not None:
+        values["labels_shape"] = str(len(labels)).encode()
+        values |= {f"labels_{row}_data": np.int64(label).tobytes() for row, label in enumerate(labels)}
+    with lmdb.open(str(path), map_size=1 << 24) as environment, environment.begin(write=True) as transaction:
+        for key, value in (values | changed).items():
+            if value:
+                transaction.put(key.encode(), value)
+    return path
+
+
+def test_lmdb_gives_images_labels_and_standard_names(tmp_path: Path) -> None:
+    samples = open_source(f"lmdb:{write_lmdb(tmp_path / 'db')}")
+    np.testing.assert_array_equal(samples.images, PIXELS.transpose(0, 2, 3, 1))
+    np.testing.assert_array_equal(samples.class_labels, LABELS)
+    assert samples.class_order == "standard"
+    assert samples.classes == {label: load_class_labels()[label] for label in (0, 3, 207, 999)}
+    assert samples.sample_ids[7] == "lmdb-0000007"
+
+
+def test_lmdb_leaves_no_file_behind_and_can_be_open_twice(tmp_path: Path) -> None:
+    path = write_lmdb(tmp_path / "db")
+    (path / "lock.mdb").unlink()
+    first, second = open_source(f"lmdb:{path}"), open_source(f"lmdb:{path / 'data.mdb'}")
+    np.testing.assert_array_equal(first.images, second.images)
+    assert [file.name for file in path.iterdir()] == ["data.mdb"]
+
+
+def test_lmdb_set_can_be_sent_to_another_process(tmp_path: Path) -> None:
+    samples = open_source(f"lmdb:{write_lmdb(tmp_path / 'db')}", max_samples=4)
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(samples)).images, samples.images)  # noqa: S301
+
+
+def test_lmdb_of_the_downsampled_order_gets_standard_labels(tmp_path: Path) -> None:
+    samples = open_source(f"lmdb:{write_lmdb(tmp_path / 'db', labels=np.arange(12))}?order=downsampled")
+    assert samples.class_text(0) == "278: kit_fox"
+    assert samples.class_order == "standard"
+    with pytest.raises(SampleSetError, match=r"did you mean 'downsampled'"):
+        open_source(f"lmdb:{tmp_path / 'db'}?order=downsample")
+
+
+def test_lmdb_with_labels_of_its_own_or_none(tmp_path: Path) -> None:
+    own = write_lmdb(tmp_path / "own", labels=np.arange(1995, 2007))
+    with pytest.raises(SampleSetError, match=r"label 1995 .*order=own"):
+        open_source(f"lmdb:{own}")
+    samples = open_source(f"lmdb:{own}?order=own")
+    assert (samples.class_order, samples.classes[2006]) == ("own", "")
+    without = open_source(f"lmdb:{write_lmdb(tmp_path / 'none', labels=None)}", max_samples=5)
+    assert without.table["class_label"].isna().all()
+    assert len(without) == 5
+
+
+def test_lmdb_of_channels_last_is_read_as_it_is(tmp_path: Path) -> None:
+    images = np.ascontiguousarray(PIXELS.transpose(0, 2, 3, 1))
+    np.testing.assert_array_equal(open_source(f"lmdb:{write_lmdb(tmp_path / 'db', images)}").images, images)
+    with pytest.raises(SampleSetError, match="3 colour channels"):
+        open_source(f"lmdb:{write_lmdb(tmp_path / 'grey', PIXELS[:, :1])}")
+
+
+def test_lmdb_fits_images_to_a_resolution(tmp_path: Path) -> None:
+    samples = open_source(f"lmdb:{write_lmdb(tmp_path / 'db')}", resolution=4)
+    assert samples.images.shape == (12, 4, 4, 3)
+    samples.write_parquet(tmp_path / "s.parquet")
+    assert open_source(f"parquet:{tmp_path / 's.parquet'}").digest == samples.digest
+
+
+def test_lmdb_chooses_by_labels_before_it_reads_images(tmp_path: Path) -> None:
+    path = write_lmdb(tmp_path / "db", **{f"images_{row}_data": b"cut" for row in range(1, 8)})
+    samples = open_source(f"lmdb:{path}", max_samples=4)
+    assert samples.class_labels.tolist() == [3, 207, 0, 999]
+    np.testing.assert_array_equal(samples.images, PIXELS[[0, 8, 10, 11]].transpose(0, 2, 3, 1))
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"images_shape": b""}, "no key images_shape"),
+        ({"images_shape": b"12 3 6"}, "not the text 'N C H W'"),
+        ({"images_shape": b"12 3 6 -8"}, "not the text"),
+        ({"images_shape": b"99999999 3 6 8"}, "claims 99999999 images"),
+        ({"images_5_data": b"short"}, "images_5_data of .*db has 5 bytes instead of 144"),
+        ({"images_5_data": b""}, "no key images_5_data"),
+        ({"labels_2_data": b"1234"}, "labels_2_data of .*db has 4 bytes instead of 8"),
+        ({"labels_0_data": b""}, "no key labels_0_data"),
+    ],
+)
+def test_damaged_lmdb_values_are_named_with_their_file(tmp_path: Path, changed: dict, said: str) -> None:
+    path = write_lmdb(tmp_path / "db", **changed)
+    with pytest.raises(CorruptDataError, match=said):
+        open_source(f"lmdb:{path}").images  # noqa: B018
+
+
+@pytest.mark.parametrize("size", [0, 100, 5_000, 30_000])
+def test_lmdb_cut_short_is_refused_before_it_is_read(tmp_path: Path, size: int) -> None:
+    path = write_lmdb(tmp_path / "db", np.repeat(PIXELS, 30, axis=2))
+    with (path / "data.mdb").open("r+b") as file:
+        file.truncate(size)
+    with pytest.raises(CorruptDataError, match="db"):
+        open_source(f"lmdb:{path}")
+
+
+def test_lmdb_without_its_package_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_lmdb(tmp_path / "db")
+    monkeypatch.setitem(sys.modules, "lmdb", None)
+    with pytest.raises(SampleSetError, match=r"pip install 'diffviews\[lmdb\]'"):
+        open_source(f"lmdb:{path}")

@@ -1,0 +1,110 @@
+"""Prompt files: what they give, and what is said of those that cannot be read."""
+
+from pathlib import Path
+
+import pytest
+
+from diffviews.data.prompts import Prompt, PromptSet, read_prompts
+from diffviews.errors import SampleSetError
+
+
+def written(folder: Path, name: str, content: str | bytes) -> Path:
+    path = folder / name
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+def test_text_file_gives_a_prompt_a_line(tmp_path: Path) -> None:
+    text = "# birds\n\n  a heron, wading \r\na heron, wading\n#\nein Häher\n"
+    prompts = read_prompts(written(tmp_path, "p.txt", text))
+    assert [prompt.prompt for prompt in prompts] == ["a heron, wading", "a heron, wading", "ein Häher"]
+    assert prompts.prompt_ids == ("prompt-0000", "prompt-0001", "prompt-0002")
+    assert prompts.prompts[0] == Prompt("prompt-0000", "a heron, wading", "", None, None)
+    assert prompts.class_labels == (None, None, None)
+
+
+def test_line_separators_within_a_prompt_do_not_split_it(tmp_path: Path) -> None:
+    assert len(read_prompts(written(tmp_path, "p.txt", "one\u2028line\x0bonly\n"))) == 1
+
+
+def test_csv_file_gives_all_columns(tmp_path: Path) -> None:
+    text = 'category, Prompt ,negative_prompt,seed,name\nbird,"a heron, ""wading""",blurry,7,heron\n\n,a stone,,,\n'
+    prompts = read_prompts(written(tmp_path, "p.csv", text))
+    assert prompts.prompts == (
+        Prompt("heron", 'a heron, "wading"', "blurry", "bird", 7),
+        Prompt("prompt-0001", "a stone", "", None, None),
+    )
+
+
+def test_cell_of_several_lines_is_one_prompt(tmp_path: Path) -> None:
+    prompts = read_prompts(written(tmp_path, "p.csv", 'prompt,seed\n"a heron\nin the rain",3\nb,4\n'))
+    assert [(prompt.prompt, prompt.seed) for prompt in prompts] == [("a heron\nin the rain", 3), ("b", 4)]
+
+
+def test_short_rows_and_a_byte_order_mark_are_read(tmp_path: Path) -> None:
+    prompts = read_prompts(written(tmp_path, "p.CSV", b"\xef\xbb\xbfprompt,category\na heron\n"))
+    assert (prompts.prompts[0].prompt, prompts.prompts[0].category) == ("a heron", None)
+    assert read_prompts(written(tmp_path, "p.txt", b"\xef\xbb\xbfa heron")).prompts[0].prompt == "a heron"
+
+
+def test_ids_stay_when_rows_are_added(tmp_path: Path) -> None:
+    before = read_prompts(written(tmp_path, "p.txt", "\n".join(f"p{row}" for row in range(9_990))))
+    after = read_prompts(written(tmp_path, "p.txt", "\n".join(f"p{row}" for row in range(10_050))))
+    assert after.prompt_ids[:9_990] == before.prompt_ids
+    assert after.prompt_ids[-1] == "prompt-10049"
+
+
+def test_categories_are_classes_sorted_by_name(tmp_path: Path) -> None:
+    text = "prompt,category\na,zebra\nb,\nc,ant\nd,zebra\n"
+    prompts = read_prompts(written(tmp_path, "p.csv", text))
+    assert prompts.classes == {"ant": (0, "ant"), "zebra": (1, "zebra")}
+    assert prompts.class_labels == (1, None, 0, 1)
+    assert prompts.class_order == "categories"
+
+
+def test_max_prompts_is_even_over_categories_and_keeps_ids_and_labels(tmp_path: Path) -> None:
+    rows = [f"p{row},{'abc'[min(row // 5, 2)]}" for row in range(12)]
+    path = written(tmp_path, "p.csv", "prompt,category\n" + "\n".join(rows))
+    few = read_prompts(path, max_prompts=3)
+    assert few.prompt_ids == ("prompt-0000", "prompt-0005", "prompt-0010")
+    assert few.class_labels == (0, 1, 2)
+    assert read_prompts(path, max_prompts=1).classes["c"] == (2, "c")
+    with pytest.raises(SampleSetError, match="at least 1"):
+        read_prompts(path, max_prompts=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("p.csv", "promt,seed\na,1\n", r"no column prompt .*did you mean 'promt'"),
+        ("p.csv", "prompt,prompt\na,b\n", "column prompt more than once"),
+        ("p.csv", "prompt\n", "holds no prompt"),
+        ("p.csv", "", "holds no prompt"),
+        ("p.txt", "# nothing\n\n", "holds no prompt"),
+        ("p.csv", "prompt,seed\na heron, wading,1\n", r"line 2, has 3 cells under 2 columns"),
+        ("p.csv", "prompt,seed\na,1\n,2\n", "line 3, has no prompt"),
+        ("p.csv", "prompt,seed\na,minus\n", "seed 'minus'"),
+        ("p.csv", "prompt,seed\na,-1\n", "seed '-1'"),
+        ("p.csv", f"prompt,seed\na,{2**63}\n", "below 2\\^63"),
+        ("p.csv", 'prompt\n"a\n', "not valid CSV"),
+        ("p.csv", "prompt,id\na,x\nb,x\n", "'x' occurs more than once"),
+        ("p.csv", "prompt,name\na,prompt-0001\nb,\n", "'prompt-0001' occurs more than once"),
+        ("p.txt", "ok\n" + "a" * 10_001, r"line 2: a prompt has 10,001 characters, at most 10,000"),
+        ("p.csv", "prompt,negative_prompt\na," + "b" * 10_001, "10,001 characters"),
+        ("p.txt", "ok\nH\u00e4her".encode("latin-1"), r"not UTF-8 text \(line 2\)"),
+        ("p.txt", "a heron".encode("utf-16"), "not UTF-8 text"),
+        ("p.yaml", "a", r"must be \.txt"),
+    ],
+)
+def test_unusable_prompt_files_are_refused_and_named(tmp_path: Path, name: str, content: str, said: str) -> None:
+    path = written(tmp_path, name, content)
+    with pytest.raises(SampleSetError, match=said) as caught:
+        read_prompts(path)
+    assert str(path) in str(caught.value)
+
+
+def test_missing_file_and_empty_set_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(SampleSetError, match=r"no\.txt cannot be read"):
+        read_prompts(tmp_path / "no.txt")
+    with pytest.raises(SampleSetError, match="at least one"):
+        PromptSet(())
