@@ -6,7 +6,8 @@ from typing import Any, NamedTuple, Self
 import torch
 from torch import Tensor, nn
 
-from diffviews.adapters import GeneratorAdapter
+from diffviews.adapters import Condition, GeneratorAdapter
+from diffviews.adapters.base import SamplerName
 
 SPREAD = 0.5
 """Standard deviation of the Gaussian that `GaussianAdapter` denoises."""
@@ -139,3 +140,48 @@ class SkipAdapter(_Fake):
 
     def get_layer_shapes(self) -> dict[str, tuple[int, ...]]:
         return {"down": (4, 8, 8), "tokens": (64, 4), "up": (3, 8, 8)}
+
+
+class TextAdapter(GaussianAdapter):
+    """Takes prompts instead of classes: a prompt's mean is its number of letters / 10, that of '' is 0.
+
+    Its own schedule is 8, 4, 2, 1 as far as it goes, it samples by Euler, and its start has the
+    standard deviation sqrt(1 + sigma²).
+    """
+
+    @property
+    def num_classes(self) -> int:
+        return 0
+
+    @property
+    def takes_prompts(self) -> bool:
+        return True
+
+    @property
+    def default_sampler(self) -> SamplerName:
+        return "euler"
+
+    @property
+    def default_steps(self) -> int:
+        return 2
+
+    def model_sigmas(
+        self, num_steps: int, sigma_max: float | None = None, sigma_min: float | None = None
+    ) -> Tensor | None:
+        return torch.tensor([8.0, 4.0, 2.0, 1.0], dtype=torch.float64)[:num_steps]
+
+    def start_scale(self, sigma_max: float) -> float:
+        return float((1 + sigma_max**2) ** 0.5)
+
+    def condition(self, conditions: Sequence[Condition]) -> dict[str, Tensor]:
+        if all(condition.prompt is None for condition in conditions):
+            return {}
+        return {"prompt_embeds": torch.tensor([[float(len(c.prompt or ""))] for c in conditions])}
+
+    def uncondition(self, conditions: Sequence[Condition]) -> dict[str, Tensor]:
+        return {"prompt_embeds": torch.tensor([[float(len(c.negative_prompt))] for c in conditions])}
+
+    def forward(self, x: Tensor, sigma: Tensor | float, class_labels: Tensor | None = None, **kwargs: Any) -> Tensor:
+        self.calls.append({"x": x, "sigma": sigma, **kwargs})
+        mean = kwargs["prompt_embeds"].reshape(-1, 1, 1, 1) / 10 if kwargs else 0.0
+        return self.layers["denoised"](gaussian_denoised(self.layers["input"](x), sigma, mean))
