@@ -82,7 +82,7 @@ class _Plan:
         return cls(
             request,
             seed,
-            _sigmas(adapter, request),
+            noise_levels(adapter, request),
             float(scale),
             request.sampler or adapter.default_sampler,
             _classes(adapter.num_classes, request, seed),
@@ -108,7 +108,7 @@ class _Plan:
         return replace(self, request=replace(self.request, interventions=(), record_steps=False))
 
 
-def _sigmas(adapter: GeneratorAdapter, request: GenerationRequest) -> Tensor:
+def noise_levels(adapter: GeneratorAdapter, request: GenerationRequest) -> Tensor:
     """Return the noise levels above 0, (S,) float64 descending."""
     num_steps = adapter.default_steps if request.num_steps is None else request.num_steps
     if request.schedule != "karras":

@@ -1,7 +1,6 @@
 """Opening the sample set that a job names: a source of images, an earlier run, or prompts to make images of."""
 
 import logging
-from pathlib import Path
 
 from diffviews.adapters.base import GeneratorAdapter
 from diffviews.data.prompts import read_prompts
@@ -9,7 +8,7 @@ from diffviews.data.samples import SampleSet
 from diffviews.data.sources import open_source
 from diffviews.pipelines.generate_dataset import DatasetJob, request_of
 from diffviews.pipelines.series import Series
-from diffviews.pipelines.workspace import Workspace
+from diffviews.pipelines.workspace import Workspace, samples_file
 
 logger = logging.getLogger(__name__)
 
@@ -23,6 +22,7 @@ def open_dataset(
     workspace: Workspace,
     *,
     max_samples: int | None = None,
+    checkpoint: str | None = None,
     batch_size: int = 64,
     devices: int = 1,
 ) -> SampleSet:
@@ -36,6 +36,7 @@ def open_dataset(
         adapter: model that the samples are for, and that makes them from prompts.
         workspace: where earlier runs are found.
         max_samples: keep at most so many, evenly over the classes.
+        checkpoint: where the model's weights came from, to be noted on what is made.
         batch_size: samples in one forward pass when they are made.
         devices: number of devices that make them.
 
@@ -53,11 +54,8 @@ def open_dataset(
     prompts = read_prompts(spec.removeprefix(PROMPTS), max_prompts=max_samples)
     series = Series.of_prompts(adapter, prompts, samples_per_prompt=1)
     request = request_of(series, seed=0, batch_size=batch_size)
-    made = DatasetJob(adapter, series, request, workspace, devices, on_the_way=True).run(resume=True, force=False)
+    made = DatasetJob(
+        adapter, series, request, workspace, devices, checkpoint=checkpoint, on_the_way=True
+    ).run(resume=True, force=False)
     logger.info("images of %d prompts: run %s, %d made now", series.total, made.run_id, made.made)
     return SampleSet.read_parquet(samples_file(workspace, made.run_id))
-
-
-def samples_file(workspace: Workspace, run_id: str) -> Path:
-    """Return the sample set that a run holds: a generated one, or an extraction's own."""
-    return workspace.folder(run_id).path("samples.parquet")

@@ -1,21 +1,19 @@
 """The `extract` job: activations of any layers at any noise levels, each (layer, sigma) a measured layer run."""
 
 import logging
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from tqdm import tqdm
 
-from diffviews.data.activations import ActivationReader
-from diffviews.lightning.extraction import LayerKey
 from diffviews.noise import format_sigma
-from diffviews.pipelines.capture import CapturedArray, capture_activations, link_tree
+from diffviews.pipelines.capture import capture_activations
 from diffviews.pipelines.control import ControlExperiment, ControlSettings
 from diffviews.pipelines.datasets import open_dataset
-from diffviews.pipelines.layer_run import log_map, map_title, measure_map
-from diffviews.pipelines.models import absolute, describe, load_model
+from diffviews.pipelines.inputs import log_inputs
+from diffviews.pipelines.layer_run import LayerRuns
+from diffviews.pipelines.models import absolute, load_model
 from diffviews.pipelines.plan import (
     Conditioning,
     ExtractionPlan,
@@ -23,15 +21,13 @@ from diffviews.pipelines.plan import (
     choose_layers,
     resolve_conditioning,
 )
-from diffviews.pipelines.prompt_columns import prompt_columns
 from diffviews.pipelines.recipe import Precision
 from diffviews.pipelines.summary import ExtractionSummary
 from diffviews.pipelines.workspace import Workspace, open_workspace
 from diffviews.processing.judge import fit_judge
 from diffviews.processing.map_parameters import MapParameters
 from diffviews.tracking.active_run import ActiveRun
-from diffviews.tracking.catalog import LayerRecord
-from diffviews.tracking.schema import MapKind, RunTags
+from diffviews.tracking.schema import RunTags
 
 logger = logging.getLogger(__name__)
 
@@ -104,7 +100,13 @@ def extract(
     wanted, levels = choose_layers(adapter, layers), check_sigmas(sigmas)
     workspace = open_workspace(profile, experiment)
     samples = open_dataset(
-        dataset, adapter, workspace, max_samples=max_samples, batch_size=batch_size, devices=devices
+        dataset,
+        adapter,
+        workspace,
+        max_samples=max_samples,
+        checkpoint=absolute(checkpoint),
+        batch_size=batch_size,
+        devices=devices,
     )
     plan = ExtractionPlan(
         adapter=adapter,
@@ -141,17 +143,19 @@ class ExtractionJob:
 
     def run(self, unfinished: str | None = None) -> ExtractOutcome:
         """Capture, map, measure and log everything of the plan, going on with an unfinished run if named."""
+        plan = self.plan
         with self._parent(unfinished) as parent:
-            self._log_inputs(parent)
-            logged = self._logged_layers(parent)
-            begun = self._begun_layers(parent)
-            missing = [key for key in self.plan.keys if key not in logged]
-            arrays = capture_activations(self.plan, missing, parent.work / "arrays", devices=self.devices)
+            log_inputs(parent, plan.adapter, plan.samples, plan.params(), dataset=plan.dataset)
+            order = list(plan.adapter.hookable_layers)
+            runs = LayerRuns(self.workspace, parent, plan.samples, plan.maps, plan.params(), order)
+            missing = [key for key in plan.keys if key not in runs.logged]
+            arrays = capture_activations(plan, missing, parent.work / "arrays", devices=self.devices)
             control = self._control_experiment(parent) if missing else None
-            summary = ExtractionSummary(self.plan.samples)
+            decides = None if control is None else control.measure_rows
+            summary = ExtractionSummary(plan.samples)
             digests = {}
-            for key in tqdm(self.plan.keys, desc="maps", unit="layer", disable=None):
-                record = logged.get(key) or self._layer_run(parent, key, arrays[key], control, begun.get(key))
+            for key in tqdm(plan.keys, desc="maps", unit="layer", disable=None):
+                record = runs.logged.get(key) or runs.log(key, arrays[key], plan.layer_fingerprint(*key), decides)
                 digests[f"{key[0]}@{format_sigma(key[1])}"] = summary.add(self.workspace, record)
             summary.log(parent)
         return ExtractOutcome(parent.run_id, reused=False, digests=digests)
@@ -161,31 +165,10 @@ class ExtractionJob:
             logger.info("going on with run %s", unfinished)
             return self.workspace.tracker.resume(unfinished)
         name = f"extract {self.plan.adapter.model_type} on {self.plan.dataset}"
-        tags = self._tags(self.plan.fingerprint())
+        tags = RunTags(
+            model=self.plan.adapter.model_type, dataset=self.plan.dataset, fingerprint=self.plan.fingerprint()
+        )
         return self.workspace.tracker.start("extract", name, tags, params=self.plan.params(), system_metrics=True)
-
-    def _tags(self, fingerprint: str, **more: Any) -> RunTags:
-        return RunTags(model=self.plan.adapter.model_type, dataset=self.plan.dataset, fingerprint=fingerprint, **more)
-
-    def _log_inputs(self, parent: ActiveRun) -> None:
-        """Publish the resolved plan and the sample set, which the dashboard and masks read."""
-        parent.log_json(self.plan.params(), "config.json")
-        parent.log_json(describe(self.plan.adapter), "model.json")
-        self.plan.samples.write_parquet(parent.stage("samples.parquet"))
-        columns = prompt_columns(self.plan.adapter, self.plan.samples)
-        if columns is not None:
-            parent.log_table(columns, "columns.parquet")
-        parent.log_input(self.plan.samples, name=self.plan.dataset, source=self.plan.dataset)
-        parent.publish()
-
-    def _logged_layers(self, parent: ActiveRun) -> dict[LayerKey, LayerRecord]:
-        """Return the layer runs that an earlier attempt has finished."""
-        return {(record.layer, record.sigma): record for record in self.workspace.catalog.layers(parent.run_id)}
-
-    def _begun_layers(self, parent: ActiveRun) -> dict[LayerKey, str]:
-        """Return the layer runs that an earlier attempt has begun and not finished."""
-        records = self.workspace.catalog.layers(parent.run_id, unfinished=True)
-        return {(record.layer, record.sigma): record.run_id for record in records if not record.is_finished}
 
     def _control_experiment(self, parent: ActiveRun) -> ControlExperiment | None:
         if self.plan.control is None:
@@ -194,45 +177,3 @@ class ExtractionJob:
         judge = fit_judge(self.plan.samples.images, labels)
         parent.log_metrics({"judge_accuracy": judge.accuracy})
         return ControlExperiment(self.plan.adapter, labels, judge, self.plan.control)
-
-    def _layer_run(
-        self,
-        parent: ActiveRun,
-        key: LayerKey,
-        array: CapturedArray,
-        control: ControlExperiment | None,
-        begun: str | None,
-    ) -> LayerRecord:
-        """Map and measure one (layer, sigma) and log it as a child run."""
-        layer, sigma = key
-        plan = self.plan
-        with self._child(parent, key, begun) as run:
-            activations = ActivationReader.open(array.path).array()
-            measured = measure_map(
-                activations, plan.samples, plan.maps, title=map_title(plan.adapter.model_type, layer, sigma)
-            )
-            decides = control.measure(layer, lambda rows: activations[rows]) if control else {}
-            log_map(run, measured, {**decides, "nonfinite": float(array.nonfinite)})
-            run.set_tag("diffviews.digest", array.digest)
-            # Linked, not moved: until the run is finished a resume finds the array where it was made.
-            link_tree(array.path, run.stage("activations.zarr"))
-        shutil.rmtree(array.path)
-        return self.workspace.catalog.layer(run.run_id)
-
-    def _child(self, parent: ActiveRun, key: LayerKey, begun: str | None) -> ActiveRun:
-        """Start the layer run of `key`, or go on with the one that an earlier attempt has begun."""
-        plan, (layer, sigma) = self.plan, key
-        if begun is not None:
-            run = self.workspace.tracker.resume(begun)
-            run.log_params(plan.params())
-            return run
-        tags = self._tags(
-            plan.layer_fingerprint(layer, sigma),
-            layer=layer,
-            layer_index=list(plan.adapter.hookable_layers).index(layer),
-            sigma=sigma,
-            source_run=parent.run_id,
-            map=MapKind.SINGLE,
-        )
-        name = f"{layer} σ {format_sigma(sigma)}"
-        return self.workspace.tracker.start("layer", name, tags, parent=parent, params=plan.params())

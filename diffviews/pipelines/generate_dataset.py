@@ -12,18 +12,28 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+from tqdm import tqdm
+
 from diffviews.adapters.base import GeneratorAdapter
+from diffviews.core.generation import noise_levels
 from diffviews.core.generator import GenerationRequest, GenerationResult
 from diffviews.data.prompts import read_prompts
 from diffviews.data.samples import SampleSet, concatenate
 from diffviews.errors import ConfigError
 from diffviews.lightning.generation import GenerationData, GenerationModule, Span
 from diffviews.lightning.runner import predict, trainer
-from diffviews.pipelines.models import load_model
+from diffviews.noise import format_sigma
+from diffviews.pipelines.inputs import log_inputs
+from diffviews.pipelines.layer_run import LayerRuns
+from diffviews.pipelines.models import absolute, load_model
+from diffviews.pipelines.plan import choose_layers
 from diffviews.pipelines.recipe import Precision
 from diffviews.pipelines.series import Series
-from diffviews.pipelines.workspace import Workspace, open_workspace
+from diffviews.pipelines.trajectories import TrajectoryArrays, write_trajectory
+from diffviews.pipelines.workspace import Workspace, open_workspace, samples_file
+from diffviews.processing.map_parameters import MapParameters
 from diffviews.tracking.active_run import ActiveRun
+from diffviews.tracking.catalog import RunRecord
 from diffviews.tracking.schema import RunTags, fingerprint
 
 logger = logging.getLogger(__name__)
@@ -50,6 +60,7 @@ def generate_dataset(
     samples_per_class: int | None = None,
     prompts: str | None = None,
     samples_per_prompt: int = 1,
+    layers: tuple[str, ...] = (),
     seed: int = 0,
     sampler: Literal["heun", "euler", "renoise"] | None = None,
     schedule: Literal["auto", "karras", "model"] = "auto",
@@ -74,6 +85,7 @@ def generate_dataset(
         prompts: a text file of one prompt a line, or a csv with the columns prompt and, if wanted,
             negative_prompt and category; the prompts take turns.
         samples_per_prompt: so many of each prompt, each with noise of its own.
+        layers: hook points, or all, whose activations along the denoising are kept: a layer run a step.
         seed: sample i starts from the noise of (seed, i).
         sampler: heun, euler or renoise; null takes the model's default.
         schedule: karras, or the model's own; auto takes its own where it has one.
@@ -101,6 +113,11 @@ def generate_dataset(
         series = Series.by_class(adapter, samples_per_class)
     else:
         series = Series(num_samples)
+    if layers and series.total <= MapParameters().n_neighbors:
+        raise ConfigError(
+            f"{series.total} samples are too few for the maps of their layers; ask for more than "
+            f"{MapParameters().n_neighbors}, or leave layers out"
+        )
     request = request_of(
         series,
         seed=seed,
@@ -109,9 +126,11 @@ def generate_dataset(
         num_steps=num_steps,
         guidance_scale=guidance_scale,
         batch_size=batch_size,
+        record_layers=choose_layers(adapter, layers) if layers else (),
     )
     workspace = open_workspace(profile, experiment)
-    return DatasetJob(adapter, series, request, workspace, devices).run(resume=resume, force=force)
+    job = DatasetJob(adapter, series, request, workspace, devices, checkpoint=absolute(checkpoint))
+    return job.run(resume=resume, force=force)
 
 
 def request_of(series: Series, **options: Any) -> GenerationRequest:
@@ -134,6 +153,8 @@ class DatasetJob:
     request: GenerationRequest
     workspace: Workspace
     devices: int
+    checkpoint: str | None = None
+    """Where the weights came from, for generations that follow."""
     on_the_way: bool = False
     """Whether another job needs the set; then the run that `mlflow run` opened is left to that job."""
 
@@ -149,23 +170,46 @@ class DatasetJob:
         with tracker.resume(unfinished) if unfinished else self._start() as run:
             folder = run.work / "spans"
             folder.mkdir(parents=True, exist_ok=True)
-            spans = self._spans(0 if earlier is None else len(earlier))
+            known = [] if earlier is None else [SampleSet.read_parquet(samples_file(self.workspace, earlier.run_id))]
+            spans = self._spans(sum(map(len, known)))
             made = self._generate(folder, spans)
-            parts = [] if earlier is None else [earlier]
-            samples = concatenate(parts + [SampleSet.read_parquet(_span_path(folder, span)) for span in spans])
-            samples.write_parquet(run.stage("samples.parquet"))
+            samples = concatenate(known + [SampleSet.read_parquet(_span_path(folder, span)) for span in spans])
             run.log_metrics({"num_samples": len(samples), "made": made})
-            run.log_input(samples, name=self.adapter.model_type, source=f"run:{run.run_id}", context="generated")
+            log_inputs(run, self.adapter, samples, self._params(), dataset=self._dataset)
+            self._log_layers(run, samples, spans, earlier)
         if unfinished is not None:
             self._mark_reused(unfinished)
         return DatasetOutcome(run.run_id, total, made)
+
+    def _log_layers(
+        self, run: ActiveRun, samples: SampleSet, spans: Sequence[Span], earlier: RunRecord | None
+    ) -> None:
+        """Log a layer run for each layer and step, if any layers are wanted."""
+        layers = self.request.record_layers
+        if not layers:
+            return
+        records = [] if earlier is None else self.workspace.catalog.layers(earlier.run_id)
+        arrays = TrajectoryArrays(
+            self.adapter,
+            samples,
+            run.work / "spans",
+            spans,
+            noise_levels(self.adapter, self.request).tolist(),
+            {(record.layer, record.sigma): self.workspace.activations(record) for record in records},
+        )
+        order = list(self.adapter.hookable_layers)
+        runs = LayerRuns(self.workspace, run, samples, MapParameters(), self._params(), order)
+        keys = [(layer, sigma) for sigma in arrays.sigmas for layer in layers if (layer, sigma) not in runs.logged]
+        for layer, sigma in tqdm(keys, desc="maps", unit="layer", disable=None):
+            fingerprint = self.fingerprint(len(samples), layer=layer, sigma=format_sigma(sigma))
+            runs.log((layer, sigma), arrays.build((layer, sigma)), fingerprint)
 
     def _mark_reused(self, run_id: str) -> None:
         if not self.on_the_way:
             self.workspace.tracker.mark_reused(run_id)
 
-    def fingerprint(self, total: int) -> str:
-        """Digest of everything that determines the first `total` samples."""
+    def fingerprint(self, total: int, **part: str) -> str:
+        """Digest of everything that determines the first `total` samples, or a part made of them."""
         request = self.request
         return fingerprint(
             kind="generate-dataset",
@@ -179,35 +223,49 @@ class DatasetJob:
             guidance_scale=request.guidance_scale,
             device=self.adapter.device.type,
             precision=self.adapter.precision,
+            layers=list(request.record_layers),
+            **part,
         )
 
-    def _earlier(self) -> SampleSet | None:
-        """Return the largest finished set of the same series with fewer samples."""
+    def _earlier(self) -> RunRecord | None:
+        """Return the run of the largest finished set of the same series with fewer samples."""
         for record in sorted(
             self.workspace.catalog.runs("generate-dataset"), key=lambda r: r.metrics.get("num_samples", 0), reverse=True
         ):
             count = int(record.metrics.get("num_samples", 0))
             if 0 < count < self.request.num_samples and record.fingerprint == self.fingerprint(count):
                 logger.info("the first %d samples come from run %s", count, record.run_id)
-                return SampleSet.read_parquet(self.workspace.folder(record.run_id).path("samples.parquet"))
+                return record
         return None
 
     def _start(self) -> ActiveRun:
-        total = self.request.num_samples
-        tags = RunTags(model=self.adapter.model_type, fingerprint=self.fingerprint(total))
-        params = {
-            "model": self.adapter.model_type,
-            "num_samples": total,
-            "seed": self.request.seed,
-            "sampler": self.request.sampler,
-            "num_steps": self.request.num_steps,
-            "guidance_scale": self.request.guidance_scale,
-            "prompts": 0 if self.series.prompts is None else len(set(self.series.prompts)),
-        }
+        total, params = self.request.num_samples, self._params()
+        tags = RunTags(model=self.adapter.model_type, dataset=self._dataset, fingerprint=self.fingerprint(total))
         name = f"generate {total} samples with {self.adapter.model_type}"
         return self.workspace.tracker.start(
             "generate-dataset", name, tags, params=params, system_metrics=True, on_the_way=self.on_the_way
         )
+
+    @property
+    def _dataset(self) -> str:
+        return f"generated, seed {self.request.seed}"
+
+    def _params(self) -> dict[str, object]:
+        series, request = self.series, self.request
+        conditioning = "prompt" if series.prompts is not None else "label" if self.adapter.num_classes else "none"
+        return {
+            "model": self.adapter.model_type,
+            "checkpoint": self.checkpoint or "",
+            "precision": self.adapter.precision,
+            "num_samples": request.num_samples,
+            "seed": request.seed,
+            "sampler": request.sampler,
+            "num_steps": request.num_steps,
+            "guidance_scale": request.guidance_scale,
+            "prompts": 0 if series.prompts is None else len(set(series.prompts)),
+            "conditioning": conditioning,
+            "layers": len(request.record_layers),
+        }
 
     def _spans(self, first: int) -> list[Span]:
         """Return the samples from `first` on, cut into batches."""
@@ -258,6 +316,7 @@ class Origin:
 
 def write_span(folder: Path, origin: Origin, span: Span, result: GenerationResult) -> None:
     """Write one span of generated samples to `folder`, whole or not at all."""
+    write_trajectory(folder, span, result)
     samples = SampleSet.from_images(
         result.images,
         [f"{origin.model}-{result.seed}-{span.first + i:08d}" for i in range(span.count)],

@@ -1,6 +1,7 @@
 """A workspace: one tracking store, opened, with what its runs hold read back as objects."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from diffviews.adapters.condition import Condition
 from diffviews.data.activations import ActivationReader
@@ -47,6 +48,11 @@ class Workspace:
         if not names:
             raise RunNotFoundError(f"run {map_run} holds no map; name a layer run or a map made of one")
         return {_slice_sigma(name): Projector.load(folder.path(name)) for name in names}
+
+
+def samples_file(workspace: Workspace, run_id: str) -> Path:
+    """Return the sample set that a run holds: a generated one, or an extraction's own."""
+    return workspace.folder(run_id).path("samples.parquet")
 
 
 def conditions_of(samples: SampleSet, conditioning: str) -> list[Condition] | None:

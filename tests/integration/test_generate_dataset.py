@@ -8,11 +8,13 @@ import time
 import numpy as np
 import pytest
 
+from diffviews.adapters.registry import load_adapter
 from diffviews.core.generator import GenerationRequest, generate
 from diffviews.data.samples import SampleSet
 from diffviews.errors import ConfigError, TrackingError
 from diffviews.pipelines.extract import extract
 from diffviews.pipelines.generate_dataset import generate_dataset
+from diffviews.pipelines.trajectories import TrajectoryArrays
 from diffviews.pipelines.workspace import open_workspace
 
 QUICK = {"num_steps": 3, "batch_size": 8}
@@ -125,3 +127,52 @@ def test_resume_after_a_smaller_set_was_finished_meanwhile_has_no_sample_twice(e
     generate_dataset(num_samples=10, **QUICK, experiment=experiment)
     resumed = samples_of(generate_dataset(num_samples=20, **QUICK, experiment=experiment))
     assert len(set(resumed.sample_ids)) == len(resumed) == 20
+
+
+def test_layers_along_the_denoising_are_layer_runs_that_grow_with_the_set(experiment):
+    asked = {**QUICK, "layers": ("midblock", "encoder_block_0"), "experiment": experiment}
+    generate_dataset(num_samples=18, **asked)
+    outcome = generate_dataset(num_samples=30, **asked)
+    assert outcome.made == 12
+    workspace = open_workspace()
+    adapter = load_adapter("edm-digits", device="cpu")
+    request = GenerationRequest(num_samples=30, seed=0, num_steps=3, record_layers=("midblock",))
+    direct = generate(adapter, request)
+    records = workspace.catalog.layers(outcome.run_id)
+    assert {(r.layer, r.sigma) for r in records} == {
+        (layer, float(sigma)) for layer in ("midblock", "encoder_block_0") for sigma in direct.sigmas
+    }
+    ids = samples_of(outcome).sample_ids
+    for step, sigma in enumerate(direct.sigmas):
+        record = next(r for r in records if (r.layer, r.sigma) == ("midblock", float(sigma)))
+        stored = workspace.activations(record).rows(ids)
+        # float16 storage, and batches of 8 where the direct generation has one of 30
+        np.testing.assert_allclose(stored, direct.trajectory["midblock"][step], atol=2e-2, rtol=2e-3)
+        assert record.params["conditioning"] == "label"
+        assert "trustworthiness" in record.metrics
+        assert len(workspace.projectors(record.run_id)) == 1
+
+
+def test_layers_of_a_killed_set_are_gone_on_with(experiment, monkeypatch):
+    asked = {**QUICK, "layers": ("midblock",), "num_samples": 17, "experiment": experiment}
+    build = TrajectoryArrays.build
+    monkeypatch.setattr(TrajectoryArrays, "build", killed_after(2, build))
+    with pytest.raises(KeyboardInterrupt):
+        generate_dataset(**asked)
+    monkeypatch.setattr(TrajectoryArrays, "build", build)
+    outcome = generate_dataset(**asked)
+    assert outcome.made == 0
+    assert len(open_workspace().catalog.layers(outcome.run_id)) == 3
+
+
+def killed_after(count, function):
+    """Return `function` that a Ctrl-C ends at its call number `count`."""
+    calls = []
+
+    def call(*arguments):
+        calls.append(arguments)
+        if len(calls) == count:
+            raise KeyboardInterrupt
+        return function(*arguments)
+
+    return call

@@ -25,6 +25,7 @@ from diffviews.lightning.runner import WorkerError, predict, trainer
 from diffviews.pipelines.capture import array_path, capture_activations, link_tree
 from diffviews.pipelines.generate_dataset import Origin, write_span
 from diffviews.pipelines.plan import ExtractionPlan
+from diffviews.pipelines.series import Series
 from diffviews.processing.map_parameters import MapParameters
 
 
@@ -208,7 +209,7 @@ def test_spans_are_shared_without_overlap_or_gap():
 
 def test_generation_sent_to_another_process_makes_the_same_samples(adapter, tmp_path):
     request = GenerationRequest(num_samples=5, num_steps=2, seed=3, class_labels=tuple(range(5)))
-    write = partial(write_span, tmp_path, Origin("edm-digits", "heun", adapter.class_names))
+    write = partial(write_span, tmp_path, Origin("edm-digits", "heun", adapter.class_names, Series(5)))
     module = ForkingPickler.loads(bytes(ForkingPickler.dumps(GenerationModule(adapter, request, write))))
     predict(trainer("cpu", progress=False), module, GenerationData([Span(0, 3), Span(3, 2)]))
     parts = [SampleSet.read_parquet(path) for path in sorted(tmp_path.glob("*.parquet"))]

@@ -1,0 +1,87 @@
+"""Activations along the denoising of generated samples: kept span by span, then one array a (layer, sigma)."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from diffviews.adapters.base import GeneratorAdapter
+from diffviews.core.files import write_atomically
+from diffviews.core.generator import GenerationResult
+from diffviews.data.activations import ActivationReader, ActivationWriter, DoesNotFitError
+from diffviews.data.samples import SampleSet
+from diffviews.lightning.extraction import ChunkBuffer, LayerKey
+from diffviews.lightning.generation import Span
+from diffviews.noise import format_sigma
+from diffviews.pipelines.capture import CapturedArray
+
+Rows = Iterator[tuple[int, np.ndarray]]
+"""(first row, activations of that row and those after it, (n, *layer_shape)), in order of the rows."""
+
+
+def trajectory_path(folder: Path, span: Span) -> Path:
+    """Return where the activations of one span are kept while the job runs."""
+    return folder / f"{span.first:08d}-{span.count}.npz"
+
+
+def write_trajectory(folder: Path, span: Span, result: GenerationResult) -> None:
+    """Keep what the recorded layers put out at each step, {layer: (S, n, *layer_shape)}, whole or not at all."""
+    if result.trajectory:
+        arrays: dict[str, Any] = dict(result.trajectory)
+        write_atomically(trajectory_path(folder, span), lambda file: np.savez(file, **arrays))
+
+
+@dataclass(frozen=True, slots=True)
+class TrajectoryArrays:
+    """Makes the arrays of a generated sample set's layer runs.
+
+    At step s a layer run holds what the layer put out when the sampler was at sigma s, on its way
+    from noise to each sample: not a noised copy of the sample, as an extraction has it.
+    """
+
+    adapter: GeneratorAdapter
+    samples: SampleSet
+    folder: Path
+    """Where the spans' trajectories are kept."""
+    spans: Sequence[Span]
+    sigmas: Sequence[float]
+    """Noise level of each step."""
+    earlier: Mapping[LayerKey, ActivationReader]
+    """Activations of the samples before the first span, when an earlier run made them."""
+
+    def build(self, key: LayerKey) -> CapturedArray:
+        """Write one array below `folder`, in float16 or, where a value does not fit, in float32."""
+        layer, sigma = key
+        place = self.folder / f"{layer}@{format_sigma(sigma)}"
+        step = self.sigmas.index(sigma)
+        try:
+            return self._write(layer, step, place / "float16.zarr", "float16")
+        except DoesNotFitError:
+            return self._write(layer, step, place / "float32.zarr", "float32")
+
+    def _write(self, layer: str, step: int, path: Path, dtype: str) -> CapturedArray:
+        writer = ActivationWriter(
+            path,
+            sample_ids=self.samples.sample_ids,
+            layer=layer,
+            shape=self.adapter.get_layer_shapes()[layer],
+            dtype=dtype,
+            sigma=self.sigmas[step],
+            model_digest=self.adapter.digest(),
+            dataset_digest=self.samples.digest,
+        )
+        buffer, last = ChunkBuffer(writer), len(self.samples)
+        for first, rows in self._rows(layer, step):
+            buffer.add(first, rows, ends_block=first + len(rows) == last)
+        return CapturedArray(path, writer.finish(), ActivationReader.open(path).nonfinite)
+
+    def _rows(self, layer: str, step: int) -> Rows:
+        known = self.earlier.get((layer, self.sigmas[step]))
+        if known is not None:
+            for first, chunk in known.chunks():
+                yield first, chunk.astype(np.float32)
+        for span in self.spans:
+            with np.load(trajectory_path(self.folder, span), allow_pickle=False) as arrays:
+                yield span.first, arrays[layer][step]
