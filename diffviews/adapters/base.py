@@ -11,12 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from diffviews.adapters.condition import Condition
+from diffviews.adapters.defaults import SamplerName, SamplingDefaults
 from diffviews.adapters.hooks import Handle, Hook
 from diffviews.errors import ConfigError, ShapeError
-
-
-SamplerName = Literal["heun", "euler", "renoise"]
-"""heun and euler follow the probability-flow ODE; renoise predicts x0 and adds noise again."""
 
 Precision = Literal["float32", "float16", "bfloat16"]
 """Floating-point format of a forward pass."""
@@ -115,6 +112,30 @@ class GeneratorAdapter(ABC):
     def default_sampler(self) -> SamplerName:
         """Sampler when the user names none."""
         return "heun"
+
+    @property
+    def defaults(self) -> SamplingDefaults:
+        """What generations use where a request says nothing: the values above, or those overridden."""
+        sigma_min, sigma_max = self.sigma_range
+        own = SamplingDefaults(
+            sigma_min, sigma_max, self.default_steps, self.default_guidance, self.default_sampler
+        )
+        return own.changed(**self.overrides)
+
+    @property
+    def overrides(self) -> Mapping[str, Any]:
+        """What `override_defaults` was given."""
+        return self.__dict__.get("_overrides", {})
+
+    def override_defaults(self, **values: Any) -> None:
+        """Take other sampling defaults than the model family's: sigma_max, default_steps, ….
+
+        Raises:
+            ConfigError: if a name is unknown or a value impossible.
+        """
+        overrides = {**self.overrides, **values}
+        self.defaults.changed(**overrides)
+        self.__dict__["_overrides"] = overrides
 
     def model_sigmas(
         self, num_steps: int, sigma_max: float | None = None, sigma_min: float | None = None

@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffviews.adapters.base import GeneratorAdapter, SamplerName
+from diffviews.adapters.base import GeneratorAdapter
 from diffviews.adapters.condition import Condition
+from diffviews.adapters.defaults import SamplerName
 from diffviews.core.guidance import GuidedDenoiser
 from diffviews.core.request import (
     FIXED_SEED,
@@ -77,14 +78,15 @@ class _Plan:
 
     @classmethod
     def of(cls, adapter: GeneratorAdapter, request: GenerationRequest) -> "_Plan":
-        scale = adapter.default_guidance if request.guidance_scale is None else request.guidance_scale
+        defaults = adapter.defaults
+        scale = defaults.default_guidance if request.guidance_scale is None else request.guidance_scale
         seed = _seed(request)
         return cls(
             request,
             seed,
             noise_levels(adapter, request),
             float(scale),
-            request.sampler or adapter.default_sampler,
+            request.sampler or defaults.default_sampler,
             _classes(adapter.num_classes, request, seed),
         )
 
@@ -110,17 +112,19 @@ class _Plan:
 
 def noise_levels(adapter: GeneratorAdapter, request: GenerationRequest) -> Tensor:
     """Return the noise levels above 0, (S,) float64 descending."""
-    num_steps = adapter.default_steps if request.num_steps is None else request.num_steps
+    defaults = adapter.defaults
+    num_steps = defaults.default_steps if request.num_steps is None else request.num_steps
     if request.schedule != "karras":
-        own = adapter.model_sigmas(num_steps, request.sigma_max, request.sigma_min)
+        # The model's schedule has ends of its own, which only a number that somebody gave replaces.
+        given = {name: getattr(request, name) or adapter.overrides.get(name) for name in ("sigma_max", "sigma_min")}
+        own = adapter.model_sigmas(num_steps, **given)
         if own is not None:
             return own[own > 0].to("cpu", torch.float64)
         if request.schedule == "model":
             raise ConfigError(f"model {adapter.model_type!r} has no schedule of its own; take schedule karras")
-    sigma_min, sigma_max = adapter.sigma_range
-    sigma_max = sigma_max if request.sigma_max is None else request.sigma_max
+    sigma_max = defaults.sigma_max if request.sigma_max is None else request.sigma_max
     # A shorter range than the model's own ends where it starts, not above.
-    sigma_min = min(sigma_min, sigma_max) if request.sigma_min is None else request.sigma_min
+    sigma_min = min(defaults.sigma_min, sigma_max) if request.sigma_min is None else request.sigma_min
     return karras_sigmas(num_steps, sigma_max, sigma_min, request.rho)
 
 

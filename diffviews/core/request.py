@@ -8,7 +8,7 @@ from typing import Any, Literal, Self, get_args
 import numpy as np
 from torch import Tensor
 
-from diffviews.adapters.base import SamplerName
+from diffviews.adapters.defaults import SamplerName
 from diffviews.core.interventions import Intervention
 from diffviews.core.samplers import Churn
 from diffviews.errors import ConfigError

@@ -7,7 +7,7 @@ job begins with the samples of the largest finished one of the same series.
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -214,6 +214,7 @@ class DatasetJob:
         return fingerprint(
             kind="generate-dataset",
             model=self.adapter.digest(),
+            defaults=asdict(self.adapter.defaults),
             total=total,
             series=self.series.digest(total),
             seed=request.seed,
@@ -282,7 +283,7 @@ class DatasetJob:
         return sum(span.count for span in missing)
 
     def _origin(self) -> "Origin":
-        sampler = self.request.sampler or self.adapter.default_sampler
+        sampler = self.request.sampler or self.adapter.defaults.default_sampler
         names = self.adapter.class_names if self.adapter.num_classes else ()
         return Origin(self.adapter.model_type, sampler, names, self.series)
 

@@ -139,3 +139,16 @@ def test_condition_of_a_class_model_is_its_labels():
     given = adapter.condition([Condition(2), Condition(-1)])
     assert given["class_labels"].tolist() == [[0, 0, 1, 0], [0.25] * 4]
     assert adapter.uncondition([Condition(2)]) == {}
+
+
+def test_overridden_defaults_are_taken_where_a_request_says_nothing():
+    adapter = GaussianAdapter()
+    adapter.override_defaults(sigma_max=40, default_steps=3, default_guidance=2.0, default_sampler="renoise")
+    result = generate(adapter, asked(class_labels=1))
+    assert (len(result.sigmas), result.sigmas[0], result.sigmas[-1]) == (3, 40.0, 0.002)
+    assert len(adapter.calls) == 6  # two passes a step
+    assert len(generate(adapter, asked(num_steps=2)).sigmas) == 2
+    for wrong, words in (({"sigma_maks": 1}, "did you mean 'sigma_max'"), ({"default_steps": 0}, "at least 1")):
+        with pytest.raises(ConfigError, match=words):
+            adapter.override_defaults(**wrong)
+    assert adapter.defaults.default_steps == 3
