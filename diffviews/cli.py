@@ -46,6 +46,14 @@ COMMANDS = {
     "train": Command("diffviews.pipelines.train:train", "train a small denoiser, such as the shipped edm-digits"),
     "viz": Command("diffviews.pipelines.viz:viz", "serve the dashboard", aliases=(("-m", "model"),)),
     "layers": Command("diffviews.pipelines.layers:layers", "list a model's hook points with shapes and bytes"),
+    "checkpoints": Command(
+        "diffviews.pipelines.checkpoints:checkpoints", "list the public checkpoints known by name, with their licences"
+    ),
+    "convert-checkpoint": Command(
+        "diffviews.pipelines.convert_checkpoint:convert_checkpoint",
+        "write any checkpoint as safetensors; nothing in it is run",
+        positional=("source",),
+    ),
     "replay": Command(
         "diffviews.pipelines.replay:replay", "repeat a logged generation and compare", positional=("run",)
     ),

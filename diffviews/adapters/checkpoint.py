@@ -1,4 +1,4 @@
-"""Reading an EDM network's weights from safetensors, with every fault told before use."""
+"""Reading an EDM network's weights from any checkpoint that holds one, every fault told before use."""
 
 import json
 from collections.abc import Mapping
@@ -9,8 +9,25 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffviews.data.checkpoints import read_safetensors
+from diffviews.data.checkpoints import model_file, read_checkpoint_file
 from diffviews.errors import CheckpointError
+
+_WRAPPERS = ("module.", "_orig_mod.", "feedforward_model.", "generator.", "unet.", "ema.")
+"""Names that training programs put before a network's own: those of wrappers, and of one network of several."""
+_EDM_DEFAULTS: Mapping[str, Any] = {
+    "label_dim": 0,
+    "sigma_min": 0.0,
+    "sigma_max": float("inf"),
+    "sigma_data": 0.5,
+    "model_channels": 192,
+    "channel_mult": [1, 2, 3, 4],
+    "channel_mult_emb": 4,
+    "num_blocks": 3,
+    "attn_resolutions": [32, 16, 8],
+    "dropout": 0.1,
+    "label_dropout": 0.0,
+}
+"""What EDM's EDMPrecond and DhariwalUNet take where they are told nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,25 +43,46 @@ class NetworkCheckpoint:
 
 
 def read_checkpoint(path: str | Path) -> NetworkCheckpoint:
-    """Read a safetensors file; its configuration is in the file's metadata or in `<name>.json` beside it.
+    """Read the weights of an ADM network with EDM preconditioning.
+
+    Its configuration is in the metadata of a safetensors file, in `<name>.json` beside it, or in the
+    pickled network of EDM itself.
+
+    Args:
+        path: a safetensors file, a pickle of EDM, a state dict of torch such as DMD2's
+            `pytorch_model.bin`, or a folder with one of them in it.
 
     Raises:
-        CheckpointError: if the file is missing, truncated, pickled, not safetensors or holds NaN.
+        CheckpointError: if it is missing, truncated, hostile, of another network or holds NaN.
     """
-    file = Path(path)
-    stored, metadata = read_safetensors(file)
-    tensors = {name.removeprefix("model."): tensor for name, tensor in stored.items()}
+    file = model_file(path)
+    stored, metadata = read_checkpoint_file(file)
+    tensors = network_names(stored)
     _check_finite(file, tensors)
-    return NetworkCheckpoint(file, tensors, _config(file, metadata))
+    return NetworkCheckpoint(file, tensors, network_config(file, metadata))
 
 
-def _check_finite(file: Path, tensors: Mapping[str, Tensor]) -> None:
-    for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            raise CheckpointError(f"checkpoint {file}: tensor {name!r} holds NaN or infinite values")
+def network_names(stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return tensors under the raw network's own names.
+
+    Prefixes of wrappers go; where a file holds several networks of a training, the generator's stay.
+    The mapping of augmentations goes too: it acts in training only.
+    """
+    tensors = dict(stored)
+    while prefix := next((wrapper for wrapper in _WRAPPERS if any(name.startswith(wrapper) for name in tensors)), None):
+        tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+    tensors = {name.removeprefix("model."): tensor for name, tensor in tensors.items()}
+    return {name: tensor for name, tensor in tensors.items() if not name.startswith("map_augment.")}
 
 
-def _config(file: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
+def network_config(file: Path, metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the configuration that comes with a checkpoint, {} if none does.
+
+    Raises:
+        CheckpointError: if it cannot be read or is that of another kind of network.
+    """
+    if "init_kwargs" in metadata:
+        return _edm_config(file, metadata)
     beside = file.with_suffix(".json")
     try:
         if "config" in metadata:
@@ -55,6 +93,25 @@ def _config(file: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
     except (json.JSONDecodeError, UnicodeDecodeError, TypeError) as error:
         raise CheckpointError(f"the configuration of checkpoint {file} cannot be read: {error}") from error
     return {}
+
+
+def _edm_config(file: Path, metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of a network that EDM pickled, those it left to their defaults included."""
+    options, made = metadata["init_kwargs"], metadata.get("class_name")
+    inner = options.get("model_type", "DhariwalUNet")
+    if made != "EDMPrecond" or inner != "DhariwalUNet":
+        raise CheckpointError(
+            f"checkpoint {file} holds a {made} around a {inner}; only the ADM network with EDM "
+            "preconditioning (EDMPrecond around DhariwalUNet) can be loaded"
+        )
+    known = {*_EDM_DEFAULTS, "img_resolution", "img_channels"}
+    return {**_EDM_DEFAULTS, **{key: value for key, value in options.items() if key in known}}
+
+
+def _check_finite(file: Path, tensors: Mapping[str, Tensor]) -> None:
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise CheckpointError(f"checkpoint {file}: tensor {name!r} holds NaN or infinite values")
 
 
 def _mapping(value: Any) -> dict[str, Any]:

@@ -51,7 +51,9 @@ class SamplingDefaults:
             if name not in self.names():
                 raise ConfigError(unknown_name("sampling default", name, self.names()))
         try:
-            read = {name: value if name == "default_sampler" else float(value) for name, value in values.items()}
+            read: dict[str, Any] = {
+                name: value if name == "default_sampler" else float(value) for name, value in values.items()
+            }
         except (TypeError, ValueError) as error:
             raise ConfigError(f"sampling defaults {values} must be numbers: {error}") from error
         if "default_steps" in read:

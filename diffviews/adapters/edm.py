@@ -103,10 +103,11 @@ class EDMAdapter(HookMixin, GeneratorAdapter):
         label_dropout: float = 0.0,
         **kwargs: Any,
     ) -> Self:
-        """Load a safetensors checkpoint.
+        """Load a checkpoint; nothing in it is run.
 
         Args:
-            checkpoint_path: the file; None takes the weights that ship with the package, if any.
+            checkpoint_path: a safetensors file, a pickle of EDM, a state dict of torch, or a folder with one
+                of them in it; None takes the weights that ship with the package, if any.
             device: where to put it; 'cuda' on a machine without CUDA falls back with a warning.
             label_dropout: share of labels withheld in its training; 0: as its configuration says.
             kwargs: network options that override the checkpoint's configuration.
@@ -132,7 +133,9 @@ class EDMAdapter(HookMixin, GeneratorAdapter):
         Raises:
             CheckpointError: if none does.
         """
-        raise CheckpointError(f"adapter {cls.name!r} ships no weights; give a .safetensors checkpoint")
+        raise CheckpointError(
+            f"adapter {cls.name!r} ships no weights; give a checkpoint (`diffviews checkpoints` lists public ones)"
+        )
 
     @torch.no_grad()
     def sample(

@@ -1,19 +1,91 @@
-"""Checkpoint files, read without ever running anything they contain."""
+"""Checkpoint files, read without ever running anything they contain.
 
+`read_checkpoint_file` takes a file or a folder: safetensors, whole or in shards; the pickles of EDM; the
+files of `torch.save` under any of their names. Its opposite, `write_safetensors`, writes a file that is
+whole or not there.
+"""
+
+import contextlib
 import hashlib
+import json
 import os
+import secrets
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from diffviews.errors import CheckpointError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-_PICKLED = {".pkl", ".pickle", ".pt", ".pth", ".bin", ".ckpt"}
+PICKLED = frozenset({".pkl", ".pickle", ".pt", ".pth", ".bin", ".ckpt"})
+"""Endings of pickled checkpoints."""
+_INDEX = ".index.json"
+_USUAL_NAMES = (
+    "diffusion_pytorch_model.safetensors",
+    "diffusion_pytorch_model.safetensors.index.json",
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_lora_weights.safetensors",
+    "adapter_model.safetensors",
+    "diffusion_pytorch_model.fp16.safetensors",
+    "diffusion_pytorch_model.bin",
+    "diffusion_pytorch_model.bin.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+    "pytorch_lora_weights.bin",
+)
+"""Names of model files, the one to take first."""
+_MAX_INDEX_BYTES = 64 * 2**20
 
 
-def read_safetensors(path: str | os.PathLike[str]) -> tuple[dict[str, "Tensor"], dict[str, str]]:
+def read_checkpoint_file(path: str | os.PathLike[str]) -> tuple[dict[str, "Tensor"], dict[str, Any]]:
+    """Return the tensors of a checkpoint by name, on the CPU, and what it says about them.
+
+    Args:
+        path: a file, or a folder with one model file in it.
+
+    Returns:
+        The tensors as stored, and: the metadata of a safetensors file, or `class_name` and
+        `init_kwargs` of a pickled network of EDM, or nothing.
+
+    Raises:
+        CheckpointError: if it is missing, truncated, hostile or holds no network's weights.
+    """
+    file = model_file(path)
+    if file.name.endswith(_INDEX):
+        return _read_shards(file)
+    if file.suffix.lower() in PICKLED:
+        return _read_pickled_network(file)
+    return read_safetensors(file)
+
+
+def model_file(path: str | os.PathLike[str]) -> Path:
+    """Return the file to read: `path` itself, or the one model file of a folder.
+
+    Raises:
+        CheckpointError: if there is none, or several with no usual name among them.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        return _existing_file(path)
+    usual = next((folder / name for name in _USUAL_NAMES if (folder / name).is_file()), None)
+    if usual is not None:
+        return usual
+    for suffixes in ({".safetensors"}, PICKLED):
+        files = sorted(file for file in folder.iterdir() if file.is_file() and file.suffix.lower() in suffixes)
+        if len(files) == 1:
+            return files[0]
+        if files:
+            names = ", ".join(file.name for file in files[:5])
+            raise CheckpointError(f"folder {folder} holds several model files ({names}); give the one to read")
+    inner = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
+    hint = f"; give one of its folders: {', '.join(inner[:8])}" if inner else ""
+    raise CheckpointError(f"folder {folder} holds no model file{hint}")
+
+
+def read_safetensors(path: str | os.PathLike[str]) -> tuple[dict[str, "Tensor"], dict[str, Any]]:
     """Return the tensors of a safetensors file, on the CPU, and its metadata.
 
     Raises:
@@ -22,10 +94,10 @@ def read_safetensors(path: str | os.PathLike[str]) -> tuple[dict[str, "Tensor"],
     from safetensors import SafetensorError, safe_open
 
     file = _existing_file(path)
-    if file.suffix.lower() in _PICKLED:
+    if file.suffix.lower() in PICKLED:
         raise CheckpointError(
-            f"checkpoint {file} is pickled, and opening a pickle can run code it contains; "
-            "convert it to .safetensors first and give that file"
+            f"checkpoint {file} is pickled and no safetensors file; convert it with "
+            f"`diffviews convert-checkpoint {file.name}`"
         )
     try:
         with safe_open(str(file), framework="pt") as opened:
@@ -37,10 +109,108 @@ def read_safetensors(path: str | os.PathLike[str]) -> tuple[dict[str, "Tensor"],
         ) from error
 
 
+def write_safetensors(
+    path: str | os.PathLike[str], tensors: Mapping[str, "Tensor"], metadata: Mapping[str, str] | None = None
+) -> Path:
+    """Write tensors and metadata as a safetensors file, which appears under its name only when whole.
+
+    The same tensors and metadata give the same bytes, hence the same digest.
+
+    Raises:
+        CheckpointError: if there are no tensors.
+        OSError: if the disk refuses.
+    """
+    from safetensors.torch import save_file
+
+    file = Path(path)
+    if not tensors:
+        raise CheckpointError(f"there are no tensors to write to {file}")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    temporary = file.with_name(f".{file.name}.{secrets.token_hex(6)}.part")
+    try:
+        temporary.touch(exist_ok=False)
+        mode = temporary.stat().st_mode  # as the user's umask wants it; safetensors would let nobody else read it
+        save_file(_apart(tensors), temporary, metadata=dict(metadata or {}))
+        temporary.chmod(mode)
+        _order_header(temporary)
+        os.replace(temporary, file)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
+    return file
+
+
 def file_digest(path: str | os.PathLike[str]) -> str:
     """Return the sha256 of a file's bytes in hexadecimal."""
     with _existing_file(path).open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _read_pickled_network(file: Path) -> tuple[dict[str, "Tensor"], dict[str, Any]]:
+    from diffviews.data.safe_pickle import read_pickled
+    from diffviews.data.state_dicts import state_dict_of
+
+    content = read_pickled(file)
+    try:
+        return state_dict_of(content)
+    except CheckpointError as error:
+        raise CheckpointError(f"checkpoint {file} {error}") from error
+
+
+def _read_shards(index: Path) -> tuple[dict[str, "Tensor"], dict[str, Any]]:
+    """Read a model that an index spreads over several files in the same folder."""
+    tensors: dict[str, Tensor] = {}
+    names = _shard_names(index)
+    for shard in sorted(set(names.values())):
+        stored, _ = read_checkpoint_file(index.parent / shard)
+        for name in (name for name, place in names.items() if place == shard):
+            if name not in stored:
+                raise CheckpointError(f"{index.parent / shard} lacks the tensor {name!r} that {index.name} promises")
+            tensors[name] = stored[name]
+    return tensors, {}
+
+
+def _shard_names(index: Path) -> dict[str, str]:
+    """Return tensor name → file name, none of which leads out of the folder."""
+    if index.stat().st_size > _MAX_INDEX_BYTES:
+        raise CheckpointError(f"the index {index} is too large to be one")
+    try:
+        names = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise CheckpointError(f"the index {index} cannot be read: {error!r}") from error
+    if not isinstance(names, dict) or not names:
+        raise CheckpointError(f"the index {index} names no tensors")
+    for shard in set(map(str, names.values())):
+        plain = shard == Path(shard).name and "\\" not in shard and shard not in ("", ".", "..")
+        if not plain or shard.endswith(_INDEX) or not (index.parent / shard).is_file():
+            raise CheckpointError(f"the index {index} names the file {shard[:200]!r}, which is not in its folder")
+    return {name: str(shard) for name, shard in names.items()}
+
+
+def _order_header(file: Path) -> None:
+    """Sort the metadata in a file's header, which the library leaves in any order."""
+    with file.open("r+b") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        header = json.loads(stream.read(length))
+        if "__metadata__" in header:
+            header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        ordered = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode().ljust(length)
+        if len(ordered) == length:
+            stream.seek(8)
+            stream.write(ordered)
+
+
+def _apart(tensors: Mapping[str, "Tensor"]) -> dict[str, "Tensor"]:
+    """Return the tensors contiguous and each with memory of its own, as the format wants them."""
+    seen: set[int] = set()
+    apart: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        packed = tensor.contiguous()
+        place = packed.untyped_storage().data_ptr()
+        apart[name] = packed.clone() if place in seen and packed.numel() else packed
+        seen.add(place)
+    return apart
 
 
 def _existing_file(path: str | os.PathLike[str]) -> Path:

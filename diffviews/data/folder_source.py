@@ -17,6 +17,8 @@ from diffviews.errors import CorruptDataError, SampleSetError
 logger = logging.getLogger(__name__)
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp"})
+EAGER_BYTES = 256 * 2**20
+"""Up to this many bytes of pixels are kept in memory; a set is read about four times in an extraction."""
 
 
 def folder_samples(location: str, max_samples: int | None, resolution: int | None) -> SampleSet:
@@ -24,8 +26,7 @@ def folder_samples(location: str, max_samples: int | None, resolution: int | Non
 
     The first sub-folder names a sample's class; images beside the sub-folders have none. Labels
     count the sorted class names, except that folders named by ImageNet synsets get the label and
-    name of the standard ImageNet-1K order. A link that leads out of the folder is refused. With a
-    `resolution` images are decoded when asked for; without, all at once, to see that their sizes agree.
+    name of the standard ImageNet-1K order. A link that leads out of the folder is refused.
     """
     root = Path(location)
     if not location or not root.is_dir():
@@ -44,7 +45,7 @@ def folder_samples(location: str, max_samples: int | None, resolution: int | Non
         "class_name": [None if (folder := folders[row]) is None else classes[folder][1] for row in rows],
         "source": [f"folder:{root.name}"] * len(chosen),
     }
-    return SampleSet(pd.DataFrame(frame, dtype=object), _pictures(root, chosen, resolution), class_order)
+    return SampleSet(pd.DataFrame(frame, dtype=object), open_pictures(root, chosen, resolution), class_order)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -85,10 +86,21 @@ class FilePictures:
         return FilePictures(self.root, tuple(self.names[row] for row in rows), self.resolution)
 
 
-def _pictures(root: Path, names: tuple[str, ...], resolution: int | None) -> Pictures:
-    if resolution is not None:
+def open_pictures(root: Path, names: tuple[str, ...], resolution: int | None) -> Pictures:
+    """Return image files as pictures: decoded now when they are few, else when asked for.
+
+    Args:
+        root: folder.
+        names: paths of the files below it.
+        resolution: side to fit them to; None: all are decoded now, since their sizes must agree.
+
+    Raises:
+        CorruptDataError: if a file is damaged, as soon as it is decoded.
+        ShapeError: if sizes differ and there is no resolution.
+    """
+    if resolution is not None and len(names) * resolution**2 * 3 > EAGER_BYTES:
         return FilePictures(root.absolute(), names, resolution)
-    return PixelPictures(stack_images([_decode_file(root / name, None) for name in names], list(names)))
+    return PixelPictures(stack_images([_decode_file(root / name, resolution) for name in names], list(names)))
 
 
 def _image_names(root: Path) -> Iterator[str]:

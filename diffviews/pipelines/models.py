@@ -1,18 +1,127 @@
-"""Loading a model for a job: its checkpoint brought here from wherever it lies, then its adapter."""
+"""Models by name and checkpoint address: everything a job needs to have one in memory."""
 
+import logging
+from dataclasses import asdict
+from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
 
 from diffviews.adapters.base import GeneratorAdapter
 from diffviews.adapters.registry import load_adapter
+from diffviews.data.checkpoint_catalog import CATALOGUE, PREFIX, find_checkpoint, get_checkpoint
+from diffviews.data.checkpoints import PICKLED
+from diffviews.data.fetch import fetch, is_remote
+from diffviews.errors import CheckpointError, ConfigError, unknown_name
+from diffviews.pipelines.model_folder import ModelFolder
+from diffviews.tracking.models import SCHEME, download_model
+
+_log = logging.getLogger(__name__)
+
+_FILE_ENDINGS = PICKLED | {".safetensors", ".json"}
+PRECISIONS = ("auto", "float32", "float16", "bfloat16")
 
 
 def load_model(
-    model: str, checkpoint: str | None = None, device: str = "auto", precision: str = "auto", profile: str | None = None
+    model: str,
+    checkpoint: str | PathLike[str] | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+    profile: str | None = None,
 ) -> GeneratorAdapter:
-    """Return the adapter of a model with its weights loaded, in inference mode."""
-    options = {} if precision == "auto" else {"precision": precision}
-    return load_adapter(model, checkpoint=checkpoint, device=device, **options)
+    """Return the adapter of this name with its weights, fetched first where they lie elsewhere.
+
+    Args:
+        model: adapter name.
+        checkpoint: what `resolve_checkpoint` understands, or a folder whose `config.json` names adapter,
+            checkpoint and sampling defaults; None takes the adapter's own.
+        device: auto, cpu, cuda, cuda:N or mps.
+        precision: of the forward pass: float32, float16, bfloat16, or auto, the adapter's own choice.
+        profile: tracking set-up that a `models:/` address belongs to.
+
+    Raises:
+        AdapterNotFoundError: if no adapter has this name.
+        CheckpointError: if the checkpoint cannot be fetched or does not fit.
+        ConfigError: if the precision or the device is none.
+    """
+    if precision not in PRECISIONS:
+        raise ConfigError(unknown_name("precision", precision, PRECISIONS))
+    options: dict[str, Any] = {} if precision == "auto" else {"precision": precision}
+    folder = Path(checkpoint) if checkpoint is not None else None
+    said = ModelFolder.read(folder) if folder is not None and folder.is_dir() else None
+    if said is None or folder is None:
+        options |= _base_of(checkpoint, profile)
+        return load_adapter(model, _weights(model, checkpoint, profile), device, **options)
+    said.check_adapter(model, folder)
+    options |= {name: resolve_checkpoint(place, profile) for name, place in said.files.items()} | said.options
+    adapter = load_adapter(model, _weights(model, said.checkpoint, profile), device, **options)
+    adapter.override_defaults(**said.defaults)
+    return adapter
+
+
+def _weights(model: str, checkpoint: str | PathLike[str] | None, profile: str | None) -> Path | None:
+    """Return the local path of a model's weights, None for a model that brings its own.
+
+    Raises:
+        CheckpointError: if it brings none; those of the catalogue are offered.
+    """
+    public = [entry.name for entry in CATALOGUE if entry.adapter == model]
+    if checkpoint is None and public:
+        raise CheckpointError(
+            f"model {model!r} brings no weights; give a checkpoint: a file or folder, an address, or one of the "
+            f"catalogue: {', '.join(public)}"
+        )
+    return resolve_checkpoint(checkpoint, profile)
+
+
+def _base_of(checkpoint: str | PathLike[str] | None, profile: str | None) -> dict[str, Path | None]:
+    """Return the option `base` of a catalogue checkpoint that is only a part of a pipeline."""
+    entry = None if checkpoint is None or Path(checkpoint).exists() else find_checkpoint(fspath(checkpoint))
+    return {} if entry is None or entry.base is None else {"base": resolve_checkpoint(entry.base, profile)}
+
+
+def resolve_checkpoint(checkpoint: str | PathLike[str] | None, profile: str | None = None) -> Path | None:
+    """Return the local path of a checkpoint, None for none.
+
+    Args:
+        checkpoint: a local file or folder, which wins over a name; `https://…`, `hf:owner/name[/path]`,
+            `s3://…`, `r2://…`; `models:/name/version`; a name of the catalogue, with or without `catalogue:`.
+        profile: tracking set-up that a `models:/` address belongs to.
+
+    Raises:
+        CheckpointError: if it cannot be fetched, or no catalogue entry has this name.
+        ConfigError: if an address is malformed.
+        TrackingError: if the model registry cannot be reached.
+    """
+    if checkpoint is None:
+        return None
+    text = fspath(checkpoint)
+    if text.startswith(SCHEME):
+        return _weights_in(download_model(text, profile))
+    if is_remote(text):
+        return fetch(text)
+    if Path(text).exists():
+        return Path(text)
+    entry = get_checkpoint(text) if text.startswith(PREFIX) or _is_bare(text) else find_checkpoint(text)
+    if entry is None:
+        return Path(text)
+    _log.info("checkpoint %s, licence %s: %s", entry.name, entry.licence, entry.address)
+    return fetch(entry.address, digest=entry.sha256, size=entry.size)
+
+
+def _weights_in(folder: Path) -> Path:
+    """Return the folder with the weights of a registered model, which lie beside or below its description."""
+    found = {
+        file.parent
+        for file in sorted(folder.rglob("*"))
+        if file.name == "model_index.json" or file.suffix.lower() in PICKLED | {".safetensors"}
+    }
+    tops = [place for place in found if not any(other in place.parents for other in found)]
+    return tops[0] if len(tops) == 1 else folder
+
+
+def _is_bare(text: str) -> bool:
+    """Tell whether a text can only be meant as a name: it has no folder and no ending of a file."""
+    return "/" not in text and "\\" not in text and Path(text).suffix not in _FILE_ENDINGS
 
 
 def absolute(checkpoint: str | None) -> str | None:
@@ -22,14 +131,9 @@ def absolute(checkpoint: str | None) -> str | None:
 
 def describe(adapter: GeneratorAdapter) -> dict[str, Any]:
     """Return what a form must know of a model to offer what it can do, without loading it."""
-    sigma_min, sigma_max = adapter.sigma_range
     return {
         "takes_prompts": adapter.takes_prompts,
         "num_classes": adapter.num_classes,
-        "default_steps": adapter.default_steps,
-        "default_guidance": adapter.default_guidance,
-        "default_sampler": adapter.default_sampler,
-        "sigma_min": sigma_min,
-        "sigma_max": sigma_max,
+        **asdict(adapter.defaults),
         "layers": {layer: list(shape) for layer, shape in adapter.get_layer_shapes().items()},
     }

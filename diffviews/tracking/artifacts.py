@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import tempfile
 import threading
 from collections.abc import Callable, Iterable, Mapping
@@ -12,6 +11,7 @@ from types import MappingProxyType
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from diffviews.data.cache import cache_folder
 from diffviews.errors import ConfigError, CorruptDataError, RunNotFoundError, SchemaVersionError
 from diffviews.tracking.connection import Connection, check_run_id
 
@@ -49,12 +49,6 @@ def local_folder(artifact_uri: str) -> Path | None:
     if address.scheme == "file" and address.netloc in ("", "localhost"):
         return Path(unquote(address.path))
     return None
-
-
-def cache_folder() -> Path:
-    """Return the folder for downloaded artifacts: `DIFFVIEWS_CACHE_DIR`, else ~/.cache/diffviews."""
-    chosen = os.environ.get("DIFFVIEWS_CACHE_DIR")
-    return Path(chosen).expanduser().absolute() if chosen else Path.home() / ".cache" / "diffviews"
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,8 +6,9 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from diffviews.data.cache import cache_folder
 from diffviews.errors import TrackingError
-from diffviews.tracking.artifacts import cache_folder, local_folder
+from diffviews.tracking.artifacts import local_folder
 
 _LOCK, _NOTE = "writer.lock", "writer"
 CLAIM_FILES = frozenset({_LOCK, _NOTE})

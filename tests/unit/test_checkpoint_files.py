@@ -8,10 +8,19 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
-from diffviews.data.checkpoints import file_digest, read_safetensors
+from diffviews.adapters.checkpoint import read_checkpoint
+from diffviews.adapters.edm_digits import EDMDigitsAdapter
+from diffviews.data.checkpoints import (
+    file_digest,
+    model_file,
+    read_checkpoint_file,
+    read_safetensors,
+    write_safetensors,
+)
 from diffviews.errors import CheckpointError
+from tests.checkpoints import small_edm_checkpoint
 
 
 @pytest.fixture
@@ -84,3 +93,177 @@ def test_missing_checkpoint_is_named(tmp_path: Path) -> None:
 
 def test_file_digest_is_sha256(checkpoint: Path) -> None:
     assert file_digest(checkpoint) == hashlib.sha256(checkpoint.read_bytes()).hexdigest()
+
+
+# Every other form ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def edm(tmp_path: Path) -> Path:
+    return small_edm_checkpoint(tmp_path / "edm.safetensors")
+
+
+def same(tensors: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> bool:
+    return tensors.keys() == expected.keys() and all(torch.equal(tensors[name], expected[name]) for name in expected)
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "older"])
+@pytest.mark.parametrize("wrap", [None, "ema", "state_dict", "model"])
+@pytest.mark.parametrize("suffix", [".pt", ".pth", ".bin", ".ckpt"])
+def test_torch_state_dict_is_read_in_each_form(
+    tmp_path: Path, edm: Path, zipped: bool, wrap: str | None, suffix: str
+) -> None:
+    weights = load_file(edm)
+    content = {wrap: weights, "epoch": 3} if wrap else weights
+    path = tmp_path / f"weights{suffix}"
+    torch.save(content, path, _use_new_zipfile_serialization=zipped)
+    assert same(read_checkpoint_file(path)[0], weights)
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "older"])
+def test_tensors_of_every_kind_come_back_as_torch_gives_them(tmp_path: Path, zipped: bool) -> None:
+    base = torch.arange(24.0)
+    content = {
+        "view": base[4:10], "turned": base.reshape(4, 6).T, "strided": base[::3], "scalar": torch.tensor(3),
+        "empty": torch.empty(0, 3), "bool": torch.tensor([True, False]), "half": base.half(), "brain": base.bfloat16(),
+        "complex": torch.tensor([1 + 2j]), "parameter": torch.nn.Parameter(base), "int8": base.to(torch.int8),
+    }  # fmt: skip
+    path = tmp_path / "kinds.pt"
+    torch.save(content, path, _use_new_zipfile_serialization=zipped)
+    expected = torch.load(path, weights_only=True)
+    tensors, _ = read_checkpoint_file(path)
+    assert same(tensors, expected)
+    assert all(tensors[name].dtype == expected[name].dtype for name in expected)
+    assert all(tensor.is_contiguous() for tensor in tensors.values())
+
+
+def test_state_dict_of_a_module_keeps_its_notes_to_itself(tmp_path: Path) -> None:
+    module = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4))
+    torch.save(module.state_dict(), tmp_path / "module.pt")
+    assert same(read_checkpoint_file(tmp_path / "module.pt")[0], module.state_dict())
+
+
+def test_tensors_do_not_change_when_the_file_does(tmp_path: Path) -> None:
+    path = tmp_path / "w.pt"
+    torch.save({"w": torch.ones(1000)}, path)
+    tensors, _ = read_checkpoint_file(path)
+    path.write_bytes(b"\0" * path.stat().st_size)
+    assert torch.equal(tensors["w"], torch.ones(1000))
+
+
+@pytest.mark.parametrize(
+    "prefix", ["", "model.", "module.model.", "feedforward_model.model.", "module.feedforward_model.model."]
+)
+def test_edm_weights_are_known_under_the_names_training_gives_them(tmp_path: Path, edm: Path, prefix: str) -> None:
+    weights = {f"{prefix}{name.removeprefix('model.')}": tensor for name, tensor in load_file(edm).items()}
+    if "feedforward_model" in prefix:
+        weights[prefix.split("feedforward_model")[0] + "guidance_model.other"] = torch.ones(2)
+    path = tmp_path / "pytorch_model.bin"
+    torch.save(weights, path)
+    path.with_suffix(".json").write_text(json.dumps({"network": read_checkpoint(edm).config}))
+    loaded = EDMDigitsAdapter.from_checkpoint(path, device="cpu")
+    assert loaded.digest() == EDMDigitsAdapter.from_checkpoint(edm, device="cpu").digest()
+
+
+def test_mapping_of_augmentations_is_left_out(tmp_path: Path, edm: Path) -> None:
+    save_file({**load_file(edm), "model.map_augment.weight": torch.ones(2, 2)}, tmp_path / "augment.safetensors")
+    assert "map_augment.weight" not in read_checkpoint(tmp_path / "augment.safetensors").tensors
+
+
+@pytest.mark.parametrize("name", ["diffusion_pytorch_model.safetensors", "model.safetensors", "odd-name.safetensors"])
+def test_folder_stands_for_the_model_file_in_it(tmp_path: Path, edm: Path, name: str) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    edm.rename(folder / name)
+    torch.save({"w": torch.ones(1)}, folder / "pytorch_model.bin")
+    assert model_file(folder) == (folder / name if name != "odd-name.safetensors" else folder / "pytorch_model.bin")
+    (folder / "pytorch_model.bin").unlink()
+    assert model_file(folder) == folder / name
+    assert EDMDigitsAdapter.from_checkpoint(folder, device="cpu").config["model_channels"] == 8
+
+
+def test_folder_with_several_or_no_model_files_says_so(tmp_path: Path, edm: Path) -> None:
+    folder = tmp_path / "folder"
+    (folder / "unet").mkdir(parents=True)
+    with pytest.raises(CheckpointError, match=r"holds no model file; give one of its folders: unet"):
+        read_checkpoint_file(folder)
+    for name in ("a", "b"):
+        (folder / f"{name}.safetensors").write_bytes(edm.read_bytes())
+    with pytest.raises(CheckpointError, match=r"several model files \(a\.safetensors, b\.safetensors\)"):
+        read_checkpoint_file(folder)
+
+
+def write_shards(folder: Path, places: dict[str, str]) -> Path:
+    index = folder / "model.safetensors.index.json"
+    index.write_text(json.dumps({"metadata": {}, "weight_map": places}))
+    return index
+
+
+def test_shards_are_read_as_one(tmp_path: Path) -> None:
+    save_file({"a": torch.ones(2), "b": torch.zeros(3)}, tmp_path / "m-1.safetensors")
+    save_file({"c": torch.arange(4)}, tmp_path / "m-2.safetensors")
+    write_shards(tmp_path, {"a": "m-1.safetensors", "b": "m-1.safetensors", "c": "m-2.safetensors"})
+    assert same(read_checkpoint_file(tmp_path)[0], {"a": torch.ones(2), "b": torch.zeros(3), "c": torch.arange(4)})
+
+
+@pytest.mark.parametrize(
+    "shard", ["../outside.safetensors", "/etc/hosts", "sub/x.safetensors", "..", "", "gone.safetensors", 3, "a\\b"]
+)
+def test_shard_outside_the_folder_is_refused(tmp_path: Path, shard: object) -> None:
+    folder = tmp_path / "folder"
+    (folder / "sub").mkdir(parents=True)
+    for path in (tmp_path / "outside.safetensors", folder / "sub" / "x.safetensors"):
+        save_file({"a": torch.ones(2)}, path)
+    with pytest.raises(CheckpointError, match="is not in its folder"):
+        read_checkpoint_file(write_shards(folder, {"a": shard}))  # type: ignore[dict-item]
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"weight_map": []}', '{"weight_map": {}}', "[" * 100_000])
+def test_broken_index_is_named(tmp_path: Path, text: str) -> None:
+    (tmp_path / "x.safetensors.index.json").write_text(text)
+    with pytest.raises(CheckpointError, match=r"the index .*x\.safetensors\.index\.json"):
+        read_checkpoint_file(tmp_path / "x.safetensors.index.json")
+
+
+def test_promised_tensor_that_is_missing_is_named(tmp_path: Path) -> None:
+    save_file({"a": torch.ones(2)}, tmp_path / "m.safetensors")
+    with pytest.raises(CheckpointError, match=r"m\.safetensors lacks the tensor 'b'"):
+        read_checkpoint_file(write_shards(tmp_path, {"a": "m.safetensors", "b": "m.safetensors"}))
+
+
+def test_same_tensors_and_notes_give_the_same_file(tmp_path: Path) -> None:
+    tensors = {"b": torch.arange(6.0), "a": torch.ones(2, 3)}
+    notes = {name: f"{name} – é\n" for name in ("config", "format", "source", "by", "licence", "version")}
+    written = {
+        write_safetensors(tmp_path / f"{i}.safetensors", tensors, dict(reversed(notes.items()))).read_bytes()
+        for i in range(6)
+    }
+    assert len(written) == 1
+    stored, metadata = read_safetensors(tmp_path / "0.safetensors")
+    assert same(stored, tensors)
+    assert metadata == notes
+    ordinary = tmp_path / "ordinary"
+    ordinary.touch()
+    assert (tmp_path / "0.safetensors").stat().st_mode == ordinary.stat().st_mode
+
+
+def test_written_safetensors_is_whole_or_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = torch.arange(6.0)
+    tensors = {"a": base, "b": base[2:4], "turned": base.reshape(2, 3).T}
+    path = write_safetensors(tmp_path / "sub" / "w.safetensors", tensors, {"config": "{}"})
+    stored, metadata = read_safetensors(path)
+    assert same(stored, tensors)
+    assert metadata == {"config": "{}"}
+    before = path.read_bytes()
+
+    def full(*_: object, **__: object) -> None:
+        Path(str(_[1])).write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("safetensors.torch.save_file", full)
+    with pytest.raises(OSError, match="No space"):
+        write_safetensors(path, {"a": torch.zeros(1)})
+    assert path.read_bytes() == before
+    assert list(path.parent.iterdir()) == [path]
+    with pytest.raises(CheckpointError, match="no tensors"):
+        write_safetensors(tmp_path / "none.safetensors", {})

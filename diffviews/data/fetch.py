@@ -1,0 +1,74 @@
+"""One function that turns the address of a checkpoint into a local path."""
+
+import hashlib
+import os
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from diffviews.data.cache import cache_folder
+from diffviews.data.https_source import check_secure, open_https, shown
+from diffviews.data.hub import fetch_hub, parse_hub_address
+from diffviews.data.model_files import safe_parts
+from diffviews.data.partial_download import Expected, Piece, download
+from diffviews.data.s3_client import parse_s3_address
+from diffviews.data.s3_source import fetch_s3
+from diffviews.errors import CheckpointError
+
+REMOTE = ("https://", "http://", "hf:", "s3://", "r2://")
+"""How the addresses begin that `fetch` understands; anything else is a local path."""
+
+
+def is_remote(address: str) -> bool:
+    """Tell whether an address names something on another machine."""
+    return address.lower().startswith(REMOTE)
+
+
+def fetch(
+    address: str | os.PathLike[str],
+    folder: str | os.PathLike[str] | None = None,
+    *,
+    digest: str | None = None,
+    size: int | None = None,
+) -> Path:
+    """Return the local path of a checkpoint, downloaded unless it is there already.
+
+    Args:
+        address: a local path; `https://…`; `hf:owner/name[@revision][/path]`; `s3://bucket/key`;
+            `r2://bucket/key` or `r2://bucket@account.r2.cloudflarestorage.com/key`.
+        folder: where to keep downloads; None: below `DIFFVIEWS_CACHE_DIR` (~/.cache/diffviews).
+        digest: sha256 that the file must have, in hexadecimal.
+        size: bytes that the file must have.
+
+    Returns:
+        A file, or for an address of several files a folder.
+
+    Raises:
+        CheckpointError: if it is missing, refused, cut short, or another file than expected.
+        ConfigError: if the address has no such form or credentials are missing.
+        DiskSpaceError: if the disk is too small.
+    """
+    text, expected = os.fspath(address), Expected(size, digest)
+    if not is_remote(text):
+        return _local(Path(text), expected)
+    keep = Path(folder) if folder is not None else cache_folder() / "checkpoints"
+    if text.startswith("hf:"):
+        return fetch_hub(parse_hub_address(text), Path(folder) if folder is not None else None, expected)
+    own = keep / hashlib.sha256(text.encode()).hexdigest()[:16]
+    if text.startswith(("s3://", "r2://")):
+        return fetch_s3(parse_s3_address(text), own, expected)
+    check_secure(text)
+    name = unquote(urlsplit(text).path).rstrip("/").rsplit("/", 1)[-1]
+    safe_parts(name or "checkpoint")
+
+    def open_piece(start: int, version: str | None) -> Piece:
+        return open_https(text, start, version)
+
+    return download(open_piece, own / (name or "checkpoint"), shown(text), expected)
+
+
+def _local(path: Path, expected: Expected) -> Path:
+    if not path.exists():
+        raise CheckpointError(f"checkpoint {path} does not exist; check the path")
+    if path.is_file():
+        expected.check(path, f"checkpoint {path}")
+    return path

@@ -1,0 +1,86 @@
+"""Model files in MLflow's registry, by `models:/name/version`."""
+
+import hashlib
+import re
+import secrets
+import shutil
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from diffviews.data.cache import cache_folder
+from diffviews.errors import ConfigError, TrackingError
+from diffviews.tracking.artifacts import check_artifact_name
+from diffviews.tracking.connection import Connection
+from diffviews.tracking.profiles import Profile, activate, load_profile
+
+SCHEME = "models:/"
+_NAME = r"(?!\.+(?:[/@]|$))[^/@:]{1,250}"
+_ADDRESS = re.compile(rf"models:/(?P<name>{_NAME})(?:/(?P<version>[0-9]{{1,9}})|@(?P<alias>[\w-]{{1,250}}))")
+
+
+def download_model(address: str, profile: Profile | str | None = None, folder: Path | None = None) -> Path:
+    """Return a local folder with the files of a registered model version.
+
+    Nothing of it is loaded. A version never changes, so one that is there already is used again.
+
+    Args:
+        address: `models:/name/version` or `models:/name@alias`.
+        profile: whose registry; None takes the profile of the environment.
+        folder: where to keep downloads; None: the cache folder.
+
+    Raises:
+        ConfigError: if the address has another form or an artifact's name would lead out of the folder.
+        RunNotFoundError: if there is no such version.
+        TrackingError: if the registry or its store cannot be reached.
+    """
+    found = _ADDRESS.fullmatch(address)
+    if not found:
+        raise ConfigError(f"{address[:200]!r} is no model address; write models:/name/version or models:/name@alias")
+    chosen = profile if isinstance(profile, Profile) else load_profile(profile)
+    connection = Connection(activate(chosen).tracking_uri)
+    name, alias = found["name"], found["alias"]
+    version = found["version"] or _version_of(connection, name, alias)
+    source = connection.call(lambda client: client.get_model_version_download_uri(name, version))
+    key = hashlib.sha256(f"{connection.tracking_uri}\n{source}\n{version}".encode()).hexdigest()[:16]
+    target = (folder or cache_folder() / "models") / key
+    if not target.is_dir():
+        _download(connection, source, target, address)
+    return target
+
+
+def _download(connection: Connection, source: str, target: Path, address: str) -> None:
+    """Fetch every file to a temporary folder beside `target` and give it its name when all are there."""
+    store = connection.artifact_store(source)
+    waiting, names = [""], list[str]()
+    while waiting:
+        below = waiting.pop()
+        for entry in connection.call(partial(_list, store, below)):
+            (waiting if entry.is_dir else names).append(check_artifact_name(entry.path))
+    if not names:
+        raise TrackingError(f"{address} has no files; register it again")
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(6)}.part")
+    temporary.mkdir(parents=True)
+    try:
+        for name in names:
+            place = temporary.joinpath(*name.split("/"))
+            place.parent.mkdir(parents=True, exist_ok=True)
+            connection.call(partial(_fetch, store, name, temporary), transfer=True)
+            if not place.is_file() or not place.resolve().is_relative_to(temporary.resolve()):
+                raise TrackingError(f"{address} did not bring its file {name!r}")
+        if not target.is_dir():
+            temporary.replace(target)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _version_of(connection: Connection, name: str, alias: str) -> str:
+    return str(connection.call(lambda client: client.get_model_version_by_alias(name, alias)).version)
+
+
+def _list(store: Any, folder: str, _: Any) -> list[Any]:
+    return list(store.list_artifacts(folder or None))
+
+
+def _fetch(store: Any, name: str, folder: Path, _: Any) -> None:
+    store.download_artifacts(name, str(folder))
