@@ -1,8 +1,12 @@
 """The one place that chooses a device."""
 
+import logging
+
 import torch
 
 from diffviews.errors import ConfigError
+
+_log = logging.getLogger(__name__)
 
 
 def resolve_device(device: str | torch.device | None = "auto") -> torch.device:
@@ -23,3 +27,16 @@ def resolve_device(device: str | torch.device | None = "auto") -> torch.device:
     if not available.get(chosen.type, True):
         raise ConfigError(f"device {str(device)!r} is not available on this machine; use auto or cpu")
     return chosen
+
+
+def device_or_best(device: str | torch.device | None) -> torch.device:
+    """Return the device; 'cuda', the default of older interfaces, falls back on a machine that has none.
+
+    Raises:
+        ConfigError: if another device is asked for that this machine lacks.
+    """
+    if str(device) == "cuda" and not torch.cuda.is_available():
+        best = resolve_device("auto")
+        _log.warning("device 'cuda' is not available on this machine; using %s", best)
+        return best
+    return resolve_device(device)

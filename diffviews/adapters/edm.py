@@ -1,6 +1,5 @@
 """Adapter for class-conditional ADM U-Nets with EDM preconditioning (Karras et al. 2022)."""
 
-import logging
 import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,13 +11,11 @@ from torch import Tensor
 from diffviews.adapters.base import GeneratorAdapter
 from diffviews.adapters.checkpoint import NetworkCheckpoint, check_names_and_shapes, read_checkpoint
 from diffviews.adapters.hooks import Handle, Hook, HookMixin, check_layers
-from diffviews.device import resolve_device
+from diffviews.device import device_or_best
 from diffviews.errors import CheckpointError, ConfigError, unknown_name
 from diffviews.models.adm_unet import ADMUNet
 from diffviews.models.preconditioning import EDMPrecond
 from diffviews.noise import NoiseSource
-
-_log = logging.getLogger(__name__)
 
 NETWORK_OPTIONS = (
     "img_resolution", "img_channels", "label_dim", "model_channels", "channel_mult",
@@ -124,7 +121,7 @@ class EDMAdapter(HookMixin, GeneratorAdapter):
         config = {**cls.get_default_config(), **checkpoint.config, **kwargs}
         if label_dropout:
             config["label_dropout"] = label_dropout
-        return cls(_build(checkpoint, config), config).to(_device_or_best(device)).eval()
+        return cls(_build(checkpoint, config), config).to(device_or_best(device)).eval()
 
     @classmethod
     def shipped_weights(cls) -> Path:
@@ -175,7 +172,7 @@ class EDMAdapter(HookMixin, GeneratorAdapter):
         from diffviews.core.schedules import karras_sigmas
 
         if device is not None:
-            self.to(_device_or_best(device))
+            self.to(device_or_best(device))
         seed, indices = secrets.randbits(48), range(num_samples)
         classes = _class_ids(class_label, self.num_classes, NoiseSource(seed, indices, stream="label"))
         labels = self.make_labels(classes)
@@ -211,12 +208,3 @@ def _build(checkpoint: NetworkCheckpoint, config: Mapping[str, Any]) -> EDMPreco
     weights = {name: tensor.to(torch.float32) for name, tensor in checkpoint.tensors.items()}
     network.load_state_dict(weights, assign=True)
     return EDMPrecond(network, **scaling).requires_grad_(False)
-
-
-def _device_or_best(device: Any) -> torch.device:
-    """Return the device; the older default 'cuda' falls back on a machine that has none."""
-    if str(device) == "cuda" and not torch.cuda.is_available():
-        best = resolve_device("auto")
-        _log.warning("device 'cuda' is not available on this machine; using %s", best)
-        return best
-    return resolve_device(device)

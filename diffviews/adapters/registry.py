@@ -16,8 +16,15 @@ ENTRY_POINT_GROUP = "diffviews.adapters"
 """Entry-point group by which a third-party package offers adapters: `name = "module:Class"`."""
 
 BUILT_IN = {
+    "ddpm": "diffviews.adapters.diffusers_ddpm:DDPMAdapter",
+    "dmd2-imagenet-64": "diffviews.adapters.dmd2_imagenet:DMD2ImageNetAdapter",
+    "dmd2-sd-v1.5": "diffviews.adapters.dmd2_sd:DMD2StableDiffusionAdapter",
+    "dmd2-sdxl-1step": "diffviews.adapters.dmd2_sdxl:DMD2OneStepAdapter",
+    "dmd2-sdxl-4step": "diffviews.adapters.dmd2_sdxl:DMD2FourStepAdapter",
     "edm-digits": "diffviews.adapters.edm_digits:EDMDigitsAdapter",
     "edm-imagenet-64": "diffviews.adapters.edm_imagenet:EDMImageNetAdapter",
+    "sd-v1.5": "diffviews.adapters.stable_diffusion:StableDiffusionAdapter",
+    "sdxl": "diffviews.adapters.stable_diffusion_xl:StableDiffusionXLAdapter",
 }
 """Adapters of this package, imported when first asked for."""
 

@@ -111,8 +111,15 @@ def _maps(
     workspace: Workspace,
 ) -> dict[float | None, MeasuredMap]:
     """Return the measured maps: one under None, or a slice a sigma when aligned."""
-    samples = workspace.samples_of(chosen)
-    activations = {sigma: workspace.activations(record).array() for sigma, record in records.items()}
+    readers = {sigma: workspace.activations(record) for sigma, record in records.items()}
+    ids = {reader.sample_ids for reader in readers.values()}
+    if len(ids) > 1:
+        raise ConfigError(
+            f"layer {chosen.layer!r} holds different samples at sigmas {', '.join(map(format_sigma, readers))}; "
+            "a map over several sigmas needs the same ones at each"
+        )
+    samples = workspace.samples_of(chosen).select(ids.pop())
+    activations = {sigma: reader.array() for sigma, reader in readers.items()}
     if kind is MapKind.SINGLE:
         (values,) = activations.values()
         title = map_title(chosen.model, chosen.layer, chosen.sigma)

@@ -1,5 +1,6 @@
 """Masks: a recipe's samples become the interventions that their averaged activations make."""
 
+import logging
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -8,11 +9,14 @@ import torch
 from diffviews.adapters.base import GeneratorAdapter
 from diffviews.core.interventions import DirectionTarget, FixedTarget, Intervention, MatchedTarget, Target
 from diffviews.data.activations import ActivationReader
+from diffviews.data.legacy import UNKNOWN_MODEL_DIGEST
 from diffviews.errors import RunNotFoundError, SelectionError, ShapeError
 from diffviews.noise import format_sigma
 from diffviews.pipelines.recipe import GenerationRecipe
 from diffviews.pipelines.workspace import Workspace
 from diffviews.tracking.catalog import LayerRecord
+
+logger = logging.getLogger(__name__)
 
 
 def interventions_of(
@@ -67,12 +71,19 @@ def _records(chosen: LayerRecord, layers: Sequence[str], workspace: Workspace) -
 
 
 def check_weights(record: LayerRecord, adapter: GeneratorAdapter, workspace: Workspace) -> None:
-    """Refuse a model that is not the one whose activations a layer run holds.
+    """Refuse a model that is not the one whose activations a layer run holds; warn where that is not known.
 
     Raises:
         ShapeError: if its weights or configuration differ.
     """
-    if workspace.activations(record).attrs["model_digest"] != adapter.digest():
+    digest = workspace.activations(record).attrs["model_digest"]
+    if digest == UNKNOWN_MODEL_DIGEST:
+        logger.warning(
+            "layer run %s was imported without its weights: whether %r has the same is not known",
+            record.run_id,
+            adapter.model_type,
+        )
+    elif digest != adapter.digest():
         raise ShapeError(
             f"layer run {record.run_id} was captured from other weights than {adapter.model_type!r} has now; "
             "extract the layer again, or name the checkpoint it was captured from"

@@ -4,7 +4,7 @@ import json
 import logging
 import os
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -163,7 +163,8 @@ def load_dataset_activations(
     folder, records = Path(activation_dir), _sample_records(Path(metadata_path), max_samples)
     whole = _whole_matrix(folder, len(_sample_records(Path(metadata_path), None))) if use_mmap else None
     if whole is not None:
-        matrix, found = np.array(whole[: len(records)], dtype=np.float32), records
+        rows = _rows_of(folder, records)
+        matrix, found = np.array(whole[rows], dtype=np.float32), records
     else:
         files = _FileCache(use_mmap, 1 if low_memory else max(batch_size, 1))
         matrix, found = _gathered(folder, records, files)
@@ -216,6 +217,20 @@ def _whole_matrix(folder: Path, count: int) -> np.ndarray | None:
         return None
     matrix = _open_npy(found[0])
     return matrix if len(matrix) == count else None
+
+
+def _rows_of(folder: Path, records: Sequence[Mapping[str, Any]]) -> Any:
+    """Return the rows of the folder's only .npy that belong to the records: as its .json says, else in order."""
+    (path,) = folder.glob("*.npy")
+    beside = path.with_name(path.name + ".json")
+    said = json.loads(beside.read_text(encoding="utf-8")).get("sample_ids") if beside.is_file() else None
+    if said is None:
+        return slice(0, len(records))
+    place = {str(sample_id): row for row, sample_id in enumerate(said)}
+    missing = [record["sample_id"] for record in records if record["sample_id"] not in place]
+    if missing:
+        raise CorruptDataError(f"{beside} names no row for sample {missing[0]!r}; convert the activations again")
+    return [place[record["sample_id"]] for record in records]
 
 
 def _gathered(

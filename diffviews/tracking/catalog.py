@@ -1,6 +1,7 @@
 """The catalog of logged runs, found by their tags and never by name or path."""
 
 import logging
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 from diffviews.errors import RunNotFoundError, SchemaVersionError, unknown_name
@@ -27,6 +28,8 @@ logger = logging.getLogger(__name__)
 R = TypeVar("R", bound=RunRecord)
 
 _PAGE = 1000
+_EXTRACTIONS = (Kind.EXTRACT, Kind.IMPORT, Kind.GENERATE_DATASET)
+"""Kinds of runs whose children are layer runs; a generated sample set has them if layers were asked for."""
 
 
 class Catalog:
@@ -65,15 +68,22 @@ class Catalog:
     def extractions(
         self, experiment: str | None = None, *, model: str | None = None, unfinished: bool = False
     ) -> RunList[ExtractionRecord]:
-        """Return the extractions, of one experiment or all, of one model or all.
+        """Return extractions, imports and generated sets with layers, of one experiment or all, of one model or all.
 
         Raises:
             RunNotFoundError: if there is no such experiment.
         """
-        found = self._list(ExtractionRecord, Kind.EXTRACT, experiment=experiment, unfinished=unfinished)
-        if model is None:
-            return found
-        return RunList(tuple(record for record in found if record.model == model), found.skipped)
+        lists = [
+            self._list(ExtractionRecord, kind, experiment=experiment, unfinished=unfinished) for kind in _EXTRACTIONS
+        ]
+        found = [
+            record
+            for records in lists
+            for record in records
+            if (model is None or record.model == model) and record.has_layers
+        ]
+        found.sort(key=lambda record: record.start_time, reverse=True)
+        return RunList(tuple(found), tuple(skipped for records in lists for skipped in records.skipped))
 
     def layers(self, extraction_run_id: str, *, unfinished: bool = False) -> RunList[LayerRecord]:
         """Return the layer runs of an extraction in the network's order, then by sigma."""
@@ -89,19 +99,19 @@ class Catalog:
             RunNotFoundError: if there is no such run, or it is no layer run.
             SchemaVersionError: if a newer DiffViews logged it.
         """
-        return self._one(LayerRecord, Kind.LAYER, run_id)
+        return self._one(LayerRecord, (Kind.LAYER,), run_id)
 
     def extraction(self, run_id: str) -> ExtractionRecord:
-        """Return one extraction; raises as `layer` does."""
-        return self._one(ExtractionRecord, Kind.EXTRACT, run_id)
+        """Return one extraction, import or generated set; raises as `layer` does."""
+        return self._one(ExtractionRecord, _EXTRACTIONS, run_id)
 
     def map(self, run_id: str) -> MapRecord:
         """Return one re-computed map; raises as `layer` does."""
-        return self._one(MapRecord, Kind.EMBEDDING, run_id)
+        return self._one(MapRecord, (Kind.EMBEDDING,), run_id)
 
     def generation(self, run_id: str) -> GenerationRecord:
         """Return one generation; raises as `layer` does."""
-        return self._one(GenerationRecord, Kind.GENERATION, run_id)
+        return self._one(GenerationRecord, (Kind.GENERATION,), run_id)
 
     def maps(self, layer_run_id: str, *, unfinished: bool = False) -> RunList[MapRecord]:
         """Return the maps that were re-computed from a layer run."""
@@ -140,11 +150,11 @@ class Catalog:
         check_run_id(run_id)
         return self.connection.call(lambda client: client.get_run(run_id))
 
-    def _one(self, record: type[R], kind: Kind, run_id: str) -> R:
+    def _one(self, record: type[R], kinds: Sequence[Kind], run_id: str) -> R:
         run = self._run(run_id)
         found = record.of_run(run, self._experiment_names())
-        if found.kind is not kind:
-            raise RunNotFoundError(f"run {run_id} is of kind {found.kind.value}, not {kind.value}")
+        if found.kind not in kinds:
+            raise RunNotFoundError(f"run {run_id} is of kind {found.kind.value}, not {' or '.join(kinds)}")
         return found
 
     def _experiment_names(self) -> dict[str, str]:

@@ -125,7 +125,12 @@ class RunRecord:
 
 @dataclass(frozen=True, slots=True)
 class ExtractionRecord(RunRecord):
-    """The parent run of an extraction; its layer runs are its children."""
+    """The parent run of an extraction, an import or a generated set; its layer runs are its children."""
+
+    @property
+    def has_layers(self) -> bool:
+        """Whether layer runs belong to it; a generated set has them only if layers were asked for."""
+        return self.kind is not Kind.GENERATE_DATASET or self.params.get("layers", "0") != "0"
 
 
 @dataclass(frozen=True, slots=True)

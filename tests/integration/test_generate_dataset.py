@@ -138,6 +138,9 @@ def test_layers_along_the_denoising_are_layer_runs_that_grow_with_the_set(experi
     adapter = load_adapter("edm-digits", device="cpu")
     request = GenerationRequest(num_samples=30, seed=0, num_steps=3, record_layers=("midblock",))
     direct = generate(adapter, request)
+    assert outcome.run_id in {record.run_id for record in workspace.catalog.extractions(experiment)}
+    plain = generate_dataset(num_samples=5, **QUICK, experiment=experiment)
+    assert plain.run_id not in {record.run_id for record in workspace.catalog.extractions(experiment)}
     records = workspace.catalog.layers(outcome.run_id)
     assert {(r.layer, r.sigma) for r in records} == {
         (layer, float(sigma)) for layer in ("midblock", "encoder_block_0") for sigma in direct.sigmas

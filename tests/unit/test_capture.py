@@ -124,7 +124,8 @@ def test_ranks_share_the_blocks_without_overlap_or_gap(plan, world):
 
 def test_batches_carry_the_classes_of_their_own_rows(plan):
     labels = [int(label) for label in plan.samples.class_labels]
-    batches = ExtractionBatches(plan.samples, [(2.0, 1)], block_rows=128, batch_size=100, conditions=[Condition(label) for label in labels])
+    conditions = [Condition(label) for label in labels]
+    batches = ExtractionBatches(plan.samples, [(2.0, 1)], block_rows=128, batch_size=100, conditions=conditions)
     assert [(batch.start, batch.stop) for batch in batches] == [(128, 228), (228, 256)]
     assert [c.class_id for batch in batches for c in batch.conditions] == labels[128:256]
 

@@ -1,11 +1,12 @@
 """The catalog: what a store of known runs answers."""
 
 import dataclasses
+import time
 
 import pytest
 
 from diffviews.errors import RunNotFoundError, SchemaVersionError
-from diffviews.tracking import Catalog, LayerRecord, MapKind, RunTags, Tag, Tracker, fingerprint
+from diffviews.tracking import Catalog, Kind, LayerRecord, MapKind, RunTags, Tag, Tracker, fingerprint
 
 LAYERS = (("encoder_block_10", 2), ("encoder_block_2", 1), ("conv_in", 0))
 
@@ -60,6 +61,20 @@ def test_extractions_are_finished_ones_newest_first(catalog, store):
     assert [record.run_id for record in catalog.extractions()] == [ids["second"], ids["job"]]
     assert [record.run_id for record in catalog.extractions("first")] == [ids["job"]]
     assert [record.run_id for record in catalog.extractions(model="other")] == [ids["second"]]
+
+
+def test_imports_are_listed_with_the_extractions_in_order_of_time(tmp_path):
+    tracker = Tracker(f"sqlite:///{tmp_path}/mlflow.db", "mixed")
+    runs = []
+    for kind in ("extract", "import", "extract", "train"):
+        with tracker.start(kind, kind, RunTags(model="edm-digits")) as run:
+            runs.append(run.run_id)
+        time.sleep(0.01)  # starts are told apart by milliseconds
+    catalog = Catalog(tracker.profile)
+    assert [record.run_id for record in catalog.extractions()] == [runs[2], runs[1], runs[0]]
+    assert catalog.extraction(runs[1]).kind is Kind.IMPORT
+    with pytest.raises(RunNotFoundError, match="of kind train, not extract or import"):
+        catalog.extraction(runs[3])
 
 
 def test_unfinished_extractions_are_listed_only_when_asked_for(catalog, store):

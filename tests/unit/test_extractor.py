@@ -9,6 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from diffviews.adapters import Condition
 from diffviews.core import (
     ActivationExtractor,
     capture,
@@ -17,7 +18,6 @@ from diffviews.core import (
     load_activations,
     load_fast_activations,
 )
-from diffviews.adapters import Condition
 from diffviews.errors import ConfigError, CorruptDataError, LayerNotFoundError, SelectionError, ShapeError
 from diffviews.noise import sample_noise
 from tests.fakes import GaussianAdapter, SkipAdapter, gaussian_denoised

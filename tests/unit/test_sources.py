@@ -247,7 +247,10 @@ def test_run_source_is_the_sample_set_of_that_run(tmp_path: Path) -> None:
     assert samples.images.shape == (10, 8, 8, 3)
 
 
-def test_folder_decodes_only_the_images_that_are_asked_for(tmp_path: Path) -> None:
+def test_large_folder_decodes_only_the_images_that_are_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("diffviews.data.folder_source.EAGER_BYTES", 2 * 4 * 4 * 3 - 1)
     save(tmp_path / "a" / "1.png", (1, 2, 3))
     save(tmp_path / "b" / "2.png", (4, 5, 6))
     samples = open_source(f"folder:{tmp_path}", resolution=4)
@@ -260,10 +263,16 @@ def test_folder_decodes_only_the_images_that_are_asked_for(tmp_path: Path) -> No
         samples.images_of(["a/1.png"])
 
 
-def test_folder_decoded_later_is_the_same_set_and_survives_parquet(tmp_path: Path) -> None:
+def test_folder_decoded_later_is_the_same_set_and_survives_parquet(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for number in range(5):
         save(tmp_path / "set" / "a" / f"{number}.png", (number, 0, 0), size=(9, 6))
+    now = open_source(f"folder:{tmp_path / 'set'}", resolution=4)
+    monkeypatch.setattr("diffviews.data.folder_source.EAGER_BYTES", 0)
     samples = open_source(f"folder:{tmp_path / 'set'}", resolution=4)
+    assert samples.digest == now.digest
+    assert type(samples.pictures) is not type(now.pictures)
     samples.write_parquet(tmp_path / "s.parquet")
     again = open_source(f"parquet:{tmp_path / 's.parquet'}")
     assert again.digest == samples.digest
@@ -348,6 +357,7 @@ def test_lmdb_chooses_by_labels_before_it_reads_images(tmp_path: Path) -> None:
     samples = open_source(f"lmdb:{path}", max_samples=4)
     assert samples.class_labels.tolist() == [3, 207, 0, 999]
     np.testing.assert_array_equal(samples.images, PIXELS[[0, 8, 10, 11]].transpose(0, 2, 3, 1))
+    np.testing.assert_array_equal(samples.take([3, 1]).images, PIXELS[[11, 8]].transpose(0, 2, 3, 1))
 
 
 @pytest.mark.parametrize(

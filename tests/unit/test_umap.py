@@ -163,6 +163,19 @@ def test_one_matrix_of_all_samples_is_used(old):
     np.testing.assert_array_equal(old.load(max_samples=5)[0], old.flat[:5])
 
 
+def test_matrix_that_names_its_rows_is_read_by_them(old):
+    old.describe([{"sample_id": f"sample_{row}"} for row in range(old.count)])
+    order = old.order()
+    np.save(old.folder / "all.npy", old.flat[order])
+    named = [f"sample_{row}" for row in order]
+    (old.folder / "all.npy.json").write_text(json.dumps({"sample_ids": named}))
+    np.testing.assert_array_equal(old.load()[0], old.flat)
+    np.testing.assert_array_equal(old.load(max_samples=3)[0], old.flat[:3])
+    (old.folder / "all.npy.json").write_text(json.dumps({"sample_ids": [*named[1:], "other"]}))
+    with pytest.raises(CorruptDataError, match="names no row for sample"):
+        old.load()
+
+
 def test_max_samples_limits_matrix_and_table(old):
     old.in_batches()
     matrix, table = old.load(max_samples=3)

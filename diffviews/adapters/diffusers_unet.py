@@ -1,0 +1,171 @@
+"""What every adapter over a U-Net of diffusers has: a schedule of timesteps, hook points, a precision."""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, get_args
+
+import torch
+from torch import Tensor, nn
+
+from diffviews.adapters.base import GeneratorAdapter, Precision, SamplerName
+from diffviews.adapters.diffusion_schedule import DiffusionSchedule
+from diffviews.adapters.hooks import Handle, Hook, HookMixin, check_layers, known_layers
+from diffviews.adapters.unet_hooks import H_SPACE, measured_shapes, unet_hook_points
+from diffviews.errors import CheckpointError, ConfigError
+
+
+class DiffusersUNetAdapter(HookMixin, GeneratorAdapter):
+    """Base of the adapters over diffusers' U-Nets; a subclass names the model and what conditions it.
+
+    The network is given x / sqrt(1 + sigma²) and the timestep of sigma, in its own precision; x, sigma and
+    the result are float32 and in EDM's units.
+
+    Args:
+        unet: UNet2DConditionModel or UNet2DModel, in the precision of the forward pass.
+        schedule: noise levels of the training timesteps.
+        config: configurations of the model's parts, as JSON has them.
+    """
+
+    name: ClassVar[str]
+    """Registered name, and `model_type`."""
+    steps: ClassVar[int] = 50
+    """Default number of sampler steps."""
+
+    def __init__(self, unet: Any, schedule: DiffusionSchedule, config: Mapping[str, Any]) -> None:
+        self.unet: Any = unet
+        self.schedule = schedule
+        self._config = dict(config)
+        self._points = unet_hook_points(unet)
+        self._size = _sample_size(unet.config)
+        self._shapes: dict[str, tuple[int, ...]] | None = None
+
+    @property
+    def model_type(self) -> str:
+        return self.name
+
+    @property
+    def num_classes(self) -> int:
+        return 0
+
+    @property
+    def hookable_layers(self) -> list[str]:
+        return list(self._points)
+
+    @property
+    def layer_aliases(self) -> Mapping[str, str]:
+        return {alias: layer for alias, layer in H_SPACE.items() if layer in self._points}
+
+    @property
+    def config(self) -> dict[str, Any]:
+        return dict(self._config)
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        return (int(self.unet.config.in_channels), self._size, self._size)
+
+    @property
+    def sigma_range(self) -> tuple[float, float]:
+        return self.schedule.sigma_range
+
+    @property
+    def default_steps(self) -> int:
+        return self.steps
+
+    @property
+    def default_sampler(self) -> SamplerName:
+        return "euler"
+
+    @property
+    def precision(self) -> Precision:
+        dtype = self.unet.dtype
+        return next(name for name in get_args(Precision) if getattr(torch, name) == dtype)
+
+    def model_sigmas(self, num_steps: int, sigma_max: float | None = None, sigma_min: float | None = None) -> Tensor:
+        """Return the levels that the model's own scheduler would take, (S,) float64 descending.
+
+        Raises:
+            ConfigError: if there are no such levels.
+        """
+        return self.schedule.levels(num_steps, sigma_max, sigma_min)
+
+    def start_scale(self, sigma_max: float) -> float:
+        return float((1 + sigma_max**2) ** 0.5)
+
+    def _denoised(self, x: Tensor, sigma: Tensor | float, **unet_arguments: Any) -> Tensor:
+        """Return x0 from one pass of the network, (B, C, H, W) float32.
+
+        Args:
+            x: noised inputs x0 + sigma n, (B, C, H, W).
+            sigma: noise level > 0 of each, (B,), or of all.
+            unet_arguments: what else the network is given.
+        """
+        x = x.to(torch.float32)
+        levels = torch.as_tensor(sigma, dtype=torch.float32, device=x.device).expand(len(x))
+        shaped = levels.reshape(-1, 1, 1, 1)
+        scaled = (x / (1 + shaped**2).sqrt()).to(self.unet.dtype)
+        output = self.unet(scaled, self.schedule.timestep_of(levels), **unet_arguments, return_dict=False)[0]
+        return self.schedule.denoised(output.to(torch.float32), x, shaped)
+
+    def register_activation_hooks(self, layer_names: list[str], hook_fn: Hook) -> list[Handle]:
+        """Hook the named layers; what replaces a block's output reaches its copy among the skips as well."""
+        check_layers(known_layers(self), layer_names)
+        handles: list[Handle] = []
+        for layer in layer_names:
+            path = self._points[self.layer_aliases.get(layer, layer)]
+            handle = self.unet.get_submodule(path).register_forward_hook(hook_fn)
+            self.add_handle(handle)
+            handles.append(handle)
+        return handles
+
+    def get_layer_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Return the layers' shapes; the first call makes one pass on the meta device, which takes no memory."""
+        if self._shapes is None:
+            self._shapes = measured_shapes(self.unet, self._points, self._run_shadow)
+        return dict(self._shapes)
+
+    def _run_shadow(self, unet: nn.Module) -> None:
+        """Make one forward pass of the network's shadow with a batch of 1."""
+        x = torch.empty(1, *self.input_shape, device="meta")
+        unet(x, torch.empty(1, device="meta"), **self._shadow_arguments(), return_dict=False)
+
+    def _shadow_arguments(self) -> dict[str, Any]:
+        """Return on the meta device what else the network is given for one sample."""
+        return {}
+
+
+def precision_dtype(precision: str, device: torch.device) -> torch.dtype:
+    """Return the dtype of a forward pass; auto is float16 on CUDA and float32 elsewhere.
+
+    Raises:
+        ConfigError: if it is none of the known ones.
+    """
+    if precision == "auto":
+        return torch.float16 if device.type == "cuda" else torch.float32
+    if precision not in get_args(Precision):
+        raise ConfigError(f"precision {precision!r} is not one of: auto, {', '.join(get_args(Precision))}")
+    dtype: torch.dtype = getattr(torch, precision)
+    return dtype
+
+
+def _sample_size(config: Any) -> int:
+    """Return height and width of what the U-Net takes.
+
+    Raises:
+        CheckpointError: if it is not square, or the U-Net is of a kind not known here.
+    """
+    size = config.sample_size
+    if isinstance(size, (list, tuple)) and len(set(size)) == 1:
+        size = size[0]
+    if not isinstance(size, int):
+        raise CheckpointError(f"the U-Net's sample_size is {size!r}; only square inputs of a known size are supported")
+    if config.time_embedding_type != "positional" or getattr(config, "time_cond_proj_dim", None) is not None:
+        raise CheckpointError(
+            f"the U-Net's time embedding ({config.time_embedding_type}) is not the plain positional one of timesteps"
+        )
+    if config.class_embed_type is not None or config.num_class_embeds is not None:
+        raise CheckpointError("the U-Net is conditioned on classes, which this adapter does not support")
+    if config.out_channels != config.in_channels:
+        raise CheckpointError(
+            f"the U-Net maps {config.in_channels} channels to {config.out_channels}; models for inpainting or with "
+            "a learned variance are not supported"
+        )
+    return size

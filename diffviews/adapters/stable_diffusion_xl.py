@@ -1,0 +1,104 @@
+"""Stable Diffusion XL: two text encoders and a U-Net told of image sizes (Podell et al. 2023)."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from diffviews.adapters.condition import Condition
+from diffviews.adapters.diffusion_folder import DiffusionFolder
+from diffviews.adapters.latent_diffusion import LatentDiffusionAdapter, rows_replaced
+from diffviews.adapters.text_conditioning import DualPromptEncoder, PromptEncoder
+
+
+class StableDiffusionXLAdapter(LatentDiffusionAdapter):
+    """SDXL base: latents 4×128×128 of 1024×1024 images, prompts through CLIP-L and OpenCLIP-G."""
+
+    name = "sdxl"
+    published = "hf:stabilityai/stable-diffusion-xl-base-1.0"
+    guidance = 5.0
+    classes = {  # noqa: RUF012 - a constant
+        "unet": "UNet2DConditionModel",
+        "vae": "AutoencoderKL",
+        "text_encoder": "CLIPTextModel",
+        "text_encoder_2": "CLIPTextModelWithProjection",
+        "tokenizer": "CLIPTokenizer",
+        "tokenizer_2": "CLIPTokenizer",
+    }
+
+    def uncondition(self, conditions: Sequence[Condition]) -> dict[str, Tensor]:
+        """Return the text of the negative prompts; an empty one is all zeros where the model was trained so."""
+        given = super().uncondition(conditions)
+        if self._config["force_zeros_for_empty_prompt"]:
+            empty = torch.tensor([not condition.negative_prompt for condition in conditions], device=self.device)
+            text = {name: value for name, value in given.items() if name != "time_ids"}
+            given |= rows_replaced(text, empty, {name: torch.zeros_like(value) for name, value in text.items()})
+        return given
+
+    def _text(self, prompts: Sequence[str | None]) -> dict[str, Tensor]:
+        """Return both encoders' text, the pooled text, and the time ids of an uncropped image."""
+        return {**super()._text(prompts), "time_ids": self._time_ids(len(prompts))}
+
+    def _time_ids(self, count: int) -> Tensor:
+        """Return original size, top left corner of the crop, and target size, (B, 6), in pixels."""
+        size = self.resolution
+        return torch.tensor([[size, size, 0, 0, size, size]], device=self.device, dtype=torch.float32).repeat(count, 1)
+
+    def _unet_arguments(self, given: Mapping[str, Tensor]) -> dict[str, Any]:
+        added = {"text_embeds": given["pooled_prompt_embeds"], "time_ids": given["time_ids"]}
+        return {"encoder_hidden_states": given["prompt_embeds"], "added_cond_kwargs": added}
+
+    def _scaled(self, latents: Tensor) -> Tensor:
+        mean, deviation = self._latent_moments()
+        return (latents - mean) * self.vae.config.scaling_factor / deviation
+
+    def _unscaled(self, x0: Tensor) -> Tensor:
+        mean, deviation = self._latent_moments()
+        return x0 * deviation / self.vae.config.scaling_factor + mean
+
+    def _latent_moments(self) -> tuple[Tensor, Tensor]:
+        """Return mean and standard deviation, (1, C, 1, 1), by which some relatives of SDXL normalise latents."""
+        mean, deviation = self.vae.config.latents_mean, self.vae.config.latents_std
+        if mean is None or deviation is None:
+            return torch.zeros((), device=self.device), torch.ones((), device=self.device)
+        both = torch.tensor([mean, deviation], device=self.device, dtype=torch.float32)
+        return both[0].reshape(1, -1, 1, 1), both[1].reshape(1, -1, 1, 1)
+
+    def _shadow_text(self) -> dict[str, Tensor]:
+        config = self.unet.config
+        pooled = config.projection_class_embeddings_input_dim - 6 * config.addition_time_embed_dim
+        return {
+            **super()._shadow_text(),
+            "pooled_prompt_embeds": torch.empty(1, pooled, device="meta"),
+            "time_ids": torch.empty(1, 6, device="meta"),
+        }
+
+    @classmethod
+    def _read_prompts(cls, folder: DiffusionFolder, dtype: torch.dtype) -> PromptEncoder:
+        return DualPromptEncoder(
+            [folder.tokenizer("tokenizer"), folder.tokenizer("tokenizer_2")],
+            [folder.load("text_encoder", dtype), folder.load("text_encoder_2", dtype)],
+        )
+
+    @classmethod
+    def _read_config(cls, folder: DiffusionFolder) -> dict[str, Any]:
+        zeros = bool(folder.index.get("force_zeros_for_empty_prompt", True))
+        return {**super()._read_config(folder), "force_zeros_for_empty_prompt": zeros}
+
+    @classmethod
+    def get_default_config(cls) -> dict[str, Any]:
+        """Return what is special about the published model's configuration."""
+        return {
+            "unet": {"sample_size": 128, "in_channels": 4, "cross_attention_dim": 2048},
+            "vae": {"scaling_factor": 0.13025},
+            "scheduler": {
+                "beta_schedule": "scaled_linear",
+                "beta_start": 0.00085,
+                "beta_end": 0.012,
+                "prediction_type": "epsilon",
+                "steps_offset": 1,
+                "timestep_spacing": "leading",
+            },
+            "force_zeros_for_empty_prompt": True,
+        }
