@@ -148,8 +148,8 @@ def file_digest(path: str | os.PathLike[str]) -> str:
 
 
 def _read_pickled_network(file: Path) -> tuple[dict[str, "Tensor"], dict[str, Any]]:
-    from diffviews.data.safe_pickle import read_pickled
-    from diffviews.data.state_dicts import state_dict_of
+    from diffviews.data.pickles.reader import read_pickled
+    from diffviews.data.pickles.state_dicts import state_dict_of
 
     content = read_pickled(file)
     try:

@@ -91,7 +91,7 @@ def test_source_can_run_nothing_that_a_file_contains(path: Path) -> None:
 
 
 def test_sources_are_found() -> None:
-    assert {"diffviews/data/safe_pickle.py", "diffviews/data/pickle_machine.py", "panel_app/app.py"} <= {
+    assert {"diffviews/data/pickles/reader.py", "diffviews/data/pickles/machine.py", "panel_app/app.py"} <= {
         str(path.relative_to(ROOT)) for path in SOURCES
     }
 

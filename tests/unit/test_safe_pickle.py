@@ -14,9 +14,9 @@ from safetensors.torch import load_file
 
 from diffviews.adapters.edm_digits import EDMDigitsAdapter
 from diffviews.data.checkpoints import read_checkpoint_file
-from diffviews.data.pickle_machine import Slice
-from diffviews.data.pickled_tensors import ArrayShell
-from diffviews.data.safe_pickle import Record, read_pickled
+from diffviews.data.pickles.machine import Slice
+from diffviews.data.pickles.reader import Record, read_pickled
+from diffviews.data.pickles.tensors import ArrayShell
 from diffviews.errors import CheckpointError
 from tests import hostile
 from tests.checkpoints import SMALL, edm_modules, edm_persistence, edm_pickle, small_edm_checkpoint

@@ -5,8 +5,8 @@ from typing import Any
 
 from torch import Tensor
 
-from diffviews.data.pickled_tensors import ArrayShell, TensorRecord
-from diffviews.data.safe_pickle import Record
+from diffviews.data.pickles.reader import Record
+from diffviews.data.pickles.tensors import ArrayShell, TensorRecord
 from diffviews.errors import CheckpointError
 
 WRAPPERS = (

@@ -15,8 +15,8 @@ from typing import Any
 
 import torch
 
-from diffviews.data.pickle_machine import Budget, Dialect, Slice, Symbol, check_key, run_pickle
-from diffviews.data.pickled_tensors import (
+from diffviews.data.pickles.machine import Budget, Dialect, Slice, Symbol, check_key, run_pickle
+from diffviews.data.pickles.tensors import (
     STORAGE_TYPES,
     ArrayShell,
     ArrayType,

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffviews.data.pickle_machine import Budget
+from diffviews.data.pickles.machine import Budget
 from diffviews.errors import CheckpointError
 
 MAX_DIMENSIONS = 32

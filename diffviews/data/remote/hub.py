@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from diffviews.data.model_files import safe_parts, wanted_files
-from diffviews.data.partial_download import Expected
+from diffviews.data.remote.model_files import safe_parts, wanted_files
+from diffviews.data.remote.partial import Expected
 from diffviews.errors import CheckpointError, ConfigError
 
 _ADDRESS = re.compile(r"hf:(?://)?(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w.-]+))?(?:/(?P<path>.*))?")

@@ -6,12 +6,12 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from diffviews.data.cache import cache_folder
-from diffviews.data.https_source import check_secure, open_https, shown
-from diffviews.data.hub import fetch_hub, parse_hub_address
-from diffviews.data.model_files import safe_parts
-from diffviews.data.partial_download import Expected, Piece, download
-from diffviews.data.s3_client import parse_s3_address
-from diffviews.data.s3_source import fetch_s3
+from diffviews.data.remote.https import check_secure, open_https, shown
+from diffviews.data.remote.hub import fetch_hub, parse_hub_address
+from diffviews.data.remote.model_files import safe_parts
+from diffviews.data.remote.partial import Expected, Piece, download
+from diffviews.data.remote.s3 import fetch_s3
+from diffviews.data.remote.s3_client import parse_s3_address
 from diffviews.errors import CheckpointError
 
 REMOTE = ("https://", "http://", "hf:", "s3://", "r2://")

@@ -1,0 +1,1 @@
+"""Pickled checkpoints, read as data and never run."""
