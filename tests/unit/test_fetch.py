@@ -12,6 +12,7 @@ import boto3
 import pytest
 from moto.server import ThreadedMotoServer
 
+from diffviews.data.remote import partial
 from diffviews.data.remote.fetch import fetch
 from diffviews.data.remote.hub import HubAddress, parse_hub_address
 from diffviews.data.remote.model_files import safe_parts, wanted_files
