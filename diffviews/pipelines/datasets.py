@@ -7,8 +7,10 @@ from diffviews.data.prompts import read_prompts
 from diffviews.data.samples import SampleSet
 from diffviews.data.sources import open_source
 from diffviews.pipelines.generate_dataset import DatasetJob, request_of
+from diffviews.pipelines.plan import check_sample_count
 from diffviews.pipelines.series import Series
 from diffviews.pipelines.workspace import Workspace, samples_file
+from diffviews.processing.map_parameters import MapParameters
 
 logger = logging.getLogger(__name__)
 
@@ -21,6 +23,7 @@ def open_dataset(
     adapter: GeneratorAdapter,
     workspace: Workspace,
     *,
+    maps: MapParameters,
     max_samples: int | None = None,
     checkpoint: str | None = None,
     batch_size: int = 64,
@@ -35,6 +38,7 @@ def open_dataset(
         spec: digits, folder:<path>, parquet:<path>, lmdb:<path>, run:<id> or prompts:<path>.
         adapter: model that the samples are for, and that makes them from prompts.
         workspace: where earlier runs are found.
+        maps: the maps that will be made of it; too few prompts for them are refused before any image is made.
         max_samples: keep at most so many, evenly over the classes.
         checkpoint: where the model's weights came from, to be noted on what is made.
         batch_size: samples in one forward pass when they are made.
@@ -53,6 +57,7 @@ def open_dataset(
         )
     prompts = read_prompts(spec.removeprefix(PROMPTS), max_prompts=max_samples)
     series = Series.of_prompts(adapter, prompts, samples_per_prompt=1)
+    check_sample_count(series.total, maps)
     request = request_of(series, seed=0, batch_size=batch_size)
     made = DatasetJob(
         adapter, series, request, workspace, devices, checkpoint=checkpoint, on_the_way=True

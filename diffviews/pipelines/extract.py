@@ -103,6 +103,7 @@ def extract(
         dataset,
         adapter,
         workspace,
+        maps=maps,
         max_samples=max_samples,
         checkpoint=absolute(checkpoint),
         batch_size=batch_size,

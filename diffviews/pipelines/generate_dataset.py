@@ -26,7 +26,7 @@ from diffviews.noise import format_sigma
 from diffviews.pipelines.inputs import log_inputs
 from diffviews.pipelines.layer_run import LayerRuns
 from diffviews.pipelines.models import absolute, load_model
-from diffviews.pipelines.plan import choose_layers
+from diffviews.pipelines.plan import check_sample_count, choose_layers
 from diffviews.pipelines.recipe import Precision
 from diffviews.pipelines.series import Series
 from diffviews.pipelines.trajectories import TrajectoryArrays, write_trajectory
@@ -113,11 +113,8 @@ def generate_dataset(
         series = Series.by_class(adapter, samples_per_class)
     else:
         series = Series(num_samples)
-    if layers and series.total <= MapParameters().n_neighbors:
-        raise ConfigError(
-            f"{series.total} samples are too few for the maps of their layers; ask for more than "
-            f"{MapParameters().n_neighbors}, or leave layers out"
-        )
+    if layers:
+        check_sample_count(series.total, MapParameters())
     request = request_of(
         series,
         seed=seed,

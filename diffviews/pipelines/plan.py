@@ -51,6 +51,19 @@ def choose_layers(adapter: GeneratorAdapter, layers: Sequence[str]) -> tuple[str
     return tuple(name for name in available if name in wanted)
 
 
+def check_sample_count(count: int, maps: MapParameters) -> None:
+    """Refuse fewer samples than a map's neighbours.
+
+    Raises:
+        ConfigError: with both numbers.
+    """
+    if count <= maps.n_neighbors:
+        raise ConfigError(
+            f"n_neighbors {maps.n_neighbors} needs more than {maps.n_neighbors} samples, but there are {count}; take "
+            "more samples or fewer neighbours"
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class ExtractionPlan:
     """What an extraction captures and measures; everything that determines its result."""
@@ -71,11 +84,7 @@ class ExtractionPlan:
     def __post_init__(self) -> None:
         if self.batch_size < 1:
             raise ConfigError(f"batch_size is {self.batch_size}; take 1 or more")
-        if len(self.samples) <= self.maps.n_neighbors:
-            raise ConfigError(
-                f"n_neighbors {self.maps.n_neighbors} needs more than {self.maps.n_neighbors} samples, but there are "
-                f"{len(self.samples)}; take more samples or fewer neighbours"
-            )
+        check_sample_count(len(self.samples), self.maps)
         if self.conditioning in ("label", "uniform") and not self.adapter.num_classes:
             raise ConfigError(
                 f"conditioning {self.conditioning!r} needs a model with classes, and {self.adapter.model_type!r} has "
