@@ -108,9 +108,10 @@ def run_command(name: str, arguments: Sequence[str] | None = None) -> NoReturn:
     """Parse `arguments` for one command, run it, print its outcome and exit."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # prompts too long are told of by ourselves
     warnings.filterwarnings("ignore", module="lightning")  # hints for those who write Lightning code
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    for noisy in ("httpx", "alembic", "transformers", "diffusers", "lightning.pytorch.utilities.rank_zero"):
+    for noisy in ("httpx", "alembic", "lightning.pytorch.utilities.rank_zero"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
