@@ -1,61 +1,84 @@
 """Small pieces of HTML about samples and runs; every value that comes from data is escaped."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
 import panel as pn
 
-from diffviews.noise import format_sigma
 from panel_app.data import OpenMap
+from panel_app.points import CLASS, PROMPT, SIGMA, shortened
 from panel_app.theme import PANE_CSS
 
 
 def column_label(column: str) -> str:
     """Return a column's name as people read it."""
+    known = {PROMPT: "Prompt", SIGMA: "Noise level σ"}
+    if column in known:
+        return known[column]
     return column.replace("_", " ").replace("neighborhood", "neighbourhood").capitalize()
 
 
-def hover_card(opened: OpenMap, sample_id: str) -> str:
-    """Return the card beside a hovered point: picture, class, id, sigma."""
+def picture(opened: OpenMap, address: str, size: int, *, alt: str = "", style: str = "") -> str:
+    """Return a picture of a sample, `size` pixels a side; only small ones show their pixels."""
+    kind = "px" if opened.is_small else "photo"
+    return f'<img class="{kind}" src="{address}" alt="{escape(alt)}" width="{size}" height="{size}" style="{style}">'
+
+
+def hover_card(opened: OpenMap, row: int) -> str:
+    """Return the card beside a hovered point: picture, class, the beginning of the prompt, id, sigma."""
+    sample_id = opened.sample_at(row)
+    text, prompt = opened.text_of(sample_id), opened.prompt_of(sample_id)
+    told = f'<div class="small clamp">{escape(shortened(prompt, 120))}</div>' if prompt and prompt != text else ""
     return (
         '<div style="display:flex;gap:12px;align-items:center;padding:10px 14px 10px 10px;border-radius:10px;'
         "background:var(--dv-surface);box-shadow:0 4px 18px rgba(0,0,0,.22);border:1px solid var(--dv-faint);"
-        'width:max-content;max-width:260px">'
-        f'<img class="px" src="{opened.thumbnail(sample_id)}" alt="" width="72" height="72">'
-        f'<div><div class="title">{escape(opened.text_of(sample_id))}</div>'
+        'width:max-content;max-width:320px">'
+        f'<div style="flex:none">{picture(opened, opened.thumbnail(sample_id), 72)}</div>'
+        f'<div><div class="title">{escape(shortened(text, 120))}</div>{told}'
         f'<div class="muted small">{escape(sample_id)}</div>'
-        f'<div class="muted small num">σ {format_sigma(opened.layer.sigma)}</div></div></div>'
+        f'<div class="muted small num">{opened.sigma_at(row)}</div></div></div>'
     )
 
 
 def selected_card(opened: OpenMap, sample_id: str) -> str:
-    """Return the card of the selected sample, ringed as on the map, with its numbers."""
-    row = opened.table.iloc[opened.row_of[sample_id]]
+    """Return the card of the selected sample, ringed as on the map, with its whole prompt and its numbers."""
+    row = opened.row_of[sample_id]
     numbers = " · ".join(
-        f"{label} {row[column]:.2f}"
+        f"{label} {opened.table[column].iloc[row]:.2f}"
         for column, label in (
             ("neighborhood_preservation", "neighbours kept"),
             ("distance_to_data", "distance to data"),
         )
         if column in opened.numeric_columns
     )
+    ring = "box-shadow:0 0 0 3px var(--dv-selected);border-radius:8px"
+    shown = picture(opened, opened.thumbnail(sample_id), 96, alt=sample_id, style=ring)
+    prompt = opened.prompt_of(sample_id)
+    told = f'<p class="whole" style="margin-top:10px">{escape(prompt)}</p>' if prompt else ""
+    title = opened.text_of(sample_id)
+    heading = f'<div class="title" style="font-size:18px;margin:2px 0">{escape(title)}</div>' if title != prompt else ""
     return (
         '<div style="display:flex;gap:14px;align-items:center">'
-        f'<img class="px" src="{opened.thumbnail(sample_id)}" alt="{escape(sample_id)}" width="96" height="96"'
-        ' style="box-shadow:0 0 0 3px var(--dv-selected);border-radius:8px">'
-        f'<div><div class="overline" style="color:var(--dv-selected)">Selected</div>'
-        f'<div class="title" style="font-size:18px;margin:2px 0">{escape(opened.text_of(sample_id))}</div>'
-        f'<div class="muted small">{escape(sample_id)} · σ {format_sigma(opened.layer.sigma)}</div>'
-        f'<div class="muted small num" style="margin-top:2px">{numbers}</div></div></div>'
+        f'<div style="flex:none">{shown}</div>'
+        '<div><div class="overline" style="color:var(--dv-selected)">Selected</div>'
+        f"{heading}"
+        f'<div class="muted small">{escape(sample_id)} · {opened.sigma_at(row)}</div>'
+        f'<div class="muted small">{_values(opened, row)}</div>'
+        f'<div class="muted small num" style="margin-top:2px">{numbers}</div></div></div>{told}'
     )
 
 
-def thumbnail_strip(addresses: Iterable[str], *, limit: int = 12, size: int = 30) -> str:
-    """Return pictures in a row, and how many more there are."""
-    pictures = list(addresses)
-    shown = "".join(f'<img class="px" src="{a}" alt="" width="{size}" height="{size}">' for a in pictures[:limit])
-    more = f'<span class="muted small">+{len(pictures) - limit}</span>' if len(pictures) > limit else ""
+def _values(opened: OpenMap, row: int) -> str:
+    """Return a sample's values in the extraction's further columns."""
+    others = (c for c in opened.categorical_columns if c not in (CLASS, PROMPT, SIGMA))
+    return " · ".join(f"{escape(column_label(c))} {escape(str(opened.table[c].iloc[row]))}" for c in others)
+
+
+def thumbnail_strip(opened: OpenMap, sample_ids: Sequence[str], *, limit: int = 12, size: int = 30) -> str:
+    """Return pictures of samples in a row, and how many more there are."""
+    shown = "".join(picture(opened, address, size) for address in opened.thumbnails(sample_ids[:limit]))
+    more = f'<span class="muted small">+{len(sample_ids) - limit}</span>' if len(sample_ids) > limit else ""
     return f'<div style="display:flex;flex-wrap:wrap;gap:5px;align-items:center">{shown}{more}</div>'
 
 

@@ -38,7 +38,7 @@ class ColourKey(BrowserPane):
 class SampleList(BrowserPane):
     """Samples with picture, name, distance and a button that removes them."""
 
-    entries = param.List(doc="[{id, src, title, detail, tone}]")
+    entries = param.List(doc="[{id, src, title, note, help, detail, tone}]")
     empty = param.String(doc="sentence shown when there is nothing")
 
     _esm = _ESM / "sample_list.js"

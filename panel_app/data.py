@@ -1,11 +1,8 @@
 """What the dashboard shows, derived once and shared by all visitors: nothing here is ever changed in place."""
 
-import base64
-import threading
-from collections import OrderedDict
-from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeVar
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
@@ -15,14 +12,14 @@ from scipy.spatial.distance import cdist
 from diffviews.data.samples import SampleSet
 from diffviews.errors import RunNotFoundError, SelectionError
 from diffviews.noise import format_sigma
+from panel_app.filter import SHOW_ALL, Filter, RowFilter
+from panel_app.model_facts import NOTHING_NOTED, ModelFacts
+from panel_app.pictures import PREVIEW, png_address
+from panel_app.points import CLASS, LEVEL, SIGMA, UNLABELLED, join_points, short_sigma
 from panel_app.raster import Colouring
-from panel_app.state import BY_CLASS, Space
-from panel_app.theme import SEQUENTIAL, category_colours
-
-UNLABELLED = "unlabelled"
-"""Class text of samples that have neither class nor prompt."""
-
-T = TypeVar("T")
+from panel_app.recent import Recent
+from panel_app.state import Space
+from panel_app.theme import SEQUENTIAL, category_colours, ordered_colours
 
 
 class Library(Protocol):
@@ -32,7 +29,7 @@ class Library(Protocol):
         """Names of the experiments that hold DiffViews runs."""
 
     def extractions(self, experiment: str) -> Sequence[Any]:
-        """Finished extractions, newest first."""
+        """Finished extractions, imports and generated sets with layer runs, newest first."""
 
     def layers(self, extraction: str) -> Sequence[Any]:
         """Finished layer runs of an extraction."""
@@ -42,6 +39,12 @@ class Library(Protocol):
 
     def samples(self, extraction: str) -> SampleSet:
         """The sample set of an extraction."""
+
+    def model(self, extraction: str) -> Mapping[str, Any] | None:
+        """What an extraction noted of its model, or None where it noted nothing."""
+
+    def columns(self, extraction: str) -> pd.DataFrame | None:
+        """Further columns of an extraction's samples, by sample_id, or None."""
 
     def points(self, map_run: str) -> pd.DataFrame:
         """The table of a layer run's or re-computed map's points."""
@@ -70,67 +73,123 @@ class OpenMap:
     map_run: str
     """Run whose map this is: the layer run, or a re-computed map of it."""
     table: pd.DataFrame
-    """sample_id, x, y, class (text), numeric columns; row order means nothing outside."""
+    """sample_id, x, y, class (text), prompt, columns of categories and of numbers; row order means nothing outside."""
     row_of: Mapping[str, int]
+    """Row of each sample; on a joint map the one at the layer run's sigma."""
     samples: SampleSet
     projector: Any
     projector_row_of: Mapping[str, int]
     tree: cKDTree
+    facts: ModelFacts = NOTHING_NOTED
+    """What the extraction noted of its model."""
+    rows: RowFilter = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "rows", RowFilter(self.table))
 
     @property
-    def categories(self) -> tuple[str, ...]:
-        """Class texts in class order."""
-        return tuple(self.table["class"].cat.categories)
+    def categorical_columns(self) -> tuple[str, ...]:
+        """Columns with categories, the class first; a class that no sample has is left out if there are others."""
+        others = [c for c in self.table.select_dtypes("category").columns if c != CLASS]
+        has_classes = self.categories_of(CLASS) != (UNLABELLED,)
+        return tuple([CLASS, *others] if has_classes or not others else others)
 
     @property
     def numeric_columns(self) -> tuple[str, ...]:
         """Columns that can colour the map by a number."""
-        hidden = {"x", "y", "z", "class_label", "seed"}
+        hidden = {"x", "y", "z", "class_label", "seed", LEVEL}
         numeric = self.table.select_dtypes("number").columns
-        return tuple(c for c in numeric if c not in hidden and self.table[c].notna().any())
+        return tuple(c for c in numeric if c not in hidden and np.isfinite(self.table[c].to_numpy(np.float64)).any())
+
+    @property
+    def default_colour(self) -> str:
+        """Column that colours the map unless another is chosen."""
+        return self.categorical_columns[0]
+
+    @property
+    def is_small(self) -> bool:
+        """Whether its pictures are so small that each pixel should be seen."""
+        return max(self.samples.pictures.size) <= 64
+
+    @property
+    def is_joint(self) -> bool:
+        """Whether it holds each sample once for each of several noise levels."""
+        return SIGMA in self.table
 
     @property
     def bounds(self) -> tuple[tuple[float, float], tuple[float, float]]:
         """Ranges of x and y with a margin around the points."""
         return _padded(self.table["x"]), _padded(self.table["y"])
 
+    def categories_of(self, column: str) -> tuple[str, ...]:
+        """Return the values of a column with categories, in order."""
+        return tuple(self.table[column].cat.categories)
+
+    def range_of(self, column: str) -> tuple[float, float]:
+        """Return the least and the greatest number of a column."""
+        values = self.table[column].to_numpy(np.float64)
+        finite = values[np.isfinite(values)]
+        return float(finite.min()), float(finite.max())
+
+    def fitting(self, wanted: Filter) -> Filter:
+        """Return a filter without what this map lacks."""
+        columns = {column: self.categories_of(column) for column in self.categorical_columns}
+        return wanted.only(columns, self.numeric_columns)
+
     def position(self, sample_id: str) -> tuple[float, float]:
         """Return (x, y) of a sample."""
-        row = self.table.iloc[self.row_of[sample_id]]
-        return float(row["x"]), float(row["y"])
+        row = self.row_of[sample_id]
+        return float(self.table["x"].iloc[row]), float(self.table["y"].iloc[row])
 
-    def shown(self, classes: Sequence[str]) -> pd.DataFrame:
-        """Return the rows of these classes; none means all. The table itself stays whole."""
-        return self.table[self.table["class"].isin(list(classes))] if classes else self.table
+    def shown(self, wanted: Filter) -> pd.DataFrame:
+        """Return the rows that a filter shows. The table itself stays whole."""
+        return self.table[self.rows.mask(wanted)] if wanted else self.table
 
-    def near(self, x: float, y: float, *, within: tuple[float, float], classes: Sequence[str] = ()) -> str | None:
-        """Return the shown sample nearest to (x, y), or None when none lies within (dx, dy) of it."""
-        if not len(self.table):
-            return None
-        reach = float(np.hypot(*within))
-        rows = self.tree.query_ball_point((x, y), reach)
+    def row_near(self, x: float, y: float, *, within: tuple[float, float], wanted: Filter = SHOW_ALL) -> int | None:
+        """Return the row of the shown point nearest to (x, y), or None when none lies within (dx, dy) of it."""
+        rows = self.tree.query_ball_point((x, y), float(np.hypot(*within))) if len(self.table) else []
         if not rows:
             return None
         table = self.table.iloc[rows]
         offsets = np.stack([(table["x"] - x) / within[0], (table["y"] - y) / within[1]])
         distances = np.hypot(*offsets)
-        if classes:
-            distances = np.where(table["class"].isin(list(classes)), distances, np.inf)
+        if wanted:
+            distances = np.where(self.rows.mask(wanted)[rows], distances, np.inf)
         best = int(np.argmin(distances))
-        return str(table["sample_id"].iloc[best]) if distances[best] <= 1 else None
+        return int(rows[best]) if distances[best] <= 1 else None
+
+    def near(self, x: float, y: float, *, within: tuple[float, float], wanted: Filter = SHOW_ALL) -> str | None:
+        """Return the sample of `row_near`."""
+        row = self.row_near(x, y, within=within, wanted=wanted)
+        return None if row is None else self.sample_at(row)
+
+    def sample_at(self, row: int) -> str:
+        """Return the sample of a point."""
+        return str(self.table["sample_id"].iloc[row])
+
+    def sigma_at(self, row: int) -> str:
+        """Return the noise level of a point as text."""
+        return str(self.table[SIGMA].iloc[row]) if self.is_joint else f"σ {short_sigma(self.layer.sigma)}"
 
     def text_of(self, sample_id: str) -> str:
-        """Return a sample's class as shown: '3: three'."""
-        return str(self.table["class"].iloc[self.row_of[sample_id]])
+        """Return a sample's class as shown, '3: three', or its prompt where it has no class."""
+        text = str(self.table[CLASS].iloc[self.row_of[sample_id]])
+        return self.prompt_of(sample_id) or text if text == UNLABELLED else text
+
+    def prompt_of(self, sample_id: str) -> str | None:
+        """Return a sample's prompt, None where it has none."""
+        prompt = self.table["prompt"].iloc[self.row_of[sample_id]]
+        return None if pd.isna(prompt) else str(prompt)
 
     def colouring(self, colour_by: str) -> Colouring:
         """Return how points are coloured; colours do not depend on any filter."""
-        if colour_by == BY_CLASS or colour_by not in self.numeric_columns:
-            colours = category_colours(self.categories, UNLABELLED)
-            return Colouring("class", tuple(colours.values()), tuple(colours))
-        values = self.table[colour_by].to_numpy(np.float64)
-        finite = values[np.isfinite(values)]
-        return Colouring(colour_by, SEQUENTIAL, low=float(finite.min()), high=float(finite.max()))
+        if colour_by in self.numeric_columns:
+            low, high = self.range_of(colour_by)
+            return Colouring(colour_by, SEQUENTIAL, low=low, high=high)
+        column = colour_by if colour_by in self.categorical_columns else self.default_colour
+        categories = self.categories_of(column)
+        colours = ordered_colours(categories) if column == SIGMA else category_colours(categories, UNLABELLED)
+        return Colouring(column, tuple(colours.values()), tuple(colours))
 
     def neighbours(self, sample_id: str, k: int, space: Space) -> tuple[Neighbour, ...]:
         """Return the k samples nearest to one, itself left out, nearest first.
@@ -138,11 +197,17 @@ class OpenMap:
         Raises:
             SelectionError: if the map has no such sample or too few others.
         """
-        ids = self.projector.sample_ids
-        if k >= len(ids):
-            raise SelectionError(f"{k} neighbours were asked for, but there are only {len(ids) - 1} other samples")
-        rows, distances = self.projector.neighbors(self._projector_row(sample_id), k, space)
-        return tuple(Neighbour(ids[int(row)], float(gap)) for row, gap in zip(rows, distances, strict=True))
+        ids, others = self.projector.sample_ids, len(self.projector_row_of) - 1
+        if k > others:
+            raise SelectionError(f"{k} neighbours were asked for, but there are only {others} other samples")
+        own = self._projector_row(sample_id)
+        if not self.is_joint:
+            rows, gaps = self.projector.neighbors(own, k, space)
+        else:  # only samples at the same noise level are averaged
+            rows, gaps = self.projector.neighbors(own, len(ids) - 1, space)
+            same = np.flatnonzero(self.projector.row_sigmas[rows] == self.layer.sigma)[:k]
+            rows, gaps = rows[same], gaps[same]
+        return tuple(Neighbour(ids[int(row)], float(gap)) for row, gap in zip(rows, gaps, strict=True))
 
     def distances(self, sample_id: str, others: Sequence[str], space: Space) -> dict[str, float]:
         """Return how far each of `others` is from a sample, as `neighbours` measures it."""
@@ -161,8 +226,9 @@ class OpenMap:
         return png_address(self.samples.thumbnails_of([sample_id])[0])
 
     def thumbnails(self, sample_ids: Sequence[str]) -> list[str]:
-        """Return the pictures of samples as data addresses, in this order."""
-        return [png_address(data) for data in self.samples.thumbnails_of(sample_ids)] if sample_ids else []
+        """Return small pictures of samples as data addresses, in this order."""
+        data = self.samples.thumbnails_of(sample_ids) if sample_ids else []
+        return [png_address(picture, PREVIEW) for picture in data]
 
     def _projector_row(self, sample_id: str) -> int:
         if sample_id not in self.projector_row_of:
@@ -175,8 +241,10 @@ class DataStore:
 
     def __init__(self, library: Library, *, max_maps: int = 16) -> None:
         self.library = library
-        self._maps = _Recent[OpenMap](max_maps)
-        self._samples = _Recent[SampleSet](4)
+        self._maps = Recent[OpenMap](max_maps)
+        self._samples = Recent[SampleSet](4)
+        self._facts = Recent[ModelFacts](64)
+        self._columns = Recent[pd.DataFrame | None](4)
 
     def experiments(self) -> Sequence[str]:
         """Names of the experiments that hold extractions."""
@@ -205,48 +273,44 @@ class DataStore:
         """Return the sample set of an extraction."""
         return self._samples.get(extraction, lambda: self.library.samples(extraction))
 
+    def facts(self, extraction: str) -> ModelFacts:
+        """Return what an extraction noted of its model."""
+        return self._facts.get(extraction, lambda: ModelFacts.read(self.library.model(extraction)))
+
+    def columns(self, extraction: str) -> pd.DataFrame | None:
+        """Return the further columns of an extraction's samples, or None."""
+        return self._columns.get(extraction, lambda: self.library.columns(extraction))
+
     def _load(self, layer: Any, run: str) -> OpenMap:
         samples = self.samples(layer.parent_id)
-        table = join_points(self.library.points(run), samples)
+        table = join_points(self.library.points(run), samples, self.columns(layer.parent_id))
         projector = self.library.projector(run)
         return OpenMap(
             layer=layer,
             map_run=run,
             table=table,
-            row_of={s: i for i, s in enumerate(table["sample_id"])},
+            row_of=_rows_of(table["sample_id"], _is_level(table, layer.sigma)),
             samples=samples,
             projector=projector,
-            projector_row_of={s: i for i, s in enumerate(projector.sample_ids)},
+            projector_row_of=_rows_of(projector.sample_ids, _projected_at(projector, layer.sigma)),
             tree=cKDTree(table[["x", "y"]].to_numpy(np.float64)),
+            facts=self.facts(layer.parent_id),
         )
 
 
-def join_points(points: pd.DataFrame, samples: SampleSet) -> pd.DataFrame:
-    """Return the points with what is known of their samples, matched by sample_id.
-
-    Points without coordinates are left out, for they can be neither drawn nor clicked.
-
-    Raises:
-        SelectionError: if a point's sample is not in the set.
-    """
-    placed = points[np.isfinite(points["x"]) & np.isfinite(points["y"])].reset_index(drop=True)
-    ids = placed["sample_id"].astype(str).tolist()
-    rows = samples.index_of(ids) if ids else np.zeros(0, np.int64)
-    known = samples.table.iloc[rows].reset_index(drop=True)
-    key = known["class_label"].astype("string").fillna("") + "\x1f" + known["prompt"].fillna("")
-    firsts = np.flatnonzero(~key.duplicated().to_numpy())
-    names = key.map({key.iloc[i]: samples.class_text(int(rows[i])) or UNLABELLED for i in firsts})
-    order = known.assign(text=names).sort_values(["class_label", "text"])["text"].drop_duplicates().tolist()
-    table = placed.drop(columns=[c for c in known.columns if c in placed and c != "sample_id"])
-    table["sample_id"] = ids
-    table["x"], table["y"] = placed["x"].astype("float32"), placed["y"].astype("float32")
-    table["class"] = pd.Categorical(names, categories=order)
-    return table.assign(**{c: known[c] for c in ("class_label", "prompt", "seed")})
+def _rows_of(sample_ids: Iterable[str], chosen: np.ndarray | None) -> dict[str, int]:
+    """Return the row of each sample; of several rows, the chosen one."""
+    return {s: row for row, s in enumerate(sample_ids) if chosen is None or chosen[row]}
 
 
-def png_address(data: bytes) -> str:
-    """Return PNG bytes as a data address for an <img>."""
-    return "data:image/png;base64," + base64.b64encode(data).decode()
+def _is_level(table: pd.DataFrame, sigma: float) -> np.ndarray | None:
+    """Return which points of a joint map are at a noise level, None for other maps."""
+    return (table[LEVEL] == sigma).to_numpy(dtype=bool) if LEVEL in table else None
+
+
+def _projected_at(projector: Any, sigma: float) -> np.ndarray | None:
+    levels = getattr(projector, "row_sigmas", None)
+    return None if levels is None else np.asarray(levels) == sigma
 
 
 def _padded(values: pd.Series, share: float = 0.06) -> tuple[float, float]:
@@ -255,31 +319,3 @@ def _padded(values: pd.Series, share: float = 0.06) -> tuple[float, float]:
     low, high = float(values.min()), float(values.max())
     margin = (high - low) * share or 1.0
     return low - margin, high + margin
-
-
-class _Recent(Generic[T]):
-    """The most recently used values by key; each is made once, even when several threads ask at a time."""
-
-    def __init__(self, size: int) -> None:
-        self._size = size
-        self._values: OrderedDict[Hashable, T] = OrderedDict()
-        self._locks: dict[Hashable, threading.Lock] = {}
-        self._guard = threading.Lock()
-
-    def get(self, key: Hashable, make: Callable[[], T]) -> T:
-        with self._guard:
-            if key in self._values:
-                self._values.move_to_end(key)
-                return self._values[key]
-            lock = self._locks.setdefault(key, threading.Lock())
-        with lock:
-            with self._guard:
-                if key in self._values:
-                    return self._values[key]
-            value = make()
-            with self._guard:
-                self._values[key] = value
-                self._locks.pop(key, None)
-                while len(self._values) > self._size:
-                    self._values.popitem(last=False)
-            return value

@@ -23,6 +23,9 @@ _FIRST_SIZE = (820, 540)
 _REACH = 11
 """Pixels around the pointer within which the nearest point counts as meant."""
 
+_CARD = (330, 150)
+"""Pixels that the hover card may take."""
+
 Redraw = hv.streams.Stream.define("Redraw", version=0)
 
 
@@ -39,11 +42,12 @@ class EmbeddingMap(pn.viewable.Viewer):
         self.session = session
         self._figure: Figure | None = None
         self._radius = 3.0
+        self._hovered: int | None = None
         self._sources = empty_sources()
         self._build_plot()
         self._build_chrome()
         session.param.watch(lambda *_: self._show_map(), "opened")
-        session.state.param.watch(lambda *_: self._redraw_picture(), ["classes", "colour_by"])
+        session.state.param.watch(lambda *_: self._redraw_picture(), ["filter", "colour_by"])
         session.state.param.watch(lambda *_: self._draw_rings(), "selection")
         self.param.watch(lambda *_: self._draw_paths(), ["paths", "step", "dark"])
         self.param.watch(lambda *_: self._redraw_picture(), "paths")
@@ -158,7 +162,7 @@ class EmbeddingMap(pn.viewable.Viewer):
             state = self.session.state
             self._note_radius(raster.disc_radius(window.count(opened.table), size[0] * size[1]))
             pixels = raster.draw(
-                opened.shown(state.classes), window, opened.colouring(state.colour_by), radius=self._radius * ratio
+                opened.shown(state.filter), window, opened.colouring(state.colour_by), radius=self._radius * ratio
             )
             if self.paths:  # step back, so that the path stands out
                 pixels[..., 3] = (pixels[..., 3] * 0.45).astype(np.uint8)
@@ -261,43 +265,45 @@ class EmbeddingMap(pn.viewable.Viewer):
             self._radius = radius
             self._draw_rings()
 
-    def _nearest(self, x: float | None, y: float | None) -> str | None:
+    def _nearest(self, x: float | None, y: float | None) -> int | None:
         opened = self.session.opened
         if opened is None or x is None or y is None:
             return None
         spans, pixels = self._span(), self._pixels()
         within = (_REACH * spans[0] / pixels[0], _REACH * spans[1] / pixels[1])
-        return opened.near(float(x), float(y), within=within, classes=self.session.state.classes)
+        return opened.row_near(float(x), float(y), within=within, wanted=self.session.state.filter)
 
     def _on_tap(self, x: float | None = None, y: float | None = None) -> None:
-        sample_id = self._nearest(x, y)
-        if sample_id is not None:
-            self.session.click(sample_id)
+        row = self._nearest(x, y)
+        if row is not None:
+            self.session.click(self.session.opened.sample_at(row))
 
     def _on_pointer(self, x: float | None = None, y: float | None = None) -> None:
         self._hover(self._nearest(x, y))
 
-    def _hover(self, sample_id: str | None) -> None:
+    def _hover(self, row: int | None) -> None:
         state, opened = self.session.state, self.session.opened
-        if sample_id == state.hovered:
+        if row == self._hovered:
             return
-        state.hovered = sample_id
-        if sample_id is None or opened is None:
+        self._hovered = row
+        if row is None or opened is None:
+            state.hovered = None
             self._put(hover={"x": [], "y": [], "size": []})
             self._card.visible = False
             return
-        x, y = opened.position(sample_id)
+        state.hovered = opened.sample_at(row)
+        x, y = (float(opened.table[axis].iloc[row]) for axis in "xy")
         self._put(hover={"x": [x], "y": [y], "size": [2 * self._radius + 6]})
-        self._card.param.update(object=hover_card(opened, sample_id), styles=self._card_place(x, y), visible=True)
+        self._card.param.update(object=hover_card(opened, row), styles=self._card_place(x, y), visible=True)
 
     def _card_place(self, x: float, y: float) -> dict[str, str]:
         """Place the card beside its point, on the side where there is room."""
         (x0, _), (y0, _) = self._view()
         (dx, dy), (width, height) = self._span(), self._pixels()
         left, top = (x - x0) / dx * width, (1 - (y - y0) / dy) * height
-        across = f"{left + 16:.0f}px" if left < width - 260 else f"{left - 16:.0f}px"
-        shift_x = "0" if left < width - 260 else "-100%"
-        shift_y = "0" if top < height - 130 else "-100%"
+        across = f"{left + 16:.0f}px" if left < width - _CARD[0] else f"{left - 16:.0f}px"
+        shift_x = "0" if left < width - _CARD[0] else "-100%"
+        shift_y = "0" if top < height - _CARD[1] else "-100%"
         return {
             "position": "absolute",
             "left": across,

@@ -12,6 +12,8 @@ from panel_app.data import OpenMap
 from panel_app.form import GenerationForm
 from panel_app.job_bar import JobBar
 from panel_app.jobs import JobQueue
+from panel_app.model_facts import Asks
+from panel_app.points import shortened
 from panel_app.results import Results, Shown
 from panel_app.session import Session
 from panel_app.studio import Studio
@@ -59,7 +61,7 @@ class GenerationPanel(pn.viewable.Viewer):
         opened = self._asked_on
         if opened is None:
             return
-        title, detail = describe(outcome.recipe, opened.samples.classes)
+        title, detail = describe(outcome.recipe, opened.samples.classes, opened.facts.asks)
         far = opened.table["distance_to_data"].median() if "distance_to_data" in opened.numeric_columns else None
         shown = Shown(outcome, title, f"{opened.layer.layer}, {detail}", opened.map_run, far)
         self.results.add(shown)
@@ -68,10 +70,14 @@ class GenerationPanel(pn.viewable.Viewer):
         self.button.disabled = self.bar.busy or self.session.opened is None
 
 
-def describe(recipe: GenerationRecipe, classes: dict[int, str]) -> tuple[str, str]:
+def describe(recipe: GenerationRecipe, classes: dict[int, str], asks: Asks = "class") -> tuple[str, str]:
     """Return a generation's title and detail: what was asked for, and what masked it."""
     label = recipe.class_label
-    if label is None:
+    if asks == "prompt":
+        title = f"“{shortened(recipe.prompt, 60)}”" if recipe.prompt else "empty prompt"
+    elif asks == "nothing":
+        title = "unconditional"
+    elif label is None:
         title = "random class"
     elif label == -1:
         title = "uniform label"

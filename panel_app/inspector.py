@@ -8,6 +8,8 @@ import panel_material_ui as pmui
 from diffviews.noise import format_sigma
 from panel_app.cards import facts, hint, link, quiet, selected_card
 from panel_app.components import Ranking, SampleList
+from panel_app.data import OpenMap
+from panel_app.points import shortened
 from panel_app.session import DECIDES, KNOWS, Session
 from panel_app.theme import PANE_CSS
 
@@ -123,7 +125,9 @@ class SamplePanel(pn.viewable.Viewer):
             {
                 "id": sample_id,
                 "src": picture,
-                "title": opened.text_of(sample_id),
+                "title": shortened(opened.text_of(sample_id), 80),
+                "note": _note(opened, sample_id),
+                "help": opened.prompt_of(sample_id) or opened.text_of(sample_id),
                 "detail": f"{distances[sample_id]:.2f}" if sample_id in distances else "",
                 "tone": "manual" if sample_id in chosen.manual else "suggested",
             }
@@ -141,6 +145,12 @@ class SamplePanel(pn.viewable.Viewer):
         sample_id = message.get("remove")
         if isinstance(sample_id, str) and sample_id in self.session.state.selection.neighbours:
             self.session.toggle(sample_id)
+
+
+def _note(opened: OpenMap, sample_id: str) -> str:
+    """Return the beginning of a sample's prompt where its class is its title."""
+    prompt = opened.prompt_of(sample_id)
+    return shortened(prompt, 60) if prompt and prompt != opened.text_of(sample_id) else ""
 
 
 class LayersPanel(pn.viewable.Viewer):
@@ -238,7 +248,7 @@ class RunPanel(pn.viewable.Viewer):
             run["Map run"] = opened.map_run[:12]
         links = [
             link(url(opened.map_run), "Open this run in MLflow"),
-            link(url(state.extraction), "Open the extraction in MLflow"),
+            link(url(state.extraction), "Open its parent run in MLflow"),
         ]
         metrics = [(METRIC_LABELS.get(k, k), v) for k, v in sorted(opened.layer.metrics.items(), key=_metric_order)]
         self._body.object = "".join(

@@ -9,7 +9,7 @@ import panel_material_ui as pmui
 
 from panel_app.cards import hint
 from panel_app.jobs import Job, JobQueue, JobView, Report
-from panel_app.pictures import picture_address
+from panel_app.pictures import PREVIEW, picture_address
 from panel_app.session import Severity
 from panel_app.theme import PANE_CSS
 
@@ -121,7 +121,7 @@ class JobBar(pn.viewable.Viewer):
         self.text.object = hint(f"{title}: step {view.step} of {view.total}")
         self.progress.param.update(variant="determinate", value=round(100 * view.step / view.total))
         if isinstance(view.preview, np.ndarray):
-            address = picture_address(view.preview)
+            address = picture_address(view.preview, PREVIEW)
             self.preview.param.update(
                 object=f'<img class="px" src="{address}" width="44" height="44" alt="">', visible=True
             )

@@ -1,19 +1,20 @@
-"""What the map's colours mean and how much of the map is shown; a click on a class filters."""
+"""What the map's colours mean and how much of the map is shown; a click on a value filters."""
 
 from html import escape
 from typing import Any
 
 import panel as pn
 
-from diffviews.noise import format_sigma
 from panel_app.cards import column_label
 from panel_app.components import ColourKey
 from panel_app.data import OpenMap
+from panel_app.points import short_sigma
+from panel_app.raster import Colouring
 from panel_app.session import Session
 from panel_app.theme import PANE_CSS
 
 _MOST_ENTRIES = 24
-"""Classes in the legend; further ones are counted and can be chosen in the sidebar."""
+"""Values in the legend; further ones are counted and can be chosen in the sidebar."""
 
 
 class MapLegend(pn.viewable.Viewer):
@@ -25,7 +26,7 @@ class MapLegend(pn.viewable.Viewer):
         self.key = ColourKey(self._toggle, margin=(6, 12, 8, 12))
         self.caption = pn.pane.HTML("", margin=(7, 8, 0, 14), sizing_mode="stretch_width", stylesheets=[PANE_CSS])
         session.param.watch(lambda *_: self.show(), "opened")
-        session.state.param.watch(lambda *_: self.show(), ["classes", "colour_by"])
+        session.state.param.watch(lambda *_: self.show(), ["filter", "colour_by"])
         self.show()
 
     def __panel__(self) -> pn.viewable.Viewable:
@@ -37,10 +38,11 @@ class MapLegend(pn.viewable.Viewer):
         self.key.visible = self.caption.visible = opened is not None
         if opened is None:
             return
-        self.caption.object = _caption(opened, len(opened.shown(state.classes)))
+        self.caption.object = _caption(opened, len(opened.shown(state.filter)))
         colouring = opened.colouring(state.colour_by)
         if colouring.categorical:
-            self.key.param.update(scale={}, entries=_entries(opened, state.classes))
+            entries = _entries(opened, colouring, state.filter.values_of(colouring.column))
+            self.key.param.update(scale={}, entries=entries)
             return
         self.key.scale = {
             "label": column_label(state.colour_by),
@@ -51,29 +53,34 @@ class MapLegend(pn.viewable.Viewer):
 
     def _toggle(self, message: dict[str, Any]) -> None:
         name, opened, state = message.get("toggle"), self.session.opened, self.session.state
-        if opened is None or name not in opened.categories:
+        if opened is None:
             return
-        chosen = [c for c in state.classes if c != name] if name in state.classes else [*state.classes, name]
-        state.classes = [] if len(chosen) == len(opened.categories) else chosen
+        column = opened.colouring(state.colour_by).column
+        if column not in opened.categorical_columns or name not in opened.categories_of(column):
+            return
+        before = state.filter.values_of(column)
+        chosen = tuple(c for c in before if c != name) if name in before else (*before, name)
+        everything = len(chosen) == len(opened.categories_of(column))
+        state.filter = state.filter.with_values(column, () if everything else chosen)
 
 
-def _entries(opened: OpenMap, classes: list[str]) -> list[dict[str, Any]]:
-    colouring = opened.colouring("class")
-    counts = opened.table["class"].value_counts()
+def _entries(opened: OpenMap, colouring: Colouring, chosen: tuple[str, ...]) -> list[dict[str, Any]]:
+    counts = opened.table[colouring.column].value_counts()
     entries = [
-        {"name": name, "colour": colour, "count": int(counts[name]), "on": not classes or name in classes}
+        {"name": name, "colour": colour, "count": int(counts[name]), "on": not chosen or name in chosen}
         for name, colour in zip(colouring.categories, colouring.colours, strict=True)
     ]
     hidden = colouring.categories[_MOST_ENTRIES:]
     if hidden:
         count = int(counts[list(hidden)].sum())
-        more = {"name": f"and {len(hidden)} more classes", "colour": "", "count": count, "on": True}
+        more = {"name": f"and {len(hidden)} more", "colour": "", "count": count, "on": True}
         return [*entries[:_MOST_ENTRIES], more]
     return entries
 
 
 def _caption(opened: OpenMap, shown: int) -> str:
-    sigma = f'<span class="muted" style="font-weight:400">at σ {format_sigma(opened.layer.sigma)}</span>'
+    where = "over several σ" if opened.is_joint else f"at σ {short_sigma(opened.layer.sigma)}"
+    sigma = f'<span class="muted" style="font-weight:400">{where}</span>'
     return (
         '<div style="display:flex;justify-content:space-between;gap:16px;align-items:baseline">'
         f'<span class="title">{escape(opened.layer.layer)} {sigma}</span>'

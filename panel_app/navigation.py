@@ -6,14 +6,16 @@ import panel as pn
 import panel_material_ui as pmui
 import param
 
-from diffviews.noise import format_sigma
-from panel_app.cards import column_label
+from panel_app.filter_panel import FilterPanel, column_options
+from panel_app.points import sigma_texts
 from panel_app.session import Session
-from panel_app.state import BY_CLASS
 from panel_app.theme import PANE_CSS
 
 _FIELD: dict[str, Any] = {"sizing_mode": "stretch_width", "size": "small", "margin": (6, 0)}
 OWN_MAP = "Logged with the layer"
+_FEW_SIGMAS = 6
+"""Up to so many noise levels stand side by side; more are a list."""
+
 _OWN = ""
 """Value of OWN_MAP in its selector, which cannot hold None."""
 
@@ -31,13 +33,13 @@ class Navigation(pn.viewable.Viewer):
             (self.extraction, session.choose_extraction),
             (self.layer, session.choose_layer),
             (self.sigma, lambda sigma: session.choose_layer(session.state.layer, sigma)),
+            (self.sigmas, lambda sigma: session.choose_layer(session.state.layer, sigma)),
             (self.map, lambda run: session.choose_map(run or None)),
         ):
             widget.param.watch(self._steer(action), "value")
         self.colour.param.watch(self._steer(lambda value: session.state.param.update(colour_by=value)), "value")
-        self.classes.param.watch(self._steer(lambda value: session.state.param.update(classes=list(value))), "value")
         session.param.watch(lambda *_: self.follow(), ["opened", "extractions", "layers", "maps"])
-        session.state.param.watch(lambda *_: self.follow(), ["colour_by", "classes", "experiment", "map_run"])
+        session.state.param.watch(lambda *_: self.follow(), ["colour_by", "experiment", "map_run"])
         self.follow()
 
     def __panel__(self) -> pn.viewable.Viewable:
@@ -48,7 +50,10 @@ class Navigation(pn.viewable.Viewer):
             label="Experiment", description="MLflow experiment the runs are logged in.", **_FIELD
         )
         self.extraction = pmui.Select(
-            label="Extraction", description="One pass of one model over one sample set; newest first.", **_FIELD
+            label="Extraction",
+            description="One pass of one model over one sample set, an import, or a set captured while it was "
+            "made; newest first.",
+            **_FIELD,
         )
         self.layer = pmui.Select(
             label="Layer",
@@ -63,23 +68,16 @@ class Navigation(pn.viewable.Viewer):
             margin=(6, 0),
             description="How much noise the model was given: σ in EDM units, larger is noisier.",
         )
+        self.sigmas = pmui.Select(label="Noise level σ", description=self.sigma.description, visible=False, **_FIELD)
         self.map = pmui.Select(
             label="Map", description="The layer's own map, or one re-computed with other UMAP parameters.", **_FIELD
         )
         self.colour = pmui.Select(
-            label="Colour by", description="Class, or a number measured for each sample.", **_FIELD
+            label="Colour by",
+            description="Class, a column of the sample set, or a number measured for each sample.",
+            **_FIELD,
         )
-        self.classes = pmui.MultiChoice(
-            label="Show only these classes",
-            placeholder="All classes",
-            searchable=True,
-            chip=True,
-            delete_button=True,
-            description="Empty shows all. What is hidden stays in the data: neighbours and averages do not change.",
-            visual_size="small",
-            sizing_mode="stretch_width",
-            margin=(6, 0),
-        )
+        self.filters = FilterPanel(self.session)
         self._refresh = pmui.Button(
             label="Look for new runs",
             icon="refresh",
@@ -94,11 +92,12 @@ class Navigation(pn.viewable.Viewer):
             self.extraction,
             self.layer,
             self.sigma,
+            self.sigmas,
             self.map,
             self._refresh,
             section("View"),
             self.colour,
-            self.classes,
+            self.filters,
             sizing_mode="stretch_width",
             margin=(4, 16),
         )
@@ -134,7 +133,9 @@ class Navigation(pn.viewable.Viewer):
         names = list(dict.fromkeys(record.layer for record in session.layers))
         _offer(self.layer, {name: name for name in names}, state.layer)
         sigmas = sorted({r.sigma for r in session.layers if r.layer == state.layer})
-        _offer(self.sigma, {format_sigma(s): s for s in sigmas}, state.sigma)
+        for widget in (self.sigma, self.sigmas):
+            _offer(widget, sigma_options(sigmas), state.sigma)
+        self.sigma.visible, self.sigmas.visible = len(sigmas) <= _FEW_SIGMAS, len(sigmas) > _FEW_SIGMAS
         maps = {OWN_MAP: _OWN}
         maps.update({map_label(m, number): m.run_id for number, m in _numbered(session.maps)})
         _offer(self.map, maps, state.map_run or _OWN)
@@ -143,11 +144,7 @@ class Navigation(pn.viewable.Viewer):
         opened, state = self.session.opened, self.session.state
         if opened is None:
             return
-        columns = {"Class": BY_CLASS, **{column_label(c): c for c in opened.numeric_columns}}
-        _offer(self.colour, columns, state.colour_by)
-        if list(self.classes.options) != list(opened.categories):
-            self.classes.options = list(opened.categories)
-        self.classes.value = list(state.classes)
+        _offer(self.colour, column_options(opened), state.colour_by)
 
 
 def section(title: str) -> pn.pane.HTML:
@@ -156,15 +153,25 @@ def section(title: str) -> pn.pane.HTML:
 
 
 def extraction_label(record: Any) -> str:
-    """Return how an extraction is called in the list."""
+    """Return how an extraction, an import or a generated set is called in the list."""
     when = record.start_time.astimezone().strftime("%d %b %H:%M")
-    return f"{record.model}, {when} · {record.dataset}"
+    made = {"import": "imported, ", "generate-dataset": "while generating, "}.get(str(getattr(record, "kind", "")), "")
+    return f"{record.model}, {made}{when} · {record.dataset}"
+
+
+def sigma_options(sigmas: list[float]) -> dict[str, float]:
+    """Return noise levels by a short text, or by their whole one where the short ones are alike."""
+    return {text.removeprefix("σ "): sigma for sigma, text in sigma_texts(sigmas).items()}
 
 
 def map_label(record: Any, number: int) -> str:
-    """Return how a re-computed map is called in the list."""
+    """Return how a re-computed or imported map is called in the list."""
     shown = record.params
-    return f"{number}: {shown.get('n_neighbors', '?')} neighbours, min_dist {shown.get('min_dist', '?')}"
+    if shown.get("imported"):
+        return f"{number}: imported, {shown['imported']}"
+    levels = len(shown.get("sigmas", "").split(","))
+    joint = f"joint over {levels} noise levels, " if shown.get("map") == "joint" else ""
+    return f"{number}: {joint}{shown.get('n_neighbors', '?')} neighbours, min_dist {shown.get('min_dist', '?')}"
 
 
 def _numbered(maps: list[Any]) -> list[tuple[int, Any]]:

@@ -8,8 +8,8 @@ import numpy as np
 from bokeh.models import ColumnDataSource
 from bokeh.plotting import figure as Figure
 
-from diffviews.noise import format_sigma
 from panel_app.data import OpenMap
+from panel_app.points import short_sigma
 from panel_app.state import Selection
 from panel_app.theme import BASELINE_PATH, NEIGHBOUR, PATH, SELECTED
 
@@ -89,11 +89,6 @@ def path_columns(
             for i in label_steps(main, span)
         ]
     return _columns("lines", lines), _columns("dots", dots), _columns("labels", labels)
-
-
-def short_sigma(sigma: float) -> str:
-    """Return a noise level with three significant digits, for tight places."""
-    return format_sigma(float(f"{sigma:.3g}"))
 
 
 def label_steps(path: DrawnPath, span: tuple[float, float], apart: float = 0.06) -> list[int]:

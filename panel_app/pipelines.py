@@ -5,11 +5,11 @@ from dataclasses import replace
 from typing import Any
 
 from diffviews.adapters.base import GeneratorAdapter
-from diffviews.adapters.registry import load_adapter
 from diffviews.core.request import Progress
 from diffviews.pipelines.embed import embed
 from diffviews.pipelines.generate import GenerationOutcome, generate
-from diffviews.pipelines.recipe import GenerationRecipe
+from diffviews.pipelines.models import load_model
+from diffviews.pipelines.recipe import GenerationRecipe, Precision
 from diffviews.pipelines.workspace import Workspace
 from diffviews.processing.map_parameters import MapParameters
 from panel_app.jobs import Report
@@ -28,7 +28,7 @@ class LocalStudio:
         """
         self._workspace, self._device, self._checkpoint = workspace, device, checkpoint
         self._lock = threading.Lock()
-        self._resident: tuple[tuple[str, str | None], GeneratorAdapter] | None = None
+        self._resident: tuple[tuple[str, str | None, str], GeneratorAdapter] | None = None
 
     def generate(self, recipe: GenerationRecipe, report: Report) -> GenerationOutcome:
         """Generate what a recipe says and log it."""
@@ -37,7 +37,7 @@ class LocalStudio:
             report(progress.step, progress.total, preview(adapter, progress))
 
         recipe = replace(recipe, checkpoint=recipe.checkpoint or self._checkpoint)
-        adapter = self._adapter(recipe.model, recipe.checkpoint)
+        adapter = self._adapter(recipe.model, recipe.checkpoint, recipe.precision)
         return generate(recipe, self._workspace, adapter=adapter, callback=tell)
 
     def embed(self, layer_run: str, parameters: MapParameters, report: Report) -> str:
@@ -45,12 +45,12 @@ class LocalStudio:
         report(0, 0, None)
         return embed(layer_run, parameters, self._workspace).run_id
 
-    def _adapter(self, model: str, checkpoint: str | None) -> GeneratorAdapter:
+    def _adapter(self, model: str, checkpoint: str | None, precision: Precision) -> GeneratorAdapter:
         with self._lock:
-            key = (model, checkpoint)
+            key = (model, checkpoint, precision)
             if self._resident is None or self._resident[0] != key:
                 self._resident = None  # freed before the next is loaded: two large models rarely fit
-                self._resident = (key, load_adapter(model, checkpoint=checkpoint, device=self._device))
+                self._resident = (key, load_model(model, checkpoint, device=self._device, precision=precision))
             return self._resident[1]
 
 

@@ -11,8 +11,9 @@ import param
 from panel_app.cards import link
 from panel_app.components import Gallery, ResultView
 from panel_app.embedding_map import EmbeddingMap
-from panel_app.overlays import DrawnPath, short_sigma
-from panel_app.pictures import difference_address, picture_address
+from panel_app.overlays import DrawnPath
+from panel_app.pictures import FRAME, INSET, PREVIEW, difference_address, picture_address
+from panel_app.points import short_sigma
 from panel_app.session import Session
 from panel_app.theme import PANE_CSS
 
@@ -95,12 +96,12 @@ class Results(pn.viewable.Viewer):
         result, path = self.shown.outcome.result, self.shown.outcome.path
         if result.intermediates is None:
             return []
-        far = _distances(path, sample)
+        far, noised = _distances(path, sample), result.noised_inputs
         usual = f" (samples: {self.shown.usual_distance:.2f})" if self.shown.usual_distance else ""
         return [
             {
-                "frame": picture_address(result.intermediates[step][sample]),
-                "noised": None if result.noised_inputs is None else picture_address(result.noised_inputs[step][sample]),
+                "frame": picture_address(result.intermediates[step][sample], FRAME),
+                "noised": None if noised is None else picture_address(noised[step][sample], INSET),
                 "sigma": short_sigma(sigma),
                 "note": f"distance to the data {far[step]:.2f}{usual}" if step in far else "",
             }
@@ -119,7 +120,7 @@ class Results(pn.viewable.Viewer):
         self.gallery.entries = [
             {
                 "id": s.outcome.run_id,
-                "src": picture_address(s.outcome.result.images[0]),
+                "src": picture_address(s.outcome.result.images[0], PREVIEW),
                 "title": s.title,
                 "detail": s.detail,
                 "help": f"{s.title}, {s.detail}",

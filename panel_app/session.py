@@ -84,14 +84,15 @@ class Session(param.Parameterized):
         experiments = self.store.library.experiments()
         home = self._home_of(address.run, experiments) if address.run else None
         if address.run and home is None:
-            self.tell(f"Run {address.run} of this address is not a finished extraction on this server.", "warning")
+            lacking = f"Run {address.run} of this address is not finished, or holds no layer runs, on this server."
+            self.tell(lacking, "warning")
         if home is None:
             home = experiment if experiment in experiments else next(iter(experiments), None)
         if home is None:
             return
         self.state.experiment = home
         self.extractions = list(self.store.library.extractions(home))
-        asked = next((e for e in self.extractions if e.run_id == address.run), self.extractions[0])
+        asked = next((e for e in self.extractions if e.run_id == address.run), None) or self._newest()
         self._open_extraction(asked.run_id, layer=address.layer, sigma=address.sigma, map_run=address.map)
         self._restore(address)
 
@@ -100,10 +101,10 @@ class Session(param.Parameterized):
         """Show the newest extraction of an experiment."""
         extractions = list(self.store.library.extractions(name))
         if not extractions:
-            raise RunNotFoundError(f"experiment {name!r} has no finished extraction yet")
+            raise RunNotFoundError(f"experiment {name!r} has no finished layer runs yet")
         self.state.experiment = name
         self.extractions = extractions
-        self._open_extraction(extractions[0].run_id)
+        self._open_extraction(self._newest().run_id)
 
     @reported
     def choose_extraction(self, run_id: str) -> None:
@@ -119,10 +120,7 @@ class Session(param.Parameterized):
     def choose_map(self, map_run: str | None) -> None:
         """Show a re-computed map of this layer, or (None) its own."""
         layer = self.opened.layer
-        opened = self.store.open(layer, map_run)
-        self.state.map_run = map_run
-        self.opened = opened
-        self._refresh_neighbours()
+        self._show(self.store.open(layer, map_run), map_run)
 
     @reported
     def refresh(self) -> None:
@@ -193,6 +191,11 @@ class Session(param.Parameterized):
         library = self.store.library
         return next((e for e in experiments if any(x.run_id == run for x in library.extractions(e))), None)
 
+    def _newest(self) -> Any:
+        """Return the newest extraction that has layer runs, or the newest where none has."""
+        layers = self.store.library.layers
+        return next((e for e in self.extractions if layers(e.run_id)), self.extractions[0])
+
     def _open_extraction(
         self, run_id: str, *, layer: str | None = None, sigma: float | None = None, map_run: str | None = None
     ) -> None:
@@ -226,12 +229,17 @@ class Session(param.Parameterized):
             self.tell("The map of this address is no longer logged; the layer's own is shown.", "warning")
             map_run = None
         opened: OpenMap = self.store.open(record, map_run)
-        with param.parameterized.batch_call_watchers(self.state):
-            self.state.layer, self.state.sigma, self.state.map_run = record.layer, record.sigma, map_run
-            self.state.classes = [c for c in self.state.classes if c in opened.categories]
-            if self.state.colour_by not in ("class", *opened.numeric_columns):
-                self.state.colour_by = "class"
         self.maps = maps
+        self._show(opened, map_run)
+
+    def _show(self, opened: OpenMap, map_run: str | None) -> None:
+        """Show a map; colour, filter and selection stay as far as it has them."""
+        layer = opened.layer
+        with param.parameterized.batch_call_watchers(self.state):
+            self.state.layer, self.state.sigma, self.state.map_run = layer.layer, layer.sigma, map_run
+            self.state.filter = opened.fitting(self.state.filter)
+            if self.state.colour_by not in (*opened.categorical_columns, *opened.numeric_columns):
+                self.state.colour_by = opened.default_colour
         self.opened = opened
         self._refresh_neighbours()
 
@@ -239,8 +247,8 @@ class Session(param.Parameterized):
         opened = self.opened
         if opened is None:
             return
-        self.state.classes = [c for c in address.classes if c in opened.categories]
-        if address.colour in opened.numeric_columns:
+        self.state.filter = opened.fitting(address.filter)
+        if address.colour in (*opened.categorical_columns, *opened.numeric_columns):
             self.state.colour_by = address.colour
         selection = address.selection.only(opened.row_of)
         if address.selection.sample_id and selection != address.selection:

@@ -9,10 +9,11 @@ from typing import Any, Literal, Self
 import param
 
 from diffviews.noise import format_sigma
+from panel_app.filter import SHOW_ALL, Filter
 
 Space = Literal["activation", "map"]
 BY_CLASS = "class"
-ADDRESSED = ("extraction", "layer", "sigma", "map_run", "colour_by", "classes", "selection")
+ADDRESSED = ("extraction", "layer", "sigma", "map_run", "colour_by", "filter", "selection")
 """Parts of the state that `to_query` writes."""
 
 
@@ -83,8 +84,8 @@ class ViewState(param.Parameterized):
     layer = param.String(None, allow_None=True, doc="layer name")
     sigma = param.Number(None, allow_None=True, doc="noise level of the layer run")
     map_run = param.String(None, allow_None=True, doc="run id of a re-computed map; None shows the layer's own")
-    colour_by = param.String(BY_CLASS, doc="'class' or a numeric column of the map's table")
-    classes = param.List(default=[], item_type=str, doc="classes shown; empty shows all")
+    colour_by = param.String(BY_CLASS, doc="column of the map's table, of categories or of numbers")
+    filter = param.ClassSelector(class_=Filter, default=SHOW_ALL, instantiate=False, doc="which samples are shown")
     selection = param.ClassSelector(class_=Selection, default=Selection(), instantiate=False)
     hovered = param.String(None, allow_None=True, doc="sample id under the pointer")
     k = param.Integer(5, bounds=(1, 50), doc="how many neighbours to suggest")
@@ -92,14 +93,16 @@ class ViewState(param.Parameterized):
 
     def to_query(self) -> dict[str, str | None]:
         """Return the view as URL query parameters; None removes a parameter."""
-        chosen = self.selection
+        chosen, classes = self.selection, self.filter.values_of(BY_CLASS)
         return {
             "run": self.extraction,
             "layer": self.layer,
             "sigma": None if self.sigma is None else format_sigma(self.sigma),
             "map": self.map_run,
             "colour": None if self.colour_by == BY_CLASS else self.colour_by,
-            "classes": json.dumps(self.classes) if self.classes else None,
+            "classes": json.dumps(classes) if classes else None,
+            "where": self.filter.with_values(BY_CLASS, ()).to_json(),
+            "words": self.filter.words or None,
             "sample": chosen.sample_id,
             "near": json.dumps(chosen.suggested) if chosen.suggested else None,
             "also": json.dumps(chosen.manual) if chosen.manual else None,
@@ -115,7 +118,7 @@ class Address:
     sigma: float | None = None
     map: str | None = None
     colour: str = BY_CLASS
-    classes: tuple[str, ...] = ()
+    filter: Filter = SHOW_ALL
     selection: Selection = Selection()
 
     @classmethod
@@ -127,13 +130,15 @@ class Address:
             suggested = tuple(s for s in _texts(query.get("near")) if s != sample)
             manual = tuple(s for s in _texts(query.get("also")) if s != sample and s not in suggested)
             selection = Selection(sample, suggested, manual)
+        shown = Filter.from_json(query.get("where"), _text(query.get("words")) or "")
+        classes = _texts(query.get("classes"))
         return cls(
             run=_text(query.get("run")),
             layer=_text(query.get("layer")),
             sigma=_number(query.get("sigma")),
             map=_text(query.get("map")),
             colour=_text(query.get("colour")) or BY_CLASS,
-            classes=_texts(query.get("classes")),
+            filter=shown.with_values(BY_CLASS, classes) if classes else shown,
             selection=selection,
         )
 

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 SELECTED = "#2f6fed"
 """Ring of the selected sample."""
 
@@ -38,6 +40,14 @@ def category_colours(categories: Sequence[str], unlabelled: str) -> dict[str, st
         name: UNLABELLED if name == unlabelled else CLASS_COLOURS[index % len(CLASS_COLOURS)]
         for index, name in enumerate(categories)
     }
+
+
+def ordered_colours(categories: Sequence[str]) -> dict[str, str]:
+    """Return a colour for each category along the scale of numbers, in their order."""
+    stops = np.array([[int(colour[i : i + 2], 16) for i in (1, 3, 5)] for colour in SEQUENTIAL], dtype=np.float64)
+    places = np.linspace(0, len(stops) - 1, max(len(categories), 2))
+    mixed = np.stack([np.interp(places, np.arange(len(stops)), stops[:, i]) for i in range(3)], axis=1)
+    return {name: "#" + "".join(f"{round(c):02x}" for c in row) for name, row in zip(categories, mixed, strict=False)}
 
 
 def _palette(mode: str, **colours: Any) -> dict[str, Any]:
@@ -122,7 +132,10 @@ p { margin: 0; line-height: 1.5; }
 .overline { font-size: 11px; font-weight: 600; letter-spacing: .06em; text-transform: uppercase;
   color: var(--dv-muted); }
 .num { font-variant-numeric: tabular-nums; }
-img.px { image-rendering: pixelated; display: block; border-radius: 4px; background: var(--dv-wash); }
+img.px, img.photo { display: block; border-radius: 4px; background: var(--dv-wash); object-fit: contain; }
+img.px { image-rendering: pixelated; }
+.clamp { display: -webkit-box; -webkit-box-orient: vertical; -webkit-line-clamp: 3; overflow: hidden; }
+.whole { max-height: 132px; overflow-y: auto; overflow-wrap: anywhere; }
 a { color: var(--dv-primary); text-decoration: none; }
 a:hover { text-decoration: underline; }
 table.facts { border-collapse: collapse; width: 100%; }

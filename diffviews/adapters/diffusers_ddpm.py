@@ -6,7 +6,7 @@ from typing import Any, Self
 from torch import Tensor
 
 from diffviews.adapters.base import Precision
-from diffviews.adapters.diffusers_unet import DiffusersUNetAdapter, precision_dtype
+from diffviews.adapters.diffusers_unet import DiffusersUNetAdapter, network_dtype
 from diffviews.adapters.diffusion_folder import DiffusionFolder, model_config
 from diffviews.adapters.diffusion_schedule import DiffusionSchedule
 from diffviews.device import device_or_best
@@ -51,7 +51,7 @@ class DDPMAdapter(DiffusersUNetAdapter):
             raise ConfigError(f"option {next(iter(kwargs))!r} is not one of precision")
         target = device_or_best(device)
         folder = DiffusionFolder.open(checkpoint_path, {"unet": "UNet2DModel"})
-        unet: Any = folder.load("unet", precision_dtype(precision, target))
+        unet: Any = folder.load("unet", network_dtype(precision, target))
         if unet.config.in_channels != 3:
             raise CheckpointError(f"checkpoint {folder.path} has {unet.config.in_channels} channels instead of RGB")
         schedule = DiffusionSchedule.from_config(folder.config("scheduler"))

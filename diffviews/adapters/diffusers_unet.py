@@ -1,7 +1,7 @@
 """What every adapter over a U-Net of diffusers has: a schedule of timesteps, hook points, a precision."""
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, get_args
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from diffviews.adapters.base import GeneratorAdapter, Precision, SamplerName
 from diffviews.adapters.diffusion_schedule import DiffusionSchedule
 from diffviews.adapters.hooks import Handle, Hook, HookMixin, check_layers, known_layers
+from diffviews.adapters.precision import precision_dtype, precision_of
 from diffviews.adapters.unet_hooks import H_SPACE, measured_shapes, unet_hook_points
-from diffviews.errors import CheckpointError, ConfigError
+from diffviews.errors import CheckpointError
 
 
 class DiffusersUNetAdapter(HookMixin, GeneratorAdapter):
@@ -76,8 +77,7 @@ class DiffusersUNetAdapter(HookMixin, GeneratorAdapter):
 
     @property
     def precision(self) -> Precision:
-        dtype = self.unet.dtype
-        return next(name for name in get_args(Precision) if getattr(torch, name) == dtype)
+        return precision_of(self.unet.dtype)
 
     def model_sigmas(self, num_steps: int, sigma_max: float | None = None, sigma_min: float | None = None) -> Tensor:
         """Return the levels that the model's own scheduler would take, (S,) float64 descending.
@@ -132,18 +132,13 @@ class DiffusersUNetAdapter(HookMixin, GeneratorAdapter):
         return {}
 
 
-def precision_dtype(precision: str, device: torch.device) -> torch.dtype:
+def network_dtype(precision: str, device: torch.device) -> torch.dtype:
     """Return the dtype of a forward pass; auto is float16 on CUDA and float32 elsewhere.
 
     Raises:
         ConfigError: if it is none of the known ones.
     """
-    if precision == "auto":
-        return torch.float16 if device.type == "cuda" else torch.float32
-    if precision not in get_args(Precision):
-        raise ConfigError(f"precision {precision!r} is not one of: auto, {', '.join(get_args(Precision))}")
-    dtype: torch.dtype = getattr(torch, precision)
-    return dtype
+    return precision_dtype(precision, torch.float16 if device.type == "cuda" else torch.float32)
 
 
 def _sample_size(config: Any) -> int:

@@ -8,9 +8,10 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from diffviews.adapters.base import GeneratorAdapter
+from diffviews.adapters.base import GeneratorAdapter, Precision
 from diffviews.adapters.checkpoint import NetworkCheckpoint, check_names_and_shapes, read_checkpoint
 from diffviews.adapters.hooks import Handle, Hook, HookMixin, check_layers
+from diffviews.adapters.precision import precision_dtype, precision_of
 from diffviews.device import device_or_best
 from diffviews.errors import CheckpointError, ConfigError, unknown_name
 from diffviews.models.adm_unet import ADMUNet
@@ -67,6 +68,10 @@ class EDMAdapter(HookMixin, GeneratorAdapter):
         return (self._network.img_channels, self.resolution, self.resolution)
 
     @property
+    def precision(self) -> Precision:
+        return precision_of(next(self._network.parameters()).dtype)
+
+    @property
     def label_dropout(self) -> float:
         return float(self._config.get("label_dropout", 0.0))
 
@@ -98,6 +103,7 @@ class EDMAdapter(HookMixin, GeneratorAdapter):
         device: Any = "cuda",
         *,
         label_dropout: float = 0.0,
+        precision: str = "auto",
         **kwargs: Any,
     ) -> Self:
         """Load a checkpoint; nothing in it is run.
@@ -107,6 +113,7 @@ class EDMAdapter(HookMixin, GeneratorAdapter):
                 of them in it; None takes the weights that ship with the package, if any.
             device: where to put it; 'cuda' on a machine without CUDA falls back with a warning.
             label_dropout: share of labels withheld in its training; 0: as its configuration says.
+            precision: of the network: float32, which auto is, float16 or bfloat16.
             kwargs: network options that override the checkpoint's configuration.
 
         Raises:
@@ -121,7 +128,8 @@ class EDMAdapter(HookMixin, GeneratorAdapter):
         config = {**cls.get_default_config(), **checkpoint.config, **kwargs}
         if label_dropout:
             config["label_dropout"] = label_dropout
-        return cls(_build(checkpoint, config), config).to(device_or_best(device)).eval()
+        network = _build(checkpoint, config, precision_dtype(precision))
+        return cls(network, config).to(device_or_best(device)).eval()
 
     @classmethod
     def shipped_weights(cls) -> Path:
@@ -195,7 +203,7 @@ def _class_ids(class_label: int | None, num_classes: int, random: NoiseSource) -
     return [-1 if class_label is None else class_label] * len(drawn)
 
 
-def _build(checkpoint: NetworkCheckpoint, config: Mapping[str, Any]) -> EDMPrecond:
+def _build(checkpoint: NetworkCheckpoint, config: Mapping[str, Any], dtype: torch.dtype) -> EDMPrecond:
     """Return the network with its weights, built without drawing random numbers."""
     options = {key: config[key] for key in NETWORK_OPTIONS if key in config}
     scaling = {key: float(config[key]) for key in PRECONDITIONING_OPTIONS if key in config}
@@ -205,6 +213,6 @@ def _build(checkpoint: NetworkCheckpoint, config: Mapping[str, Any]) -> EDMPreco
     except (TypeError, ConfigError) as error:
         raise CheckpointError(f"the configuration of checkpoint {checkpoint.path} is wrong: {error}") from error
     check_names_and_shapes(checkpoint, network.state_dict())
-    weights = {name: tensor.to(torch.float32) for name, tensor in checkpoint.tensors.items()}
+    weights = {name: tensor.to(dtype) for name, tensor in checkpoint.tensors.items()}
     network.load_state_dict(weights, assign=True)
     return EDMPrecond(network, **scaling).requires_grad_(False)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from diffviews.adapters.base import Precision
 from diffviews.adapters.condition import Condition
-from diffviews.adapters.diffusers_unet import DiffusersUNetAdapter, precision_dtype
+from diffviews.adapters.diffusers_unet import DiffusersUNetAdapter, network_dtype
 from diffviews.adapters.diffusion_folder import DiffusionFolder, model_config
 from diffviews.adapters.diffusion_schedule import DiffusionSchedule
 from diffviews.adapters.text_conditioning import PromptEncoder
@@ -214,7 +214,7 @@ class LatentDiffusionAdapter(DiffusersUNetAdapter):
         for option in kwargs:
             raise ConfigError(unknown_name("option", option, OPTIONS))
         target = device_or_best(device)
-        dtype = precision_dtype(precision, target)
+        dtype = network_dtype(precision, target)
         path, unet, lora = cls._sorted_out(checkpoint_path, base, unet, lora)
         folder = DiffusionFolder.open(path, cls.classes)
         network = with_weights(folder, unet, dtype)

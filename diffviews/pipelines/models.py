@@ -1,5 +1,6 @@
 """Models by name and checkpoint address: everything a job needs to have one in memory."""
 
+import inspect
 import logging
 from dataclasses import asdict
 from os import PathLike, fspath
@@ -7,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from diffviews.adapters.base import GeneratorAdapter
-from diffviews.adapters.registry import load_adapter
+from diffviews.adapters.registry import get_adapter, load_adapter
 from diffviews.data.checkpoint_catalog import CATALOGUE, PREFIX, find_checkpoint, get_checkpoint
 from diffviews.data.checkpoints import PICKLED
 from diffviews.data.remote.fetch import fetch, is_remote
@@ -45,7 +46,7 @@ def load_model(
     """
     if precision not in PRECISIONS:
         raise ConfigError(unknown_name("precision", precision, PRECISIONS))
-    options: dict[str, Any] = {} if precision == "auto" else {"precision": precision}
+    options = _precision_option(model, precision)
     folder = Path(checkpoint) if checkpoint is not None else None
     said = ModelFolder.read(folder) if folder is not None and folder.is_dir() else None
     if said is None or folder is None:
@@ -56,6 +57,21 @@ def load_model(
     adapter = load_adapter(model, _weights(model, said.checkpoint, profile), device, **options)
     adapter.override_defaults(**said.defaults)
     return adapter
+
+
+def _precision_option(model: str, precision: str) -> dict[str, Any]:
+    """Return the option `precision` for an adapter; one that has no choice runs in float32.
+
+    Raises:
+        ConfigError: if another format is asked of it.
+    """
+    if precision == "auto":
+        return {}
+    if "precision" in inspect.signature(get_adapter(model).from_checkpoint).parameters:
+        return {"precision": precision}
+    if precision != "float32":
+        raise ConfigError(f"model {model!r} runs in float32 alone, not in {precision}; take auto or float32")
+    return {}
 
 
 def _weights(model: str, checkpoint: str | PathLike[str] | None, profile: str | None) -> Path | None:

@@ -36,7 +36,7 @@ export function render({model, el}) {
   const classes = (entries) => {
     box.className = "legend"
     box.setAttribute("role", "group")
-    box.setAttribute("aria-label", "Classes: click to show only some")
+    box.setAttribute("aria-label", "Values: click to show only some")
     for (const entry of entries) {
       const button = document.createElement("button")
       button.setAttribute("aria-pressed", String(entry.on))

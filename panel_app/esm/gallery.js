@@ -4,6 +4,7 @@ figure { margin: 0; flex: none; width: 84px; }
 button { all: unset; cursor: pointer; display: block; border-radius: 8px; }
 button:focus-visible { outline: 2px solid var(--dv-primary); outline-offset: 2px; }
 img { width: 84px; height: 84px; image-rendering: pixelated; border-radius: 8px; display: block; object-fit: contain; background: var(--dv-wash); }
+img.photo { image-rendering: auto; }
 .active img { box-shadow: 0 0 0 2px var(--dv-primary); }
 figcaption { font-size: 11.5px; line-height: 1.35; margin-top: 4px; }
 .title { font-size: 12px; font-weight: 500; overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
@@ -27,6 +28,7 @@ export function render({model, el}) {
     button.setAttribute("aria-label", `Show generation ${entry.title}`)
     button.title = entry.help
     const image = document.createElement("img")
+    image.onload = () => { image.className = image.naturalWidth > 64 ? "photo" : "" }
     image.src = entry.src
     image.alt = entry.title
     button.append(image)

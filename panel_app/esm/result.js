@@ -4,7 +4,13 @@ const STYLE = `
 figure { margin: 0; }
 figcaption { font-size: 12px; color: var(--dv-muted); margin-bottom: 5px; }
 img { image-rendering: pixelated; display: block; border-radius: 6px; background: var(--dv-wash); object-fit: contain; }
+img.photo { image-rendering: auto; }
 .trio img { width: 124px; height: 124px; }
+.trio img, .screen .frame { cursor: zoom-in; }
+dialog { border: 0; padding: 0; border-radius: 10px; background: var(--dv-surface); color: var(--dv-text); max-width: 94vw; }
+dialog::backdrop { background: rgba(0, 0, 0, .55); }
+dialog img { width: min(88vmin, 640px); height: min(88vmin, 640px); cursor: zoom-out; border-radius: 0; }
+dialog p { margin: 8px 12px; font-size: 12.5px; }
 .samples { display: flex; flex-wrap: wrap; gap: 6px; margin-top: 10px; max-width: 396px; }
 .samples button, .film button { all: unset; cursor: pointer; border-radius: 5px; display: block; }
 .samples img { width: 34px; height: 34px; border-radius: 5px; }
@@ -35,6 +41,7 @@ const node = (tag, cls, value) => {
 
 const picture = (src, alt, cls) => {
   const image = node("img", cls)
+  image.onload = () => image.classList.toggle("photo", image.naturalWidth > 64)
   image.src = src
   image.alt = alt
   return image
@@ -48,7 +55,15 @@ export function render({model, el}) {
   const left = node("div")
   const player = node("div", "player")
   box.append(left, player)
+  const whole = node("dialog")
+  whole.addEventListener("click", () => whole.close())
+  el.append(whole)
   let timer = null
+
+  const enlarge = (src, label) => {
+    whole.replaceChildren(picture(src, label), node("p", "", label))
+    whole.showModal()
+  }
 
   const drawImages = () => {
     const sample = model.samples[model.active]
@@ -57,7 +72,10 @@ export function render({model, el}) {
     for (const [key, label] of [["image", "Generated"], ["baseline", "Baseline, no mask"], ["difference", "Difference"]]) {
       if (!sample[key]) continue
       const figure = node("figure")
-      figure.append(node("figcaption", "", label), picture(sample[key], `${label}, ${sample.title}`))
+      const image = picture(sample[key], `${label}, ${sample.title}`)
+      image.title = "Click to enlarge"
+      image.addEventListener("click", () => enlarge(sample[key], `${label}, ${sample.title}`))
+      figure.append(node("figcaption", "", label), image)
       trio.append(figure)
     }
     left.replaceChildren(trio)
@@ -101,6 +119,8 @@ export function render({model, el}) {
     const shown = node("figure")
     const screen = node("div", "screen")
     frame = picture("", "", "frame")
+    frame.title = "Click to enlarge"
+    frame.addEventListener("click", () => enlarge(frame.src, frame.alt))
     inset = picture("", "The model's noisy input at this step", "inset")
     inset.title = "What the model was given at this step"
     screen.append(frame, inset)

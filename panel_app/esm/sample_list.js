@@ -7,7 +7,9 @@ img { width: 40px; height: 40px; image-rendering: pixelated; border-radius: 6px;
   background: var(--dv-wash); box-sizing: border-box; }
 li.suggested img { box-shadow: 0 0 0 1.5px var(--dv-neighbour); }
 li.manual img { box-shadow: 0 0 0 3px var(--dv-neighbour); }
-.name { font-weight: 500; }
+img.photo { image-rendering: auto; }
+.name { font-weight: 500; overflow-wrap: anywhere; }
+.note { font-size: 12px; }
 .id { font-size: 11.5px; color: var(--dv-muted); word-break: break-all; }
 .distance { font-variant-numeric: tabular-nums; color: var(--dv-muted); font-size: 12px; }
 button { width: 26px; height: 26px; border: 0; border-radius: 50%; background: none; color: var(--dv-muted); font-size: 16px;
@@ -34,10 +36,14 @@ export function render({model, el}) {
     const item = document.createElement("li")
     item.className = entry.tone
     const image = document.createElement("img")
+    image.onload = () => { image.className = image.naturalWidth > 64 ? "photo" : "" }
     image.src = entry.src
     image.alt = `${entry.title}, ${entry.id}`
     const label = document.createElement("div")
-    label.append(text("div", "name", entry.title), text("div", "id", entry.id))
+    label.title = entry.help || ""
+    label.append(text("div", "name", entry.title))
+    if (entry.note) label.append(text("div", "note", entry.note))
+    label.append(text("div", "id", entry.id))
     const remove = text("button", "remove", "×")
     remove.setAttribute("aria-label", `Remove ${entry.id}`)
     remove.title = "Remove this neighbour"

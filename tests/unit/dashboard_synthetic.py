@@ -51,6 +51,7 @@ class SyntheticRuns:
         )
         self.ui_url, self.extraction_ids = ui_url, extractions
         self.added_maps = []
+        self.noted, self.further, self.params = None, None, {}
         self._features = digits.data[:count]
 
     def experiments(self):
@@ -81,7 +82,7 @@ class SyntheticRuns:
                     "control_baseline": 0.1,
                     "trustworthiness": 0.96,
                 },
-                params={"pca_components": "50", "conditioning": "class"},
+                params={"pca_components": "50", "conditioning": "label", **self.params},
             )
             for index, layer in enumerate(LAYERS)
             for sigma in SIGMAS
@@ -92,6 +93,12 @@ class SyntheticRuns:
 
     def samples(self, extraction):
         return self.sample_set
+
+    def model(self, extraction):
+        return self.noted
+
+    def columns(self, extraction):
+        return self.further
 
     def points(self, map_run):
         projector = self.projector(map_run)
@@ -113,6 +120,39 @@ class SyntheticRuns:
 
     def run_url(self, run_id):
         return f"{self.ui_url}/#/experiments/1/runs/{run_id}" if self.ui_url else None
+
+
+class PromptRuns(SyntheticRuns):
+    """The same pictures as if a text model had made them: prompts, categories and clusters, no classes."""
+
+    WORDS = ("round", "thin", "bold", "slanted", "wide")
+
+    def __init__(self, count=200, categories=True, **options):
+        super().__init__(count, **options)
+        prompts = [f"a {self.WORDS[i % 5]} {NAMES[t]}, take {i}" for i, t in enumerate(self.labels)]
+        kinds = ["even" if t % 2 == 0 else "odd" for t in self.labels]
+        self.sample_set = SampleSet.from_images(
+            self.images,
+            [f"digits-{i:04d}" for i in range(count)],
+            class_labels=[int(kind == "odd") for kind in kinds] if categories else None,
+            class_names=kinds if categories else None,
+            prompts=prompts,
+            class_order="categories",
+        )
+        clusters = [f"{i % 5 + 1}: {self.WORDS[i % 5]}" for i in range(count)]
+        self.further = pd.DataFrame(
+            {"sample_id": self.sample_set.sample_ids, "prompt_cluster": clusters, "length": [len(p) for p in prompts]}
+        ).sample(frac=1, random_state=0)
+        self.noted = {
+            "takes_prompts": True,
+            "num_classes": 0,
+            "default_steps": 50,
+            "default_guidance": 7.5,
+            "default_sampler": "euler",
+            "sigma_min": 0.03,
+            "sigma_max": 14.6146,
+            "layers": {"encoder_block_0": [32, 16, 16], "midblock": [64, 8, 8], "decoder_block_2": [77, 320]},
+        }
 
 
 class SyntheticStudio:

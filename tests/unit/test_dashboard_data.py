@@ -12,12 +12,18 @@ from PIL import Image
 
 from diffviews.data.samples import SampleSet
 from diffviews.errors import RunNotFoundError, SelectionError
-from panel_app.data import UNLABELLED, DataStore, join_points
+from panel_app.data import DataStore
+from panel_app.filter import Filter
+from panel_app.points import UNLABELLED, join_points
 
 
 @pytest.fixture(scope="module")
 def runs():
     return SyntheticRuns(300)
+
+
+def only(column, *values):
+    return Filter().with_values(column, values)
 
 
 @pytest.fixture
@@ -49,19 +55,19 @@ def test_thumbnail_shows_the_sample_asked_for(opened, runs):
 def test_class_filter_hides_points_and_changes_nothing_else(opened):
     before = opened.table.copy(deep=True)
     neighbours = opened.neighbours("digits-0003", 5, "activation")
-    shown = opened.shown(["4: four"])
+    shown = opened.shown(only("class", "4: four"))
     assert set(shown["class"]) == {"4: four"}
     assert 0 < len(shown) < len(opened.table)
     assert opened.neighbours("digits-0003", 5, "activation") == neighbours
     pd.testing.assert_frame_equal(opened.table, before)
-    assert len(opened.shown([])) == len(opened.table)
+    assert len(opened.shown(Filter())) == len(opened.table)
 
 
 def test_point_under_the_pointer_is_the_nearest_one_shown(opened):
     x, y = opened.position("digits-0010")
     assert opened.near(x, y, within=(0.5, 0.5)) == "digits-0010"
-    other = next(c for c in opened.categories if c != opened.text_of("digits-0010"))
-    found = opened.near(x, y, within=(50, 50), classes=[other])
+    other = next(c for c in opened.categories_of("class") if c != opened.text_of("digits-0010"))
+    found = opened.near(x, y, within=(50, 50), wanted=only("class", other))
     assert found is not None
     assert opened.text_of(found) == other
     assert opened.near(1e6, 1e6, within=(0.5, 0.5)) is None
@@ -93,8 +99,8 @@ def test_more_neighbours_than_samples_is_refused(opened):
 
 def test_colours_of_classes_stay_when_a_filter_or_number_is_chosen(opened):
     colouring = opened.colouring("class")
-    assert colouring.categories == opened.categories
-    assert len(set(colouring.colours)) == len(opened.categories)
+    assert colouring.categories == opened.categories_of("class")
+    assert len(set(colouring.colours)) == len(colouring.categories)
     number = opened.colouring("distance_to_data")
     assert (number.low, number.high) == (
         pytest.approx(opened.table["distance_to_data"].min()),
@@ -158,14 +164,15 @@ def test_point_of_an_unknown_sample_is_refused(runs):
         join_points(points, runs.sample_set)
 
 
-def test_samples_without_class_are_told_by_their_prompt_or_called_unlabelled():
+def test_samples_without_class_are_unlabelled_and_told_by_their_prompt(runs):
     images = np.zeros((3, 4, 4, 3), np.uint8)
     samples = SampleSet.from_images(images, ["a", "b", "c"], prompts=["a red cube", None, "a red cube"])
     points = pd.DataFrame({"sample_id": ["c", "a", "b"], "x": [0.0, 1, 2], "y": [0.0, 1, 2]})
     table = join_points(points, samples)
-    assert table.set_index("sample_id")["class"].astype(str).to_dict() == {
+    assert set(table["class"]) == {UNLABELLED}
+    assert table.set_index("sample_id")["prompt"].fillna("-").to_dict() == {
         "a": "a red cube",
-        "b": UNLABELLED,
+        "b": "-",
         "c": "a red cube",
     }
 

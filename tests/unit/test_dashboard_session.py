@@ -3,15 +3,18 @@
 import gc
 import time
 import weakref
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from bokeh.document import Document
 from dashboard_synthetic import SyntheticRuns, SyntheticStudio
 
 from diffviews.errors import TrackingError
+from panel_app.asked_for import RANDOM, UNIFORM
 from panel_app.dashboard import Dashboard
 from panel_app.data import DataStore
-from panel_app.form import RANDOM, UNIFORM
+from panel_app.filter import Filter
 from panel_app.generation import describe
 from panel_app.jobs import JobQueue
 from panel_app.session import Session
@@ -57,9 +60,15 @@ def finish(bar):
         bar.follow()
 
 
-def generate(dashboard, **form):
-    for name, value in form.items():
-        getattr(dashboard.generation.form, name).value = value
+def only(*classes):
+    return Filter().with_values("class", classes)
+
+
+def generate(dashboard, **values):
+    form = dashboard.generation.form
+    for name, value in values.items():
+        part = next(part for part in (form, form.asked, form.mask, form.sampling) if hasattr(part, name))
+        getattr(part, name).value = value
     dashboard.generation.generate()
     finish(dashboard.generation.bar)
 
@@ -77,7 +86,7 @@ def test_address_opens_the_same_view(session, store):
     session.choose_layer("midblock", 2.0)
     session.click("digits-0003")
     session.suggest()
-    session.state.classes = ["3: three"]
+    session.state.filter = only("3: three")
     session.state.colour_by = "distance_to_data"
     query = {k: v for k, v in session.state.to_query().items() if v is not None}
     colleague = Session(store)
@@ -140,20 +149,20 @@ def test_visitors_do_not_disturb_one_another(store):
         session.start(Address())
     one.choose_layer("midblock", 2.0)
     one.click("digits-0003")
-    one.state.classes = ["3: three"]
+    one.state.filter = only("3: three")
     assert other.state.layer == "decoder_block_2"
     assert other.state.selection == Selection()
-    assert other.state.classes == []
+    assert not other.state.filter
     other.choose_layer("midblock", 2.0)
     assert other.opened is one.opened
-    assert len(other.opened.shown(other.state.classes)) == 200
+    assert len(other.opened.shown(other.state.filter)) == 200
 
 
 def test_sample_keeps_its_picture_and_class_through_layers_sigmas_and_filters(session, runs):
     session.click("digits-0017")
     for layer, sigma, classes in (("midblock", 0.5, []), ("encoder_block_0", 2.0, ["1: one"]), ("midblock", 2.0, [])):
         session.choose_layer(layer, sigma)
-        session.state.classes = classes
+        session.state.filter = only(*classes)
         opened, chosen = session.opened, session.state.selection.sample_id
         assert chosen == "digits-0017"
         assert opened.text_of(chosen).startswith(str(runs.labels[17]))
@@ -199,7 +208,7 @@ def test_generation_masks_with_the_selected_samples_by_id_whatever_is_filtered(d
     session.click("digits-0003")
     session.suggest()
     members = session.state.selection.members
-    session.state.classes = ["0: zero"]
+    session.state.filter = only("0: zero")
     generate(dashboard)
     recipe = studio.recipes[-1]
     assert recipe.sample_ids == members
@@ -265,7 +274,7 @@ def test_window_over_all_steps_follows_their_number(dashboard, studio):
     generate(dashboard, window=(1, 10))
     assert studio.recipes[-1].window == (0, 10)
     generate(dashboard, steps=4)
-    assert dashboard.generation.form.window.value == (1, 4)
+    assert dashboard.generation.form.mask.window.value == (1, 4)
 
 
 def test_impossible_noise_level_is_a_sentence_and_nothing_is_queued(dashboard, studio):
@@ -360,13 +369,13 @@ def test_recomputed_map_is_opened_and_the_logged_one_stays(dashboard):
 def test_legend_filters_and_all_classes_again_means_no_filter(dashboard):
     drawing, state = dashboard.drawing, dashboard.session.state
     drawing.legend._toggle({"toggle": "3: three"})
-    assert state.classes == ["3: three"]
+    assert state.filter == only("3: three")
     counts = np.bincount(dashboard.session.store.library.labels, minlength=10)
     assert f"{counts[3]} of 200 shown" in drawing.legend.caption.object
-    for name in dashboard.session.opened.categories:
-        if name not in state.classes:
+    for name in dashboard.session.opened.categories_of("class"):
+        if name not in state.filter.values_of("class"):
             drawing.legend._toggle({"toggle": name})
-    assert state.classes == []
+    assert not state.filter
     assert "200 of 200 shown" in drawing.legend.caption.object
 
 
@@ -389,12 +398,18 @@ def test_settings_come_from_flags_before_the_environment():
 
 
 def test_visit_is_forgotten_once_it_is_closed(store, studio):
-    """HoloViews' options and Panel's own state live as long as the process; neither may hold a visit."""
+    """HoloViews' options and Panel's own state live as long as the process; neither may hold a drawn visit."""
 
     def visit():
         view = Dashboard(store, studio, JobQueue())
         view.open({})
+        document = Document()
+        view.page.server_doc(document)
+        assert view.drawing._figure is not None
         view.close()
+        for callback in list(document.session_destroyed_callbacks):
+            callback(SimpleNamespace(_document=document, id="visit"))
+        document.clear()
         return [weakref.ref(part) for part in (view, view.session, view.drawing, view.results)]
 
     left = visit()

@@ -2,6 +2,7 @@
 
 import pytest
 
+from panel_app.filter import Filter
 from panel_app.state import Address, Selection, ViewState
 
 
@@ -46,13 +47,18 @@ def test_address_round_trips_the_view():
         sigma=0.002,
         map_run="m1",
         colour_by="distance_to_data",
-        classes=["3: three", "a, b"],
+        filter=Filter()
+        .with_values("class", ("3: three", "a, b"))
+        .with_values("prompt_cluster", ("1: dog, é",))
+        .with_range("distance_to_data", (0.25, 7.0))
+        .with_words("red dog"),
         selection=Selection("s,1", ("s 2",), ("s&3",)),
     )
     address = Address.from_query({k: v for k, v in state.to_query().items() if v is not None})
     assert (address.run, address.layer, address.sigma, address.map) == ("r1", "midblock", 0.002, "m1")
     assert address.colour == "distance_to_data"
-    assert address.classes == ("3: three", "a, b")
+    assert set(address.filter.values) == set(state.filter.values)
+    assert (address.filter.ranges, address.filter.words) == (state.filter.ranges, "red dog")
     assert address.selection == state.selection
 
 
@@ -66,12 +72,15 @@ def test_address_of_an_untouched_view_is_empty():
         {"sigma": "nan", "near": "not json", "sample": ""},
         {"sigma": "two", "near": '{"a": 1}', "classes": "[1, 2]"},
         {"near": '["b"]', "also": '["c"]'},  # neighbours of nothing
+        {"where": "[1]", "words": "  "},
+        {"where": '{"a": {"from": 3, "to": 1}, "b": {"from": "x", "to": 2}, "c": [1], "d": 5}'},
+        {"where": "{"},
     ],
 )
 def test_malformed_address_counts_as_absent(query):
     address = Address.from_query(query)
     assert address.sigma is None
-    assert address.classes == ()
+    assert not address.filter
     assert address.selection == Selection()
 
 

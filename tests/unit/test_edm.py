@@ -176,3 +176,18 @@ def test_imagenet_classes_have_their_standard_names() -> None:
     names = EDMImageNetAdapter.class_names.fget  # the names need no weights
     assert names is not None
     assert names(type("Thousand", (), {"num_classes": 1000})())[207] == "golden_retriever"
+
+
+@pytest.mark.parametrize("precision", ["float16", "bfloat16"])
+def test_half_precision_runs_the_network_in_it_and_stays_near_float32(precision):
+    whole = EDMDigitsAdapter.from_checkpoint(None, "cpu")
+    half = EDMDigitsAdapter.from_checkpoint(None, "cpu", precision=precision)
+    assert (whole.precision, half.precision) == ("float32", precision)
+    assert whole.digest() != half.digest()
+    x = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2
+    expected, found = whole.forward(x, 2.0), half.forward(x, 2.0)
+    assert found.dtype == torch.float32
+    assert (found - expected).abs().mean() < 0.02
+    assert not torch.equal(found, expected)
+    with pytest.raises(ConfigError, match="precision 'float8' is not one of"):
+        EDMDigitsAdapter.from_checkpoint(None, "cpu", precision="float8")

@@ -4,9 +4,11 @@ import json
 
 import pytest
 
+from diffviews.adapters.registry import _REGISTRY
 from diffviews.errors import CheckpointError, ConfigError
 from diffviews.pipelines.models import describe, load_model, resolve_checkpoint
 from tests.checkpoints import small_edm_checkpoint
+from tests.fakes import GaussianAdapter
 
 
 @pytest.fixture
@@ -63,3 +65,13 @@ def test_model_without_weights_offers_the_catalogue():
 def test_folder_of_one_model_file_is_its_checkpoint(folder):
     (folder / "weights.safetensors").rename(folder / "model.safetensors")
     assert load_model("edm-digits", folder, device="cpu").num_classes == 10
+
+
+def test_precision_is_asked_only_of_adapters_that_have_a_choice(monkeypatch):
+    assert load_model("edm-digits", device="cpu", precision="bfloat16").precision == "bfloat16"
+    registry = type(_REGISTRY)()
+    monkeypatch.setattr("diffviews.adapters.registry._REGISTRY", registry)
+    registry.register("gauss", GaussianAdapter)
+    assert load_model("gauss", device="cpu", precision="float32").precision == "float32"
+    with pytest.raises(ConfigError, match="runs in float32 alone"):
+        load_model("gauss", device="cpu", precision="float16")
