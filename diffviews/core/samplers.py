@@ -41,6 +41,11 @@ class Churn:
         if self.amount < 0 or self.noise < 0 or not 0 <= self.sigma_min <= self.sigma_max:
             raise ConfigError(f"{self} must have amount, noise >= 0 and 0 <= sigma_min <= sigma_max")
 
+    @classmethod
+    def of(cls, amount: float, sigma_min: float, sigma_max: float | None, noise: float) -> "Churn":
+        """Return the churn of S_churn, S_min, S_max (None: no limit) and S_noise."""
+        return cls(amount, sigma_min, math.inf if sigma_max is None else sigma_max, noise)
+
     def gamma(self, sigma: float, num_steps: int) -> float:
         """Return by which share of itself `sigma` is raised before the step."""
         if not self.sigma_min <= sigma <= self.sigma_max:

@@ -1,7 +1,6 @@
 """The `generate` job: one recipe becomes images, their paired baseline, a path on the map, and an MLflow run."""
 
 import io
-import math
 import textwrap
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
@@ -96,16 +95,12 @@ def run_recipe(
         rho=recipe.rho,
         guidance_scale=recipe.guidance_scale,
         noise_mode=recipe.noise_mode,
-        churn=_churn(recipe),
+        churn=Churn.of(recipe.s_churn, recipe.s_min, recipe.s_max, recipe.s_noise),
         interventions=interventions_of(recipe, adapter, workspace),
         record_layers=(mapped.layer,) if mapped else (),
         record_steps=True,
     )
     return sample(adapter, request, callback=callback)
-
-
-def _churn(recipe: GenerationRecipe) -> Churn:
-    return Churn(recipe.s_churn, recipe.s_min, math.inf if recipe.s_max is None else recipe.s_max, recipe.s_noise)
 
 
 def _check_map(recipe: GenerationRecipe, workspace: Workspace) -> None:

@@ -17,6 +17,7 @@ from tqdm import tqdm
 from diffviews.adapters.base import GeneratorAdapter
 from diffviews.core.generation import noise_levels
 from diffviews.core.generator import GenerationRequest, GenerationResult
+from diffviews.core.samplers import Churn
 from diffviews.data.prompts import read_prompts
 from diffviews.data.samples import SampleSet, concatenate
 from diffviews.errors import ConfigError
@@ -66,6 +67,10 @@ def generate_dataset(
     schedule: Literal["auto", "karras", "model"] = "auto",
     num_steps: int | None = None,
     guidance_scale: float | None = None,
+    s_churn: float = 0.0,
+    s_min: float = 0.0,
+    s_max: float | None = None,
+    s_noise: float = 1.0,
     batch_size: int = 64,
     precision: Precision = "auto",
     device: str = "auto",
@@ -91,6 +96,10 @@ def generate_dataset(
         schedule: karras, or the model's own; auto takes its own where it has one.
         num_steps: sampler steps; null takes the model's default.
         guidance_scale: null takes the model's default.
+        s_churn: noise added over all steps of heun and euler, Karras et al. 2022 Alg. 2.
+        s_min: least noise level at which churn adds noise.
+        s_max: greatest noise level at which churn adds noise; null: no limit.
+        s_noise: factor on the noise that churn adds.
         batch_size: samples in one forward pass.
         precision: auto, float32, float16 or bfloat16.
         device: auto, cpu, cuda, cuda:N or mps.
@@ -122,6 +131,7 @@ def generate_dataset(
         schedule=schedule,
         num_steps=num_steps,
         guidance_scale=guidance_scale,
+        churn=Churn.of(s_churn, s_min, s_max, s_noise),
         batch_size=batch_size,
         record_layers=choose_layers(adapter, layers) if layers else (),
     )
@@ -219,6 +229,7 @@ class DatasetJob:
             schedule=request.schedule,
             num_steps=request.num_steps,
             guidance_scale=request.guidance_scale,
+            churn=repr(request.churn),
             device=self.adapter.device.type,
             precision=self.adapter.precision,
             layers=list(request.record_layers),

@@ -49,6 +49,9 @@ def test_same_request_is_reused_and_any_other_is_not(experiment):
     assert set(samples_of(other).sample_ids).isdisjoint(samples_of(first).sample_ids)
     steps = generate_dataset(num_samples=9, **{**QUICK, "num_steps": 2}, experiment=experiment)
     assert steps.made == 9
+    churned = generate_dataset(num_samples=9, **QUICK, s_churn=20.0, s_noise=1.003, experiment=experiment)
+    assert churned.made == 9
+    assert np.abs(samples_of(churned).images.astype(int) - samples_of(first).images).max() > 1
 
 
 def test_samples_per_class_take_turns(experiment):
