@@ -16,7 +16,7 @@ from diffviews.adapters.diffusion_schedule import DiffusionSchedule
 from diffviews.adapters.text_conditioning import PromptEncoder
 from diffviews.adapters.unet_weights import fuse_lora, is_lora, weights_config, with_weights
 from diffviews.device import device_or_best
-from diffviews.errors import CheckpointError, ConfigError, ShapeError, unknown_name
+from diffviews.errors import CheckpointError, ConfigError, unknown_name
 
 StrPath = str | Path
 
@@ -156,14 +156,8 @@ class LatentDiffusionAdapter(DiffusersUNetAdapter):
         Raises:
             ShapeError: if the images are not uint8 or not of the model's resolution.
         """
-        expected = (self.resolution, self.resolution, 3)
-        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != expected:
-            raise ShapeError(
-                f"images are {images.dtype} of shape {images.shape}; model {self.name!r} takes uint8 of shape "
-                f"(N, {', '.join(map(str, expected))}), so resize them first"
-            )
-        pixels = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).to(self.device, torch.float32)
-        mode = self.vae.encode(pixels / 127.5 - 1).latent_dist.mode()
+        pixels = super().encode(images).to(self.device)
+        mode = self.vae.encode(pixels).latent_dist.mode()
         return self._scaled(mode).to("cpu", torch.float32)
 
     @torch.no_grad()
