@@ -62,6 +62,20 @@ COMMANDS = {
         "write any checkpoint as safetensors; nothing in it is run",
         positional=("source",),
     ),
+    "worker": Command("diffviews.serving.server:worker", "generate and extract for others over HTTP, on a GPU host"),
+    "register": Command(
+        "diffviews.serving.register:register",
+        "put a model with its weights into MLflow's registry",
+        positional=("name",),
+    ),
+    "download": Command(
+        "diffviews.pipelines.download:download", "data and checkpoints from the team's bucket or their authors"
+    ),
+    "seed": Command(
+        "diffviews.pipelines.seed:seed", "a data folder, or a model's computed layers, to the team's bucket",
+        positional=("path",), aliases=(("-m", "model"),),
+    ),
+    "doctor": Command("diffviews.pipelines.doctor:doctor", "check store, credentials, disk, GPU and tracking"),
     "replay": Command(
         "diffviews.pipelines.replay:replay", "repeat a logged generation and compare", positional=("run",)
     ),
@@ -111,7 +125,7 @@ def run_command(name: str, arguments: Sequence[str] | None = None) -> NoReturn:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # prompts too long are told of by ourselves
     warnings.filterwarnings("ignore", module="lightning")  # hints for those who write Lightning code
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    for noisy in ("httpx", "alembic", "lightning.pytorch.utilities.rank_zero"):
+    for noisy in ("httpx", "alembic", "botocore", "lightning.pytorch.utilities.rank_zero"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:

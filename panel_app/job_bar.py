@@ -114,6 +114,10 @@ class JobBar(pn.viewable.Viewer):
             return
         if self.cancel.disabled:
             return
+        if view.note:
+            self.text.object = hint(f"{title}: {view.note}")
+            self.progress.variant = "indeterminate"
+            return
         if not view.total:
             self.text.object = hint(f"{title}: preparing")
             self.progress.variant = "indeterminate"

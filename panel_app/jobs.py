@@ -8,15 +8,20 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import count
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from diffviews.errors import CancelledError, DiffViewsError
 
 logger = logging.getLogger(__name__)
 
 Status = Literal["queued", "running", "finished", "cancelled", "failed"]
-Report = Callable[[int, int, Any], None]
-"""`report(step, total, preview)`: called by the work between steps; raises CancelledError once cancelled."""
+
+
+class Report(Protocol):
+    """Called by the work between steps; raises CancelledError once cancelled."""
+
+    def __call__(self, step: int, total: int, preview: Any = None, note: str = "") -> None:
+        """Note `step` of `total`, a picture of how it looks, or what keeps the work from going on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +35,8 @@ class JobView:
     total: int = 0
     preview: Any = None
     error: str | None = None
+    note: str = ""
+    """What keeps a running job from going on, such as a worker that wakes."""
 
     @property
     def over(self) -> bool:
@@ -47,7 +54,7 @@ class Job:
         self.status: Status = "queued"
         self._work = work
         self._cancelled = threading.Event()
-        self._progress: tuple[int, int, Any] = (0, 0, None)
+        self._progress: tuple[int, int, Any, str] = (0, 0, None, "")
 
     def cancel(self) -> None:
         """Ask for the end: at once while queued, between two steps while running."""
@@ -55,7 +62,7 @@ class Job:
         if self.status == "queued":
             self.status = "cancelled"
 
-    def report(self, step: int, total: int, preview: Any = None) -> None:
+    def report(self, step: int, total: int, preview: Any = None, note: str = "") -> None:
         """Note progress.
 
         Raises:
@@ -63,7 +70,7 @@ class Job:
         """
         if self._cancelled.is_set():
             raise CancelledError(f"{self.title} was cancelled at step {step} of {total}")
-        self._progress = (step, total, preview)
+        self._progress = (step, total, preview, note)
 
     def run(self) -> None:
         """Do the work; whatever happens ends up in `status`, `result` and `error`."""
@@ -86,8 +93,8 @@ class Job:
         self.error = reason
         self.status = "failed"
 
-    def progress(self) -> tuple[int, int, Any]:
-        """Return (step, total, preview) as last reported."""
+    def progress(self) -> tuple[int, int, Any, str]:
+        """Return (step, total, preview, note) as last reported."""
         return self._progress
 
 
@@ -120,8 +127,8 @@ class JobQueue:
                 ahead = live.index(job) + (self._running is not None)
             else:
                 ahead = 0
-            step, total, preview = job.progress()
-            return JobView(job.status, ahead, step, total, preview, job.error)
+            step, total, preview, note = job.progress()
+            return JobView(job.status, ahead, step, total, preview, job.error, note)
 
     def _serve(self) -> None:
         while True:

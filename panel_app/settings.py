@@ -15,6 +15,7 @@ _VARIABLES = {
     "device": "DIFFVIEWS_DEVICE",
     "mlflow_ui": "DIFFVIEWS_MLFLOW_UI",
     "checkpoint": "DIFFVIEWS_CHECKPOINT",
+    "worker": "DIFFVIEWS_WORKER_URL",
 }
 
 
@@ -34,6 +35,8 @@ class Settings:
     """Address of the MLflow UI for links; None shows none."""
     checkpoint: str | None = None
     """Weights for models whose extraction names none."""
+    worker: str | None = None
+    """Address of a worker that generates in this host's place; DIFFVIEWS_WORKER_TOKEN holds its token."""
 
     def __post_init__(self) -> None:
         if self.mlflow_ui and not self.mlflow_ui.startswith(("http://", "https://")):
@@ -41,7 +44,7 @@ class Settings:
 
     @classmethod
     def read(cls, arguments: Sequence[str], environment: Mapping[str, str] = os.environ) -> Self:
-        """Read `--profile --tracking-uri --experiment --device --mlflow-ui --checkpoint`, else their variables."""
+        """Read `--profile --tracking-uri --experiment --device --mlflow-ui --checkpoint --worker`, else variables."""
         parser = argparse.ArgumentParser(prog="panel serve panel_app/app.py --args", allow_abbrev=False)
         for name, variable in _VARIABLES.items():
             parser.add_argument("--" + name.replace("_", "-"), default=environment.get(variable) or None)

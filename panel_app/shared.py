@@ -8,15 +8,18 @@ import numpy as np
 import pandas as pd
 
 from diffviews.pipelines.workspace import open_workspace
+from diffviews.serving.client import WorkerClient
 from panel_app import raster
 from panel_app.data import DataStore
 from panel_app.library import LoggedRuns
 from panel_app.pipelines import LocalStudio
+from panel_app.remote_studio import RemoteStudio
 from panel_app.settings import Settings
+from panel_app.studio import Studio
 
 
 @functools.cache
-def shared(settings: Settings) -> tuple[DataStore, LocalStudio]:
+def shared(settings: Settings) -> tuple[DataStore, Studio]:
     """Return this process's data and models, opened by its first visitor.
 
     Raises:
@@ -25,8 +28,11 @@ def shared(settings: Settings) -> tuple[DataStore, LocalStudio]:
     threading.Thread(target=compile_drawing, name="diffviews-compile", daemon=True).start()
     if settings.tracking_uri:
         os.environ["MLFLOW_TRACKING_URI"] = settings.tracking_uri
-    workspace = open_workspace(settings.profile, settings.experiment)
+    workspace = open_workspace(settings.profile, settings.experiment, check_artifacts=False)
     store = DataStore(LoggedRuns(workspace, settings.mlflow_ui))
+    if settings.worker:
+        client = WorkerClient(settings.worker)
+        return store, RemoteStudio(client, workspace, settings.experiment, settings.checkpoint)
     return store, LocalStudio(workspace, settings.device, settings.checkpoint)
 
 

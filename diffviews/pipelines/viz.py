@@ -69,6 +69,7 @@ def viz(
     device: str = "auto",
     *,
     address: str = ADDRESS,
+    worker: str | None = None,
     profile: str | None = None,
     experiment: str | None = None,
 ) -> None:
@@ -80,11 +81,14 @@ def viz(
         mlflow_ui: address of an MLflow UI that runs already, for links.
         device: for generations: auto, cpu, cuda, cuda:N or mps.
         address: to listen on; anything but 127.0.0.1 lets others in.
+        worker: address of a worker that generates in place of this machine; DIFFVIEWS_WORKER_TOKEN holds its token.
         profile: tracking profile of mlruns_config.
         experiment: MLflow experiment to open first.
     """
     chosen = activate(load_profile(profile))
     resolve_device(device)
+    if worker is not None and not worker.startswith(("http://", "https://")):
+        raise ConfigError(f"worker address {worker!r} must start with http:// or https://")
     programs = Programs()
     try:
         if mlflow_port is not None:
@@ -97,6 +101,8 @@ def viz(
             "DIFFVIEWS_MLFLOW_UI": mlflow_ui or "",
             "DIFFVIEWS_EXPERIMENT": experiment or chosen.experiment,
         }
+        if worker is not None:
+            environment["DIFFVIEWS_WORKER_URL"] = worker
         programs.start("the dashboard", dashboard_command(port, address), environment, port)
         logger.info("Dashboard   http://%s:%d/app", ADDRESS, port)
         logger.info("Press Ctrl-C to stop.")

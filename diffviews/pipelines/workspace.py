@@ -5,6 +5,7 @@ from pathlib import Path
 
 from diffviews.adapters.condition import Condition
 from diffviews.data.activations import ActivationReader
+from diffviews.data.remote.object_store import ObjectStore
 from diffviews.data.samples import SampleSet
 from diffviews.errors import RunNotFoundError
 from diffviews.noise import format_sigma
@@ -76,13 +77,24 @@ def _slice_sigma(name: str) -> float:
     return float(text) if text else 1.0
 
 
-def open_workspace(profile: str | None = None, experiment: str | None = None) -> Workspace:
+def open_workspace(
+    profile: str | None = None, experiment: str | None = None, *, check_artifacts: bool = True
+) -> Workspace:
     """Open the tracking store of a profile; its database and folder are made where they are missing.
 
     Args:
         profile: name in `mlruns_config` or path of a TOML file; None takes DIFFVIEWS_PROFILE or 'local'.
         experiment: MLflow experiment; None takes the profile's.
+        check_artifacts: ask a bucket for artifacts whether it answers, so that a job fails before its work and
+            not after it; False for who only reads.
+
+    Raises:
+        ConfigError: if the profile is unknown or needs a variable that is not set.
+        StoreError: if the profile's bucket cannot be used, with the remedy.
+        TrackingError: if the tracking store cannot be used.
     """
     chosen = activate(load_profile(profile))
+    if check_artifacts and (chosen.artifact_root or "").startswith("s3://"):
+        ObjectStore(str(chosen.artifact_root)).check()
     tracker = Tracker(chosen, experiment)
     return Workspace(tracker, Catalog(chosen))

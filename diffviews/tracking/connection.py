@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlsplit
 
+from diffviews.data.remote.store_errors import explained
 from diffviews.errors import ConfigError, DiskSpaceError, RunNotFoundError, TrackingError
 
 if TYPE_CHECKING:
@@ -157,7 +158,8 @@ class Connection:
         with self.limits(transfer=transfer):
             while True:
                 try:
-                    return operation(self._ready_client())
+                    with explained():
+                        return operation(self._ready_client())
                 except (MlflowException, RequestException, SQLAlchemyError, OSError) as error:
                     if time.monotonic() + pause > deadline or not _says(error, _NOT_ARRIVED + _OVERLOADED):
                         raise self._explained(error) from error

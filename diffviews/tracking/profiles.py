@@ -14,12 +14,22 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from diffviews.data.remote.s3_client import R2_HOST, S3Address, parse_s3_address
 from diffviews.errors import ConfigError, unknown_name
 from diffviews.tracking.connection import absolute_uri, is_sqlite, redact, sqlite_path
 from diffviews.tracking.sqlite_store import prepare_sqlite
 
 DEFAULT_PROFILE = "local"
 DEFAULT_EXPERIMENT = "diffviews"
+ENDPOINT = "MLFLOW_S3_ENDPOINT_URL"
+R2_KEYS = {"AWS_ACCESS_KEY_ID": "R2_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY": "R2_SECRET_ACCESS_KEY"}
+R2_SETTINGS = {
+    "AWS_DEFAULT_REGION": "auto",
+    "AWS_REQUEST_CHECKSUM_CALCULATION": "when_required",
+    "AWS_RESPONSE_CHECKSUM_VALIDATION": "when_required",
+}
+"""What boto3 must find set before it loads: newer defaults add checksums that R2 does not know."""
+_SECRET_WORDS = ("KEY", "SECRET", "TOKEN", "PASSWORD")
 _VARIABLE = re.compile(r"\$\{([A-Z][A-Z0-9_]*)(?::-([^}]*))?\}")
 
 
@@ -34,6 +44,7 @@ class Profile:
             leaves it to the server.
         experiment: name of the experiment that jobs log to.
         environment: variable that MLflow reads → variable that holds its value, for secrets.
+        settings: variable that MLflow or boto3 reads → its value, which may hold ${NAME}; no secrets.
     """
 
     name: str
@@ -41,13 +52,23 @@ class Profile:
     artifact_root: str | None = None
     experiment: str = DEFAULT_EXPERIMENT
     environment: Mapping[str, str] = field(default_factory=dict)
+    settings: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.experiment.strip():
             raise ConfigError(f"profile {self.name!r}: the experiment needs a name")
         object.__setattr__(self, "tracking_uri", absolute_uri(self.tracking_uri))
-        if self.artifact_root is not None and "://" not in self.artifact_root:
+        if self.artifact_root is not None and self.artifact_root.startswith("r2://"):
+            self._spell_out_r2(parse_s3_address(self.artifact_root))
+        elif self.artifact_root is not None and "://" not in self.artifact_root:
             object.__setattr__(self, "artifact_root", str(Path(self.artifact_root).absolute()))
+
+    def _spell_out_r2(self, address: S3Address) -> None:
+        """Write r2:// as s3:// with an endpoint: MLflow asks an r2:// bucket for its location, which R2 may refuse."""
+        host = f"{address.account or '${R2_ACCOUNT_ID}'}.{R2_HOST}"
+        object.__setattr__(self, "artifact_root", f"s3://{address.bucket}/{address.key}")
+        object.__setattr__(self, "environment", {**R2_KEYS, **self.environment})
+        object.__setattr__(self, "settings", {**R2_SETTINGS, ENDPOINT: f"https://{host}", **self.settings})
 
 
 def profile_names() -> list[str]:
@@ -60,7 +81,7 @@ def load_profile(name: str | None = None) -> Profile:
     """Read the profile `name`, which may also be the path of a .toml file.
 
     Without a name it is `DIFFVIEWS_PROFILE`, then 'local'. `MLFLOW_TRACKING_URI`, where set,
-    replaces the profile's tracking address, and with it the artifact root.
+    replaces the profile's tracking address, and with it the artifact root unless that is a bucket.
 
     Raises:
         ConfigError: if the profile is unknown, malformed, or holds a secret.
@@ -70,7 +91,10 @@ def load_profile(name: str | None = None) -> Profile:
     override = os.environ.get("MLFLOW_TRACKING_URI", "").strip()
     if not override or absolute_uri(override) == profile.tracking_uri:
         return profile
-    return Profile(name, override, default_artifact_root(override), profile.experiment, profile.environment)
+    own_root = default_artifact_root(override)
+    if profile.artifact_root is not None and "://" in profile.artifact_root:
+        own_root = profile.artifact_root  # a bucket does not move with the address that tracks it
+    return Profile(name, override, own_root, profile.experiment, profile.environment, profile.settings)
 
 
 def profile_of(tracking_uri: str, experiment: str = DEFAULT_EXPERIMENT) -> Profile:
@@ -90,15 +114,19 @@ def activate(profile: Profile) -> Profile:
     """Make a profile ready for use and return it.
 
     A SQLite store gets its schema and its folder, once, under a file lock. Variables that the
-    profile's `environment` maps are set for this process where they are not set yet, so that
-    MLflow and the programs this process starts find them.
+    profile's `environment` maps or its `settings` hold are set for this process where they are not set
+    yet, so that MLflow and the programs this process starts find them.
 
     Raises:
+        ConfigError: if a variable that a setting needs is not set.
         TrackingError: if the store cannot be made or is not of this MLflow's schema.
     """
     for target, source in profile.environment.items():
-        if target not in os.environ and source in os.environ:
+        if not os.environ.get(target) and os.environ.get(source):
             os.environ[target] = os.environ[source]
+    for target, text in profile.settings.items():
+        if not os.environ.get(target):
+            os.environ[target] = _expanded(profile.name, text)
     if is_sqlite(profile.tracking_uri):
         prepare_sqlite(profile.tracking_uri, profile.artifact_root)
     return profile
@@ -121,25 +149,30 @@ def _read(name: str) -> Profile:
 
 
 def _parsed(name: str, content: dict[str, Any]) -> Profile:
-    known = ("tracking_uri", "artifact_root", "experiment", "environment")
+    tables = ("environment", "settings")
+    known = ("tracking_uri", "artifact_root", "experiment", *tables)
     for key, value in content.items():
         if key not in known:
             raise ConfigError(f"profile {name!r}: " + unknown_name("key", key, known))
-        if not isinstance(value, dict if key == "environment" else str):
-            raise ConfigError(f"profile {name!r}: {key} must be {'a table' if key == 'environment' else 'text'}")
+        if not isinstance(value, dict if key in tables else str):
+            raise ConfigError(f"profile {name!r}: {key} must be {'a table' if key in tables else 'text'}")
     if "tracking_uri" not in content:
         raise ConfigError(f"profile {name!r} lacks tracking_uri")
     environment = content.get("environment", {})
     for target, source in environment.items():
         if not (isinstance(source, str) and re.fullmatch(r"[A-Z][A-Z0-9_]*", source)):
             raise ConfigError(f"profile {name!r}: {target} must name an environment variable, not hold a value")
+    settings = content.get("settings", {})
+    for target, value in settings.items():
+        if not isinstance(value, str) or any(word in target for word in _SECRET_WORDS):
+            raise ConfigError(f"profile {name!r}: {target} is no setting; text is, and secrets belong to [environment]")
     if urlsplit(content["tracking_uri"]).password:
         raise ConfigError(
             f"profile {name!r}: {redact(content['tracking_uri'])} holds a password; "
             "write ${NAME} and set that environment variable instead"
         )
     text = {key: _expanded(name, content[key]) for key in known[:3] if key in content}
-    return Profile(name, environment=environment, **text)
+    return Profile(name, environment=environment, settings=settings, **text)
 
 
 def _expanded(profile: str, text: str) -> str:

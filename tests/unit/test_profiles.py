@@ -108,7 +108,9 @@ def test_shipped_profile_is_valid_and_holds_no_value_of_a_secret(name, monkeypat
         monkeypatch.setenv(source, f"secret-of-{target}")
     assert load_profile(name) == profile  # a secret never becomes part of it
     assert "secret" not in repr(load_profile(name))
-    assert "://" not in text.replace("sqlite:///", "").replace("http://127.0.0.1", "").replace("postgresql://…", "")
+    for allowed in ("sqlite:///", "http://127.0.0.1", "postgresql://…", "s3://${R2_BUCKET_NAME", "https://${R2_ACCOUNT"):
+        text = text.replace(allowed, "")
+    assert "://" not in text
 
 
 def test_activate_maps_secrets_by_variable_name_and_never_overwrites(monkeypatch):
@@ -122,6 +124,49 @@ def test_activate_maps_secrets_by_variable_name_and_never_overwrites(monkeypatch
     monkeypatch.setenv("DIFFVIEWS_TRACKING_TOKEN", "t2")
     activate(profile)
     assert os.environ["MLFLOW_TRACKING_TOKEN"] == "t1"
+
+
+def test_r2_profile_sets_what_boto3_needs_from_r2s_own_variables(monkeypatch):
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION", "MLFLOW_S3_ENDPOINT_URL",
+                 "AWS_REQUEST_CHECKSUM_CALCULATION", "AWS_RESPONSE_CHECKSUM_VALIDATION", "AWS_RETRY_MODE",
+                 "AWS_MAX_ATTEMPTS"):  # fmt: skip
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("R2_ACCESS_KEY_ID", "k")
+    monkeypatch.setenv("R2_SECRET_ACCESS_KEY", "s")
+    monkeypatch.setenv("R2_BUCKET_NAME", "ours")
+    monkeypatch.delenv("R2_ACCOUNT_ID", raising=False)
+    profile = load_profile("r2")
+    assert profile.artifact_root == "s3://ours/mlflow"
+    with pytest.raises(ConfigError, match="R2_ACCOUNT_ID"):
+        activate(profile)
+    monkeypatch.setenv("R2_ACCOUNT_ID", "acc")
+    activate(profile)
+    assert os.environ["MLFLOW_S3_ENDPOINT_URL"] == "https://acc.r2.cloudflarestorage.com"
+    assert os.environ["AWS_ACCESS_KEY_ID"] == "k"
+    assert os.environ["AWS_REQUEST_CHECKSUM_CALCULATION"] == "when_required"
+    assert os.environ["AWS_DEFAULT_REGION"] == "auto"
+
+
+def test_bucket_stays_when_another_address_tracks(monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://10.0.0.1:5000")
+    assert load_profile("r2").artifact_root == "s3://diffviews/mlflow"
+
+
+def test_r2_address_is_written_so_that_the_buckets_location_is_never_asked():
+    profile = Profile("p", "http://a", "r2://ours@acc.r2.cloudflarestorage.com/runs")
+    assert profile.artifact_root == "s3://ours/runs"
+    assert profile.settings["MLFLOW_S3_ENDPOINT_URL"] == "https://acc.r2.cloudflarestorage.com"
+    assert profile.environment["AWS_SECRET_ACCESS_KEY"] == "R2_SECRET_ACCESS_KEY"
+
+
+@pytest.mark.parametrize("line", ['AWS_SECRET_ACCESS_KEY = "hunter2"', "AWS_MAX_ATTEMPTS = 3"])
+def test_setting_that_is_a_secret_or_no_text_is_refused(tmp_path, line):
+    path = tmp_path / "bad.toml"
+    path.write_text(f'tracking_uri = "http://a"\n[settings]\n{line}\n')
+    with pytest.raises(ConfigError, match="is no setting") as caught:
+        load_profile(str(path))
+    assert "hunter2" not in str(caught.value)
 
 
 @pytest.fixture(scope="module")

@@ -52,13 +52,16 @@ def parse_s3_address(text: str) -> S3Address:
     return S3Address(scheme, bucket, key, account)
 
 
-def s3_client(scheme: str = "s3", account: str | None = None, *, max_pool_connections: int = 16) -> Any:
+def s3_client(
+    scheme: str = "s3", account: str | None = None, *, max_pool_connections: int = 16, read_timeout: float = 60.0
+) -> Any:
     """Return a boto3 client; threads may share it.
 
     Args:
         scheme: `r2` takes R2's keys and endpoint, `s3` those of AWS.
         account: R2 account; None takes `R2_ACCOUNT_ID`.
         max_pool_connections: how many requests may run at once.
+        read_timeout: seconds without a byte after which a request is tried again.
 
     Raises:
         ConfigError: if an R2 variable is missing, by name.
@@ -75,10 +78,11 @@ def s3_client(scheme: str = "s3", account: str | None = None, *, max_pool_connec
         response_checksum_validation="when_required",
         retries={"max_attempts": 5, "mode": "standard"},
         connect_timeout=10,
-        read_timeout=60,
+        read_timeout=read_timeout,
         max_pool_connections=max_pool_connections,
     )
-    return boto3.client("s3", config=config, **options)
+    # A session of its own: boto3's shared one keeps the first keys it saw, and is not safe between threads.
+    return boto3.session.Session().client("s3", config=config, **options)
 
 
 def _r2_options(endpoint: str | None, account: str | None) -> dict[str, str]:

@@ -1,0 +1,314 @@
+"""Computed layers on this machine, each a folder named by its fingerprint and complete by itself.
+
+    with cache.adding(fingerprint) as draft:
+        ...                                    # write points, projector, activations, samples below draft.folder
+        draft.about = {"layer": "midblock"}    # without it nothing is added
+    with cache.open(fingerprint) as entry:     # None if it is not there
+        entry.folder / "map/points.parquet"
+
+An entry appears when it is whole and never changes. The least recently used ones make room for new ones;
+one that any process has open stays. Processes share the folder.
+"""
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import re
+import secrets
+import shutil
+import socket
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from filelock import FileLock
+
+from diffviews.data.cache import cache_folder
+from diffviews.data.disk import format_bytes
+from diffviews.data.remote.bulk import check_key
+from diffviews.errors import ConfigError, CorruptDataError, SchemaVersionError
+
+logger = logging.getLogger(__name__)
+
+ENTRY = "entry.json"
+"""Lists the files of an entry; it is written last, here and in a bucket."""
+VERSION = 1
+DEFAULT_MAX_MB = 2048
+_FINGERPRINT = re.compile(r"[0-9a-f]{64}")
+
+
+def cache_limit() -> int:
+    """Return how many bytes the cache may hold: DIFFVIEWS_LAYER_CACHE_MAX_MB, else 2048 MB.
+
+    Raises:
+        ConfigError: if it is no number.
+    """
+    text = os.environ.get("DIFFVIEWS_LAYER_CACHE_MAX_MB", "").strip() or str(DEFAULT_MAX_MB)
+    try:
+        limit = float(text)
+    except ValueError:
+        limit = -1.0
+    if not 0 <= limit < float("inf"):
+        raise ConfigError(f"DIFFVIEWS_LAYER_CACHE_MAX_MB is {text!r}; give a number of megabytes, 0 or more")
+    return int(limit * 1e6)
+
+
+@dataclass(frozen=True, slots=True)
+class FileMark:
+    """Size in bytes and SHA-256, 64 hex digits, of one file."""
+
+    size: int
+    sha256: str
+
+    @classmethod
+    def of(cls, path: Path) -> "FileMark":
+        """Measure a file."""
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+            return cls(file.tell(), digest)
+
+
+@dataclass(frozen=True, slots=True)
+class EntryList:
+    """What `entry.json` says: what the layer is, and which files it consists of."""
+
+    fingerprint: str
+    about: Mapping[str, Any]
+    files: Mapping[str, FileMark]
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(mark.size for mark in self.files.values())
+
+    def to_json(self) -> str:
+        """Return the text of `entry.json`."""
+        files = {name: asdict(mark) for name, mark in sorted(self.files.items())}
+        content = {"version": VERSION, "fingerprint": self.fingerprint, "about": dict(self.about), "files": files}
+        return json.dumps(content, indent=1, allow_nan=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str | bytes, source: str) -> "EntryList":
+        """Read `entry.json`; `source` names it in errors.
+
+        Raises:
+            CorruptDataError: if it is malformed or names a file outside its folder.
+            SchemaVersionError: if a newer version wrote it.
+        """
+        try:
+            content = json.loads(text)
+            version, fingerprint = int(content["version"]), check_fingerprint(content["fingerprint"])
+            marks = content["files"].items()
+            files = {check_key(str(name)): FileMark(int(mark["size"]), str(mark["sha256"])) for name, mark in marks}
+            about = dict(content["about"])
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise CorruptDataError(f"{source} does not describe a layer: {error}") from error
+        if version > VERSION:
+            raise SchemaVersionError(f"{source} has version {version}, this DiffViews reads {VERSION}; upgrade it")
+        return cls(fingerprint, MappingProxyType(about), MappingProxyType(files))
+
+    def problem(self, folder: Path, *, digests: bool = False) -> str:
+        """Return what is wrong with the files in a folder, or ''; `digests` reads them all."""
+        for name, mark in self.files.items():
+            path = folder / name
+            if not path.is_file():
+                return f"{path} is missing"
+            if path.stat().st_size != mark.size:
+                return f"{path} has {path.stat().st_size} bytes, not {mark.size}"
+            if digests and FileMark.of(path) != mark:
+                return f"{path} has another digest than its list says"
+        return ""
+
+
+@dataclass(frozen=True, slots=True)
+class CachedLayer:
+    """One entry, held open: it is not evicted until it is closed."""
+
+    folder: Path
+    listed: EntryList
+    _lease: Path
+
+    def close(self) -> None:
+        """Let the entry be evicted."""
+        self._lease.unlink(missing_ok=True)
+
+    def __enter__(self) -> "CachedLayer":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+@dataclass(slots=True)
+class Draft:
+    """An entry in the making."""
+
+    folder: Path
+    about: Mapping[str, Any] | None = None
+    """What `entry.json` will say of the layer; None: give the entry up."""
+
+
+class LayerCache:
+    """The layers kept in a folder. Safe between threads and processes.
+
+    Args:
+        folder: None: `layers` in the cache folder.
+        max_bytes: size above which the least recently used entries go; None: `cache_limit()`.
+    """
+
+    def __init__(self, folder: Path | None = None, max_bytes: int | None = None) -> None:
+        self.folder = folder or cache_folder() / "layers"
+        self.max_bytes = cache_limit() if max_bytes is None else max_bytes
+
+    def open(self, fingerprint: str) -> CachedLayer | None:
+        """Return an entry, marked as used now; None if it is not there. A damaged one is removed."""
+        folder = self.folder / check_fingerprint(fingerprint)
+        if not (folder / ENTRY).is_file():
+            return None
+        with self._lock():
+            try:
+                listed = EntryList.from_json((folder / ENTRY).read_bytes(), str(folder / ENTRY))
+                problem = listed.problem(folder)
+            except FileNotFoundError:
+                return None
+            except CorruptDataError as error:
+                problem = str(error)
+            if problem:
+                logger.warning("cached layer %s is removed: %s", fingerprint[:12], problem)
+                self._remove(folder)
+                return None
+            _mark_used(folder)
+            return CachedLayer(folder, listed, self._leased(fingerprint))
+
+    @contextlib.contextmanager
+    def adding(self, fingerprint: str) -> Iterator[Draft]:
+        """Yield a draft to be filled; it becomes the entry when the block ends without an error.
+
+        Another process that was quicker keeps its entry. The entry itself is never evicted for its size.
+        """
+        check_fingerprint(fingerprint)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._sweep()
+        incoming = self.folder / f".incoming-{_owner()}-{secrets.token_hex(4)}"
+        incoming.mkdir()
+        try:
+            draft = Draft(incoming)
+            yield draft
+            if draft.about is None:
+                return
+            listed = list_entry(incoming, fingerprint, draft.about)
+            (incoming / ENTRY).write_text(listed.to_json(), encoding="utf-8")
+            _mark_used(incoming)
+            with self._lock():
+                self._evict(listed.size, keep=fingerprint)
+                target = self.folder / fingerprint
+                if not (target / ENTRY).is_file():
+                    if target.exists():
+                        self._remove(target)
+                    incoming.rename(target)
+        finally:
+            shutil.rmtree(incoming, ignore_errors=True)
+
+    def note(self, fingerprint: str, name: str) -> Path:
+        """Return a file, outside the entry, that may hold a note on it, such as where it was uploaded to."""
+        return self.folder / ".notes" / f"{check_fingerprint(fingerprint)}-{name}"
+
+    def entries(self) -> list[tuple[str, int]]:
+        """Return (fingerprint, bytes) of all entries, the least recently used first."""
+        found = []
+        for folder in self.folder.iterdir() if self.folder.is_dir() else ():
+            with contextlib.suppress(FileNotFoundError):
+                if _FINGERPRINT.fullmatch(folder.name):
+                    found.append(((folder / ENTRY).stat().st_mtime_ns, folder.name, _size(folder)))
+        return [(name, size) for _, name, size in sorted(found)]
+
+    def _evict(self, needed: int, keep: str) -> None:
+        """Remove entries until `needed` bytes more fit; those in use stay."""
+        entries = [(name, size) for name, size in self.entries() if name != keep]
+        excess = sum(size for _, size in entries) + needed - self.max_bytes
+        for name, size in entries:
+            if excess <= 0:
+                return
+            if not self._in_use(name):
+                logger.info("cached layer %s (%s) makes room", name[:12], format_bytes(size))
+                self._remove(self.folder / name)
+                excess -= size
+
+    def _remove(self, folder: Path) -> None:
+        """Make an entry invisible at once, then delete it."""
+        doomed = self.folder / f".evicted-{_owner()}-{secrets.token_hex(4)}"
+        with contextlib.suppress(FileNotFoundError):
+            folder.rename(doomed)
+        shutil.rmtree(doomed, ignore_errors=True)
+        for note in (self.folder / ".notes").glob(f"{folder.name}-*"):
+            note.unlink(missing_ok=True)
+
+    def _leased(self, fingerprint: str) -> Path:
+        lease = self.folder / ".leases" / f"{fingerprint}.{_owner()}.{secrets.token_hex(4)}"
+        lease.parent.mkdir(parents=True, exist_ok=True)
+        lease.touch()
+        return lease
+
+    def _in_use(self, fingerprint: str) -> bool:
+        """Say whether a process has the entry open; the leases of those that died are removed."""
+        used = False
+        for lease in (self.folder / ".leases").glob(f"{fingerprint}.*"):
+            if _is_alive(lease.name.split(".")[1]):
+                used = True
+            else:
+                lease.unlink(missing_ok=True)
+        return used
+
+    def _sweep(self) -> None:
+        """Delete what processes of this machine left that died while they wrote or deleted."""
+        for folder in self.folder.glob(".[ie]*-*-*-*"):
+            if not _is_alive(folder.name.split("-", 1)[1].rpartition("-")[0]):
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def _lock(self) -> FileLock:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        return FileLock(self.folder / ".lock", timeout=60)
+
+
+def list_entry(folder: Path, fingerprint: str, about: Mapping[str, Any]) -> EntryList:
+    """Return the list of the files in a folder, `entry.json` left out."""
+    paths = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+    return EntryList(fingerprint, about, {name: FileMark.of(path) for name, path in paths.items() if name != ENTRY})
+
+
+def check_fingerprint(fingerprint: str) -> str:
+    """Return a fingerprint when it is one.
+
+    Raises:
+        ConfigError: if it has not 64 hex digits.
+    """
+    if not isinstance(fingerprint, str) or not _FINGERPRINT.fullmatch(fingerprint):
+        raise ConfigError(f"{str(fingerprint)[:80]!r} is not a fingerprint; it has 64 hex digits")
+    return fingerprint
+
+
+def _owner() -> str:
+    """Return what names this process in the folder: host and process id."""
+    return f"{re.sub('[^A-Za-z0-9]', '_', socket.gethostname())}-{os.getpid()}"
+
+
+def _is_alive(owner: str) -> bool:
+    """Say whether a process runs; one of another machine is taken to."""
+    import psutil
+
+    host, _, process = owner.rpartition("-")
+    return host != _owner().rpartition("-")[0] or not process.isdecimal() or psutil.pid_exists(int(process))
+
+
+def _mark_used(folder: Path) -> None:
+    now = time.time_ns()  # a file system's own clock ticks only every few milliseconds
+    os.utime(folder / ENTRY, ns=(now, now))
+
+
+def _size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

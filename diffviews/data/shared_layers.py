@@ -1,0 +1,115 @@
+"""Computed layers in the shared bucket, `data/{model}/layer_cache/v2/{fingerprint}/…`, each complete by itself.
+
+`entry.json` lists the files and is sent last: a layer without it is not there, whatever else of it is.
+"""
+
+import logging
+from hashlib import sha256
+from pathlib import Path
+
+from diffviews.data.disk import require_disk_space
+from diffviews.data.layer_cache import ENTRY, CachedLayer, EntryList, LayerCache, check_fingerprint
+from diffviews.data.r2_cache import DATA, missing_credentials, shared_bucket
+from diffviews.data.remote.bulk import check_key, in_parallel
+from diffviews.data.remote.object_store import CONNECTIONS, ObjectStore
+from diffviews.data.remote.store_errors import ObjectNotFoundError
+from diffviews.data.remote.uploads import Upload, UploadQueue
+from diffviews.errors import CorruptDataError
+
+logger = logging.getLogger(__name__)
+
+
+class SharedLayers:
+    """Layers of a bucket, exchanged with the local cache; raises what its store raises."""
+
+    def __init__(self, store: ObjectStore) -> None:
+        self.store = store
+        self._queue = UploadQueue(store)
+
+    @classmethod
+    def configured(cls, bucket: str | None = None) -> "SharedLayers | None":
+        """Return the layers of the shared bucket, None where no credentials are set."""
+        missing = missing_credentials(bucket)
+        if missing:
+            logger.debug("no shared bucket: %s not set", ", ".join(missing))
+            return None
+        return cls(shared_bucket(bucket))
+
+    def find(self, model: str, fingerprint: str) -> EntryList | None:
+        """Return what the bucket says of a layer, None if it has none, or not all of it yet.
+
+        Raises:
+            StoreError: if the store cannot be used.
+            CorruptDataError: if the list there is no such list, or of another layer.
+        """
+        key = f"{_prefix(model, fingerprint)}/{ENTRY}"
+        try:
+            content = self.store.read(key)
+        except ObjectNotFoundError:
+            self.store.check()  # a bucket that is missing is not an empty one
+            return None
+        listed = EntryList.from_json(content, key)
+        if listed.fingerprint != fingerprint:
+            raise CorruptDataError(f"{self.store.address}{key} describes another layer; remove it")
+        return listed
+
+    def fetch(self, model: str, fingerprint: str, cache: LayerCache) -> CachedLayer | None:
+        """Download a layer into the local cache and return it open, None if the bucket has none; raises as `find`."""
+        listed = self.find(model, fingerprint)
+        if listed is None:
+            return None
+        require_disk_space(cache.folder, listed.size)
+        prefix = _prefix(model, fingerprint)
+        with cache.adding(fingerprint) as draft:
+            in_parallel(
+                lambda name: self.store.get(f"{prefix}/{name}", draft.folder / name),
+                list(listed.files),
+                CONNECTIONS,
+                describe=f"layer {fingerprint[:12]}",
+            )
+            problem = listed.problem(draft.folder, digests=True)
+            if problem:
+                raise CorruptDataError(f"a layer in the shared bucket is damaged: {problem}; remove {prefix}")
+            draft.about = listed.about
+        self.note(cache, fingerprint)
+        return cache.open(fingerprint)
+
+    def offer(self, model: str, entry: CachedLayer, cache: LayerCache) -> Upload | None:
+        """Upload an entry in the background unless it was before; it is noted when it is there.
+
+        The entry stays in the local cache until then.
+        """
+        fingerprint = entry.listed.fingerprint
+        if self._note(cache, fingerprint).exists():
+            return None
+        held = cache.open(fingerprint)
+        if held is None:
+            return None
+        prefix = _prefix(model, fingerprint)
+        files = [(f"{prefix}/{name}", held.folder / name) for name in held.listed.files]
+        return self._queue.submit(
+            f"layer {fingerprint[:12]} of {model}",
+            files,
+            (f"{prefix}/{ENTRY}", held.folder / ENTRY),
+            when_done=lambda: self.note(cache, fingerprint),
+            when_ended=held.close,
+        )
+
+    def flush(self, timeout: float | None = None) -> bool:
+        """Wait for the uploads under way; return whether all succeeded."""
+        return self._queue.flush(timeout)
+
+    def note(self, cache: LayerCache, fingerprint: str) -> None:
+        """Remember that this bucket has the layer."""
+        path = self._note(cache, fingerprint)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+
+    def _note(self, cache: LayerCache, fingerprint: str) -> Path:
+        endpoint = f"{self.store.address} {self.store.endpoint}"
+        return cache.note(fingerprint, f"in-{sha256(endpoint.encode()).hexdigest()[:12]}")
+
+
+def _prefix(model: str, fingerprint: str) -> str:
+    return check_key(f"{DATA}/{model}/layer_cache/v2/{check_fingerprint(fingerprint)}")
+

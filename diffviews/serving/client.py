@@ -1,0 +1,294 @@
+"""The client of a worker: it orders jobs, follows them and brings their results, given an address and a token."""
+
+import json
+import logging
+import os
+import secrets
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+from urllib.parse import quote, urlencode, urlsplit
+
+import urllib3
+from urllib3.exceptions import HTTPError, LocationParseError, NameResolutionError, ReadTimeoutError, SSLError
+
+from diffviews.data.remote.https import LOCAL_HOSTS
+from diffviews.errors import CancelledError, ConfigError, DiffViewsError
+from diffviews.pipelines.generate import GenerationOutcome
+from diffviews.pipelines.recipe import GenerationRecipe
+from diffviews.serving.errors import (
+    JobFailedError,
+    JobLostError,
+    JobNotFoundError,
+    QueueFullError,
+    VersionMismatchError,
+    WorkerRefusedError,
+    WorkerStoppedError,
+    WorkerUnreachableError,
+)
+from diffviews.serving.jobs import Kind
+from diffviews.serving.outcome import read_outcome
+from diffviews.serving.protocol import (
+    JOB_HEADER,
+    SCHEMA,
+    SCHEMA_HEADER,
+    TOKEN_VARIABLE,
+    VERSION_HEADER,
+    JobStatus,
+    versions,
+)
+
+logger = logging.getLogger(__name__)
+
+Watch = Callable[[JobStatus], None]
+"""Told of a job whenever it was asked about; it cancels the job by raising `CancelledError`."""
+
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 5.0
+_ASLEEP = (502, 503, 504)
+"""What a proxy answers while the host behind it starts."""
+_ERRORS: Mapping[int, type[DiffViewsError]] = {
+    401: WorkerRefusedError,
+    404: JobNotFoundError,
+    409: VersionMismatchError,
+    429: QueueFullError,
+    503: WorkerStoppedError,
+}
+
+
+class _AsleepError(Exception):
+    """The worker does not answer, and may be about to start."""
+
+
+class WorkerClient:
+    """One worker; usable from several threads.
+
+    Args:
+        url: its address, `https://…` or `http://…`.
+        token: bearer token; None takes DIFFVIEWS_WORKER_TOKEN.
+        timeout: seconds in which a request must be answered.
+        patience: seconds for which a worker that does not answer is taken for one that wakes.
+
+    Raises:
+        ConfigError: if the address is none.
+    """
+
+    def __init__(
+        self, url: str, token: str | None = None, *, timeout: float = 15.0, patience: float = 120.0
+    ) -> None:
+        address = urlsplit(url)
+        if address.scheme not in ("http", "https") or not address.hostname or address.username:
+            raise ConfigError(f"worker address {url[:200]!r} must be http://host:port or https://host")
+        self.url = url.rstrip("/")
+        self._headers = versions()
+        shown = token if token is not None else os.environ.get(TOKEN_VARIABLE, "").strip()
+        if shown:
+            self._headers["Authorization"] = f"Bearer {shown}"
+            if address.scheme == "http" and address.hostname not in LOCAL_HOSTS:
+                logger.warning("the token goes to %s unencrypted; put the worker behind https", address.hostname)
+        self._patience = patience
+        self._pool = urllib3.PoolManager(
+            timeout=urllib3.Timeout(connect=min(timeout, 5.0), read=timeout), retries=False, maxsize=4
+        )
+
+    def __repr__(self) -> str:
+        return f"WorkerClient({self.url!r})"
+
+    def version(self) -> dict[str, str]:
+        """Return the versions of the worker: `diffviews` and `schema`."""
+        answer = self._json("GET", "/version")
+        return {str(name): str(value) for name, value in answer.items()}
+
+    def submit_generation(
+        self, recipe: GenerationRecipe, experiment: str | None = None, on_waking: Watch | None = None
+    ) -> JobStatus:
+        """Order a generation; a worker that is asleep is waited for, and `on_waking` told.
+
+        Raises:
+            WorkerUnreachableError, WorkerRefusedError, VersionMismatchError, QueueFullError: as the names say.
+            ConfigError: if the worker refuses the recipe, with its reason.
+        """
+        return self._submit("generate", recipe.to_json(), experiment, on_waking)
+
+    def submit_extraction(
+        self, arguments: Mapping[str, Any], experiment: str | None = None, on_waking: Watch | None = None
+    ) -> JobStatus:
+        """Order an extraction by arguments of `extract`; raises as `submit_generation` does."""
+        return self._submit("extract", json.dumps(dict(arguments)), experiment, on_waking)
+
+    def status(self, job_id: str, *, preview: bool = False) -> JobStatus:
+        """Return a job as it is now.
+
+        Raises:
+            JobNotFoundError: if the worker knows no such job.
+        """
+        return JobStatus.from_dict(self._json("GET", f"/jobs/{quote(job_id)}{'?preview=true' if preview else ''}"))
+
+    def jobs(self) -> list[JobStatus]:
+        """Return all jobs that the worker knows."""
+        return [JobStatus.from_dict(values) for values in self._json("GET", "/jobs").get("jobs", [])]
+
+    def cancel(self, job_id: str) -> JobStatus:
+        """End a job, between two steps when it runs."""
+        return JobStatus.from_dict(self._json("DELETE", f"/jobs/{quote(job_id)}"))
+
+    def watch(self, job: JobStatus, callback: Watch | None = None, *, interval: float = 0.25) -> JobStatus:
+        """Follow a job to its end.
+
+        Args:
+            job: as ordered.
+            callback: told of it every `interval` seconds; its CancelledError cancels the job and goes on.
+            interval: seconds between two questions.
+
+        Raises:
+            JobLostError: if the worker was killed or started anew meanwhile.
+            JobFailedError: if the job failed. CancelledError: if it was cancelled.
+            WorkerUnreachableError: if the worker stays silent.
+        """
+        while True:
+            try:
+                job = self._patiently("GET", f"/jobs/{quote(job.id)}?preview=true", job, callback)
+            except JobNotFoundError as error:
+                raise JobLostError(
+                    f"the worker at {self.url} was started anew while it had the job; what it made so far is not "
+                    "counted as finished. Order it again"
+                ) from error
+            if job.over:
+                return _result(job)
+            self._tell(callback, job)
+            time.sleep(interval)
+
+    def generate(
+        self, recipe: GenerationRecipe, callback: Watch | None = None, *, experiment: str | None = None
+    ) -> GenerationOutcome:
+        """Order a generation, follow it and return what it gave; raises as `submit_generation` and `watch` do."""
+        job = self.watch(self.submit_generation(recipe, experiment, callback), callback)
+        return self.outcome(job)
+
+    def extract(
+        self, arguments: Mapping[str, Any], callback: Watch | None = None, *, experiment: str | None = None
+    ) -> str:
+        """Order an extraction, follow it and return its run id; raises as `generate` does."""
+        job = self.watch(self.submit_extraction(arguments, experiment, callback), callback, interval=1.0)
+        return job.run_id or ""
+
+    def outcome(self, job: JobStatus) -> GenerationOutcome:
+        """Return what a finished generation logged, read through the worker."""
+        files = f"/jobs/{quote(job.id)}/files"
+        names = [str(name) for name in self._json("GET", files).get("files", [])]
+        return read_outcome(job.run_id or "", names, lambda name: self._request("GET", f"{files}/{quote(name)}"))
+
+    def _submit(self, kind: Kind, body: str, experiment: str | None, on_waking: Watch | None) -> JobStatus:
+        # The id is ours, so an order that is sent twice, since its answer was lost, makes one job.
+        job = JobStatus(secrets.token_hex(16), kind, "queued")
+        query = f"?{urlencode({'experiment': experiment})}" if experiment else ""
+        return self._patiently("POST", f"/jobs/{kind}{query}", job, on_waking, body)
+
+    def _patiently(
+        self, method: str, path: str, job: JobStatus, callback: Watch | None, body: str | None = None
+    ) -> JobStatus:
+        """Ask for the state of a job, again and again while the worker does not answer."""
+        deadline, pause = time.monotonic() + self._patience, _FIRST_PAUSE
+        headers = {JOB_HEADER: job.id} if body is not None else {}
+        while True:
+            try:
+                return JobStatus.from_dict(_parsed(self._send(method, path, body, headers)))
+            except _AsleepError as error:
+                if time.monotonic() + pause > deadline:
+                    raise WorkerUnreachableError(
+                        f"the worker at {self.url} does not answer ({error}); see that it runs and that the address "
+                        "is right"
+                    ) from error
+            self._tell(callback, replace(job, state="waking", preview=None))
+            time.sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE)
+
+    def _tell(self, callback: Watch | None, job: JobStatus) -> None:
+        if callback is None:
+            return
+        try:
+            callback(job)
+        except CancelledError:
+            self._cancel_quietly(job.id)
+            raise
+
+    def _cancel_quietly(self, job_id: str) -> None:
+        try:
+            self.cancel(job_id)
+        except DiffViewsError as trouble:  # it was not ordered yet, or is over, or the worker is gone
+            logger.info("job %s was not cancelled at the worker: %s", job_id, trouble)
+
+    def _json(self, method: str, path: str) -> dict[str, Any]:
+        return _parsed(self._request(method, path))
+
+    def _request(self, method: str, path: str) -> bytes:
+        """Return the answer to one request, which is sent once.
+
+        Raises:
+            WorkerUnreachableError: if there is none. Else as the worker says.
+        """
+        try:
+            return self._send(method, path)
+        except _AsleepError as error:
+            raise WorkerUnreachableError(
+                f"the worker at {self.url} does not answer ({error}); see that it runs and that the address is right"
+            ) from error
+
+    def _send(
+        self, method: str, path: str, body: str | None = None, headers: Mapping[str, str] | None = None
+    ) -> bytes:
+        try:
+            answer = self._pool.request(
+                method,
+                self.url + path,
+                body=None if body is None else body.encode(),
+                headers={**self._headers, **(headers or {})},
+                redirect=False,  # the token is for this host alone
+            )
+        except (NameResolutionError, SSLError, LocationParseError) as error:
+            raise WorkerUnreachableError(f"{self.url} is no worker's address: {error}") from error
+        except ReadTimeoutError as error:
+            raise _AsleepError("no answer in time") from error
+        except (HTTPError, OSError) as error:
+            raise _AsleepError(type(error).__name__) from error
+        return self._checked(answer)
+
+    def _checked(self, answer: urllib3.BaseHTTPResponse) -> bytes:
+        schema = answer.headers.get(SCHEMA_HEADER)
+        if answer.status in _ASLEEP and schema is None:
+            raise _AsleepError(f"status {answer.status}")
+        if schema is not None and schema != SCHEMA:
+            raise VersionMismatchError(
+                f"the worker at {self.url} has schema {schema[:40]!r} (diffviews "
+                f"{str(answer.headers.get(VERSION_HEADER))[:40]}), this program {SCHEMA} (diffviews "
+                f"{versions()[VERSION_HEADER]}); install the same version on both sides"
+            )
+        if 200 <= answer.status < 300 and schema is not None:
+            return bytes(answer.data)
+        if schema is None:
+            raise WorkerUnreachableError(f"{self.url} answers {answer.status}, but not as a worker; check the address")
+        raise _ERRORS.get(answer.status, ConfigError if answer.status < 500 else JobFailedError)(_reason(answer))
+
+
+def _reason(answer: urllib3.BaseHTTPResponse) -> str:
+    """Return the sentence in a refusal."""
+    try:
+        return str(json.loads(answer.data)["error"])[:2000]
+    except (ValueError, KeyError, TypeError):
+        return f"the worker answers {answer.status}; see its log"
+
+
+def _parsed(content: bytes) -> dict[str, Any]:
+    try:
+        values = json.loads(content)
+    except ValueError as error:
+        raise WorkerUnreachableError("the answer is not JSON; is this the address of a worker?") from error
+    return values if isinstance(values, dict) else {}
+
+
+def _result(job: JobStatus) -> JobStatus:
+    if job.state == "failed":
+        raise JobFailedError(job.error or f"{job.kind} failed; the worker's log has the details")
+    if job.state == "cancelled":
+        raise CancelledError(job.error or f"{job.kind} was cancelled at step {job.step} of {job.total}")
+    return job

@@ -1,0 +1,183 @@
+"""An extraction as a program of its own: what it holds is freed with it, and it can be ended at any moment.
+
+The program reads its arguments as one line of JSON and ends, as on Ctrl-C, when its input is closed, so
+that it does not outlive its worker. How far it is, the worker reads from the runs it logs.
+"""
+
+import contextlib
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import IO, TYPE_CHECKING, Any
+
+from diffviews.errors import DiffViewsError
+from diffviews.pipelines.extract import extract
+from diffviews.pipelines.workspace import Workspace
+from diffviews.processing.map_parameters import MapParameters
+from diffviews.serving.errors import JobFailedError
+from diffviews.serving.jobs import Job
+from diffviews.serving.protocol import TOKEN_VARIABLE
+from diffviews.tracking.claims import writer_name
+from diffviews.tracking.schema import Kind, Tag
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+
+logger = logging.getLogger(__name__)
+
+_POLL_SECONDS = 0.2
+_PROGRESS_SECONDS = 2.0
+_END_SECONDS = 30.0
+
+
+class ExtractionProcess:
+    """One extraction in another process, started by `run`.
+
+    Args:
+        arguments: of `extract`.
+        workspace: the store that it logs to.
+    """
+
+    def __init__(self, arguments: Mapping[str, Any], workspace: Workspace) -> None:
+        self._arguments, self._workspace = dict(arguments), workspace
+        self._started = int(time.time() * 1000)
+
+    def run(self, job: Job) -> str:
+        """Extract, telling the job how far it is, and return the run's id.
+
+        Raises:
+            JobFailedError: with the reason.
+            CancelledError, WorkerStoppedError: if the job is to end.
+        """
+        kept = {name: value for name, value in os.environ.items() if name != TOKEN_VARIABLE}
+        program = subprocess.Popen(
+            [sys.executable, "-m", __name__],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=kept, start_new_session=True,
+        )  # fmt: skip
+        try:
+            _send(program, self._arguments)
+            self._follow(program, job)
+        except DiffViewsError as ending:
+            _end(program)
+            self._close_runs(program.pid, str(ending))
+            raise
+        answer = _answer_of(program)
+        if "run_id" in answer:
+            return str(answer["run_id"])
+        reason = str(answer.get("error") or f"the extraction ended with exit status {program.returncode}")
+        self._close_runs(program.pid, reason)
+        raise JobFailedError(reason)
+
+    def _follow(self, program: "subprocess.Popen[bytes]", job: Job) -> None:
+        asked = time.monotonic()
+        while program.poll() is None:
+            job.check()
+            if time.monotonic() - asked > _PROGRESS_SECONDS:
+                with contextlib.suppress(DiffViewsError):  # the store is busy: the bar waits, the job goes on
+                    self._tell(program.pid, job)
+                asked = time.monotonic()
+            time.sleep(_POLL_SECONDS)
+
+    def _tell(self, process: int, job: Job) -> None:
+        runs = self._runs_of(process)
+        for run in runs:
+            if run.data.tags.get(Tag.KIND) == Kind.EXTRACT:
+                sigmas = run.data.params.get("sigmas", "").split(",")
+                done = [r for r in runs if r.data.tags.get(Tag.PARENT) == run.info.run_id and _ended(r)]
+                job.run_id = run.info.run_id
+                job.report(len(done), int(run.data.params.get("layers", 0)) * len(sigmas))
+
+    def _runs_of(self, process: int) -> "list[Run]":
+        """Return the runs that the process has written since it was started."""
+        tracker = self._workspace.tracker
+        host = writer_name().rpartition(":")[0]
+        condition = f"tags.`{Tag.WRITER}` = '{host}:{process}' and attributes.start_time >= {self._started}"
+        return list(tracker.connection.call(lambda client: client.search_runs([tracker.experiment_id], condition)))
+
+    def _close_runs(self, process: int, reason: str) -> None:
+        """End with a reason the runs that the process could not end itself, or ended as interrupted."""
+        try:
+            for run in self._runs_of(process):
+                if run.info.status in ("RUNNING", "KILLED"):
+                    run_id = run.info.run_id
+                    call = self._workspace.tracker.connection.call
+                    call(lambda client, run_id=run_id: client.set_tag(run_id, Tag.ERROR, reason[:1000]))  # type: ignore[misc]
+                    call(lambda client, run_id=run_id: client.set_terminated(run_id, "FAILED"))  # type: ignore[misc]
+        except DiffViewsError as trouble:  # must not hide why the job ended
+            logger.warning("runs of the extraction stay as they are: %s", trouble)
+
+
+def _ended(run: "Run") -> bool:
+    return bool(run.info.status == "FINISHED")
+
+
+def _send(program: "subprocess.Popen[bytes]", arguments: Mapping[str, Any]) -> None:
+    assert program.stdin is not None
+    values = {name: asdict(value) if isinstance(value, MapParameters) else value for name, value in arguments.items()}
+    with contextlib.suppress(BrokenPipeError):  # it has ended already; its exit status says so
+        program.stdin.write(json.dumps(values).encode() + b"\n")
+        program.stdin.flush()
+
+
+def _end(program: "subprocess.Popen[bytes]") -> None:
+    """Close the program's input, at which it ends its runs; kill it when it does not."""
+    _close_input(program)
+    try:
+        program.wait(_END_SECONDS)
+    except subprocess.TimeoutExpired:
+        program.kill()
+        program.wait()
+
+
+def _close_input(program: "subprocess.Popen[bytes]") -> None:
+    assert program.stdin is not None
+    with contextlib.suppress(BrokenPipeError):  # it ended before it had read what was sent
+        program.stdin.close()
+
+
+def _answer_of(program: "subprocess.Popen[bytes]") -> dict[str, Any]:
+    assert program.stdout is not None
+    with program.stdout:
+        said = program.stdout.read()
+    _close_input(program)
+    try:
+        answer = json.loads(said)
+    except ValueError:
+        return {}
+    return answer if isinstance(answer, dict) else {}
+
+
+def main() -> None:
+    """Run one extraction for a worker: arguments come by the input, the answer goes to the output."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what libraries print belongs in the log
+    arguments = json.loads(sys.stdin.readline())
+    threading.Thread(target=_end_with, args=(sys.stdin,), daemon=True).start()
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    if "maps" in arguments:
+        arguments["maps"] = MapParameters(**arguments["maps"])
+    try:
+        answer = {"run_id": extract(**arguments).run_id}
+    except DiffViewsError as error:
+        answer = {"error": str(error)}
+    except KeyboardInterrupt:
+        sys.exit(130)
+    with answers:
+        json.dump(answer, answers)
+
+
+def _end_with(stream: IO[str]) -> None:
+    """Interrupt this process once nobody holds the other end of `stream`."""
+    stream.read()
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+if __name__ == "__main__":
+    main()

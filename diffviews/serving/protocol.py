@@ -1,0 +1,103 @@
+"""What worker and client say to each other: headers, versions and the state of a job."""
+
+import base64
+import binascii
+import io
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal, Self, get_args
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from diffviews import __version__
+from diffviews.pipelines.recipe import RECIPE_VERSION
+from diffviews.serving.errors import WorkerUnreachableError
+
+TOKEN_VARIABLE = "DIFFVIEWS_WORKER_TOKEN"
+"""Environment variable that holds the bearer token, on both sides."""
+SCHEMA = str(RECIPE_VERSION)
+"""Version of what is sent; both sides must have the same."""
+SCHEMA_HEADER = "X-DiffViews-Schema"
+VERSION_HEADER = "X-DiffViews-Version"
+JOB_HEADER = "X-DiffViews-Job"
+"""Id that a client chooses for its job, so that a repeated request does not make a second one."""
+
+State = Literal["waking", "queued", "running", "finished", "failed", "cancelled"]
+"""`waking` is the client's own: the host of the worker does not answer yet."""
+
+
+def versions() -> dict[str, str]:
+    """Return the headers by which each side states its version."""
+    return {SCHEMA_HEADER: SCHEMA, VERSION_HEADER: __version__}
+
+
+@dataclass(frozen=True, slots=True)
+class JobStatus:
+    """A job at one moment."""
+
+    id: str
+    kind: str
+    """`generate` or `extract`."""
+    state: State
+    ahead: int = 0
+    """Jobs that run before this one, the running one included."""
+    step: int = 0
+    total: int = 0
+    """Steps there are; 0 while that is not known."""
+    run_id: str | None = None
+    """The logged run, once there is one."""
+    error: str | None = None
+    """Sentence that says why there is no result."""
+    preview: str | None = None
+    """Present estimate of the first image: a PNG in base64."""
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing more will happen."""
+        return self.state in ("finished", "failed", "cancelled")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Any) -> Self:
+        """Read what a worker answered; fields of a newer worker are left out.
+
+        Raises:
+            WorkerUnreachableError: if it is no state of a job, so that no worker can have said it.
+        """
+        given = values if isinstance(values, dict) else {}
+        said = {field.name: given[field.name] for field in fields(cls) if field.name in given}
+        numbers = [said.get(name, 0) for name in ("ahead", "step", "total")]
+        texts = [said.get(name) for name in ("run_id", "error", "preview")]
+        if (
+            not all(isinstance(said.get(name), str) for name in ("id", "kind"))
+            or said.get("state") not in get_args(State)
+            or not all(isinstance(number, int) for number in numbers)
+            or not all(text is None or isinstance(text, str) for text in texts)
+        ):
+            raise WorkerUnreachableError("the answer is not the state of a job; is this the address of a worker?")
+        return cls(**said)
+
+    def preview_image(self) -> np.ndarray | None:
+        """Return the preview, (H, W, 3) uint8, or None."""
+        if self.preview is None:
+            return None
+        try:
+            return read_png(base64.b64decode(self.preview, validate=True))
+        except (binascii.Error, UnidentifiedImageError):
+            return None
+
+
+def read_png(content: bytes) -> np.ndarray:
+    """Return a picture, (H, W, 3) uint8."""
+    with Image.open(io.BytesIO(content)) as picture:
+        return np.asarray(picture.convert("RGB"))
+
+
+def as_png(image: np.ndarray) -> bytes:
+    """Return an (H, W, 3) uint8 picture as PNG."""
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, format="PNG")
+    return buffer.getvalue()
