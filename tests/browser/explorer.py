@@ -12,6 +12,10 @@ from playwright.sync_api import Page, expect
 SELECTED, NEIGHBOUR, PATH = (47, 111, 237), (229, 72, 77), (15, 157, 138)
 
 
+STILL = 5
+"""Equal pictures in a row, a quarter of a second apart: a busy server draws anew a while after the page has its size."""
+
+
 class Explorer:
     """One visitor's page; `opened` is what it should show, read from the store by the test itself."""
 
@@ -33,11 +37,13 @@ class Explorer:
             self.page.wait_for_timeout(100)
 
     def settle(self, seconds=45):
-        """Wait until the map's picture stands still and is not empty."""
-        deadline, before = time.monotonic() + seconds, None
+        """Wait until the map's picture has stood still for a while and is not empty."""
+        deadline, before, still = time.monotonic() + seconds, None, 0
         while time.monotonic() < deadline:
             now = self.map_pixels()
-            if before is not None and now.shape == before.shape and (now == before).all() and np.ptp(now) > 40:
+            same = before is not None and now.shape == before.shape and (now == before).all()
+            still = still + 1 if same and np.ptp(now) > 40 else 0
+            if still == STILL:
                 return
             before = now
             self.page.wait_for_timeout(250)
