@@ -24,7 +24,8 @@ def page() -> pmui.Page:
         return pmui.Page(title="DiffViews", main=[alert], theme_config=THEME_CONFIG)
     dashboard = Dashboard(store, studio, shared_queue(), ui_url=settings.mlflow_ui)
     location = pn.state.location
-    dashboard.open(dict(location.query_params) if location else {}, experiment=settings.experiment)
+    query = dict(location.query_params) if location else {}
+    dashboard.open(query, experiment=settings.experiment, model=settings.model)
     pn.state.on_session_destroyed(lambda _: dashboard.close())
     return dashboard.page
 

@@ -113,10 +113,10 @@ class Dashboard:
             margin=(0, 16, 0, 14),
         )
 
-    def open(self, query: dict[str, Any], *, experiment: str | None = None) -> None:
-        """Open what the address names, else the newest extraction of an experiment, else of any."""
+    def open(self, query: dict[str, Any], *, experiment: str | None = None, model: str | None = None) -> None:
+        """Open what the address names, else the newest extraction of an experiment and a model, else of any."""
         self.page.dark_theme = self.drawing.dark = query.get("theme") == "dark"
-        self.session.start(Address.from_query(query), experiment)
+        self.session.start(Address.from_query(query), experiment, model)
 
     def close(self) -> None:
         """Let go of the page when its visitor has left: Panel's process-wide state would follow it for ever."""

@@ -74,12 +74,13 @@ class Session(param.Parameterized):
     # -- choosing what to look at ---------------------------------------------------------
 
     @reported
-    def start(self, address: Address, experiment: str | None = None) -> None:
+    def start(self, address: Address, experiment: str | None = None, model: str | None = None) -> None:
         """Open what an address names, or the newest extraction's layer that knows and decides most.
 
         Args:
             address: what was asked for.
             experiment: looked into first when the address names no run.
+            model: preferred when the address names no run.
         """
         experiments = self.store.library.experiments()
         home = self._home_of(address.run, experiments) if address.run else None
@@ -92,7 +93,7 @@ class Session(param.Parameterized):
             return
         self.state.experiment = home
         self.extractions = list(self.store.library.extractions(home))
-        asked = next((e for e in self.extractions if e.run_id == address.run), None) or self._newest()
+        asked = next((e for e in self.extractions if e.run_id == address.run), None) or self._newest(model)
         self._open_extraction(asked.run_id, layer=address.layer, sigma=address.sigma, map_run=address.map)
         self._restore(address)
 
@@ -191,10 +192,11 @@ class Session(param.Parameterized):
         library = self.store.library
         return next((e for e in experiments if any(x.run_id == run for x in library.extractions(e))), None)
 
-    def _newest(self) -> Any:
-        """Return the newest extraction that has layer runs, or the newest where none has."""
+    def _newest(self, model: str | None = None) -> Any:
+        """Return the newest extraction that has layer runs, of a model if it has any, or the newest where none has."""
         layers = self.store.library.layers
-        return next((e for e in self.extractions if layers(e.run_id)), self.extractions[0])
+        preferred = sorted(self.extractions, key=lambda e: e.model != model) if model else self.extractions
+        return next((e for e in preferred if layers(e.run_id)), preferred[0])
 
     def _open_extraction(
         self, run_id: str, *, layer: str | None = None, sigma: float | None = None, map_run: str | None = None

@@ -12,6 +12,7 @@ _VARIABLES = {
     "profile": "DIFFVIEWS_PROFILE",
     "tracking_uri": "MLFLOW_TRACKING_URI",
     "experiment": "DIFFVIEWS_EXPERIMENT",
+    "model": "DIFFVIEWS_MODEL",
     "device": "DIFFVIEWS_DEVICE",
     "mlflow_ui": "DIFFVIEWS_MLFLOW_UI",
     "checkpoint": "DIFFVIEWS_CHECKPOINT",
@@ -29,6 +30,8 @@ class Settings:
     """Tracking address; wins over the profile's."""
     experiment: str | None = None
     """Experiment that generations are logged to; None takes the profile's."""
+    model: str | None = None
+    """Model whose newest extraction a first visit opens."""
     device: str = "auto"
     """Where generations run: auto, cpu, cuda, cuda:N or mps."""
     mlflow_ui: str | None = None
@@ -44,7 +47,7 @@ class Settings:
 
     @classmethod
     def read(cls, arguments: Sequence[str], environment: Mapping[str, str] = os.environ) -> Self:
-        """Read `--profile --tracking-uri --experiment --device --mlflow-ui --checkpoint --worker`, else variables."""
+        """Read the flags of the same names, such as `--tracking-uri`, else the environment's variables."""
         parser = argparse.ArgumentParser(prog="panel serve panel_app/app.py --args", allow_abbrev=False)
         for name, variable in _VARIABLES.items():
             parser.add_argument("--" + name.replace("_", "-"), default=environment.get(variable) or None)

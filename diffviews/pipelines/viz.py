@@ -13,6 +13,7 @@ from pathlib import Path
 
 from diffviews.device import resolve_device
 from diffviews.errors import ConfigError
+from diffviews.pipelines.models import absolute
 from diffviews.tracking.profiles import Profile, activate, load_profile
 
 logger = logging.getLogger(__name__)
@@ -69,6 +70,9 @@ def viz(
     device: str = "auto",
     *,
     address: str = ADDRESS,
+    data_dir: str | None = None,
+    model: str | None = None,
+    checkpoint_path: str | None = None,
     worker: str | None = None,
     profile: str | None = None,
     experiment: str | None = None,
@@ -81,6 +85,9 @@ def viz(
         mlflow_ui: address of an MLflow UI that runs already, for links.
         device: for generations: auto, cpu, cuda, cuda:N or mps.
         address: to listen on; anything but 127.0.0.1 lets others in.
+        data_dir: data folder in the older layout to import first.
+        model: open this model first; with data_dir, import this one alone.
+        checkpoint_path: weights for generations from runs that name none.
         worker: address of a worker that generates in place of this machine; DIFFVIEWS_WORKER_TOKEN holds its token.
         profile: tracking profile of mlruns_config.
         experiment: MLflow experiment to open first.
@@ -89,6 +96,10 @@ def viz(
     resolve_device(device)
     if worker is not None and not worker.startswith(("http://", "https://")):
         raise ConfigError(f"worker address {worker!r} must start with http:// or https://")
+    if data_dir is not None:
+        from diffviews.pipelines.import_legacy import import_legacy  # all that maps need, which serving does not
+
+        logger.info("%s", import_legacy(data_dir, model=model, profile=profile, experiment=experiment))
     programs = Programs()
     try:
         if mlflow_port is not None:
@@ -101,8 +112,8 @@ def viz(
             "DIFFVIEWS_MLFLOW_UI": mlflow_ui or "",
             "DIFFVIEWS_EXPERIMENT": experiment or chosen.experiment,
         }
-        if worker is not None:
-            environment["DIFFVIEWS_WORKER_URL"] = worker
+        named = {"MODEL": model, "CHECKPOINT": absolute(checkpoint_path), "WORKER_URL": worker, "PROFILE": profile}
+        environment |= {f"DIFFVIEWS_{name}": value for name, value in named.items() if value is not None}
         programs.start("the dashboard", dashboard_command(port, address), environment, port)
         logger.info("Dashboard   http://%s:%d/app", ADDRESS, port)
         logger.info("Press Ctrl-C to stop.")

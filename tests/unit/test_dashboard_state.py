@@ -87,3 +87,10 @@ def test_malformed_address_counts_as_absent(query):
 def test_address_never_names_a_sample_twice():
     address = Address.from_query({"sample": "a", "near": '["a", "b", "b"]', "also": '["b", "c"]'})
     assert address.selection == Selection("a", ("b",), ("c",))
+
+
+def test_model_of_the_settings_is_read_from_the_environment():
+    from panel_app.settings import Settings
+
+    assert Settings.read([], {"DIFFVIEWS_MODEL": "sd-v1.5"}).model == "sd-v1.5"
+    assert Settings.read(["--model", "sdxl"], {"DIFFVIEWS_MODEL": "sd-v1.5"}).model == "sdxl"
