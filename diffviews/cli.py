@@ -128,6 +128,9 @@ def run_command(name: str, arguments: Sequence[str] | None = None) -> NoReturn:
     for noisy in ("httpx", "alembic", "botocore", "lightning.pytorch.utilities.rank_zero"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     words = list(sys.argv[1:] if arguments is None else arguments)
+    if name != "extract" and os.environ.get("TORCHELASTIC_RUN_ID") and os.environ.get("WORLD_SIZE", "1") != "1":
+        sys.stderr.write(f"diffviews {name}: runs in one process; torchrun serves diffviews extract alone\n")
+        sys.exit(2)
     try:
         outcome = load_function(name)(**parse_arguments(name, words))
     except DiffViewsError as error:

@@ -16,13 +16,19 @@ class WorkerError(DiffViewsError, RuntimeError):
     """One of the processes of a job on several devices failed."""
 
 
-def trainer(accelerator: str, devices: int = 1, progress: bool = True) -> lightning.Trainer:
-    """Return the Lightning trainer that every job runs on: no logger, no checkpoints, no output folder."""
+def trainer(accelerator: str, devices: int | list[int] = 1, progress: bool = True) -> lightning.Trainer:
+    """Return the Lightning trainer that every job runs on: no logger, no checkpoints, no output folder.
+
+    Args:
+        accelerator: kind of device.
+        devices: how many of them, or the numbers of those to take.
+        progress: show a bar on a terminal.
+    """
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     return lightning.Trainer(
         accelerator={"cuda": "gpu"}.get(accelerator, accelerator),
         devices=devices,
-        strategy="auto" if devices == 1 else "ddp_spawn",
+        strategy="ddp_spawn" if isinstance(devices, int) and devices > 1 else "auto",
         logger=False,
         enable_checkpointing=False,
         enable_model_summary=False,

@@ -7,8 +7,9 @@ from typing import Literal
 
 from tqdm import tqdm
 
+from diffviews.lightning.team import Team, dismiss, joined_team
 from diffviews.noise import format_sigma
-from diffviews.pipelines.capture import capture_activations
+from diffviews.pipelines.capture import capture_activations, follow
 from diffviews.pipelines.control import ControlExperiment, ControlSettings
 from diffviews.pipelines.datasets import open_dataset
 from diffviews.pipelines.inputs import log_inputs
@@ -41,8 +42,12 @@ class ExtractOutcome:
     """True when a finished run with the same fingerprint answered."""
     digests: Mapping[str, str]
     """{layer@sigma: digest of its activations}; empty when reused."""
+    rank: int = 0
+    """Of this process under torchrun; all but the first do their share of the capture and know no run."""
 
     def __str__(self) -> str:
+        if self.rank:
+            return f"rank {self.rank} has done its share"
         return f"extraction {self.run_id} {'re-used' if self.reused else 'finished'}"
 
 
@@ -96,42 +101,47 @@ def extract(
     Raises:
         DiffViewsError: with the reason, for any input it refuses.
     """
-    adapter = load_model(model, checkpoint, device=device, precision=precision)
-    wanted, levels = choose_layers(adapter, layers), check_sigmas(sigmas)
-    workspace = open_workspace(profile, experiment)
-    samples = open_dataset(
-        dataset,
-        adapter,
-        workspace,
-        maps=maps,
-        max_samples=max_samples,
-        checkpoint=absolute(checkpoint),
-        batch_size=batch_size,
-        devices=devices,
-    )
-    plan = ExtractionPlan(
-        adapter=adapter,
-        samples=samples,
-        dataset=dataset,
-        layers=wanted,
-        sigmas=levels,
-        dtype=dtype,
-        batch_size=batch_size,
-        conditioning=resolve_conditioning(adapter, samples, conditioning),
-        maps=maps,
-        control=ControlSettings(control_seeds, windows=control_windows) if control_seeds else None,
-        checkpoint=absolute(checkpoint),
-    )
-    tracker, fingerprint = workspace.tracker, plan.fingerprint()
-    finished = None if force else tracker.find_finished(fingerprint)
-    if finished is not None:
-        tracker.mark_reused(finished)
-        return ExtractOutcome(finished, reused=True, digests={})
-    unfinished = tracker.find_unfinished(fingerprint) if resume else None
-    outcome = ExtractionJob(plan, workspace, devices).run(unfinished)
-    if unfinished is not None:
-        tracker.mark_reused(unfinished)
-    return outcome
+    with joined_team(devices) as team:
+        own = device if team is None else team.own_device(device)
+        adapter = load_model(model, checkpoint, device=own, precision=precision)
+        if team is not None and not team.leads:
+            follow(adapter, team)
+            return ExtractOutcome("", reused=False, digests={}, rank=team.rank)
+        wanted, levels = choose_layers(adapter, layers), check_sigmas(sigmas)
+        workspace = open_workspace(profile, experiment)
+        samples = open_dataset(
+            dataset,
+            adapter,
+            workspace,
+            maps=maps,
+            max_samples=max_samples,
+            checkpoint=absolute(checkpoint),
+            batch_size=batch_size,
+            devices=devices,
+        )
+        plan = ExtractionPlan(
+            adapter=adapter,
+            samples=samples,
+            dataset=dataset,
+            layers=wanted,
+            sigmas=levels,
+            dtype=dtype,
+            batch_size=batch_size,
+            conditioning=resolve_conditioning(adapter, samples, conditioning),
+            maps=maps,
+            control=ControlSettings(control_seeds, windows=control_windows) if control_seeds else None,
+            checkpoint=absolute(checkpoint),
+        )
+        tracker, fingerprint = workspace.tracker, plan.fingerprint()
+        finished = None if force else tracker.find_finished(fingerprint)
+        if finished is not None:
+            tracker.mark_reused(finished)
+            return ExtractOutcome(finished, reused=True, digests={})
+        unfinished = tracker.find_unfinished(fingerprint) if resume else None
+        outcome = ExtractionJob(plan, workspace, devices, team).run(unfinished)
+        if unfinished is not None:
+            tracker.mark_reused(unfinished)
+        return outcome
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +151,8 @@ class ExtractionJob:
     plan: ExtractionPlan
     workspace: Workspace
     devices: int
+    team: Team | None = None
+    """The processes that torchrun started, of which this one is the leader."""
 
     def run(self, unfinished: str | None = None) -> ExtractOutcome:
         """Capture, map, measure and log everything of the plan, going on with an unfinished run if named."""
@@ -150,7 +162,10 @@ class ExtractionJob:
             order = list(plan.adapter.hookable_layers)
             runs = LayerRuns(self.workspace, parent, plan.samples, plan.maps, plan.params(), order)
             missing = [key for key in plan.keys if key not in runs.logged]
-            arrays = capture_activations(plan, missing, parent.work / "arrays", devices=self.devices)
+            arrays = capture_activations(
+                plan, missing, parent.work / "arrays", devices=self.devices, team=self.team
+            )
+            dismiss(self.team)
             control = self._control_experiment(parent) if missing else None
             decides = None if control is None else control.measure_rows
             summary = ExtractionSummary(plan.samples)

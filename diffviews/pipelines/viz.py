@@ -13,6 +13,7 @@ from pathlib import Path
 
 from diffviews.device import resolve_device
 from diffviews.errors import ConfigError
+from diffviews.pipelines.dashboard_access import check_access
 from diffviews.pipelines.models import absolute
 from diffviews.tracking.profiles import Profile, activate, load_profile
 
@@ -94,6 +95,7 @@ def viz(
     """
     chosen = activate(load_profile(profile))
     resolve_device(device)
+    check_access(address)
     if worker is not None and not worker.startswith(("http://", "https://")):
         raise ConfigError(f"worker address {worker!r} must start with http:// or https://")
     if data_dir is not None:

@@ -215,6 +215,10 @@ class Connection:
                 f"{where} did not answer within {limit} s; see whether the server is overloaded, "
                 "or set MLFLOW_HTTP_REQUEST_TIMEOUT to more seconds"
             )
+        if _says(error, _OVERLOADED):
+            return TrackingError(
+                f"{where} answers that it cannot serve; see that its database runs and the server's log, then try again"
+            )
         if _says(error, _UNREACHABLE):
             return TrackingError(
                 f"{where} cannot be reached; start it (mlflow server), or name one that runs by "

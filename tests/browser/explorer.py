@@ -13,7 +13,7 @@ SELECTED, NEIGHBOUR, PATH = (47, 111, 237), (229, 72, 77), (15, 157, 138)
 
 
 STILL = 5
-"""Equal pictures in a row, a quarter of a second apart: a busy server draws anew a while after the page has its size."""
+"""Equal pictures in a row, a quarter of a second apart: a busy server draws anew long after the page has its size."""
 
 
 class Explorer:

@@ -108,3 +108,12 @@ def test_typed_flags_win_over_the_environment(monkeypatch):
 def test_prompt_arrives_as_it_was_typed(text):
     assert parse_arguments("generate", [f"--prompt={text}"])["recipe"].prompt == text
     assert parse_arguments("generate", ["--prompt", text])["recipe"].prompt == text
+
+
+def test_commands_that_serve_one_process_refuse_torchrun(monkeypatch, capsys):
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "run")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(SystemExit) as ended:
+        main(["layers"])
+    assert ended.value.code == 2
+    assert "torchrun serves diffviews extract alone" in capsys.readouterr().err
