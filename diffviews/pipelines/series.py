@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
@@ -9,6 +10,8 @@ from typing import Self
 from diffviews.adapters.base import GeneratorAdapter
 from diffviews.data.prompts import PromptSet
 from diffviews.errors import ConfigError
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +62,8 @@ class Series:
                 f"{samples_per_prompt} samples a prompt need a number above 0 and a model that takes prompts, "
                 f"which {adapter.model_type!r} does{'' if adapter.takes_prompts else ' not'}"
             )
+        if any(prompt.seed is not None for prompt in prompts):
+            _log.warning("the seeds in the prompt file are not used: sample i starts from the noise of (seed, i)")
         rows = list(prompts) * samples_per_prompt
         return cls(
             len(rows),

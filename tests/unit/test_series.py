@@ -32,6 +32,13 @@ def test_growing_keeps_the_digest_of_what_came_before(prompts):
     assert Series.by_class(GaussianAdapter(), 2).digest(4) == Series.by_class(GaussianAdapter(), 1).digest(4)
 
 
+def test_seeds_of_a_prompt_file_are_said_to_be_unused(tmp_path, caplog):
+    path = tmp_path / "prompts.csv"
+    path.write_text("prompt,seed\na dog,7\n")
+    Series.of_prompts(TextAdapter(), read_prompts(path), samples_per_prompt=1)
+    assert "seeds in the prompt file are not used" in caplog.text
+
+
 def test_prompts_need_a_model_that_takes_them(prompts):
     with pytest.raises(ConfigError, match="takes prompts"):
         Series.of_prompts(GaussianAdapter(), prompts, samples_per_prompt=1)
