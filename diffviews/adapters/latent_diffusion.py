@@ -23,6 +23,15 @@ StrPath = str | Path
 OPTIONS = ("base", "unet", "lora", "lora_scale", "precision", "vae_slicing")
 """Keyword options of `from_checkpoint`."""
 
+PUBLISHED_SCHEDULE = {
+    "beta_schedule": "scaled_linear",
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "prediction_type": "epsilon",
+    "steps_offset": 1,
+}
+"""Noise schedule that Stable Diffusion and SDXL were trained with."""
+
 PROMPT_LENGTH = 77
 """Tokens of a prompt when shapes are measured; no layer's shape depends on it."""
 

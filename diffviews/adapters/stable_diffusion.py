@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from diffviews.adapters.latent_diffusion import LatentDiffusionAdapter
+from diffviews.adapters.latent_diffusion import PUBLISHED_SCHEDULE, LatentDiffusionAdapter
 
 
 class StableDiffusionAdapter(LatentDiffusionAdapter):
@@ -24,11 +24,5 @@ class StableDiffusionAdapter(LatentDiffusionAdapter):
         return {
             "unet": {"sample_size": 64, "in_channels": 4, "cross_attention_dim": 768},
             "vae": {"scaling_factor": 0.18215},
-            "scheduler": {
-                "beta_schedule": "scaled_linear",
-                "beta_start": 0.00085,
-                "beta_end": 0.012,
-                "prediction_type": "epsilon",
-                "steps_offset": 1,
-            },
+            "scheduler": PUBLISHED_SCHEDULE,
         }

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from diffviews.adapters.condition import Condition
 from diffviews.adapters.diffusion_folder import DiffusionFolder
-from diffviews.adapters.latent_diffusion import LatentDiffusionAdapter, rows_replaced
+from diffviews.adapters.latent_diffusion import PUBLISHED_SCHEDULE, LatentDiffusionAdapter, rows_replaced
 from diffviews.adapters.text_conditioning import DualPromptEncoder, PromptEncoder
 
 
@@ -92,13 +92,6 @@ class StableDiffusionXLAdapter(LatentDiffusionAdapter):
         return {
             "unet": {"sample_size": 128, "in_channels": 4, "cross_attention_dim": 2048},
             "vae": {"scaling_factor": 0.13025},
-            "scheduler": {
-                "beta_schedule": "scaled_linear",
-                "beta_start": 0.00085,
-                "beta_end": 0.012,
-                "prediction_type": "epsilon",
-                "steps_offset": 1,
-                "timestep_spacing": "leading",
-            },
+            "scheduler": {**PUBLISHED_SCHEDULE, "timestep_spacing": "leading"},
             "force_zeros_for_empty_prompt": True,
         }

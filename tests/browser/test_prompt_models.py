@@ -16,7 +16,6 @@ STEPS = 8
 @pytest.fixture(scope="module")
 def prompts(tmp_path_factory, clean_environment):
     """Address of a store that holds an extraction of a tiny random Stable Diffusion from prompts."""
-    pytest.importorskip("diffusers")
     folder = tmp_path_factory.mktemp("prompts")
     rows = [f"a {colour} {subject} {tail},{subject}s" for subject in SUBJECTS for colour in COLOURS for tail in TAILS]
     (folder / "prompts.csv").write_text("\n".join(["prompt,category", *rows]) + "\n")
