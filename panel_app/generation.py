@@ -8,6 +8,7 @@ import panel_material_ui as pmui
 from diffviews.errors import DiffViewsError
 from diffviews.pipelines.recipe import GenerationRecipe
 from panel_app.cards import quiet
+from panel_app.clicks import after_typing
 from panel_app.data import OpenMap
 from panel_app.form import GenerationForm
 from panel_app.job_bar import JobBar
@@ -32,7 +33,7 @@ class GenerationPanel(pn.viewable.Viewer):
             icon="auto_awesome",
             sizing_mode="stretch_width",
             margin=(10, 0, 4, 0),
-            on_click=lambda _: self.generate(),
+            on_click=after_typing(self.generate),
         )
         self.bar = JobBar(queue, on_over=self._enable, on_done=self._done, on_told=session.tell)
         note = quiet("Made twice from the same noise, with the mask and without, and logged as an MLflow run.")

@@ -7,6 +7,7 @@ import panel_material_ui as pmui
 
 from diffviews.processing.map_parameters import MapParameters
 from panel_app.cards import quiet
+from panel_app.clicks import after_typing
 from panel_app.job_bar import JobBar
 from panel_app.jobs import JobQueue
 from panel_app.session import Session
@@ -52,7 +53,7 @@ class RemapPanel(pn.viewable.Viewer):
             size="small",
             margin=(6, 0),
             sizing_mode="stretch_width",
-            on_click=lambda _: self.compute(),
+            on_click=after_typing(self.compute),
         )
         self.bar = JobBar(queue, on_over=self._enable, on_done=self._done, on_told=session.tell)
         parts = (self.n_neighbors, self.min_dist, self.pca, self.button)

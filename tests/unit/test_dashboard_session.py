@@ -394,7 +394,7 @@ def test_ranking_opens_the_layer_clicked(dashboard):
 def test_settings_come_from_flags_before_the_environment():
     environment = {"DIFFVIEWS_PROFILE": "server", "DIFFVIEWS_MLFLOW_UI": "http://a:5000", "DIFFVIEWS_DEVICE": ""}
     settings = Settings.read(["--profile", "r2", "--tracking-uri", "sqlite:///x.db"], environment)
-    assert settings == Settings("r2", "sqlite:///x.db", None, "auto", "http://a:5000", None)
+    assert settings == Settings("r2", "sqlite:///x.db", mlflow_ui="http://a:5000")
 
 
 def test_visit_is_forgotten_once_it_is_closed(store, studio):
