@@ -253,6 +253,7 @@ def test_jobs_that_are_over_are_forgotten(engine):
 def test_failure_is_a_sentence_without_what_is_inside(worker, engine):
     engine.raises = ConfigError("layer 'mid' is not one of: a, b")
     said = worker.order()
+    wait(lambda: worker.state(said)["state"] == "failed")  # before what it raises is changed
     engine.raises = KeyError("/root/secret/path")
     unforeseen = worker.order()
     wait(lambda: worker.state(unforeseen)["state"] == "failed")
