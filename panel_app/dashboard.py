@@ -19,6 +19,7 @@ from panel_app.session import Notice, Session
 from panel_app.state import ADDRESSED, Address
 from panel_app.studio import Studio
 from panel_app.theme import CSS_VARIABLES, PAGE_SX, PANE_CSS, THEME_CONFIG
+from panel_app.views import Views, further_views
 
 SIDEBAR_WIDTH, PANEL_WIDTH = 276, 372
 
@@ -45,6 +46,8 @@ class Dashboard:
         self.layers = LayersPanel(self.session)
         self.run = RunPanel(self.session)
         self._ui_url = ui_url
+        on_map = pn.Column(self.drawing, self.results, sizing_mode="stretch_width", margin=0)
+        self.views = Views(self.session.state, on_map, further_views(self.session, studio, queue))
         self._build()
         self.session.param.watch(self._tell, "notice")
         self.session.param.watch(lambda *_: self._show_welcome(), "opened")
@@ -84,8 +87,7 @@ class Dashboard:
                 "overflow-y": "auto",
             },
         )
-        self._centre = pn.Column(self.drawing, self.results, sizing_mode="stretch_width", margin=0, min_width=480)
-        self._body = pn.Row(self._centre, side, sizing_mode="stretch_width", margin=0)
+        self._body = pn.Row(self.views, side, sizing_mode="stretch_width", margin=0)
         main = pn.Column(
             self.address, self.alert, self.welcome, self._body, sizing_mode="stretch_width", margin=(16, 16)
         )

@@ -82,6 +82,7 @@ class Session(param.Parameterized):
             experiment: looked into first when the address names no run.
             model: preferred when the address names no run.
         """
+        self.state.view = address.view
         experiments = self.store.library.experiments()
         home = self._home_of(address.run, experiments) if address.run else None
         if address.run and home is None:
@@ -243,6 +244,7 @@ class Session(param.Parameterized):
             if self.state.colour_by not in (*opened.categorical_columns, *opened.numeric_columns):
                 self.state.colour_by = opened.default_colour
         self.opened = opened
+        self.state.group = self.state.group.intersect(opened.row_of)
         self._refresh_neighbours()
 
     def _restore(self, address: Address) -> None:
@@ -256,3 +258,4 @@ class Session(param.Parameterized):
         if address.selection.sample_id and selection != address.selection:
             self.tell("Some samples of this address are not on this map and were left out.", "warning")
         self._select(selection)
+        self.state.group = address.group.intersect(opened.row_of)

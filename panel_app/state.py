@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Self
 
@@ -13,7 +13,11 @@ from panel_app.filter import SHOW_ALL, Filter
 
 Space = Literal["activation", "map"]
 BY_CLASS = "class"
-ADDRESSED = ("extraction", "layer", "sigma", "map_run", "colour_by", "filter", "selection")
+MAP = "map"
+"""The view that opens first."""
+LARGEST_ADDRESSED_GROUP = 60
+"""A larger group is not written into the address, which browsers and proxies cut."""
+ADDRESSED = ("view", "extraction", "layer", "sigma", "map_run", "colour_by", "filter", "selection", "group")
 """Parts of the state that `to_query` writes."""
 
 
@@ -76,9 +80,35 @@ class Selection:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Samples marked together, by lasso or box or from a list; every change returns a new value."""
+
+    sample_ids: tuple[str, ...] = ()
+    """Each once, in the order marked."""
+
+    def __len__(self) -> int:
+        return len(self.sample_ids)
+
+    def union(self, sample_ids: Iterable[str]) -> Self:
+        """Add samples."""
+        return type(self)(tuple(dict.fromkeys((*self.sample_ids, *sample_ids))))
+
+    def minus(self, sample_ids: Iterable[str]) -> Self:
+        """Remove samples."""
+        removed = frozenset(sample_ids)
+        return type(self)(tuple(s for s in self.sample_ids if s not in removed))
+
+    def intersect(self, sample_ids: Iterable[str]) -> Self:
+        """Keep only the samples that are among others as well."""
+        kept = frozenset(sample_ids)
+        return type(self)(tuple(s for s in self.sample_ids if s in kept))
+
+
 class ViewState(param.Parameterized):
     """The view of one visitor; equal states show equal pages."""
 
+    view = param.String(MAP, doc="which of the main views is on show")
     experiment = param.String(None, allow_None=True, doc="MLflow experiment name")
     extraction = param.String(None, allow_None=True, doc="run id of the extraction")
     layer = param.String(None, allow_None=True, doc="layer name")
@@ -87,14 +117,16 @@ class ViewState(param.Parameterized):
     colour_by = param.String(BY_CLASS, doc="column of the map's table, of categories or of numbers")
     filter = param.ClassSelector(class_=Filter, default=SHOW_ALL, instantiate=False, doc="which samples are shown")
     selection = param.ClassSelector(class_=Selection, default=Selection(), instantiate=False)
+    group = param.ClassSelector(class_=Group, default=Group(), instantiate=False, doc="samples marked together")
     hovered = param.String(None, allow_None=True, doc="sample id under the pointer")
     k = param.Integer(5, bounds=(1, 50), doc="how many neighbours to suggest")
     space = param.Selector(default="activation", objects=["activation", "map"], doc="where neighbours are near")
 
     def to_query(self) -> dict[str, str | None]:
         """Return the view as URL query parameters; None removes a parameter."""
-        chosen, classes = self.selection, self.filter.values_of(BY_CLASS)
+        chosen, classes, group = self.selection, self.filter.values_of(BY_CLASS), self.group
         return {
+            "view": None if self.view == MAP else self.view,
             "run": self.extraction,
             "layer": self.layer,
             "sigma": None if self.sigma is None else format_sigma(self.sigma),
@@ -106,6 +138,7 @@ class ViewState(param.Parameterized):
             "sample": chosen.sample_id,
             "near": json.dumps(chosen.suggested) if chosen.suggested else None,
             "also": json.dumps(chosen.manual) if chosen.manual else None,
+            "group": json.dumps(group.sample_ids) if 0 < len(group) <= LARGEST_ADDRESSED_GROUP else None,
         }
 
 
@@ -113,6 +146,7 @@ class ViewState(param.Parameterized):
 class Address:
     """A view as an address asks for it; what it names may not exist."""
 
+    view: str = MAP
     run: str | None = None
     layer: str | None = None
     sigma: float | None = None
@@ -120,6 +154,7 @@ class Address:
     colour: str = BY_CLASS
     filter: Filter = SHOW_ALL
     selection: Selection = Selection()
+    group: Group = Group()
 
     @classmethod
     def from_query(cls, query: Mapping[str, Any]) -> Self:
@@ -133,6 +168,7 @@ class Address:
         shown = Filter.from_json(query.get("where"), _text(query.get("words")) or "")
         classes = _texts(query.get("classes"))
         return cls(
+            view=_text(query.get("view")) or MAP,
             run=_text(query.get("run")),
             layer=_text(query.get("layer")),
             sigma=_number(query.get("sigma")),
@@ -140,6 +176,7 @@ class Address:
             colour=_text(query.get("colour")) or BY_CLASS,
             filter=shown.with_values(BY_CLASS, classes) if classes else shown,
             selection=selection,
+            group=Group(_texts(query.get("group"))),
         )
 
 

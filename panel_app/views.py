@@ -1,0 +1,68 @@
+"""The main views beside the panel, of which one is on show: the map, and whatever else is in the table below."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import panel as pn
+import panel_material_ui as pmui
+
+from panel_app.jobs import JobQueue
+from panel_app.session import Session
+from panel_app.state import MAP, ViewState
+from panel_app.studio import Studio
+
+
+@dataclass(frozen=True, slots=True)
+class MainView:
+    """A view that can take the map's place; it is built when it is first looked at."""
+
+    name: str
+    """What the address calls it."""
+    label: str
+    build: Callable[[], pn.viewable.Viewable | pn.viewable.Viewer]
+
+
+def further_views(session: Session, studio: Studio, queue: JobQueue) -> Sequence[MainView]:
+    """Return the views beside the map, in the order of their buttons."""
+    return ()
+
+
+class Views(pn.viewable.Viewer):
+    """Shows the view that the state names, with a button for each.
+
+    Args:
+        state: whose `view` says which is on show; a name that no view has shows the map.
+        on_map: the view named 'map'.
+        further: the others.
+    """
+
+    def __init__(self, state: ViewState, on_map: pn.viewable.Viewable, further: Sequence[MainView]) -> None:
+        super().__init__()
+        self._state = state
+        self._further = {view.name: view for view in further}
+        self._built: dict[str, pn.viewable.Viewable] = {MAP: on_map}
+        labels = {"Map": MAP, **{view.label: view.name for view in further}}
+        self.switch = pmui.RadioButtonGroup(
+            label="View", options=labels, value=self._known(), size="small", margin=(0, 0, 10, 0), visible=bool(further)
+        )
+        self._stage = pn.Column(on_map, sizing_mode="stretch_width", margin=0)
+        self._layout = pn.Column(self.switch, self._stage, sizing_mode="stretch_width", margin=0, min_width=480)
+        self.switch.param.watch(lambda event: setattr(state, "view", event.new), "value")
+        state.param.watch(lambda _: self._show(), "view")
+        self._show()
+
+    def __panel__(self) -> pn.viewable.Viewable:
+        return self._layout
+
+    def _known(self) -> str:
+        return self._state.view if self._state.view in self._further else MAP
+
+    def _show(self) -> None:
+        """Bring the view that is asked for to the front; the others stay as they are, unseen."""
+        name = self._known()
+        self.switch.value = name
+        if name not in self._built:
+            self._built[name] = pn.panel(self._further[name].build())
+            self._stage.append(self._built[name])
+        for other, view in self._built.items():
+            view.visible = other == name
