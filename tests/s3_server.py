@@ -41,6 +41,9 @@ class Faults:
     """How many of the next downloads break off."""
     refuse: dict[str, tuple[int, str]] = field(default_factory=dict)
     """{HTTP method: (status, S3 code)} answered to each such request."""
+    passing: int | None = None
+    """How many further requests are passed on; None: all. Each after them is answered `afterwards`."""
+    afterwards: tuple[int, str] = (503, "SlowDown")
     hold: threading.Event | None = None
     """While it is given and not set, uploads wait here half-sent."""
     seed: int = 0
@@ -54,6 +57,8 @@ class Proxy:
     faults: Faults
     requests: list[tuple[str, str, dict[str, str]]] = field(default_factory=list)
     """(method, path with query, headers) of each request, in the order they came."""
+    failed: int = 0
+    """Requests that got a 503 or no answer by chance."""
     in_flight: int = 0
     most_in_flight: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -94,10 +99,15 @@ class _Handler(BaseHTTPRequestHandler):
             draw = self.chance.random()
             cut = self.command == "GET" and (faults.cut_next > 0 or self.chance.random() < faults.cut)
             faults.cut_next -= bool(faults.cut_next and cut)
+            if faults.passing is not None:
+                faults.passing -= 1
+            proxy.failed += draw < faults.unavailable + faults.stalled
         try:
             time.sleep(faults.latency)
             body = self._body()
-            if self.command in faults.refuse:
+            if faults.passing is not None and faults.passing < 0:
+                self._answer(*faults.afterwards)
+            elif self.command in faults.refuse:
                 self._answer(*faults.refuse[self.command])
             elif draw < faults.unavailable:
                 self._answer(503, "SlowDown")

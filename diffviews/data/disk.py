@@ -1,8 +1,10 @@
 """Whether a disk can take what a job is about to write."""
 
+import contextlib
 import errno
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 from diffviews.errors import ConfigError, DiskSpaceError
@@ -37,3 +39,18 @@ def require_disk_space(path: str | os.PathLike[str], needed: int) -> int:
             "make room, choose another folder, or take fewer layers, sigmas or samples",
         )
     return free
+
+
+@contextlib.contextmanager
+def named_disk_errors(path: Path) -> Iterator[None]:
+    """Turn 'disk full' within the block into a sentence that names `path`.
+
+    Raises:
+        DiskSpaceError: in place of the operating system's error.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT) and not isinstance(error, DiskSpaceError):
+            raise DiskSpaceError(f"the disk is full: {path} cannot be written; free some space, then resume") from error
+        raise

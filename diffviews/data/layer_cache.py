@@ -19,16 +19,16 @@ import re
 import secrets
 import shutil
 import socket
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from filelock import FileLock
 
-from diffviews.data.cache import cache_folder
+from diffviews.data.cache import LAYERS, RUNS, Kept, cache_folder, cache_limit, kept_files, make_room, mark_used
 from diffviews.data.disk import format_bytes
 from diffviews.data.remote.bulk import check_key
 from diffviews.errors import ConfigError, CorruptDataError, SchemaVersionError
@@ -38,24 +38,7 @@ logger = logging.getLogger(__name__)
 ENTRY = "entry.json"
 """Lists the files of an entry; it is written last, here and in a bucket."""
 VERSION = 1
-DEFAULT_MAX_MB = 2048
 _FINGERPRINT = re.compile(r"[0-9a-f]{64}")
-
-
-def cache_limit() -> int:
-    """Return how many bytes the cache may hold: DIFFVIEWS_LAYER_CACHE_MAX_MB, else 2048 MB.
-
-    Raises:
-        ConfigError: if it is no number.
-    """
-    text = os.environ.get("DIFFVIEWS_LAYER_CACHE_MAX_MB", "").strip() or str(DEFAULT_MAX_MB)
-    try:
-        limit = float(text)
-    except ValueError:
-        limit = -1.0
-    if not 0 <= limit < float("inf"):
-        raise ConfigError(f"DIFFVIEWS_LAYER_CACHE_MAX_MB is {text!r}; give a number of megabytes, 0 or more")
-    return int(limit * 1e6)
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,11 +141,12 @@ class LayerCache:
 
     Args:
         folder: None: `layers` in the cache folder.
-        max_bytes: size above which the least recently used entries go; None: `cache_limit()`.
+        max_bytes: size, that of single artifacts in the folder `runs` beside it included, above which the least
+            recently used of both go; None: `cache_limit()`.
     """
 
     def __init__(self, folder: Path | None = None, max_bytes: int | None = None) -> None:
-        self.folder = folder or cache_folder() / "layers"
+        self.folder = folder or cache_folder() / LAYERS
         self.max_bytes = cache_limit() if max_bytes is None else max_bytes
 
     def open(self, fingerprint: str) -> CachedLayer | None:
@@ -182,7 +166,7 @@ class LayerCache:
                 logger.warning("cached layer %s is removed: %s", fingerprint[:12], problem)
                 self._remove(folder)
                 return None
-            _mark_used(folder)
+            mark_used(folder / ENTRY)
             return CachedLayer(folder, listed, self._leased(fingerprint))
 
     @contextlib.contextmanager
@@ -203,9 +187,9 @@ class LayerCache:
                 return
             listed = list_entry(incoming, fingerprint, draft.about)
             (incoming / ENTRY).write_text(listed.to_json(), encoding="utf-8")
-            _mark_used(incoming)
+            mark_used(incoming / ENTRY)
             with self._lock():
-                self._evict(listed.size, keep=fingerprint)
+                self._make_room(listed.size, keep=fingerprint)
                 target = self.folder / fingerprint
                 if not (target / ENTRY).is_file():
                     if target.exists():
@@ -220,24 +204,34 @@ class LayerCache:
 
     def entries(self) -> list[tuple[str, int]]:
         """Return (fingerprint, bytes) of all entries, the least recently used first."""
-        found = []
+        return [(name, size) for _, name, size in sorted(self._found())]
+
+    def _found(self) -> Iterator[tuple[int, str, int]]:
+        """Yield (time of last use, fingerprint, bytes) of all entries."""
         for folder in self.folder.iterdir() if self.folder.is_dir() else ():
             with contextlib.suppress(FileNotFoundError):
                 if _FINGERPRINT.fullmatch(folder.name):
-                    found.append(((folder / ENTRY).stat().st_mtime_ns, folder.name, _size(folder)))
-        return [(name, size) for _, name, size in sorted(found)]
+                    yield (folder / ENTRY).stat().st_mtime_ns, folder.name, _size(folder)
 
-    def _evict(self, needed: int, keep: str) -> None:
-        """Remove entries until `needed` bytes more fit; those in use stay."""
-        entries = [(name, size) for name, size in self.entries() if name != keep]
-        excess = sum(size for _, size in entries) + needed - self.max_bytes
-        for name, size in entries:
-            if excess <= 0:
-                return
-            if not self._in_use(name):
-                logger.info("cached layer %s (%s) makes room", name[:12], format_bytes(size))
-                self._remove(self.folder / name)
-                excess -= size
+    def make_room(self, needed: int) -> None:
+        """Evict what was not used for longest, entries and artifacts of runs, until `needed` bytes more fit."""
+        with self._lock():
+            self._make_room(needed)
+
+    def _make_room(self, needed: int, keep: str = "") -> None:
+        entries = [
+            Kept(last_used, size, partial(self._evict, name, size))
+            for last_used, name, size in self._found()
+            if name != keep
+        ]
+        make_room([*entries, *kept_files(self.folder.parent / RUNS)], needed, self.max_bytes)
+
+    def _evict(self, fingerprint: str, size: int) -> bool:
+        if self._in_use(fingerprint):
+            return False
+        logger.info("cached layer %s (%s) makes room", fingerprint[:12], format_bytes(size))
+        self._remove(self.folder / fingerprint)
+        return True
 
     def _remove(self, folder: Path) -> None:
         """Make an entry invisible at once, then delete it."""
@@ -303,11 +297,6 @@ def _is_alive(owner: str) -> bool:
 
     host, _, process = owner.rpartition("-")
     return host != _owner().rpartition("-")[0] or not process.isdecimal() or psutil.pid_exists(int(process))
-
-
-def _mark_used(folder: Path) -> None:
-    now = time.time_ns()  # a file system's own clock ticks only every few milliseconds
-    os.utime(folder / ENTRY, ns=(now, now))
 
 
 def _size(folder: Path) -> int:

@@ -6,7 +6,7 @@
     entry.json                                                    parameters, measures, and the list of files
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,9 +16,10 @@ import pandas as pd
 from diffviews.data.activations import ActivationReader
 from diffviews.data.layer_cache import CachedLayer
 from diffviews.data.samples import SampleSet
+from diffviews.data.sketches import SKETCH_FILE, StoredSketch
 from diffviews.errors import CorruptDataError
 from diffviews.noise import format_sigma
-from diffviews.pipelines.capture import link_tree
+from diffviews.pipelines.captured import link_tree
 from diffviews.pipelines.workspace import Workspace, projector_name
 from diffviews.processing.projector import Projector
 from diffviews.tracking.active_run import ActiveRun
@@ -61,7 +62,7 @@ class OpenedLayer:
         return Projector.load(self.entry.folder / projector_name(None))
 
     def activations(self) -> ActivationReader:
-        """Open the activations."""
+        """Open the activations, which a layer extracted in sketch mode has not."""
         return ActivationReader.open(self.entry.folder / "activations.zarr")
 
     def samples(self) -> SampleSet:
@@ -107,7 +108,8 @@ def fill_from_run(workspace: Workspace, run_id: str, folder: Path) -> dict[str, 
     }
 
 
-def _copy(source: ArtifactFolder, names: Any, folder: Path) -> None:
+def _copy(source: ArtifactFolder, names: Sequence[str], folder: Path) -> None:
+    source.gather(names)
     for name in names:
         target = folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -159,8 +161,11 @@ def _log_layer(run: ActiveRun, entry: CachedLayer) -> None:
     picture = entry.folder / "map.png"
     if picture.is_file():
         run.log_image("map", picture.read_bytes())
-    run.set_tag("diffviews.digest", ActivationReader.open(entry.folder / "activations.zarr").digest)
+    if (entry.folder / SKETCH_FILE).is_file():
+        run.set_tag("diffviews.digest", StoredSketch.load(entry.folder / SKETCH_FILE).digest)
+    else:
+        run.set_tag("diffviews.digest", ActivationReader.open(entry.folder / "activations.zarr").digest)
+        link_tree(entry.folder / "activations.zarr", run.stage("activations.zarr"))
     for name in entry.listed.files:
         if name not in SHARED_FILES and not name.startswith("activations.zarr/"):
             run.log_artifact_file(entry.folder / name, name)
-    link_tree(entry.folder / "activations.zarr", run.stage("activations.zarr"))

@@ -11,12 +11,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
+from diffviews.data.disk import named_disk_errors
 from diffviews.errors import CancelledError, ConfigError, DiffViewsError, RunNotFoundError, TrackingError
 from diffviews.tracking.artifacts import ArtifactFolder
 from diffviews.tracking.claims import WriterClaim
 from diffviews.tracking.connection import Connection, redact
 from diffviews.tracking.schema import Kind, RunTags, Tag
-from diffviews.tracking.staging import Staging, named_disk_errors
+from diffviews.tracking.staging import Staging
 
 if TYPE_CHECKING:
     from mlflow.entities import Metric, Param, Run, RunTag

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import tempfile
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -11,9 +10,11 @@ from types import MappingProxyType
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from diffviews.data.cache import cache_folder
+from diffviews.data.downloads import Downloads
+from diffviews.data.remote.bulk import in_parallel
 from diffviews.errors import ConfigError, CorruptDataError, RunNotFoundError, SchemaVersionError
 from diffviews.tracking.connection import Connection, check_run_id
+from diffviews.tracking.transfers import Transfers, transfers_for
 
 MANIFEST = "manifest.json"
 MANIFEST_VERSION = 1
@@ -141,14 +142,15 @@ def files_below(folder: Path) -> list[str]:
 class ArtifactFolder:
     """The artifacts of one run, read only: in place from a folder, else fetched file by file.
 
-    What a server sends is compared with the manifest and kept in the cache folder, under a name
-    that appears only when the file is whole. Usable from several threads.
+    What a store sends is compared with the manifest and kept among the `Downloads`, from which it may
+    vanish later: whoever asks again gets it again. Usable from several threads.
 
     Args:
         run_id: the run.
         artifact_uri: where its artifacts lie, as MLflow says.
         connection: store of the run; needed unless the artifacts lie in a folder.
-        cache: folder for downloads instead of `cache_folder()`.
+        cache: folder in which downloads are kept instead of `cache_folder()`.
+        finished: the run is FINISHED, so that its manifest, once fetched, is the last one.
     """
 
     def __init__(
@@ -158,25 +160,24 @@ class ArtifactFolder:
         connection: Connection | None = None,
         *,
         cache: Path | None = None,
+        finished: bool = False,
     ) -> None:
         self.run_id = check_run_id(run_id)
         self.root = local_folder(artifact_uri)
         self._artifact_uri = artifact_uri
         self._connection = connection
-        self._cache = (cache or cache_folder()) / "runs" / run_id
+        self._finished = finished
+        self._downloads = Downloads(cache and cache / "runs")
+        self._transfers: Transfers | None = None
         self._lock = threading.Lock()
         self._manifest: Manifest | None = None
-        self._manifest_read = False
         self._verified: set[str] = set()
 
     def manifest(self) -> Manifest | None:
         """Return the run's manifest, None while it has none, which means it is not finished."""
         with self._lock:
-            if not self._manifest_read:
-                text = self._read_manifest()
-                if text is not None:
-                    self._manifest = Manifest.from_json(text, f"{MANIFEST} of run {self.run_id}")
-                self._manifest_read = text is not None
+            if self._manifest is None:
+                self._manifest = self._read_manifest()
             return self._manifest
 
     def names(self) -> tuple[str, ...]:
@@ -206,7 +207,16 @@ class ArtifactFolder:
         Fit for `ActivationReader`, which asks for the chunks of `activations.zarr` one by one.
         """
         found = self._find(check_artifact_name(name))
-        return None if found is None else found.read_bytes()
+        try:
+            return None if found is None else found.read_bytes()
+        except FileNotFoundError:  # evicted by another process just now
+            again = self._find(name)
+            return None if again is None else again.read_bytes()
+
+    def gather(self, names: Iterable[str]) -> None:
+        """Fetch those of these artifacts that are not on this machine yet, several at once; raises as `path`."""
+        if self.root is None:
+            in_parallel(self.path, list(names), self._way().parallel, describe="artifacts")
 
     def fetcher(self, prefix: str) -> Callable[[str], bytes | None]:
         """Return `fetch` for the names below `prefix`, for example 'activations.zarr'."""
@@ -224,10 +234,8 @@ class ArtifactFolder:
             raise CorruptDataError(f"run {self.run_id} has no {MANIFEST}; it did not finish")
         if self.root is not None:
             manifest.verify(self.root)
-            return
-        for name in manifest.files:
-            if self._find(name) is None:
-                raise CorruptDataError(f"run {self.run_id} lacks {name!r}, though its manifest lists it")
+        else:
+            self.gather(manifest.files)
 
     def _find(self, name: str) -> Path | None:
         if self.root is not None:
@@ -239,41 +247,59 @@ class ArtifactFolder:
             return found
         manifest = self.manifest()
         if manifest is None or name == MANIFEST:
-            return self._download(name, None)
+            return self._download(name) if self._way().exists(name) else None
         entry = manifest.files.get(name)
         if entry is None:
             return None
-        cached = self._cache / name
-        if name in self._verified and cached.is_file():
-            return cached
-        found_or_none = cached if cached.is_file() and entry.matches(cached) else self._download(name, entry)
-        if found_or_none is not None:
-            self._verified.add(name)
-        return found_or_none
+        cached = self._downloads.use(self.run_id, name)
+        if cached is None or not (name in self._verified or entry.matches(cached)):
+            cached = self._fetched(name, entry)
+        self._verified.add(name)
+        return cached
 
-    def _read_manifest(self) -> bytes | None:
-        path = self.root / MANIFEST if self.root is not None else self._download(MANIFEST, None)
-        return path.read_bytes() if path is not None and path.is_file() else None
+    def _fetched(self, name: str, entry: ManifestEntry) -> Path:
+        """Fetch an artifact and compare it with the manifest."""
+        self._downloads.make_room(entry.size)
+        got = self._download(name)
+        if not entry.matches(got):
+            size = got.stat().st_size
+            got.unlink(missing_ok=True)
+            raise CorruptDataError(
+                f"artifact {name!r} of run {self.run_id} arrived with {size} bytes and another digest than its "
+                f"manifest says ({entry.size} bytes); it is damaged on the server"
+            )
+        return got
 
-    def _download(self, name: str, expected: ManifestEntry | None) -> Path | None:
+    def _read_manifest(self) -> Manifest | None:
+        source = f"{MANIFEST} of run {self.run_id}"
+        if self.root is not None:
+            path = self.root / MANIFEST
+            return Manifest.from_json(path.read_bytes(), source) if path.is_file() else None
+        kept = self._downloads.use(self.run_id, MANIFEST) if self._finished else None
+        if kept is None:
+            if not self._way().exists(MANIFEST):
+                return None
+            kept = self._download(MANIFEST)
+        try:
+            return Manifest.from_json(kept.read_bytes(), source)
+        except (CorruptDataError, SchemaVersionError):
+            kept.unlink(missing_ok=True)
+            raise
+        finally:
+            if not self._finished:
+                kept.unlink(missing_ok=True)
+
+    def _download(self, name: str) -> Path:
+        target = self._downloads.place(self.run_id, name)
+        self._way().fetch(name, target)
+        return target
+
+    def _way(self) -> Transfers:
         if self._connection is None:
             raise ConfigError(f"the artifacts of run {self.run_id} lie on a server; give its connection")
-        store, folder = self._connection.artifact_store(self._artifact_uri), name.rpartition("/")[0]
-        if expected is None:  # not in a manifest, so a failed download could not be told from a missing file
-            listed = self._connection.call(lambda _: store.list_artifacts(folder or None))
-            if not any(entry.path == name and not entry.is_dir for entry in listed):
-                return None
-        self._cache.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=self._cache, prefix=".incoming-") as incoming:
-            got = Path(self._connection.call(lambda _: store.download_artifacts(name, incoming), transfer=True))
-            if expected is not None and not expected.matches(got):
-                raise CorruptDataError(
-                    f"artifact {name!r} of run {self.run_id} arrived with {got.stat().st_size} bytes and "
-                    f"another digest than its manifest says ({expected.size} bytes); it is damaged on the server"
-                )
-            target = self._cache / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            return got.replace(target)
+        if self._transfers is None:
+            self._transfers = transfers_for(self._connection, self._artifact_uri)
+        return self._transfers
 
 
 def move_into(staged: Path, names: Iterable[str], folder: Path) -> None:

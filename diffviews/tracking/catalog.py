@@ -136,9 +136,10 @@ class Catalog:
             RunNotFoundError: if there is no such run.
         """
         if isinstance(run, RunRecord):
-            return ArtifactFolder(run.run_id, run.artifact_uri, self.connection)
+            return ArtifactFolder(run.run_id, run.artifact_uri, self.connection, finished=run.is_finished)
         found = self._run(run)
-        return ArtifactFolder(found.info.run_id, found.info.artifact_uri, self.connection)
+        finished = found.info.status == "FINISHED"
+        return ArtifactFolder(found.info.run_id, found.info.artifact_uri, self.connection, finished=finished)
 
     def metric_series(self, run_id: str, key: str) -> tuple[tuple[int, float], ...]:
         """Return a step metric as (step, value), by step."""

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlsplit
 
+from diffviews.data.remote.object_store import ObjectStore
+from diffviews.data.remote.s3_client import S3Address
 from diffviews.data.remote.store_errors import explained
 from diffviews.errors import ConfigError, DiskSpaceError, RunNotFoundError, TrackingError
 
@@ -31,6 +33,12 @@ _UNREACHABLE = (*_NOT_ARRIVED, "NameResolutionError", "Max retries exceeded")
 _TOO_SLOW = ("timed out", "timeout")
 _DISK_FULL = ("No space left on device", "database or disk is full")
 _OVERLOADED = ("too many 429", "too many 502", "too many 503", "database is locked")
+# A file may be sent or fetched twice, so here a request that broke on its way is repeated as well.
+_BROKEN_TRANSFER = (
+    *_TOO_SLOW, "Connection aborted", "Connection reset", "Connection broken", "IncompleteRead", "too many 500",
+    "too many 504", "500 Server Error", "502 Server Error", "503 Server Error", "504 Server Error",
+)  # fmt: skip
+_TRANSFER_ATTEMPTS = 5
 
 
 def redact(text: str) -> str:
@@ -133,6 +141,7 @@ class Connection:
         self._transfer_timeout = transfer_timeout
         self._patience = patience
         self._client: MlflowClient | None = None
+        self._buckets: dict[str, ObjectStore] = {}
         self._lock = threading.Lock()
 
     def __repr__(self) -> str:
@@ -142,7 +151,8 @@ class Connection:
         """Run `operation` on the client and return its answer.
 
         What never reached the store is tried again for `patience` seconds; what may have reached
-        it is not, so that nothing is done twice.
+        it is not, so that nothing is done twice. A `transfer` of a file, which may be done twice, is
+        tried again whatever broke it, five times at least.
 
         Raises:
             RunNotFoundError: if the store does not know the run.
@@ -154,18 +164,28 @@ class Connection:
         from sqlalchemy.exc import SQLAlchemyError
 
         deadline = time.monotonic() + self._patience
-        pause = 0.2
+        signs = _NOT_ARRIVED + _OVERLOADED + (_BROKEN_TRANSFER if transfer else ())
+        attempts_left, pause = _TRANSFER_ATTEMPTS if transfer else 1, 0.2
         with self.limits(transfer=transfer):
             while True:
                 try:
                     with explained():
                         return operation(self._ready_client())
                 except (MlflowException, RequestException, SQLAlchemyError, OSError) as error:
-                    if time.monotonic() + pause > deadline or not _says(error, _NOT_ARRIVED + _OVERLOADED):
+                    attempts_left -= 1
+                    too_late = attempts_left <= 0 and time.monotonic() + pause > deadline
+                    if too_late or not _says(error, signs):
                         raise self._explained(error) from error
                     logger.info("tracking store %s: trying again in %.1f s", redact(self.tracking_uri), pause)
                 time.sleep(pause)
                 pause *= 2
+
+    def bucket(self, name: str) -> ObjectStore:
+        """Return the bucket in which runs of this store keep their artifacts; its keys are full ones."""
+        with self._lock:
+            if name not in self._buckets:
+                self._buckets[name] = ObjectStore(S3Address("s3", name, ""))
+            return self._buckets[name]
 
     def artifact_store(self, artifact_uri: str) -> "ArtifactRepository":
         """Return MLflow's access to the artifacts at `artifact_uri`; use it within `call`.

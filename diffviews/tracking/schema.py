@@ -47,6 +47,7 @@ class Kind(StrEnum):
     EMBEDDING = "embedding"
     GENERATION = "generation"
     BENCHMARK = "benchmark"
+    EXPORT = "export"
 
 
 class MapKind(StrEnum):

@@ -1,16 +1,16 @@
 """Where the artifacts of a run are prepared, and how they become visible."""
 
-import contextlib
-import errno
 import shutil
+import tempfile
 import threading
-from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
-from diffviews.errors import DiskSpaceError, TrackingError
+from diffviews.data.disk import named_disk_errors
+from diffviews.data.remote.bulk import in_parallel
+from diffviews.errors import TrackingError
 from diffviews.tracking.artifacts import (
     MANIFEST,
-    ArtifactFolder,
     Manifest,
     ManifestEntry,
     check_artifact_name,
@@ -20,12 +20,13 @@ from diffviews.tracking.artifacts import (
 )
 from diffviews.tracking.claims import CLAIM_FILES, work_folder
 from diffviews.tracking.connection import Connection
+from diffviews.tracking.transfers import Transfers, transfers_for
 
 
 class Staging:
     """The folder in which a run's artifacts are written, and the record of what was published.
 
-    Beside an artifact folder a file is published by renaming it; to a server it is sent. Usable
+    Beside an artifact folder a file is published by renaming it; to a bucket or a server it is sent. Usable
     from several threads as long as each writes files of its own.
 
     Attributes:
@@ -99,8 +100,7 @@ class Staging:
             if target is not None:
                 self._connection.call(lambda _: move_into(self.folder, names, target))
             else:
-                staged = str(self.folder)
-                self._connection.call(lambda client: client.log_artifacts(self._run_id, staged), transfer=True)
+                self._transfers().send(self.folder, names)
             self._published |= entries
             shutil.rmtree(self.folder)
 
@@ -114,43 +114,29 @@ class Staging:
             return digest
 
     def read_back(self) -> None:
-        """Take up, file by file, what an earlier attempt at the run has published."""
-        published = ArtifactFolder(self._run_id, self._artifact_uri, self._connection)
-        for name in self._visible():
-            if name != MANIFEST:
-                self._published[name] = ManifestEntry.of_file(published.path(name))
-
-    def _visible(self) -> list[str]:
+        """Take up, file by file, what an earlier attempt at the run has published and will not send again."""
+        left_out = {MANIFEST, *files_below(self.folder)}
         if self._target is not None:
-            return files_below(self._target)
-        store = self._connection.artifact_store(self._artifact_uri)
+            names = [name for name in files_below(self._target) if name not in left_out]
+            self._published |= {name: ManifestEntry.of_file(self._target / name) for name in names}
+            return
+        way = self._transfers()
+        names = [name for name in way.names() if name not in left_out]
+        with tempfile.TemporaryDirectory(dir=self.work, prefix=".back-") as folder:
+            in_parallel(partial(self._measure, way, Path(folder)), names, way.parallel, describe="artifacts")
 
-        def walk(folder: str | None) -> Iterator[str]:
-            for entry in self._connection.call(lambda _: store.list_artifacts(folder)):
-                if entry.is_dir:
-                    yield from walk(entry.path)
-                else:
-                    yield entry.path
+    def _measure(self, way: Transfers, folder: Path, name: str) -> None:
+        """Fetch what was published under a name, as nothing else tells its digest."""
+        copy = folder / check_artifact_name(name)
+        way.fetch(name, copy)
+        self._published[name] = ManifestEntry.of_file(copy)
+        copy.unlink()
 
-        return sorted(walk(None))
+    def _transfers(self) -> Transfers:
+        return transfers_for(self._connection, self._artifact_uri)
 
     def close(self, *, finished: bool) -> None:
         """Take nothing more; delete the work folder unless the run may need what is in it again."""
         self._closed = True
         if finished or {path.name for path in self.work.rglob("*") if path.is_file()} <= CLAIM_FILES:
             shutil.rmtree(self.work, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def named_disk_errors(path: Path) -> Iterator[None]:
-    """Turn 'disk full' within the block into a sentence that names `path`.
-
-    Raises:
-        DiskSpaceError: in place of the operating system's error.
-    """
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise DiskSpaceError(f"the disk is full: {path} cannot be written; free some space, then resume") from error
-        raise

@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from diffviews.data.layer_cache import ENTRY, EntryList, LayerCache, cache_limit
+from diffviews.data.cache import cache_limit
+from diffviews.data.layer_cache import ENTRY, EntryList, LayerCache
 from diffviews.data.remote import object_store
 from diffviews.data.remote.object_store import ObjectStore
 from diffviews.data.remote.store_errors import ObjectNotFoundError
