@@ -7,7 +7,7 @@ import panel_material_ui as pmui
 
 from diffviews.errors import DiffViewsError
 from panel_app.dashboard import Dashboard
-from panel_app.jobs import shared_queue
+from panel_app.jobs import JobQueue, shared_queue
 from panel_app.settings import Settings
 from panel_app.shared import shared
 from panel_app.theme import THEME_CONFIG
@@ -22,7 +22,7 @@ def page() -> pmui.Page:
     except DiffViewsError as error:
         alert = pmui.Alert(object=str(error), title="The dashboard cannot open", severity="error", margin=24)
         return pmui.Page(title="DiffViews", main=[alert], theme_config=THEME_CONFIG)
-    dashboard = Dashboard(store, studio, shared_queue(), ui_url=settings.mlflow_ui)
+    dashboard = Dashboard(store, studio, JobQueue(shared_queue()), ui_url=settings.mlflow_ui)
     location = pn.state.location
     query = dict(location.query_params) if location else {}
     dashboard.open(query, experiment=settings.experiment, model=settings.model)

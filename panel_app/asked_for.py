@@ -5,6 +5,7 @@ from typing import Any
 import panel as pn
 import panel_material_ui as pmui
 
+from diffviews.pipelines.recipe import GenerationRecipe
 from panel_app.cards import quiet
 from panel_app.data import OpenMap
 from panel_app.fields import field
@@ -84,6 +85,12 @@ class AskedFor(pn.viewable.Viewer):
         if asks == "prompt":
             return {"prompt": (self.prompt.value or "").strip(), "negative_prompt": (self.negative.value or "").strip()}
         return {"class_label": self.wanted.value} if asks == "class" else {}
+
+    def load(self, recipe: GenerationRecipe) -> None:
+        """Show what a recipe asks for."""
+        if recipe.class_label in self.wanted.options.values():
+            self.wanted.value = recipe.class_label
+        self.prompt.value, self.negative.value = recipe.prompt or "", recipe.negative_prompt
 
     def _fill(self, prompt: str) -> None:
         self._filled = prompt

@@ -96,10 +96,15 @@ def link(url: str | None, text: str) -> str:
     return f'<a href="{escape(url, quote=True)}" target="_blank" rel="noopener">{escape(text)} ↗</a>'
 
 
+def hint_small(text: str) -> str:
+    """Return a small quiet sentence."""
+    return f'<p class="muted small">{escape(text)}</p>'
+
+
 def quiet(text: str) -> pn.pane.HTML:
     """Return a small quiet sentence as a pane."""
     return pn.pane.HTML(
-        f'<p class="muted small">{escape(text)}</p>',
+        hint_small(text),
         stylesheets=[PANE_CSS],
         sizing_mode="stretch_width",
         margin=(2, 0, 4, 0),

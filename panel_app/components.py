@@ -1,6 +1,7 @@
 """Small panes drawn in the browser; each shows a list of plain values and answers with a message."""
 
-from collections.abc import Callable
+import base64
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,40 +36,98 @@ class ColourKey(BrowserPane):
     _esm = _ESM / "colour_key.js"
 
 
-class SampleList(BrowserPane):
-    """Samples with picture, name, distance and a button that removes them."""
+class MapKeys(BrowserPane):
+    """Keys pressed and the modifiers held on the map beside it; gives the map its accessible name."""
 
-    entries = param.List(doc="[{id, src, title, note, help, detail, tone}]")
+    label = param.String(doc="accessible name of the map")
+
+    _esm = _ESM / "map_keys.js"
+
+
+class SampleList(BrowserPane):
+    """Samples with picture, name and distance; arrow keys move, Enter opens, Delete removes.
+
+    The first few entries bring their pictures along; the browser asks for another one when it comes into view.
+    """
+
+    entries = param.List(doc="[{id, src, title, note, help, detail, distance, tone, active}]; src may be empty")
     empty = param.String(doc="sentence shown when there is nothing")
+    more = param.String(doc="sentence shown below the list")
+    label = param.String("Neighbours", doc="what a screen reader calls the list")
+    detail_help = param.String("Distance to the selected sample")
+    remove_help = param.String("Remove this neighbour")
+    removable = param.Boolean(True, doc="whether each has a button that removes it: {remove: id}")
+    opens = param.Boolean(False, doc="whether a click or Enter answers {open: id}")
+    order = param.String("Distance", doc="what the entries are in the order of; they can be sorted otherwise")
+    sortable = param.Boolean(True, doc="whether they can be sorted by class and by name as well")
 
     _esm = _ESM / "sample_list.js"
 
+    def __init__(
+        self,
+        on_message: Callable[[dict[str, Any]], None] | None = None,
+        pictures: Callable[[Sequence[str]], Sequence[str]] | None = None,
+        **params: Any,
+    ) -> None:
+        """List samples.
+
+        Args:
+            on_message: called with what a visitor does.
+            pictures: returns the data addresses of samples by id, for those that come into view.
+        """
+        self._pictures = pictures
+        super().__init__(on_message, **params)
+
+    def _handle_msg(self, data: Any) -> None:
+        needed = data.get("need") if isinstance(data, dict) else None
+        if not isinstance(needed, list):
+            super()._handle_msg(data)
+        elif self._pictures is not None:
+            listed = {entry["id"] for entry in self.entries}
+            known = [s for s in dict.fromkeys(needed) if isinstance(s, str) and s in listed]
+            self._send_msg({"pictures": dict(zip(known, self._pictures(known), strict=True))})
+
 
 class Ranking(BrowserPane):
-    """A sortable table of layers with bars; a click opens the layer."""
+    """A sortable table, with bars where a column asks for them; a click or Enter opens a row."""
 
-    columns = param.List(doc="[{key, label, help, bar}]")
-    rows = param.List(doc="[{id, active, …values}]")
+    columns = param.List(doc="[{key, label, help, bar, number, wide}]")
+    rows = param.List(doc="[{id, active, title, colour, …values}]; the text of `value` is `value_text` if given")
     empty = param.String(doc="sentence shown when there is nothing")
+    sort = param.Dict(default={"key": "knows", "down": True}, doc="column sorted by at first, and which way")
+    opens = param.Boolean(True, doc="whether a row can be opened: {open: id}")
+    beside = param.Boolean(False, doc="whether a row can be opened on the right, too: {open: id, beside: true}")
 
     _esm = _ESM / "ranking.js"
 
 
 class Gallery(BrowserPane):
-    """This visit's generations as thumbnails."""
+    """This visit's generations as thumbnails: {show: id} shows one, {path: id, on} draws its path."""
 
-    entries = param.List(doc="[{id, src, title, detail, url, active}]")
+    entries = param.List(doc="[{id, src, title, detail, help, url, active, drawn, drawable}]")
 
     _esm = _ESM / "gallery.js"
 
 
+class PastList(BrowserPane):
+    """Logged generations: {show: id}, {load: id} or {replay: id}."""
+
+    entries = param.List(doc="[{id, src, title, detail, when, url, told}]; src may be empty")
+    empty = param.String(doc="sentence shown when there is nothing")
+    busy = param.Boolean(False, doc="whether one is being replayed, so that no other can be")
+
+    _esm = _ESM / "past.js"
+
+
 class ResultView(BrowserPane):
-    """One generation: image, baseline, difference, and its steps frame by frame."""
+    """One generation: its samples side by side over baseline and difference, and one's steps frame by frame."""
 
     samples = param.List(doc="[{image, baseline, difference, title}]")
     active = param.Integer(0, doc="index of the sample on show")
     steps = param.List(doc="[{frame, noised, sigma, note}] of that sample")
     step = param.Integer(0, doc="index of the frame on show")
+    recipe = param.String(doc="JSON to copy")
+    command = param.String(doc="command line to copy")
 
     _esm = _ESM / "result.js"
 
@@ -80,3 +139,19 @@ class AddressBar(BrowserPane):
     keys = param.List(doc="query parameters that are the view's; all others are left alone")
 
     _esm = _ESM / "address_bar.js"
+
+
+class Downloader(BrowserPane):
+    """Hands files to the browser, which saves them; nothing of them is kept."""
+
+    _esm = _ESM / "downloader.js"
+
+    def send(self, name: str, kind: str, content: bytes) -> None:
+        """Save a file on the visitor's machine.
+
+        Args:
+            name: of the file.
+            kind: its media type.
+            content: what is in it.
+        """
+        self._send_msg({"name": name, "kind": kind, "content": base64.b64encode(content).decode()})

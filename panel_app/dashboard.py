@@ -6,22 +6,29 @@ from urllib.parse import urlencode
 import panel as pn
 import panel_material_ui as pmui
 
+from panel_app.analysis import AnalysisPanel
 from panel_app.cards import link
 from panel_app.components import AddressBar
 from panel_app.data import DataStore
 from panel_app.embedding_map import EmbeddingMap
+from panel_app.export import ExportMenu
 from panel_app.generation import GenerationPanel, Results
 from panel_app.inspector import LayersPanel, RunPanel, SamplePanel
 from panel_app.jobs import JobQueue
 from panel_app.navigation import Navigation, section
+from panel_app.order import OrderPanel
+from panel_app.pending import PendingPanel
 from panel_app.remap import RemapPanel
 from panel_app.session import Notice, Session
 from panel_app.state import ADDRESSED, Address
+from panel_app.store_banner import StoreBanner
 from panel_app.studio import Studio
 from panel_app.theme import CSS_VARIABLES, PAGE_SX, PANE_CSS, THEME_CONFIG
 from panel_app.views import Views, further_views
 
 SIDEBAR_WIDTH, PANEL_WIDTH = 276, 372
+_ANALYSIS = 2
+"""Place of the analysis among the tabs."""
 
 WELCOME = """
 <div style="max-width:560px;margin:12vh auto;text-align:center;line-height:1.6">
@@ -30,24 +37,35 @@ WELCOME = """
 <code>diffviews extract --model edm-digits</code>, then press “Look for new runs”.</p></div>
 """
 
+UNOPENED = """
+<div style="max-width:560px;margin:12vh auto;text-align:center;line-height:1.6">
+<div style="font-size:20px;font-weight:600;margin-bottom:8px">The map could not be opened</div>
+<p class="muted">The reason stands above. Choose another extraction at the left, or press “Look for new runs”.</p></div>
+"""
+
 
 class Dashboard:
     """One visitor's page."""
 
     def __init__(self, store: DataStore, studio: Studio, queue: JobQueue, *, ui_url: str | None = None) -> None:
-        self.session = Session(store)
+        self.session, self._queue = Session(store), queue
         self.drawing = EmbeddingMap(self.session)
         self.results = Results(self.session, self.drawing)
         self.navigation = Navigation(self.session)
         self.remap = RemapPanel(self.session, studio, queue)
         self.navigation.add(section("Re-compute the map"), self.remap)
+        self.order, self.pending = OrderPanel(self.session, studio, queue), PendingPanel(self.session)
+        self.navigation.add(section("Extract further layers"), self.order, self.pending)
+        self.banner = StoreBanner(self.session)
         self.samples = SamplePanel(self.session)
         self.generation = GenerationPanel(self.session, studio, queue, self.results)
+        self.analysis = AnalysisPanel(self.session)
+        self.exports = ExportMenu(self.session, self.drawing, self.results)
         self.layers = LayersPanel(self.session)
         self.run = RunPanel(self.session)
         self._ui_url = ui_url
         on_map = pn.Column(self.drawing, self.results, sizing_mode="stretch_width", margin=0)
-        self.views = Views(self.session.state, on_map, further_views(self.session, studio, queue))
+        self.views = Views(self.session.state, on_map, further_views(self.session, studio, queue, self.results))
         self._build()
         self.session.param.watch(self._tell, "notice")
         self.session.param.watch(lambda *_: self._show_welcome(), "opened")
@@ -67,12 +85,14 @@ class Dashboard:
         self.tabs = pmui.Tabs(
             ("Sample", self.samples),
             ("Generate", self.generation),
+            ("Analysis", self.analysis),
             ("Layers", self.layers),
             ("Run", self.run),
             sizing_mode="stretch_width",
             margin=0,
             dynamic=False,
         )
+        self.tabs.param.watch(lambda event: setattr(self.analysis, "active", event.new == _ANALYSIS), "active")
         self.welcome = pn.pane.HTML(WELCOME, stylesheets=[PANE_CSS], sizing_mode="stretch_width", visible=False)
         side = pmui.Paper(
             self.tabs,
@@ -88,14 +108,15 @@ class Dashboard:
             },
         )
         self._body = pn.Row(self.views, side, sizing_mode="stretch_width", margin=0)
-        main = pn.Column(
-            self.address, self.alert, self.welcome, self._body, sizing_mode="stretch_width", margin=(16, 16)
-        )
+        side.visible = not self.views.wide
+        self.session.state.param.watch(lambda *_: setattr(side, "visible", not self.views.wide), "view")
+        told = (self.address, self.exports, self.banner, self.alert, self.welcome)
+        main = pn.Column(*told, self._body, sizing_mode="stretch_width", margin=(16, 16))
         self.page = pmui.Page(
             title="DiffViews",
             sidebar=[self.navigation],
             main=[main],
-            header=[self._header()],
+            header=[self._header(), self.exports.button],
             sidebar_width=SIDEBAR_WIDTH,
             theme_config=THEME_CONFIG,
             sx=PAGE_SX,
@@ -112,6 +133,7 @@ class Dashboard:
             f"<span>{link(self._ui_url, 'MLflow')}</span></div>",
             stylesheets=[PANE_CSS],
             sizing_mode="stretch_width",
+            align="center",
             margin=(0, 16, 0, 14),
         )
 
@@ -119,9 +141,14 @@ class Dashboard:
         """Open what the address names, else the newest extraction of an experiment and a model, else of any."""
         self.page.dark_theme = self.drawing.dark = query.get("theme") == "dark"
         self.session.start(Address.from_query(query), experiment, model)
+        self.banner.look()
 
     def close(self) -> None:
         """Let go of the page when its visitor has left: Panel's process-wide state would follow it for ever."""
+        for part in (self._queue, self.generation.past, self.pending, self.banner):
+            part.leave()
+        self.analysis.leave()
+        self.exports.leave()
         for watchers in pn.state.param.watchers.get("busy", {}).values():
             for watcher in list(watchers):
                 if getattr(getattr(watcher.fn, "__self__", None), "self", None) is self.page:
@@ -141,4 +168,5 @@ class Dashboard:
 
     def _show_welcome(self) -> None:
         empty = self.session.opened is None
+        self.welcome.object = UNOPENED if self.session.extractions else WELCOME
         self.welcome.visible, self._body.visible = empty, not empty

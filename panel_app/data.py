@@ -1,25 +1,31 @@
 """What the dashboard shows, derived once and shared by all visitors: nothing here is ever changed in place."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import pandas as pd
-from scipy.spatial import cKDTree
 from scipy.spatial.distance import cdist
 
 from diffviews.data.samples import SampleSet
 from diffviews.errors import RunNotFoundError, SelectionError
 from diffviews.noise import format_sigma
+from panel_app.compare_data import Comparisons
 from panel_app.filter import SHOW_ALL, Filter, RowFilter
 from panel_app.model_facts import NOTHING_NOTED, ModelFacts
 from panel_app.pictures import PREVIEW, png_address
-from panel_app.points import CLASS, LEVEL, SIGMA, UNLABELLED, join_points, short_sigma
-from panel_app.raster import Colouring
+from panel_app.point_grid import PointGrid, Range
+from panel_app.points import CLASS, LEVEL, NO_CLUSTER, SIGMA, UNLABELLED, join_points, short_sigma
+from panel_app.raster import Colouring, Points, Window, column_values, disc_radius, draw_points
 from panel_app.recent import Recent
-from panel_app.state import Space
+from panel_app.state import Address, Space
 from panel_app.theme import SEQUENTIAL, category_colours, ordered_colours
+
+T = TypeVar("T")
+
+_COLOURINGS, _POINTS, _PICTURES = 16, 3, 6
+"""Colourings, sets of points and pictures that a map keeps: those that its visitors look at, mostly."""
 
 
 class Library(Protocol):
@@ -37,6 +43,9 @@ class Library(Protocol):
     def maps(self, layer_run: str) -> Sequence[Any]:
         """Finished re-computed maps of a layer run, newest first."""
 
+    def aligned_maps(self, layer_runs: Sequence[str]) -> Sequence[Any]:
+        """Finished aligned maps made of any of these layer runs, which are one layer's, newest first."""
+
     def samples(self, extraction: str) -> SampleSet:
         """The sample set of an extraction."""
 
@@ -46,11 +55,30 @@ class Library(Protocol):
     def columns(self, extraction: str) -> pd.DataFrame | None:
         """Further columns of an extraction's samples, by sample_id, or None."""
 
-    def points(self, map_run: str) -> pd.DataFrame:
-        """The table of a layer run's or re-computed map's points."""
+    def points(self, map_run: str, slice_sigma: float | None = None) -> pd.DataFrame:
+        """The table of a layer run's or re-computed map's points, or of one slice of an aligned map."""
 
-    def projector(self, map_run: str) -> Any:
-        """The projector of a layer run's or re-computed map."""
+    def projector(self, map_run: str, slice_sigma: float | None = None) -> Any:
+        """The projector of a layer run's or re-computed map, or of one slice of an aligned map."""
+
+    def similarity(self, extraction: str, sigma: float) -> pd.DataFrame | None:
+        """Linear CKA of all layers of an extraction at a noise level, by layer, or None where it was not logged."""
+
+    def address_of(self, run_id: str) -> Address | None:
+        """Where a layer run, a map or a generation is looked at, or None."""
+
+    def pending(self, experiment: str) -> Sequence[Any]:
+        """Extractions of an experiment that are being made, newest first."""
+
+    def trouble(self) -> str | None:
+        """Why the artifact store cannot be used, or None."""
+
+    @property
+    def generations(self) -> Any:
+        """The logged generations; `panel_app.logged_generations` reads them."""
+
+    def log_export(self, source_run: str, files: Mapping[str, bytes], *, title: str, link: str) -> str:
+        """Log files made of a map as a run of their own, and return its id."""
 
     def run_url(self, run_id: str) -> str | None:
         """Address of a run in the MLflow UI, or None when no UI is known."""
@@ -79,13 +107,27 @@ class OpenMap:
     samples: SampleSet
     projector: Any
     projector_row_of: Mapping[str, int]
-    tree: cKDTree
     facts: ModelFacts = NOTHING_NOTED
     """What the extraction noted of its model."""
     rows: RowFilter = field(init=False, repr=False)
+    grid: PointGrid = field(init=False, repr=False)
+    """All points, by place."""
+    bounds: tuple[Range, Range] = field(init=False, repr=False)
+    """Ranges of x and y with a margin around the points."""
+    numeric_columns: tuple[str, ...] = field(init=False, repr=False)
+    """Columns that can colour the map by a number."""
+    _colourings: Recent[Colouring] = field(init=False, repr=False)
+    _points: Recent[Points] = field(init=False, repr=False)
+    _pictures: Recent[np.ndarray] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "rows", RowFilter(self.table))
+        object.__setattr__(self, "grid", PointGrid.of(self.table["x"].to_numpy(), self.table["y"].to_numpy()))
+        object.__setattr__(self, "bounds", (_padded(self.table["x"]), _padded(self.table["y"])))
+        object.__setattr__(self, "numeric_columns", _numeric(self.table))
+        object.__setattr__(self, "_colourings", Recent(_COLOURINGS))
+        object.__setattr__(self, "_points", Recent(_POINTS))
+        object.__setattr__(self, "_pictures", Recent(_PICTURES))
 
     @property
     def categorical_columns(self) -> tuple[str, ...]:
@@ -93,13 +135,6 @@ class OpenMap:
         others = [c for c in self.table.select_dtypes("category").columns if c != CLASS]
         has_classes = self.categories_of(CLASS) != (UNLABELLED,)
         return tuple([CLASS, *others] if has_classes or not others else others)
-
-    @property
-    def numeric_columns(self) -> tuple[str, ...]:
-        """Columns that can colour the map by a number."""
-        hidden = {"x", "y", "z", "class_label", "seed", LEVEL}
-        numeric = self.table.select_dtypes("number").columns
-        return tuple(c for c in numeric if c not in hidden and np.isfinite(self.table[c].to_numpy(np.float64)).any())
 
     @property
     def default_colour(self) -> str:
@@ -116,10 +151,9 @@ class OpenMap:
         """Whether it holds each sample once for each of several noise levels."""
         return SIGMA in self.table
 
-    @property
-    def bounds(self) -> tuple[tuple[float, float], tuple[float, float]]:
-        """Ranges of x and y with a margin around the points."""
-        return _padded(self.table["x"]), _padded(self.table["y"])
+    def with_columns(self, **columns: Any) -> "OpenMap":
+        """Return this map with further columns, each (N,) by row of the table; a column of that name is replaced."""
+        return replace(self, table=self.table.assign(**columns))
 
     def categories_of(self, column: str) -> tuple[str, ...]:
         """Return the values of a column with categories, in order."""
@@ -145,18 +179,43 @@ class OpenMap:
         """Return the rows that a filter shows. The table itself stays whole."""
         return self.table[self.rows.mask(wanted)] if wanted else self.table
 
+    def count_shown(self, wanted: Filter) -> int:
+        """Return how many rows a filter shows."""
+        return int(np.count_nonzero(self.rows.mask(wanted))) if wanted else len(self.table)
+
+    def points(self, colour_by: str, wanted: Filter = SHOW_ALL) -> Points:
+        """Return the shown points, by place, with what colours them."""
+        return self._points.get((colour_by, wanted), lambda: self._gather(colour_by, wanted))
+
+    def _gather(self, colour_by: str, wanted: Filter) -> Points:
+        grid = self.grid.only(self.rows.mask(wanted)[self.grid.rows]) if wanted else self.grid
+        return Points(grid, column_values(self.table, self.colouring(colour_by))[grid.rows])
+
+    def picture(self, window: Window, colour_by: str, wanted: Filter = SHOW_ALL, *, radius: float = 3.0) -> np.ndarray:
+        """Return the shown points as a picture, (height, width, 4) uint8; it must not be written to."""
+        return self._pictures.get(
+            (window, colour_by, wanted, radius),
+            lambda: draw_points(self.points(colour_by, wanted), window, self.colouring(colour_by), radius=radius),
+        )
+
+    def dot_radius(self, window: Window, pixels: int) -> float:
+        """Return the radius of a dot in a window of so many pixels; no filter changes it."""
+        return disc_radius(self.grid.count(window.x_range, window.y_range), pixels)
+
+    def rows_of(self, sample_ids: Sequence[str]) -> np.ndarray:
+        """Return every row of samples, (n,) int64; on a joint map a sample has one for each noise level."""
+        if self.is_joint:
+            return np.flatnonzero(self.table["sample_id"].isin(list(sample_ids)).to_numpy(dtype=bool))
+        return np.array([self.row_of[s] for s in sample_ids if s in self.row_of], np.int64)
+
+    def samples_at(self, rows: np.ndarray) -> tuple[str, ...]:
+        """Return the samples of points, each once, in the order of the rows."""
+        return tuple(dict.fromkeys(self.table["sample_id"].iloc[rows].tolist()))
+
     def row_near(self, x: float, y: float, *, within: tuple[float, float], wanted: Filter = SHOW_ALL) -> int | None:
         """Return the row of the shown point nearest to (x, y), or None when none lies within (dx, dy) of it."""
-        rows = self.tree.query_ball_point((x, y), float(np.hypot(*within))) if len(self.table) else []
-        if not rows:
-            return None
-        table = self.table.iloc[rows]
-        offsets = np.stack([(table["x"] - x) / within[0], (table["y"] - y) / within[1]])
-        distances = np.hypot(*offsets)
-        if wanted:
-            distances = np.where(self.rows.mask(wanted)[rows], distances, np.inf)
-        best = int(np.argmin(distances))
-        return int(rows[best]) if distances[best] <= 1 else None
+        grid = self.points(self.default_colour, wanted).grid if wanted else self.grid
+        return grid.nearest(x, y, within)
 
     def near(self, x: float, y: float, *, within: tuple[float, float], wanted: Filter = SHOW_ALL) -> str | None:
         """Return the sample of `row_near`."""
@@ -183,12 +242,15 @@ class OpenMap:
 
     def colouring(self, colour_by: str) -> Colouring:
         """Return how points are coloured; colours do not depend on any filter."""
+        return self._colourings.get(colour_by, lambda: self._choose_colours(colour_by))
+
+    def _choose_colours(self, colour_by: str) -> Colouring:
         if colour_by in self.numeric_columns:
             low, high = self.range_of(colour_by)
             return Colouring(colour_by, SEQUENTIAL, low=low, high=high)
         column = colour_by if colour_by in self.categorical_columns else self.default_colour
         categories = self.categories_of(column)
-        colours = ordered_colours(categories) if column == SIGMA else category_colours(categories, UNLABELLED)
+        colours = ordered_colours(categories) if column == SIGMA else category_colours(categories, _nothing(categories))
         return Colouring(column, tuple(colours.values()), tuple(colours))
 
     def neighbours(self, sample_id: str, k: int, space: Space) -> tuple[Neighbour, ...]:
@@ -242,9 +304,12 @@ class DataStore:
     def __init__(self, library: Library, *, max_maps: int = 16) -> None:
         self.library = library
         self._maps = Recent[OpenMap](max_maps)
+        self._slices = Recent[tuple[OpenMap, ...]](max(max_maps // 4, 1))
         self._samples = Recent[SampleSet](4)
         self._facts = Recent[ModelFacts](64)
+        self._derived = Recent[Any](64)
         self._columns = Recent[pd.DataFrame | None](4)
+        self.comparisons = Comparisons(library)
 
     def experiments(self) -> Sequence[str]:
         """Names of the experiments that hold extractions."""
@@ -269,6 +334,20 @@ class DataStore:
         run = map_run or layer.run_id
         return self._maps.get(run, lambda: self._load(layer, run))
 
+    def slices(self, map_run: str, layers: Sequence[Any]) -> tuple[OpenMap, ...]:
+        """Return an aligned map's slices, one at the noise level of each of these layer runs of its layer."""
+        key = (map_run, *(layer.run_id for layer in layers))
+        return self._slices.get(key, lambda: tuple(self._load(layer, map_run, layer.sigma) for layer in layers))
+
+    def derived(self, opened: OpenMap, what: Hashable, make: Callable[[], T]) -> T:
+        """Return what was made of a map, such as its clusters; once for all visitors."""
+        value: T = self._derived.get((opened.map_run, opened.layer.run_id, what), make)
+        return value
+
+    def known_derived(self, opened: OpenMap, what: Hashable) -> Any:
+        """Return what was made of a map before, or None."""
+        return self._derived.known((opened.map_run, opened.layer.run_id, what))
+
     def samples(self, extraction: str) -> SampleSet:
         """Return the sample set of an extraction."""
         return self._samples.get(extraction, lambda: self.library.samples(extraction))
@@ -281,10 +360,10 @@ class DataStore:
         """Return the further columns of an extraction's samples, or None."""
         return self._columns.get(extraction, lambda: self.library.columns(extraction))
 
-    def _load(self, layer: Any, run: str) -> OpenMap:
+    def _load(self, layer: Any, run: str, slice_sigma: float | None = None) -> OpenMap:
         samples = self.samples(layer.parent_id)
-        table = join_points(self.library.points(run), samples, self.columns(layer.parent_id))
-        projector = self.library.projector(run)
+        table = join_points(self.library.points(run, slice_sigma), samples, self.columns(layer.parent_id))
+        projector = self.library.projector(run, slice_sigma)
         return OpenMap(
             layer=layer,
             map_run=run,
@@ -293,9 +372,13 @@ class DataStore:
             samples=samples,
             projector=projector,
             projector_row_of=_rows_of(projector.sample_ids, _projected_at(projector, layer.sigma)),
-            tree=cKDTree(table[["x", "y"]].to_numpy(np.float64)),
             facts=self.facts(layer.parent_id),
         )
+
+
+def _nothing(categories: Sequence[str]) -> str:
+    """Return the category that is grey."""
+    return NO_CLUSTER if NO_CLUSTER in categories else UNLABELLED
 
 
 def _rows_of(sample_ids: Iterable[str], chosen: np.ndarray | None) -> dict[str, int]:
@@ -311,6 +394,12 @@ def _is_level(table: pd.DataFrame, sigma: float) -> np.ndarray | None:
 def _projected_at(projector: Any, sigma: float) -> np.ndarray | None:
     levels = getattr(projector, "row_sigmas", None)
     return None if levels is None else np.asarray(levels) == sigma
+
+
+def _numeric(table: pd.DataFrame) -> tuple[str, ...]:
+    hidden = {"x", "y", "z", "class_label", "seed", LEVEL}
+    numeric = table.select_dtypes("number").columns
+    return tuple(c for c in numeric if c not in hidden and np.isfinite(table[c].to_numpy(np.float64)).any())
 
 
 def _padded(values: pd.Series, share: float = 0.06) -> tuple[float, float]:

@@ -1,4 +1,4 @@
-"""The map: a Datashader picture of all points with rings, a hover card and denoising paths drawn over it."""
+"""The map: a Datashader picture of all points; names, pictures, rings and denoising paths are drawn over it."""
 
 import weakref
 from collections.abc import Callable, Sequence
@@ -11,20 +11,34 @@ import panel_material_ui as pmui
 import param
 from bokeh.plotting import figure as Figure
 
-from panel_app import raster
-from panel_app.cards import hover_card
+from panel_app.components import MapKeys
 from panel_app.data import OpenMap
+from panel_app.decoration import Decoration
+from panel_app.emphasis import LastEmphasis, emphasised
+from panel_app.hover import HoverCard
 from panel_app.legend import MapLegend
-from panel_app.overlays import DARK, LIGHT, DrawnPath, Look, add_glyphs, empty_sources, path_columns, ring_columns
+from panel_app.map_figure import MapFigure
+from panel_app.map_hand import MapHand
+from panel_app.map_tools import BAR_HEIGHT, MapTools
+from panel_app.overlays import (
+    DARK,
+    LIGHT,
+    DrawnPath,
+    Look,
+    path_columns,
+    ring_columns,
+)
+from panel_app.raster import Window
 from panel_app.session import Session
-from panel_app.theme import PANE_CSS
 
 _FIRST_SIZE = (820, 540)
 _REACH = 11
 """Pixels around the pointer within which the nearest point counts as meant."""
 
-_CARD = (330, 150)
-"""Pixels that the hover card may take."""
+_SHIFT = 0.15
+"""Share of the view by which an arrow key moves it."""
+
+_NAME = "Map of the samples. Arrow keys move it, plus and minus zoom, 0 shows all, question mark lists all keys."
 
 Redraw = hv.streams.Stream.define("Redraw", version=0)
 
@@ -35,24 +49,32 @@ class EmbeddingMap(pn.viewable.Viewer):
     dark = param.Boolean(False, doc="whether the page is dark")
     paths = param.List(default=[], item_type=DrawnPath, doc="denoising paths on show")
     step = param.Integer(-1, doc="step marked on the paths; -1 marks none")
-    room_below = param.Integer(210, doc="pixels of the window left to what stands below the map")
+    labels = param.Boolean(True, label="Labels", doc="Names of classes, or words of prompts, where they are densest.")
+    pictures = param.Boolean(
+        True, label="Pictures when near", doc="Zoomed in far enough, the samples' pictures take the dots' place."
+    )
+    view = param.Parameter(None, doc="((x0, x1), (y0, y1)) that the visitor moved to, or None for all of the map")
+    room_below = param.Integer(316, doc="pixels of the window left to what stands below the map")
 
     def __init__(self, session: Session, **params: Any) -> None:
         super().__init__(**params)
         self.session = session
-        self._figure: Figure | None = None
+        self._plot = MapFigure()
         self._radius = 3.0
         self._hovered: int | None = None
-        self._sources = empty_sources()
-        self._build_plot()
+        self._emphasis = LastEmphasis()
+        self.decoration = Decoration(session.state, self._plot)
         self._build_chrome()
         session.param.watch(lambda *_: self._show_map(), "opened")
-        session.state.param.watch(lambda *_: self._redraw_picture(), ["filter", "colour_by"])
-        session.state.param.watch(lambda *_: self._draw_rings(), "selection")
+        session.state.param.watch(lambda *_: self._redraw_picture(), ["filter", "colour_by", "group", "highlight"])
+        session.state.param.watch(lambda *_: self._draw_rings(), ["selection", "filter"])
+        session.state.param.watch(lambda *_: self._tell_marked(), ["group", "filter"])
+        session.state.param.watch(lambda event: self._point_at(event.new), "hovered")
         self.param.watch(lambda *_: self._draw_paths(), ["paths", "step", "dark"])
-        self.param.watch(lambda *_: self._redraw_picture(), "paths")
+        self.param.watch(lambda *_: self._redraw_picture(), ["paths", "dark", "labels", "pictures"])
         self.param.watch(lambda *_: self._draw_rings(), "dark")
-        self.param.watch(lambda *_: self._canvas.param.update(styles=self._canvas_styles()), "room_below")
+        self.param.watch(lambda *_: self._fit(), "room_below")
+        self.tools.bar.param.watch(lambda *_: self._fit(), "visible")
         if session.opened is not None:
             self._show_map()
 
@@ -66,6 +88,7 @@ class EmbeddingMap(pn.viewable.Viewer):
             hv.extension("bokeh", logo=False)
         self._range = hv.streams.RangeXY()
         self._size = hv.streams.PlotSize(width=_FIRST_SIZE[0], height=_FIRST_SIZE[1])
+        self._range.add_subscriber(lambda x_range, y_range: self._note_view(x_range, y_range))
         self._redraw = Redraw()
         picture = hv.DynamicMap(self._picture, streams=[self._range, self._size, self._redraw])
         self._tap = hv.streams.Tap(source=picture)
@@ -74,6 +97,10 @@ class EmbeddingMap(pn.viewable.Viewer):
         self._tap.add_subscriber(self._on_tap)
         self._pointer.add_subscriber(self._on_pointer)
         self._leave.add_subscriber(lambda **_: self._hover(None))
+        self._lasso = hv.streams.Lasso(source=picture)
+        self._bounds = hv.streams.BoundsXY(source=picture)
+        self._lasso.add_subscriber(lambda geometry=None: self.hand.mark_outline(geometry))
+        self._bounds.add_subscriber(lambda bounds=None: self.hand.mark_box(bounds))
         self._pane = pn.pane.HoloViews(
             picture.opts(
                 hv.opts.RGB(
@@ -84,65 +111,87 @@ class EmbeddingMap(pn.viewable.Viewer):
                     show_frame=False,
                     border=0,
                     default_tools=["pan", "wheel_zoom"],
-                    active_tools=["pan", "wheel_zoom"],
+                    active_tools=[
+                        "wheel_zoom"
+                    ],  # dragging is the tools' to say; HoloViews would reset it at each redraw
                     hooks=[_hook_of(self._adopt_figure)],
                     framewise=False,
                     apply_ranges=False,
                 )
             ),
+            linked_axes=False,  # each map has coordinates of its own
             sizing_mode="stretch_both",
             margin=0,
         )
 
     def _build_chrome(self) -> None:
-        buttons = [
-            pmui.IconButton(icon=icon, label=text, description=text, size="small", on_click=action, margin=1)
-            for icon, text, action in (
-                ("add", "Zoom in", lambda _: self.zoom(0.65)),
-                ("remove", "Zoom out", lambda _: self.zoom(1 / 0.65)),
-                ("fit_screen", "Reset view", lambda _: self.reset()),
-            )
-        ]
-        self._card = pn.pane.HTML("", visible=False, margin=0, stylesheets=[PANE_CSS])
-        self._card.styles = {"position": "absolute", "left": "0", "top": "0"}
+        self.tools = MapTools(self.zoom, self.reset, lambda: self.hand.unmark())
+        self.tools.param.watch(lambda event: self._plot.take(event.new), "tool")
+        self.hand = MapHand(self.session, self.tools, self._moves())
+        self.keys = MapKeys(self.hand.on_message, label=_NAME, sizing_mode=None, width=0, height=0, margin=0)
+        self._build_plot()
+        self._card = HoverCard()
         self.legend = MapLegend(self.session)
         self._canvas = pn.Column(
             self._pane,
             self._card,
+            self.tools.keys,
+            self.keys,
             sizing_mode="stretch_width",
             margin=0,
             styles=self._canvas_styles(),
         )
         self._layout = pmui.Paper(
-            pn.Row(self.legend.caption, *buttons, sizing_mode="stretch_width", margin=(4, 6, 0, 0)),
+            pn.Row(self.legend.caption, self.tools, sizing_mode="stretch_width", margin=(4, 6, 0, 0)),
+            self.tools.bar,
             self._canvas,
-            self.legend,
+            pn.Row(self.legend, self._switches(), sizing_mode="stretch_width", margin=0),
             elevation=0,
             variant="outlined",
             sizing_mode="stretch_width",
             margin=0,
         )
 
+    def _switches(self) -> pn.viewable.Viewable:
+        sizes = {"size": "small", "margin": (2, 8, 2, 0)}
+        return pn.Column(
+            pmui.Switch.from_param(self.param.labels, description=self.param.labels.doc, **sizes),
+            pmui.Switch.from_param(self.param.pictures, description=self.param.pictures.doc, **sizes),
+            margin=(4, 4, 4, 0),
+            styles={"flex": "none"},
+        )
+
     def _canvas_styles(self) -> dict[str, str]:
-        height = f"max(400px, calc(100vh - {self.room_below}px))"
+        below = self.room_below + (BAR_HEIGHT if self.tools.bar.visible else 0)
+        height = f"max(400px, calc(100vh - {below}px))"
         return {"position": "relative", "height": height, "overflow": "hidden"}
 
+    def _fit(self) -> None:
+        self._canvas.styles = self._canvas_styles()
+
+    def _moves(self) -> dict[str, Callable[[], None]]:
+        """Return what the keys that move the view do."""
+        return {
+            "+": lambda: self.zoom(0.65),
+            "=": lambda: self.zoom(0.65),
+            "-": lambda: self.zoom(1 / 0.65),
+            "0": self.reset,
+            "ArrowLeft": lambda: self.pan(-_SHIFT, 0),
+            "ArrowRight": lambda: self.pan(_SHIFT, 0),
+            "ArrowUp": lambda: self.pan(0, _SHIFT),
+            "ArrowDown": lambda: self.pan(0, -_SHIFT),
+        }
+
+    @property
+    def _figure(self) -> Figure | None:
+        return self._plot.figure
+
     def _adopt_figure(self, plot: Any, element: Any) -> None:
-        """Prepare the Bokeh figure once: see-through, without axes, with the overlays' glyphs."""
-        figure = plot.state
-        if self._figure is figure:
-            return
-        self._figure = figure
-        self._sources = empty_sources()
-        figure.background_fill_alpha = figure.border_fill_alpha = 0
-        figure.outline_line_color = None
-        figure.min_border = 0
-        figure.stylesheets = [".bk-Canvas { --highlight-color: transparent; }"]  # no dotted frame after a click
-        figure.grid.visible = False
-        add_glyphs(figure, self._sources)
-        self._set_ranges()
-        self._draw_rings()
-        self._draw_paths()
+        """Put the rings and paths on a figure that HoloViews has made."""
+        if self._plot.adopt(plot.state, self.tools.tool):
+            self._set_ranges()
+            self._draw_rings()
+            self._draw_paths()
 
     # -- drawing ---------------------------------------------------------------------------
 
@@ -158,15 +207,27 @@ class EmbeddingMap(pn.viewable.Viewer):
             pixels = np.zeros((*size[::-1], 4), np.uint8)
         else:
             ratio = min(float(scale or 1), 2.0)
-            window = raster.Window((x0, x1), (y0, y1), round(size[0] * ratio), round(size[1] * ratio))
-            state = self.session.state
-            self._note_radius(raster.disc_radius(window.count(opened.table), size[0] * size[1]))
-            pixels = raster.draw(
-                opened.shown(state.filter), window, opened.colouring(state.colour_by), radius=self._radius * ratio
+            window = Window((x0, x1), (y0, y1), round(size[0] * ratio), round(size[1] * ratio))
+            self._note_radius(opened.dot_radius(window, size[0] * size[1]))
+            pixels = self._draw(opened, window, ratio)
+            self.decoration.show(
+                opened, ((x0, x1), (y0, y1)), size, self._look(), labels=self.labels, pictures=self.pictures
             )
-            if self.paths:  # step back, so that the path stands out
-                pixels[..., 3] = (pixels[..., 3] * 0.45).astype(np.uint8)
         return hv.RGB(pixels, bounds=(x0, y0, x1, y1), kdims=["x", "y"])
+
+    def _draw(self, opened: OpenMap, window: Window, ratio: float) -> np.ndarray:
+        """Return the picture of a window; what comes forward is drawn over the shared picture of all points."""
+        state, radius = self.session.state, self._radius * ratio
+        pixels = opened.picture(window, state.colour_by, state.filter, radius=radius)
+        emphasis = self._emphasis.of(opened, state)
+        if emphasis:
+            colouring = opened.colouring(state.colour_by)
+            look = self._look().ink
+            pixels = emphasised(pixels, emphasis, window, colouring, radius=radius, ink=look, scale=ratio)
+        if self.paths:  # step back, so that the path stands out
+            pixels = pixels.copy()
+            pixels[..., 3] = (pixels[..., 3] * 0.45).astype(np.uint8)
+        return pixels
 
     def _show_map(self) -> None:
         opened = self.session.opened
@@ -175,6 +236,9 @@ class EmbeddingMap(pn.viewable.Viewer):
         if opened is None:
             return
         self._range.update(x_range=None, y_range=None)
+        self.view = None
+        self._ring_hovered(self.session.state.hovered)
+        self._tell_marked()
         self._redraw_picture()
         self._set_ranges()
         self._draw_rings()
@@ -183,39 +247,22 @@ class EmbeddingMap(pn.viewable.Viewer):
         self._redraw.event(version=self._redraw.version + 1)
 
     def _set_ranges(self) -> None:
-        if self._figure is None or self.session.opened is None:
-            return
-        self._move_to(*self.session.opened.bounds)
+        if self.session.opened is not None:
+            self._plot.move_to(*self.session.opened.bounds)
 
     def _draw_rings(self) -> None:
         opened = self.session.opened
         if opened is None:
             return
-        self._put(rings=ring_columns(opened, self.session.state.selection, self._radius, self._look()))
+        state = self.session.state
+        self._plot.put(rings=ring_columns(opened, state.selection, self._radius, self._look(), state.filter))
 
     def _draw_paths(self) -> None:
         lines, dots, labels = path_columns(self.paths, self.step, self._span(), self._look())
-        self._put(lines=lines, dots=dots, labels=labels)
+        self._plot.put(lines=lines, dots=dots, labels=labels)
 
     def _look(self) -> Look:
         return DARK if self.dark else LIGHT
-
-    def _put(self, **columns: dict[str, list[Any]]) -> None:
-        """Hand columns to the overlays' glyphs."""
-        sources = self._sources
-
-        def change() -> None:
-            for name, data in columns.items():
-                sources[name].data = data
-
-        self._change_models(change)
-
-    def _change_models(self, change: Callable[[], None]) -> None:
-        """Change Bokeh models once the document's lock is free; stream callbacks and threads do not hold it."""
-        if self._figure is None or self._figure.document is None:
-            change()
-        else:
-            pn.state.execute(change, schedule=True)
 
     # -- the visitor's hand ----------------------------------------------------------------
 
@@ -225,32 +272,40 @@ class EmbeddingMap(pn.viewable.Viewer):
         for low, high in self._view():
             middle, half = (low + high) / 2, (high - low) / 2 * factor
             nearer.append((middle - half, middle + half))
-        self._move_to(*nearer)
-        self._range.event(x_range=nearer[0], y_range=nearer[1])
+        self.look_at(*nearer)
 
     def reset(self) -> None:
         """Show all of the map again."""
         if self.session.opened is not None:
-            bounds = self.session.opened.bounds
-            self._move_to(*bounds)
-            self._range.event(x_range=bounds[0], y_range=bounds[1])
+            self.look_at(*self.session.opened.bounds)
 
-    def _move_to(self, x_range: tuple[float, float], y_range: tuple[float, float]) -> None:
-        figure = self._figure
-        if figure is None:
-            return
+    def pan(self, right: float, up: float) -> None:
+        """Move the view by shares of its width and height."""
+        (x0, x1), (y0, y1) = self._view()
+        across, along = (x1 - x0) * right, (y1 - y0) * up
+        self.look_at((x0 + across, x1 + across), (y0 + along, y1 + along))
 
-        def change() -> None:
-            for axis, (low, high) in ((figure.x_range, x_range), (figure.y_range, y_range)):
-                axis.update(start=low, end=high, reset_start=low, reset_end=high)
+    def look_at(self, x_range: tuple[float, float], y_range: tuple[float, float]) -> None:
+        """Show a part of the map."""
+        self._plot.move_to(x_range, y_range)
+        self._range.event(x_range=x_range, y_range=y_range)
 
-        self._change_models(change)
+    def _note_view(self, x_range: Any, y_range: Any) -> None:
+        ranges = _finite(x_range), _finite(y_range)
+        self.view = None if None in ranges else ranges
+
+    def _tell_marked(self) -> None:
+        state = self.session.state
+        self.tools.tell(self.session.opened, state.group, state.filter)
+
+    @property
+    def seen(self) -> tuple[tuple[tuple[float, float], tuple[float, float]], tuple[float, float]]:
+        """Ranges of x and y on show, and width and height in pixels."""
+        return self._view(), self._pixels()
 
     def _view(self) -> tuple[tuple[float, float], tuple[float, float]]:
-        figure, opened = self._figure, self.session.opened
-        if figure is not None and figure.x_range.start is not None:
-            return (figure.x_range.start, figure.x_range.end), (figure.y_range.start, figure.y_range.end)
-        return opened.bounds if opened is not None else ((0.0, 1.0), (0.0, 1.0))
+        opened = self.session.opened
+        return self._plot.view or (opened.bounds if opened is not None else ((0.0, 1.0), (0.0, 1.0)))
 
     def _span(self) -> tuple[float, float]:
         (x0, x1), (y0, y1) = self._view()
@@ -270,7 +325,8 @@ class EmbeddingMap(pn.viewable.Viewer):
         if opened is None or x is None or y is None:
             return None
         spans, pixels = self._span(), self._pixels()
-        within = (_REACH * spans[0] / pixels[0], _REACH * spans[1] / pixels[1])
+        reach = max(_REACH, self.decoration.placed.side / 2 if self.decoration.placed.rows else 0)
+        within = (reach * spans[0] / pixels[0], reach * spans[1] / pixels[1])
         return opened.row_near(float(x), float(y), within=within, wanted=self.session.state.filter)
 
     def _on_tap(self, x: float | None = None, y: float | None = None) -> None:
@@ -288,30 +344,29 @@ class EmbeddingMap(pn.viewable.Viewer):
         self._hovered = row
         if row is None or opened is None:
             state.hovered = None
-            self._put(hover={"x": [], "y": [], "size": []})
-            self._card.visible = False
+            self._plot.put(hover={"x": [], "y": [], "size": []})
+            self._card.hide()
             return
         state.hovered = opened.sample_at(row)
         x, y = (float(opened.table[axis].iloc[row]) for axis in "xy")
-        self._put(hover={"x": [x], "y": [y], "size": [2 * self._radius + 6]})
-        self._card.param.update(object=hover_card(opened, row), styles=self._card_place(x, y), visible=True)
+        size = self.decoration.placed.side + 8 if row in self.decoration.placed.rows else 2 * self._radius + 6
+        self._plot.put(hover={"x": [x], "y": [y], "size": [size]})
+        self._card.show(opened, row, self._view(), self._pixels())
 
-    def _card_place(self, x: float, y: float) -> dict[str, str]:
-        """Place the card beside its point, on the side where there is room."""
-        (x0, _), (y0, _) = self._view()
-        (dx, dy), (width, height) = self._span(), self._pixels()
-        left, top = (x - x0) / dx * width, (1 - (y - y0) / dy) * height
-        across = f"{left + 16:.0f}px" if left < width - _CARD[0] else f"{left - 16:.0f}px"
-        shift_x = "0" if left < width - _CARD[0] else "-100%"
-        shift_y = "0" if top < height - _CARD[1] else "-100%"
-        return {
-            "position": "absolute",
-            "left": across,
-            "top": f"{top:.0f}px",
-            "transform": f"translate({shift_x}, {shift_y})",
-            "pointer-events": "none",
-            "z-index": "10",
-        }
+    def _point_at(self, sample_id: str | None) -> None:
+        """Ring a sample that is pointed at elsewhere: on another map, or in a list."""
+        opened = self.session.opened
+        if opened is None or (self._hovered is not None and sample_id == opened.sample_at(self._hovered)):
+            return
+        self._hovered = None
+        self._card.hide()
+        self._ring_hovered(sample_id)
+
+    def _ring_hovered(self, sample_id: str | None) -> None:
+        opened = self.session.opened
+        places = [opened.position(sample_id)] if sample_id in opened.row_of else []
+        size = 2 * self._radius + 6
+        self._plot.put(hover={"x": [p[0] for p in places], "y": [p[1] for p in places], "size": [size] * len(places)})
 
 
 def _hook_of(method: Callable[[Any, Any], None]) -> Callable[[Any, Any], None]:

@@ -69,6 +69,17 @@ def read_channels(text: str, shapes: Shapes) -> tuple[int, ...] | None:
     return tuple(channels)
 
 
+def write_channels(channels: tuple[int, ...] | None) -> str:
+    """Return channels as `read_channels` reads them, runs of them as ranges."""
+    spans: list[list[int]] = []
+    for channel in channels or ():
+        if spans and channel == spans[-1][1] + 1:
+            spans[-1][1] = channel
+        else:
+            spans.append([channel, channel])
+    return ", ".join(f"{first}-{last}" if last > first else f"{first}" for first, last in spans)
+
+
 def check_region(region: tuple[int, int, int, int], shapes: Shapes) -> tuple[int, int, int, int]:
     """Return a region (top, left, height, width) that lies on the grid of each layer.
 

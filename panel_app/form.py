@@ -5,11 +5,14 @@ from typing import Any, get_args
 
 import panel as pn
 import panel_material_ui as pmui
+import param
+from panel.widgets import WidgetBase
 
-from diffviews.errors import SelectionError
+from diffviews.errors import DiffViewsError, SelectionError
 from diffviews.pipelines.recipe import GenerationRecipe, Precision
 from panel_app.asked_for import AskedFor
-from panel_app.cards import hint, thumbnail_strip
+from panel_app.averaged import Averaged
+from panel_app.contradictions import check_recipe, remarks
 from panel_app.fields import slider
 from panel_app.mask_section import MaskSection
 from panel_app.sampling_section import SamplingSection
@@ -18,15 +21,37 @@ from panel_app.theme import PANE_CSS
 
 
 class GenerationForm(pn.viewable.Viewer):
-    """Every choice of a generation; `recipe()` reads it."""
+    """Every choice of a generation; `recipe()` reads it and `load()` fills it in."""
+
+    _loading = False
+    trouble = param.String("", doc="sentence on what contradicts itself in the form, '' where nothing does")
 
     def __init__(self, session: Session, **params: Any) -> None:
         super().__init__(**params)
         self.session = session
-        self._average = pn.pane.HTML("", stylesheets=[PANE_CSS], sizing_mode="stretch_width", margin=(12, 0, 8, 0))
+        self.averaged = Averaged(session)
         self.asked, self.mask, self.sampling = AskedFor(session), MaskSection(session), SamplingSection()
-        self._build_main()
+        self.count = pmui.IntSlider(
+            label="Samples",
+            start=1,
+            end=16,
+            value=4,
+            description="How many images to make; each starts from noise of its own.",
+            **slider(),
+        )
+        self._told = pn.pane.HTML("", stylesheets=[PANE_CSS], sizing_mode="stretch_width", margin=(6, 0), visible=False)
         self.sampling.steps.param.watch(lambda *_: self._follow_steps(), "value")
+        self._build()
+        for widget in self._layout.select(WidgetBase):
+            widget.param.watch(lambda *_: self.check(), "value")
+        session.state.param.watch(lambda *_: self.follow(), ["selection", "group"])
+        session.param.watch(lambda *_: self.follow(), "opened")
+        self.follow()
+
+    def __panel__(self) -> pn.viewable.Viewable:
+        return self._layout
+
+    def _build(self) -> None:
         more = pmui.Accordion(
             ("Mask", self.mask),
             ("Sampling", self.sampling),
@@ -38,32 +63,8 @@ class GenerationForm(pn.viewable.Viewer):
             title_variant="subtitle2",
         )
         self._layout = pn.Column(
-            self._average, self.asked, self.count, self.include, more, sizing_mode="stretch_width", margin=0
+            self.averaged, self.asked, self.count, more, self._told, sizing_mode="stretch_width", margin=0
         )
-        session.state.param.watch(lambda *_: self.follow(), "selection")
-        session.param.watch(lambda *_: self.follow(), "opened")
-        self.follow()
-
-    def __panel__(self) -> pn.viewable.Viewable:
-        return self._layout
-
-    def _build_main(self) -> None:
-        self.count = pmui.IntSlider(
-            label="Samples",
-            start=1,
-            end=16,
-            value=4,
-            description="How many images to make; each starts from noise of its own.",
-            **slider(),
-        )
-        self.include = pmui.Switch(
-            label="Include the selected sample in the average",
-            value=True,
-            size="small",
-            margin=(2, 0),
-            description="Otherwise only its neighbours are averaged.",
-        )
-        self.include.param.watch(lambda *_: self.follow(), "value")
 
     def follow(self) -> None:
         """Offer what the model on show takes, and show what would be averaged."""
@@ -73,30 +74,22 @@ class GenerationForm(pn.viewable.Viewer):
         self.sampling.follow(opened.facts)
         self.asked.follow()
         self.mask.follow()
-        self.include.visible = bool(self.session.state.selection.neighbours)
-        self._show_average()
+        self.averaged.follow()
+        self.check()
 
-    def _show_average(self) -> None:
-        averaged = self.averaged()
-        if not averaged:
-            self._average.object = hint(
-                "Select a point to mask this layer with its average; without one, nothing is masked."
-            )
+    def check(self) -> None:
+        """Tell what contradicts itself, or may surprise, before anything is ordered."""
+        if self.session.opened is None or self._loading:
             return
-        opened = self.session.opened
-        samples = "1 sample" if len(averaged) == 1 else f"the average of {len(averaged)} samples"
-        self._average.object = (
-            f'<p style="margin-bottom:8px">Masks <b>{escape(opened.layer.layer)}</b> with {samples}</p>'
-            + thumbnail_strip(opened, averaged)
-        )
-
-    def averaged(self) -> tuple[str, ...]:
-        """Return the samples to average, those on this map only."""
-        opened, chosen = self.session.opened, self.session.state.selection
-        if opened is None:
-            return ()
-        members = chosen.members if self.include.value or not chosen.neighbours else chosen.neighbours
-        return tuple(s for s in members if s in opened.row_of)
+        try:
+            told = remarks(self.recipe(), self.session.opened.facts)
+            self.trouble = ""
+        except DiffViewsError as error:
+            told = (str(error),)
+            self.trouble = str(error)
+        colour = "var(--dv-neighbour)" if self.trouble else "inherit"
+        self._told.object = "".join(f'<p class="small" style="color:{colour}">{escape(text)}</p>' for text in told)
+        self._told.visible = bool(told)
 
     def _follow_steps(self) -> None:
         self.mask.follow_steps(max(int(self.sampling.steps.value or 1), 1))
@@ -110,9 +103,9 @@ class GenerationForm(pn.viewable.Viewer):
         opened = self.session.opened
         if opened is None:
             raise SelectionError("open a layer first; generations are drawn on its map")
-        averaged, captured = self.averaged(), opened.layer.params
+        averaged, captured = self.averaged.sample_ids, opened.layer.params
         own = opened.map_run != opened.layer.run_id
-        return GenerationRecipe(
+        recipe = GenerationRecipe(
             model=opened.layer.model,
             checkpoint=captured.get("checkpoint") or None,
             precision=_precision(captured.get("precision")),
@@ -124,6 +117,22 @@ class GenerationForm(pn.viewable.Viewer):
             **(self.mask.recipe_fields() if averaged else {}),
             **self.sampling.recipe_fields(),
         )
+        check_recipe(recipe, opened.facts)
+        return recipe
+
+    def load(self, recipe: GenerationRecipe) -> None:
+        """Fill in what a recipe says; the layer that it was made on is on show already."""
+        self._loading = True
+        try:
+            self.averaged.load(recipe.sample_ids)
+            self.asked.load(recipe)
+            self.count.param.update(end=max(self.count.end, recipe.num_samples), value=recipe.num_samples)
+            self.sampling.load(recipe)
+            self._follow_steps()
+            self.mask.load(recipe)
+        finally:
+            self._loading = False
+        self.check()
 
 
 def _precision(captured: str | None) -> Precision:

@@ -6,15 +6,14 @@ import panel as pn
 import panel_material_ui as pmui
 
 from diffviews.errors import DiffViewsError
-from diffviews.pipelines.recipe import GenerationRecipe
 from panel_app.cards import quiet
 from panel_app.clicks import after_typing
 from panel_app.data import OpenMap
+from panel_app.described import describe
 from panel_app.form import GenerationForm
 from panel_app.job_bar import JobBar
 from panel_app.jobs import JobQueue
-from panel_app.model_facts import Asks
-from panel_app.points import shortened
+from panel_app.past import PastGenerations
 from panel_app.results import Results, Shown
 from panel_app.session import Session
 from panel_app.studio import Studio
@@ -37,10 +36,13 @@ class GenerationPanel(pn.viewable.Viewer):
         )
         self.bar = JobBar(queue, on_over=self._enable, on_done=self._done, on_told=session.tell)
         note = quiet("Made twice from the same noise, with the mask and without, and logged as an MLflow run.")
+        self.past = PastGenerations(session, studio, queue, on_show=self._show_again, on_load=self.form.load)
         self._layout = pn.Column(
-            self.form, self.button, note, self.bar, results.past, sizing_mode="stretch_width", margin=(0, 16, 16, 16)
-        )
+            self.form, self.button, note, self.bar, results.past, self.past,
+            sizing_mode="stretch_width", margin=(0, 16, 16, 16),
+        )  # fmt: skip
         session.param.watch(lambda *_: self._enable(), "opened")
+        self.form.param.watch(lambda *_: self._enable(), "trouble")
         self._enable()
 
     def __panel__(self) -> pn.viewable.Viewable:
@@ -59,30 +61,20 @@ class GenerationPanel(pn.viewable.Viewer):
         self.bar.start("Generating", lambda report: studio.generate(recipe, report))
 
     def _done(self, outcome: Any) -> None:
-        opened = self._asked_on
-        if opened is None:
-            return
-        title, detail = describe(outcome.recipe, opened.samples.classes, opened.facts.asks)
-        far = opened.table["distance_to_data"].median() if "distance_to_data" in opened.numeric_columns else None
-        shown = Shown(outcome, title, f"{opened.layer.layer}, {detail}", opened.map_run, far)
-        self.results.add(shown)
+        if self._asked_on is not None:
+            self.results.add(_shown(outcome, self._asked_on))
+            self.past.refresh()
+
+    def _show_again(self, outcome: Any) -> None:
+        """Show a logged generation; its map has been opened."""
+        if self.session.opened is not None:
+            self.results.add(_shown(outcome, self.session.opened))
 
     def _enable(self) -> None:
-        self.button.disabled = self.bar.busy or self.session.opened is None
+        self.button.disabled = self.bar.busy or self.session.opened is None or bool(self.form.trouble)
 
 
-def describe(recipe: GenerationRecipe, classes: dict[int, str], asks: Asks = "class") -> tuple[str, str]:
-    """Return a generation's title and detail: what was asked for, and what masked it."""
-    label = recipe.class_label
-    if asks == "prompt":
-        title = f"“{shortened(recipe.prompt, 60)}”" if recipe.prompt else "empty prompt"
-    elif asks == "nothing":
-        title = "unconditional"
-    elif label is None:
-        title = "random class"
-    elif label == -1:
-        title = "uniform label"
-    else:
-        title = f"{label}: {classes[label]}" if classes.get(label) else f"class {label}"
-    mask = f"{recipe.mode} by {len(recipe.sample_ids)}" if recipe.sample_ids else "no mask"
-    return title, mask
+def _shown(outcome: Any, opened: OpenMap) -> Shown:
+    title, detail = describe(outcome.recipe, opened.samples.classes, opened.facts.asks)
+    far = opened.table["distance_to_data"].median() if "distance_to_data" in opened.numeric_columns else None
+    return Shown(outcome, title, f"{opened.layer.layer}, {detail}", opened.map_run, far)

@@ -6,14 +6,18 @@ import panel as pn
 import panel_material_ui as pmui
 
 from diffviews.noise import format_sigma
-from panel_app.cards import facts, hint, link, quiet, selected_card
+from panel_app.cards import facts, hint, hint_small, link, selected_card
 from panel_app.components import Ranking, SampleList
 from panel_app.data import OpenMap
-from panel_app.points import shortened
+from panel_app.sample_lists import pictures_of, remainder, sample_entries
 from panel_app.session import DECIDES, KNOWS, Session
 from panel_app.theme import PANE_CSS
 
 BASELINE = "control_baseline"
+_BACK = (
+    "And back: the id of an extraction, a layer run, a map or a generation, copied from MLflow and written after ?run= "
+    "in this page's address, opens it here."
+)
 METRIC_LABELS = {
     KNOWS: "Knows: k-NN class accuracy, activations",
     DECIDES: "Decides: control rate",
@@ -83,12 +87,13 @@ class SamplePanel(pn.viewable.Viewer):
         self.k.param.watch(lambda event: state.param.update(k=event.new), "value")
         self.space.param.watch(self._change_space, "value")
         self._heading = _html(margin=(10, 0, 2, 0))
-        self.list = SampleList(self._on_list, margin=0)
+        self._rule = _html(margin=(2, 0, 4, 0))
+        self.list = SampleList(self._on_list, pictures_of(session), margin=0)
         self._controls = pn.Column(
             self.k,
             self.space,
             pn.Row(self.suggest, self.clear, sizing_mode="stretch_width", margin=0),
-            quiet("Suggested ones get thin rings. Click one on the map to remove it, any other sample to add it."),
+            self._rule,
             sizing_mode="stretch_width",
             margin=0,
         )
@@ -118,21 +123,13 @@ class SamplePanel(pn.viewable.Viewer):
             f'<div class="title">Neighbours <span class="muted small" style="font-weight:400">{kinds}</span></div>'
         )
         self.list.empty = "Suggest the nearest samples, or click points on the map to add them by hand."
-        known = [s for s in chosen.neighbours if s in opened.row_of]
         distances = self.session.distances
-        order = sorted(known, key=lambda s: distances.get(s, float("inf")))
-        self.list.entries = [
-            {
-                "id": sample_id,
-                "src": picture,
-                "title": shortened(opened.text_of(sample_id), 80),
-                "note": _note(opened, sample_id),
-                "help": opened.prompt_of(sample_id) or opened.text_of(sample_id),
-                "detail": f"{distances[sample_id]:.2f}" if sample_id in distances else "",
-                "tone": "manual" if sample_id in chosen.manual else "suggested",
-            }
-            for sample_id, picture in zip(order, opened.thumbnails(order), strict=True)
-        ]
+        order = sorted(chosen.neighbours, key=lambda s: distances.get(s, float("inf")))
+        tones = {s: "manual" if s in chosen.manual else "suggested" for s in order}
+        self.list.param.update(
+            entries=sample_entries(opened, order, distances=distances, tones=tones), more=remainder(opened, order)
+        )
+        self._rule.object = hint_small(_rule(opened))
 
     def _change_space(self, event: Any) -> None:
         self.session.state.space = event.new
@@ -147,10 +144,16 @@ class SamplePanel(pn.viewable.Viewer):
             self.session.toggle(sample_id)
 
 
-def _note(opened: OpenMap, sample_id: str) -> str:
-    """Return the beginning of a sample's prompt where its class is its title."""
-    prompt = opened.prompt_of(sample_id)
-    return shortened(prompt, 60) if prompt and prompt != opened.text_of(sample_id) else ""
+def _rule(opened: OpenMap) -> str:
+    """Return what is suggested, and what a click on the map does."""
+    level = f"σ {format_sigma(opened.layer.sigma)}"
+    same = (
+        f"This map holds several noise levels; only samples at {level} are suggested and averaged, for activations "
+        "of different noise do not average to anything. "
+        if opened.is_joint
+        else ""
+    )
+    return same + "Suggested ones get thin rings. Click one on the map to remove it, any other sample to add it."
 
 
 class LayersPanel(pn.viewable.Viewer):
@@ -242,20 +245,20 @@ class RunPanel(pn.viewable.Viewer):
             "Samples": f"{len(opened.samples):,}",
             "Layer": opened.layer.layer,
             "σ": format_sigma(opened.layer.sigma),
-            "Layer run": opened.layer.run_id[:12],
+            "Layer run": opened.layer.run_id,
         }
+        links = [link(url(opened.map_run), "Open this run in MLflow")]
         if opened.map_run != opened.layer.run_id:
-            run["Map run"] = opened.map_run[:12]
-        links = [
-            link(url(opened.map_run), "Open this run in MLflow"),
-            link(url(state.extraction), "Open its parent run in MLflow"),
-        ]
+            run["Map run"] = opened.map_run
+            links.append(link(url(opened.layer.run_id), "Open its layer run in MLflow"))
+        links.append(link(url(state.extraction), "Open its parent run in MLflow"))
         metrics = [(METRIC_LABELS.get(k, k), v) for k, v in sorted(opened.layer.metrics.items(), key=_metric_order)]
         self._body.object = "".join(
             [
                 '<div class="overline" style="margin-bottom:4px">Run</div>',
                 facts(run),
                 *(f'<p style="margin-top:8px">{a}</p>' for a in links if a),
+                f'<div style="margin-top:8px">{hint_small(_BACK)}</div>',
                 '<div class="overline" style="margin:18px 0 4px">Measures</div>',
                 facts(metrics) if metrics else hint("This run has no measures."),
                 '<div class="overline" style="margin:18px 0 4px">Parameters</div>',

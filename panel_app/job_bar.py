@@ -7,6 +7,7 @@ import numpy as np
 import panel as pn
 import panel_material_ui as pmui
 
+from diffviews.serving.errors import QueueFullError
 from panel_app.cards import hint
 from panel_app.jobs import Job, JobQueue, JobView, Report
 from panel_app.pictures import PREVIEW, picture_address
@@ -71,7 +72,12 @@ class JobBar(pn.viewable.Viewer):
         """Queue work and follow it."""
         if self.busy:
             return
-        self._job = self._queue.submit(title, work)
+        try:
+            self._job = self._queue.submit(title, work)
+        except QueueFullError as error:
+            self._on_told(str(error), "warning")
+            self._on_over()
+            return
         self._layout.visible = True
         self.preview.visible = False
         self.cancel.disabled = False
@@ -95,18 +101,18 @@ class JobBar(pn.viewable.Viewer):
         if view.status == "finished":
             self._on_done(job.result)
         elif view.status == "cancelled":
-            self._on_told(f"{job.title} was cancelled; nothing was logged as finished.", "info")
+            self._on_told(f"{job.kind} was cancelled; nothing was logged as finished.", "info")
         else:
-            self._on_told(view.error or f"{job.title} failed", "error")
+            self._on_told(view.error or f"{job.kind} failed", "error")
 
     def _cancel(self) -> None:
         if self._job is not None:
             self.cancel.disabled = True
-            self._job.cancel()
+            self._queue.cancel(self._job)
             self.text.object = hint("Cancelling after this step…")
 
     def _show(self, view: JobView) -> None:
-        title = self._job.title if self._job is not None else ""
+        title = self._job.kind if self._job is not None else ""
         if view.status == "queued":
             jobs = "1 job" if view.ahead == 1 else f"{view.ahead} jobs"
             self.text.object = hint(f"{title}: waiting, {jobs} ahead" if view.ahead else f"{title}: starting")

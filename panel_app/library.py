@@ -1,23 +1,31 @@
 """The logged runs behind the dashboard, read from the tracking store."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from diffviews.data.samples import SampleSet
-from diffviews.errors import CorruptDataError, TrackingError
-from diffviews.pipelines.workspace import Workspace
+from diffviews.errors import ConfigError, CorruptDataError, RunNotFoundError, SchemaVersionError, TrackingError
+from diffviews.noise import format_sigma
+from diffviews.pipelines.export import log_export
+from diffviews.pipelines.recipe import GenerationRecipe
+from diffviews.pipelines.workspace import Workspace, artifact_trouble, projector_name
 from diffviews.processing.projector import Projector
 from diffviews.tracking.records import ExtractionRecord, LayerRecord, MapRecord, RunRecord
 from diffviews.tracking.schema import MapKind
+from panel_app.logged_generations import LoggedGenerations
+from panel_app.noise_place import Across
+from panel_app.pending import Pending, pending_of
+from panel_app.state import Address, Selection
 
 POINTS = "map/points.parquet"
-PROJECTOR = "map/projector.safetensors"
 MODEL = "model.json"
 COLUMNS = "columns.parquet"
+RECIPE = "recipe.json"
 
 
 class LoggedRuns:
@@ -30,6 +38,7 @@ class LoggedRuns:
 
     def __init__(self, workspace: Workspace, ui_url: str | None = None) -> None:
         self._workspace = workspace
+        self.generations = LoggedGenerations(workspace)
         self._ui_url = ui_url.rstrip("/") if ui_url else None
         self._paths: dict[str, str] = {}
 
@@ -41,6 +50,14 @@ class LoggedRuns:
         """Finished extractions, imports and generated sets with layer runs, newest first."""
         return self._noted(self._workspace.catalog.extractions(experiment))
 
+    def pending(self, experiment: str) -> Sequence[Pending]:
+        """Extractions of an experiment that are being made, newest first."""
+        return pending_of(self._workspace.catalog, experiment)
+
+    def trouble(self) -> str | None:
+        """Why the artifact store cannot be used, or None where it answers, or is a folder of this host."""
+        return artifact_trouble(self._workspace)
+
     def layers(self, extraction: str) -> Sequence[LayerRecord]:
         """Finished layer runs of an extraction, in the network's order."""
         return self._noted(self._workspace.catalog.layers(extraction))
@@ -49,6 +66,12 @@ class LoggedRuns:
         """Finished re-computed maps of a layer run, at its own sigma or joint over several, newest first."""
         shown = (None, MapKind.SINGLE, MapKind.JOINT)
         return [m for m in self._noted(self._workspace.catalog.maps(layer_run)) if m.map_kind in shown]
+
+    def aligned_maps(self, layer_runs: Sequence[str]) -> Sequence[MapRecord]:
+        """Finished aligned maps made of any of these layer runs, which are one layer's, newest first."""
+        found = [m for run in layer_runs for m in self._noted(self._workspace.catalog.maps(run))]
+        aligned = [m for m in found if m.map_kind is MapKind.ALIGNED]
+        return sorted(aligned, key=lambda record: record.start_time, reverse=True)
 
     def samples(self, extraction: str) -> SampleSet:
         """The sample set of an extraction."""
@@ -78,17 +101,42 @@ class LoggedRuns:
         path = self._optional(extraction, COLUMNS)
         return None if path is None else _table(path, {"sample_id"})
 
-    def points(self, map_run: str) -> pd.DataFrame:
-        """The table of a layer run's or re-computed map's points.
+    def points(self, map_run: str, slice_sigma: float | None = None) -> pd.DataFrame:
+        """The table of a layer run's or re-computed map's points, or of one slice of an aligned map.
 
         Raises:
             CorruptDataError: if the table cannot be read or lacks its columns.
         """
-        return _table(self._file(map_run, POINTS), {"sample_id", "x", "y"})
+        return _table(self._file(map_run, _of_slice(POINTS, slice_sigma)), {"sample_id", "x", "y"})
 
-    def projector(self, map_run: str) -> Projector:
-        """The projector of a layer run's or re-computed map."""
-        return Projector.load(self._file(map_run, PROJECTOR))
+    def projector(self, map_run: str, slice_sigma: float | None = None) -> Projector:
+        """The projector of a layer run's or re-computed map, or of one slice of an aligned map."""
+        return Projector.load(self._file(map_run, projector_name(slice_sigma)))
+
+    def similarity(self, extraction: str, sigma: float) -> pd.DataFrame | None:
+        """Linear CKA of all layers of an extraction at a noise level, by layer, or None where it was not logged.
+
+        Raises:
+            CorruptDataError: if the table cannot be read, or its rows and columns are not the same layers.
+        """
+        path = self._optional(extraction, f"cka/{format_sigma(sigma)}.csv")
+        return None if path is None else _square(path)
+
+    def address_of(self, run_id: str) -> Address | None:
+        """Where a layer run, a map or a generation is looked at; None for any other run, or one that is not there.
+
+        A generation is looked at on the map of the layer that its mask came from, with its samples selected.
+        """
+        try:
+            return _address_of(self._workspace, run_id)
+        except (RunNotFoundError, SchemaVersionError, ConfigError):
+            return None
+
+    def log_export(self, source_run: str, files: Mapping[str, bytes], *, title: str, link: str) -> str:
+        """Log files made of a map as a run of their own, and return its id."""
+        run_id = log_export(self._workspace, source_run, files, title=title, link=link)
+        self._paths[run_id] = self._workspace.tracker.ui_path(run_id)
+        return run_id
 
     def run_url(self, run_id: str) -> str | None:
         """Address of a run in the MLflow UI, or None when no UI is known."""
@@ -112,6 +160,51 @@ class LoggedRuns:
         """Remember where these runs are in the UI."""
         self._paths.update({record.run_id: record.ui_path for record in records if isinstance(record, RunRecord)})
         return list(records)
+
+
+def _address_of(workspace: Workspace, run_id: str) -> Address | None:
+    catalog = workspace.catalog
+    readers: tuple[Callable[[str], RunRecord], ...] = (catalog.layer, catalog.map, catalog.generation)
+    record = next((found for reader in readers if (found := _read(reader, run_id)) is not None), None)
+    if record is None or not record.is_finished:
+        return None
+    if isinstance(record, LayerRecord):
+        return Address(run=record.parent_id, layer=record.layer, sigma=record.sigma)
+    if record.source_run is None:
+        return None
+    layer = catalog.layer(record.source_run)
+    place = Address(run=layer.parent_id, layer=layer.layer, sigma=layer.sigma)
+    if isinstance(record, MapRecord) and record.map_kind is MapKind.ALIGNED:
+        return replace(place, view="noise", across=Across(map_run=run_id))
+    if isinstance(record, MapRecord):
+        return replace(place, map=run_id)
+    recipe = GenerationRecipe.from_json(catalog.artifacts(run_id).path(RECIPE).read_text(encoding="utf-8"))
+    chosen = Selection(recipe.sample_ids[0], (), recipe.sample_ids[1:]) if recipe.sample_ids else Selection()
+    return replace(place, map=recipe.map_run, selection=chosen)
+
+
+def _read(reader: Callable[[str], RunRecord], run_id: str) -> RunRecord | None:
+    try:
+        return reader(run_id)
+    except RunNotFoundError:  # of another kind
+        return None
+
+
+def _of_slice(name: str, sigma: float | None) -> str:
+    """Return an artifact's name, with the noise level of the slice that it holds."""
+    stem, _, ending = name.rpartition(".")
+    return name if sigma is None else f"{stem}-{format_sigma(sigma)}.{ending}"
+
+
+def _square(path: Path) -> pd.DataFrame:
+    try:
+        table = pd.read_csv(path, index_col=0).astype("float64")
+    except (OSError, ValueError) as error:
+        raise CorruptDataError(f"the table {path} cannot be read: {error}") from error
+    table.index = table.index.astype(str)
+    if list(table.index) != list(table.columns):
+        raise CorruptDataError(f"the table {path} compares different layers in its rows and columns")
+    return table
 
 
 def _table(path: Path, needed: set[str]) -> pd.DataFrame:

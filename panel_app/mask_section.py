@@ -5,7 +5,8 @@ from typing import Any
 import panel as pn
 import panel_material_ui as pmui
 
-from panel_app.fields import Shapes, check_region, field, grid_text, read_channels, slider
+from diffviews.pipelines.recipe import GenerationRecipe
+from panel_app.fields import Shapes, check_region, field, grid_text, read_channels, slider, write_channels
 from panel_app.session import Session
 from panel_app.theme import PANE_CSS
 
@@ -169,6 +170,20 @@ class MaskSection(pn.viewable.Viewer):
             "channels": read_channels(self.channels.value, shapes),
             "region": check_region(region, shapes) if self.limited.value else None,
         }
+
+    def load(self, recipe: GenerationRecipe) -> None:
+        """Show what a recipe says; the number of sampler steps is known already."""
+        self.mode.value = recipe.mode
+        end = max(self.strength.end, recipe.strength)
+        self.strength.param.update(end=end, value=recipe.strength)
+        self.target.value, self.passes.value = recipe.target, recipe.passes
+        first, stop = recipe.steps or (0, self.window.end)
+        self.window.value = (first + 1, min(stop, self.window.end))
+        self.layers.value = [layer for layer in recipe.layers if layer in self.layers.options]
+        self.channels.value = write_channels(recipe.channels)
+        self.limited.value = recipe.region is not None
+        if recipe.region is not None:
+            self.top.value, self.left.value, self.height.value, self.width.value = recipe.region
 
     def _window(self) -> tuple[int, int] | None:
         first, last = self.window.value

@@ -13,6 +13,9 @@ from diffviews.noise import format_sigma
 UNLABELLED = "unlabelled"
 """Value of samples that have no class, or no value in a column."""
 
+NO_CLUSTER = "in no cluster"
+"""Value of samples that lie in none of the clusters found on a map."""
+
 CLASS, PROMPT, SIGMA = "class", "prompt_text", "sigma"
 """Columns with categories that a map may have beside those of its extraction."""
 

@@ -17,6 +17,11 @@ class Recent(Generic[T]):
         self._locks: dict[Hashable, threading.Lock] = {}
         self._guard = threading.Lock()
 
+    def known(self, key: Hashable) -> T | None:
+        """Return the value of a key if it is kept."""
+        with self._guard:
+            return self._values.get(key)
+
     def get(self, key: Hashable, make: Callable[[], T]) -> T:
         """Return the value of a key, made by `make` if it is not kept; a failure is not kept."""
         with self._guard:

@@ -1,15 +1,19 @@
 """Re-computing the map of the layer on show with other UMAP parameters, as a new run."""
 
+from dataclasses import replace
 from typing import Any
 
 import panel as pn
 import panel_material_ui as pmui
 
 from diffviews.processing.map_parameters import MapParameters
+from diffviews.tracking.schema import MapKind
+from panel_app import noise, space
 from panel_app.cards import quiet
 from panel_app.clicks import after_typing
 from panel_app.job_bar import JobBar
 from panel_app.jobs import JobQueue
+from panel_app.noise_place import THREE_AXES
 from panel_app.session import Session
 from panel_app.studio import Studio
 
@@ -21,6 +25,26 @@ class RemapPanel(pn.viewable.Viewer):
         super().__init__(**params)
         self.session, self.studio = session, studio
         field: dict[str, Any] = {"size": "small", "sizing_mode": "stretch_width", "margin": (6, 6)}
+        self.kind = pmui.Select(
+            label="Noise levels",
+            options={
+                "This one": MapKind.SINGLE,
+                "All in one space (joint)": MapKind.JOINT,
+                "A slice each (aligned)": MapKind.ALIGNED,
+            },
+            value=MapKind.SINGLE,
+            description="Joint: the samples of all noise levels on one map. Aligned: a slice each, every sample near "
+            "itself, shown under “Noise levels” and “3-D”.",
+            **field,
+        )
+        self.dimensions = pmui.RadioButtonGroup(
+            label="Dimensions",
+            options={"2-D": 2, "3-D": 3},
+            value=2,
+            description="UMAP n_components: 3-D is shown under “3-D”, its first two on the map.",
+            size="small",
+            margin=(6, 6),
+        )
         self.n_neighbors = pmui.IntSlider(
             label="Neighbours",
             start=5,
@@ -56,10 +80,11 @@ class RemapPanel(pn.viewable.Viewer):
             on_click=after_typing(self.compute),
         )
         self.bar = JobBar(queue, on_over=self._enable, on_done=self._done, on_told=session.tell)
-        parts = (self.n_neighbors, self.min_dist, self.pca, self.button)
+        parts = (self.kind, self.dimensions, self.n_neighbors, self.min_dist, self.pca, self.button)
         note = quiet("A further map, logged as a run; this one stays as it is.")
         self._layout = pn.Column(*parts, note, self.bar, sizing_mode="stretch_width", margin=0)
         session.param.watch(lambda *_: self._enable(), "opened")
+        self.kind.param.watch(lambda *_: self._enable(), "value")
         self._enable()
 
     def __panel__(self) -> pn.viewable.Viewable:
@@ -67,23 +92,31 @@ class RemapPanel(pn.viewable.Viewer):
 
     def compute(self) -> None:
         """Queue the map that the sliders ask for."""
-        layer_run, studio = self.session.opened.layer.run_id, self.studio
+        layer_run, studio, kind = self.session.opened.layer.run_id, self.studio, MapKind(self.kind.value)
         parameters = MapParameters(
             n_neighbors=int(self.n_neighbors.value),
             min_dist=float(self.min_dist.value),
+            n_components=2 if kind is MapKind.ALIGNED else int(self.dimensions.value),
             pca_components=int(self.pca.value) or None,
         )
-        self._layer_run = layer_run
+        self._layer_run, self._ordered = layer_run, (kind, parameters.n_components)
         self.button.disabled = True
-        self.bar.start("Computing the map", lambda report: studio.embed(layer_run, parameters, report))
+        self.bar.start("Computing the map", lambda report: studio.embed(layer_run, parameters, report, kind))
 
     def _done(self, run_id: str) -> None:
         self.session.refresh()
-        opened = self.session.opened
-        if opened is not None and opened.layer.run_id == self._layer_run:
-            self.session.choose_map(run_id)
-        else:
+        opened, state, (kind, dimensions) = self.session.opened, self.session.state, self._ordered
+        if opened is None or opened.layer.run_id != self._layer_run:
             self.session.tell("The re-computed map is logged; open its layer and choose it under Map.", "info")
+        elif kind is MapKind.ALIGNED:
+            state.across = replace(state.across, map_run=run_id)
+            state.view = noise.NAME
+        else:
+            self.session.choose_map(run_id)
+            if dimensions == 3:
+                state.across = replace(state.across, axis=THREE_AXES)
+                state.view = space.NAME
 
     def _enable(self) -> None:
         self.button.disabled = self.bar.busy or self.session.opened is None
+        self.dimensions.disabled = self.kind.value == MapKind.ALIGNED

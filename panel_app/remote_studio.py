@@ -1,14 +1,18 @@
 """The studio whose generations a worker on another host makes; maps are still computed here."""
 
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 from diffviews.pipelines.embed import embed
 from diffviews.pipelines.generate import GenerationOutcome
 from diffviews.pipelines.recipe import GenerationRecipe
+from diffviews.pipelines.replay import Replay, compare, read_recipe
 from diffviews.pipelines.workspace import Workspace
 from diffviews.processing.map_parameters import MapParameters
 from diffviews.serving.client import WorkerClient
 from diffviews.serving.protocol import JobStatus
+from diffviews.tracking.schema import MapKind
 from panel_app.jobs import Report
 
 
@@ -42,10 +46,26 @@ class RemoteStudio:
         recipe = replace(recipe, checkpoint=recipe.checkpoint or self._checkpoint)
         return self._client.generate(recipe, tell, experiment=self._experiment)
 
-    def embed(self, layer_run: str, parameters: MapParameters, report: Report) -> str:
+    def embed(
+        self, layer_run: str, parameters: MapParameters, report: Report, kind: MapKind = MapKind.SINGLE
+    ) -> str:
         """Compute a further map on this host and log it."""
         report(0, 0, None)
-        return embed(layer_run, parameters, self._workspace).run_id
+        return embed(layer_run, parameters, self._workspace, kind=kind).run_id
+
+    def replay(self, run_id: str, report: Report) -> Replay:
+        """Have the worker repeat a logged generation, which it logs as a further run, and compare."""
+        outcome = self.generate(read_recipe(self._workspace, run_id), report)
+        return compare(run_id, self._workspace, outcome.result.images)
+
+    def extract(self, arguments: Mapping[str, Any], report: Report) -> str:
+        """Have the worker extract and log it."""
+
+        def tell(job: JobStatus) -> None:
+            note = where(job) or ("" if job.total else "loading the model and the samples")
+            report(job.step, job.total, None, note)
+
+        return self._client.extract(arguments, tell, experiment=self._experiment)
 
 
 def where(job: JobStatus) -> str:

@@ -14,6 +14,7 @@ from panel_app.embedding_map import EmbeddingMap
 from panel_app.overlays import DrawnPath
 from panel_app.pictures import FRAME, INSET, PREVIEW, difference_address, picture_address
 from panel_app.points import short_sigma
+from panel_app.recipe_text import command_of
 from panel_app.session import Session
 from panel_app.theme import PANE_CSS
 
@@ -43,6 +44,7 @@ class Results(pn.viewable.Viewer):
         super().__init__(**params)
         self.session, self.drawing = session, drawing
         self._all: list[Shown] = []
+        self._kept_paths: frozenset[str] = frozenset()
         self.view = ResultView(self._on_view, margin=(4, 16, 10, 16))
         self.gallery = Gallery(self._on_gallery, margin=0)
         self._heading = pn.pane.HTML("", stylesheets=[PANE_CSS], sizing_mode="stretch_width", margin=(12, 16, 6, 16))
@@ -67,9 +69,15 @@ class Results(pn.viewable.Viewer):
     def __panel__(self) -> pn.viewable.Viewable:
         return self._layout
 
+    @property
+    def made(self) -> tuple[Shown, ...]:
+        """The generations of this visit, the newest first."""
+        return tuple(self._all)
+
     def add(self, shown: Shown) -> None:
         """Show a new generation first in the gallery."""
-        self._all = [shown, *self._all][:_KEPT]
+        others = [s for s in self._all if s.outcome.run_id != shown.outcome.run_id]
+        self._all = [shown, *others][:_KEPT]
         self.show(shown)
 
     def show(self, shown: Shown) -> None:
@@ -77,7 +85,7 @@ class Results(pn.viewable.Viewer):
         self.shown = shown
         result = shown.outcome.result
         self._layout.visible = self.past.visible = True
-        self.drawing.room_below = 490
+        self.drawing.room_below = 620
         url = self.session.store.library.run_url(shown.outcome.run_id)
         where = link(url, "MLflow run") or f'<span class="muted small">run {shown.outcome.run_id[:12]}</span>'
         detail = f"{escape(shown.detail)} · seed {result.seed}"
@@ -89,7 +97,7 @@ class Results(pn.viewable.Viewer):
         with pn.io.hold():
             self.view.param.update(samples=_samples(shown), active=0, step=max(len(result.sigmas) - 1, 0))
             self.view.steps = self._steps(0)
-        self._draw_gallery()
+            self.view.param.update(recipe=shown.outcome.recipe.to_json(), command=command_of(shown.outcome.recipe))
         self._draw_path()
 
     def _steps(self, sample: int) -> list[dict[str, Any]]:
@@ -109,11 +117,20 @@ class Results(pn.viewable.Viewer):
         ]
 
     def _draw_path(self) -> None:
-        """Draw the path of the sample on show, when this is the map that it was placed on."""
-        shown, opened = self.shown, self.session.opened
-        fits = shown is not None and opened is not None and shown.map_run == opened.map_run
-        paths = _drawn(shown.outcome.path, self.view.active) if fits and shown.outcome.path is not None else []
-        self.drawing.param.update(paths=paths, step=self.view.step if paths else -1)
+        """Draw the path of the sample on show, and of generations kept beside it, on the map they were placed on."""
+        shown = self.shown
+        paths = _drawn(shown.outcome.path, self.view.active) if shown is not None and self._fits(shown) else []
+        step = self.view.step if paths else -1
+        for other in self._all:
+            if other is not shown and other.outcome.run_id in self._kept_paths and self._fits(other):
+                paths += [path for path in _drawn(other.outcome.path, 0) if not path.baseline]
+        self.drawing.param.update(paths=paths, step=step)
+        self._draw_gallery()
+
+    def _fits(self, shown: Shown) -> bool:
+        """Whether a path lies on the map on show."""
+        opened = self.session.opened
+        return opened is not None and shown.map_run == opened.map_run and shown.outcome.path is not None
 
     def _draw_gallery(self) -> None:
         url = self.session.store.library.run_url
@@ -126,6 +143,8 @@ class Results(pn.viewable.Viewer):
                 "help": f"{s.title}, {s.detail}",
                 "url": url(s.outcome.run_id),
                 "active": s is self.shown,
+                "drawn": self._fits(s) and (s is self.shown or s.outcome.run_id in self._kept_paths),
+                "drawable": self._fits(s) and s is not self.shown,
             }
             for s in self._all
         ]
@@ -141,6 +160,9 @@ class Results(pn.viewable.Viewer):
             self._draw_path()
 
     def _on_gallery(self, message: dict[str, Any]) -> None:
+        if isinstance(run := message.get("path"), str):
+            self._kept_paths = self._kept_paths | {run} if message.get("on") is True else self._kept_paths - {run}
+            self._draw_path()
         chosen = next((s for s in self._all if s.outcome.run_id == message.get("show")), None)
         if chosen is not None:
             self.show(chosen)

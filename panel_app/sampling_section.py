@@ -7,6 +7,8 @@ import panel as pn
 import panel_material_ui as pmui
 
 from diffviews.errors import ConfigError
+from diffviews.noise import format_sigma
+from diffviews.pipelines.recipe import GenerationRecipe
 from panel_app.cards import quiet
 from panel_app.fields import field, read_sigma, slider
 from panel_app.model_facts import ModelFacts
@@ -27,12 +29,14 @@ class SamplingSection(pn.viewable.Viewer):
         self._build_noise()
         self._build_churn()
         levels = pn.Row(self.sigma_max, pn.Spacer(width=10), self.sigma_min, sizing_mode="stretch_width", margin=0)
+        steps = pn.Row(self.steps, pn.Spacer(width=10), self.rho, sizing_mode="stretch_width", margin=0)
         self._layout = pn.Column(
-            self.sampler, self.schedule, self.steps, levels, self.guidance, self.noise, self.seeded, self.seed,
+            self.sampler, self.schedule, steps, levels, self.guidance, self.noise, self.seeded, self.seed,
             self._churn, sizing_mode="stretch_width", margin=(0, 2),
         )  # fmt: skip
         self.seeded.param.watch(lambda *_: self._adapt(), "value")
         self.sampler.param.watch(lambda *_: self._adapt(), "value")
+        self.schedule.param.watch(lambda *_: self._adapt(), "value")
         self.s_churn.param.watch(lambda *_: self._adapt(), "value")
         self.follow(ModelFacts())
 
@@ -66,6 +70,15 @@ class SamplingSection(pn.viewable.Viewer):
             description="Sampler steps from the largest σ to the smallest.",
             **field(),
         )
+        self.rho = pmui.FloatInput(
+            label="Curvature ρ",
+            value=7.0,
+            start=0.1,
+            end=100.0,
+            step=0.5,
+            description="ρ of Karras et al. 2022, eq. 5: larger spends more of the steps at small noise levels.",
+            **field(),
+        )
         self.sigma_max = pmui.TextInput(
             label="σ from", description="Largest noise level; empty takes the model's.", **field()
         )
@@ -81,9 +94,10 @@ class SamplingSection(pn.viewable.Viewer):
             options={
                 "Drawn per step": "stochastic",
                 "Fixed (seed 42 unless set)": "fixed",
-                "None after the start": "zero",
+                "None at all": "zero",
             },
-            description="Noise added between steps of the re-noising sampler, and how it is drawn.",
+            description="The noise that images start from, and that is added between steps; without any, all images "
+            "start alike.",
             **field(),
         )
         self.seeded = pmui.Switch(
@@ -139,6 +153,7 @@ class SamplingSection(pn.viewable.Viewer):
     def _adapt(self) -> None:
         """Offer only what has an effect."""
         self.seed.disabled = not self.seeded.value
+        self.rho.disabled = self.schedule.value == "model"
         self.s_churn.disabled = self._no_churn.visible = self._renoises
         for further in (self.s_min, self.s_max, self.s_noise):
             further.disabled = self._renoises or not self.s_churn.value
@@ -181,11 +196,28 @@ class SamplingSection(pn.viewable.Viewer):
             "num_steps": self.steps.value or None,
             "sigma_max": read_sigma("σ from", self.sigma_max.value),
             "sigma_min": read_sigma("σ to", self.sigma_min.value),
+            "rho": float(self.rho.value or 7.0),
             "guidance_scale": float(self.guidance.value),
             "noise_mode": self.noise.value,
             "seed": int(self.seed.value or 0) if self.seeded.value else None,
             **self._churn_fields(),
         }
+
+    def load(self, recipe: GenerationRecipe) -> None:
+        """Show what a recipe says; where it leaves something to the model, show the model's own."""
+        facts = self._facts or ModelFacts()
+        guidance = facts.default_guidance if recipe.guidance_scale is None else recipe.guidance_scale
+        self.sampler.value = recipe.sampler or OWN
+        self.schedule.value = recipe.schedule
+        self.steps.value = recipe.num_steps or facts.default_steps
+        self.rho.value = recipe.rho
+        self.sigma_max.value, self.sigma_min.value = _text_of(recipe.sigma_max), _text_of(recipe.sigma_min)
+        self.guidance.param.update(end=max(self.guidance.end, math.ceil(guidance)), value=guidance)
+        self.noise.value = recipe.noise_mode
+        self.seeded.value = recipe.seed is not None
+        self.seed.value = recipe.seed or 0
+        self.s_churn.value, self.s_min.value, self.s_noise.value = recipe.s_churn, recipe.s_min, recipe.s_noise
+        self.s_max.value = _text_of(recipe.s_max)
 
     def _churn_fields(self) -> dict[str, Any]:
         if self._renoises or not self.s_churn.value:
@@ -199,3 +231,7 @@ class SamplingSection(pn.viewable.Viewer):
             "s_max": greatest,
             "s_noise": float(1.0 if self.s_noise.value is None else self.s_noise.value),
         }
+
+
+def _text_of(sigma: float | None) -> str:
+    return "" if sigma is None else format_sigma(sigma)

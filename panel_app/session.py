@@ -3,15 +3,17 @@
 import functools
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
 
 import param
 
 from diffviews.errors import DiffViewsError, RunNotFoundError
 from diffviews.noise import format_sigma
+from panel_app.clustering import CLUSTER, Clustering, FoundClusters
 from panel_app.data import DataStore, Neighbour, OpenMap
-from panel_app.state import Address, Selection, ViewState
+from panel_app.noise_place import ANYWHERE
+from panel_app.state import MAP, Address, Group, Selection, ViewState
 
 logger = logging.getLogger(__name__)
 
@@ -66,6 +68,7 @@ class Session(param.Parameterized):
         super().__init__(**params)
         self.store = store
         self.state = ViewState()
+        self._colour_awaited = False
 
     def tell(self, text: str, severity: Severity = "error") -> None:
         """Show the visitor a sentence."""
@@ -82,9 +85,15 @@ class Session(param.Parameterized):
             experiment: looked into first when the address names no run.
             model: preferred when the address names no run.
         """
-        self.state.view = address.view
+        self.state.view, self.state.against, self.state.across = address.view, address.against, address.across
+        asked = Clustering.read(address.clusters)
+        self.state.clusters = None if asked is None else str(asked)
         experiments = self.store.library.experiments()
         home = self._home_of(address.run, experiments) if address.run else None
+        if address.run and home is None and (place := self.store.library.address_of(address.run)):
+            address = _placed(address, place)
+            self.state.view, self.state.across = address.view, address.across
+            home = self._home_of(str(address.run), experiments)
         if address.run and home is None:
             lacking = f"Run {address.run} of this address is not finished, or holds no layer runs, on this server."
             self.tell(lacking, "warning")
@@ -114,6 +123,16 @@ class Session(param.Parameterized):
         self._open_extraction(run_id, layer=self.state.layer, sigma=self.state.sigma)
 
     @reported
+    def choose(self, extraction: str, layer: str, sigma: float, map_run: str | None = None) -> None:
+        """Show a map of any extraction, wherever it is logged."""
+        if extraction not in {e.run_id for e in self.extractions}:
+            home = self._home_of(extraction, self.store.library.experiments())
+            if home is None:
+                raise RunNotFoundError(f"run {extraction} is not finished, or holds no layer runs, on this server")
+            self.state.experiment, self.extractions = home, list(self.store.library.extractions(home))
+        self._open_extraction(extraction, layer=layer, sigma=sigma, map_run=map_run)
+
+    @reported
     def choose_layer(self, layer: str, sigma: float | None = None) -> None:
         """Show another layer or noise level of this extraction."""
         self._open_layer(self._best(layer, sigma if sigma is not None else self.state.sigma))
@@ -136,12 +155,44 @@ class Session(param.Parameterized):
         if self.opened is not None:
             self.maps = list(self.store.library.maps(self.opened.layer.run_id))
 
+    # -- clusters -------------------------------------------------------------------------
+
+    @reported
+    def show_clusters(self, found: FoundClusters, *, colour: bool = True) -> None:
+        """Give the map on show its clusters as a column.
+
+        Args:
+            found: clusters of the map on show.
+            colour: colour the map by them; False does so only if the colour that was asked for was theirs.
+        """
+        self.state.clusters = str(found.asked)
+        self.opened = found.on(self.opened)
+        if colour or self._colour_awaited:
+            self.state.colour_by = CLUSTER
+        self._colour_awaited = False
+
+    @reported
+    def drop_clusters(self) -> None:
+        """Show the map without clusters."""
+        self.state.clusters, self._colour_awaited = None, False
+        self._show(self.store.open(self.opened.layer, self.state.map_run), self.state.map_run)
+
     # -- choosing samples -----------------------------------------------------------------
 
     @reported
     def click(self, sample_id: str) -> None:
         """Answer a click on a sample of the map."""
         self._select(self.state.selection.click(sample_id))
+
+    @reported
+    def choose_sample(self, sample_id: str) -> None:
+        """Select a sample in place of the one selected before."""
+        self._select(Selection(sample_id))
+
+    @reported
+    def mark(self, sample_ids: Sequence[str]) -> None:
+        """Mark these samples together in place of those marked before."""
+        self.state.group = Group().union(sample_ids).intersect(self.opened.row_of)
 
     @reported
     def toggle(self, sample_id: str) -> None:
@@ -157,6 +208,11 @@ class Session(param.Parameterized):
             return
         found: tuple[Neighbour, ...] = self.opened.neighbours(chosen.sample_id, self.state.k, self.state.space)
         self._select(chosen.suggest(tuple(n.sample_id for n in found)))
+
+    @reported
+    def select(self, selection: Selection) -> None:
+        """Select a sample and neighbours, those on this map only."""
+        self._select(selection.only(self.opened.row_of))
 
     @reported
     def clear(self) -> None:
@@ -211,20 +267,10 @@ class Session(param.Parameterized):
 
     def _best(self, layer: str | None, sigma: float | None) -> Any:
         """Return the layer run asked for; the rest is chosen by what layers know and decide."""
-        of_layer = [r for r in self.layers if r.layer == layer]
-        if layer is not None and not of_layer:
-            self.tell(f"This extraction has no layer {layer!r}; another one is shown.", "warning")
-        candidates = of_layer or self.layers
-        if sigma is not None:
-            gap = min(abs(r.sigma - sigma) for r in candidates)
-            if gap and layer is not None:
-                nearest = min(candidates, key=lambda r: abs(r.sigma - sigma)).sigma
-                self.tell(
-                    f"There is no layer run at sigma {format_sigma(sigma)}; sigma {format_sigma(nearest)} is shown.",
-                    "warning",
-                )
-            candidates = [r for r in candidates if abs(r.sigma - sigma) == gap]
-        return max(candidates, key=lambda r: r.metrics.get(KNOWS, 0.0) + r.metrics.get(DECIDES, 0.0))
+        record, lacking = best_layer(self.layers, layer, sigma)
+        if lacking:
+            self.tell(lacking, "warning")
+        return record
 
     def _open_layer(self, record: Any, map_run: str | None = None) -> None:
         maps = list(self.store.library.maps(record.run_id))
@@ -237,11 +283,14 @@ class Session(param.Parameterized):
 
     def _show(self, opened: OpenMap, map_run: str | None) -> None:
         """Show a map; colour, filter and selection stay as far as it has them."""
-        layer = opened.layer
+        layer, asked = opened.layer, Clustering.read(self.state.clusters)
+        if asked is not None and (known := self.store.known_derived(opened, asked)) is not None:
+            opened = known.on(opened)
         with param.parameterized.batch_call_watchers(self.state):
             self.state.layer, self.state.sigma, self.state.map_run = layer.layer, layer.sigma, map_run
             self.state.filter = opened.fitting(self.state.filter)
             if self.state.colour_by not in (*opened.categorical_columns, *opened.numeric_columns):
+                self._colour_awaited = self.state.clusters is not None and self.state.colour_by == CLUSTER
                 self.state.colour_by = opened.default_colour
         self.opened = opened
         self.state.group = self.state.group.intersect(opened.row_of)
@@ -254,8 +303,49 @@ class Session(param.Parameterized):
         self.state.filter = opened.fitting(address.filter)
         if address.colour in (*opened.categorical_columns, *opened.numeric_columns):
             self.state.colour_by = address.colour
+        self._colour_awaited = self.state.clusters is not None and address.colour == CLUSTER
         selection = address.selection.only(opened.row_of)
         if address.selection.sample_id and selection != address.selection:
             self.tell("Some samples of this address are not on this map and were left out.", "warning")
         self._select(selection)
         self.state.group = address.group.intersect(opened.row_of)
+
+
+def best_layer(layers: Sequence[Any], layer: str | None, sigma: float | None) -> tuple[Any, str]:
+    """Return the layer run nearest to what is asked for, and a sentence where it is another.
+
+    Args:
+        layers: layer runs of one extraction, at least one.
+        layer: layer asked for; None takes the one that knows and decides most.
+        sigma: noise level asked for; None takes any.
+    """
+    of_layer, lacking = [r for r in layers if r.layer == layer], ""
+    if layer is not None and not of_layer:
+        lacking = f"This extraction has no layer {layer!r}; another one is shown."
+    candidates = of_layer or layers
+    if sigma is not None:
+        gap = min(abs(r.sigma - sigma) for r in candidates)
+        if gap and layer is not None:
+            nearest = min(candidates, key=lambda r: abs(r.sigma - sigma)).sigma
+            lacking = f"There is no layer run at sigma {format_sigma(sigma)}; sigma {format_sigma(nearest)} is shown."
+        candidates = [r for r in candidates if abs(r.sigma - sigma) == gap]
+    return max(candidates, key=standing), lacking
+
+
+def standing(record: Any) -> float:
+    """Return how much a layer knows and decides together, 0 to 2."""
+    return float(record.metrics.get(KNOWS, 0.0) + record.metrics.get(DECIDES, 0.0))
+
+
+def _placed(address: Address, place: Address) -> Address:
+    """Return an address that names a run of another kind than an extraction as what that run shows."""
+    return replace(
+        address,
+        run=place.run,
+        layer=address.layer or place.layer,
+        sigma=place.sigma if address.sigma is None else address.sigma,
+        map=address.map or place.map,
+        selection=address.selection if address.selection.sample_id else place.selection,
+        view=place.view if address.view == MAP else address.view,
+        across=place.across if address.across == ANYWHERE else address.across,
+    )

@@ -9,7 +9,9 @@ from typing import Any, Literal, Self
 import param
 
 from diffviews.noise import format_sigma
+from panel_app.against import Against
 from panel_app.filter import SHOW_ALL, Filter
+from panel_app.noise_place import ANYWHERE, Across
 
 Space = Literal["activation", "map"]
 BY_CLASS = "class"
@@ -17,7 +19,10 @@ MAP = "map"
 """The view that opens first."""
 LARGEST_ADDRESSED_GROUP = 60
 """A larger group is not written into the address, which browsers and proxies cut."""
-ADDRESSED = ("view", "extraction", "layer", "sigma", "map_run", "colour_by", "filter", "selection", "group")
+ADDRESSED = (
+    "view", "extraction", "layer", "sigma", "map_run", "colour_by", "clusters", "filter", "selection", "group",
+    "against", "across",
+)  # fmt: skip
 """Parts of the state that `to_query` writes."""
 
 
@@ -115,10 +120,14 @@ class ViewState(param.Parameterized):
     sigma = param.Number(None, allow_None=True, doc="noise level of the layer run")
     map_run = param.String(None, allow_None=True, doc="run id of a re-computed map; None shows the layer's own")
     colour_by = param.String(BY_CLASS, doc="column of the map's table, of categories or of numbers")
+    clusters = param.String(None, allow_None=True, doc="clusters asked for, as `Clustering` writes them")
     filter = param.ClassSelector(class_=Filter, default=SHOW_ALL, instantiate=False, doc="which samples are shown")
     selection = param.ClassSelector(class_=Selection, default=Selection(), instantiate=False)
     group = param.ClassSelector(class_=Group, default=Group(), instantiate=False, doc="samples marked together")
+    highlight = param.String(None, allow_None=True, doc="category of `colour_by` that is brought forward")
     hovered = param.String(None, allow_None=True, doc="sample id under the pointer")
+    against = param.ClassSelector(class_=Against, default=Against(), instantiate=False, doc="what stands beside the map")
+    across = param.ClassSelector(class_=Across, default=ANYWHERE, instantiate=False, doc="place along sigma, in space")
     k = param.Integer(5, bounds=(1, 50), doc="how many neighbours to suggest")
     space = param.Selector(default="activation", objects=["activation", "map"], doc="where neighbours are near")
 
@@ -132,6 +141,7 @@ class ViewState(param.Parameterized):
             "sigma": None if self.sigma is None else format_sigma(self.sigma),
             "map": self.map_run,
             "colour": None if self.colour_by == BY_CLASS else self.colour_by,
+            "clusters": self.clusters,
             "classes": json.dumps(classes) if classes else None,
             "where": self.filter.with_values(BY_CLASS, ()).to_json(),
             "words": self.filter.words or None,
@@ -139,6 +149,8 @@ class ViewState(param.Parameterized):
             "near": json.dumps(chosen.suggested) if chosen.suggested else None,
             "also": json.dumps(chosen.manual) if chosen.manual else None,
             "group": json.dumps(group.sample_ids) if 0 < len(group) <= LARGEST_ADDRESSED_GROUP else None,
+            "against": self.against.to_json(),
+            "across": self.across.to_json(),
         }
 
 
@@ -152,9 +164,12 @@ class Address:
     sigma: float | None = None
     map: str | None = None
     colour: str = BY_CLASS
+    clusters: str | None = None
     filter: Filter = SHOW_ALL
     selection: Selection = Selection()
     group: Group = Group()
+    against: Against = Against()
+    across: Across = ANYWHERE
 
     @classmethod
     def from_query(cls, query: Mapping[str, Any]) -> Self:
@@ -174,9 +189,12 @@ class Address:
             sigma=_number(query.get("sigma")),
             map=_text(query.get("map")),
             colour=_text(query.get("colour")) or BY_CLASS,
+            clusters=_text(query.get("clusters")),
             filter=shown.with_values(BY_CLASS, classes) if classes else shown,
             selection=selection,
             group=Group(_texts(query.get("group"))),
+            against=Against.from_json(query.get("against")),
+            across=Across.from_json(query.get("across")),
         )
 
 

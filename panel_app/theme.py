@@ -105,6 +105,9 @@ PAGE_SX: dict[str, Any] = {
 }
 """Quiet chrome: the pictures carry the colour."""
 
+ONE_LINE: dict[str, Any] = {".MuiToggleButton-root": {"whiteSpace": "nowrap"}}
+"""For buttons side by side that are not to break their words."""
+
 CSS_VARIABLES = """
 :host, :root {
   --dv-text: var(--panel-on-background-color, #1b1f24);

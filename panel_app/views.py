@@ -6,10 +6,13 @@ from dataclasses import dataclass
 import panel as pn
 import panel_material_ui as pmui
 
+from panel_app import compare, noise, space
 from panel_app.jobs import JobQueue
+from panel_app.results import Results
 from panel_app.session import Session
 from panel_app.state import MAP, ViewState
 from panel_app.studio import Studio
+from panel_app.theme import ONE_LINE
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,11 +23,17 @@ class MainView:
     """What the address calls it."""
     label: str
     build: Callable[[], pn.viewable.Viewable | pn.viewable.Viewer]
+    wide: bool = False
+    """Whether it takes the side panel's room as well."""
 
 
-def further_views(session: Session, studio: Studio, queue: JobQueue) -> Sequence[MainView]:
+def further_views(session: Session, studio: Studio, queue: JobQueue, results: Results) -> Sequence[MainView]:
     """Return the views beside the map, in the order of their buttons."""
-    return ()
+    return (
+        MainView(compare.COMPARE, "Compare", lambda: compare.CompareView(session, results.drawing), wide=True),
+        MainView(noise.NAME, "Noise levels", lambda: noise.NoiseView(session, studio, queue, results)),
+        MainView(space.NAME, "3-D", lambda: space.SpaceView(session, studio, queue, results)),
+    )
 
 
 class Views(pn.viewable.Viewer):
@@ -43,7 +52,13 @@ class Views(pn.viewable.Viewer):
         self._built: dict[str, pn.viewable.Viewable] = {MAP: on_map}
         labels = {"Map": MAP, **{view.label: view.name for view in further}}
         self.switch = pmui.RadioButtonGroup(
-            label="View", options=labels, value=self._known(), size="small", margin=(0, 0, 10, 0), visible=bool(further)
+            label="View",
+            options=labels,
+            value=self._known(),
+            size="small",
+            margin=(0, 0, 10, 0),
+            visible=bool(further),
+            sx=ONE_LINE,
         )
         self._stage = pn.Column(on_map, sizing_mode="stretch_width", margin=0)
         self._layout = pn.Column(self.switch, self._stage, sizing_mode="stretch_width", margin=0, min_width=480)
@@ -53,6 +68,12 @@ class Views(pn.viewable.Viewer):
 
     def __panel__(self) -> pn.viewable.Viewable:
         return self._layout
+
+    @property
+    def wide(self) -> bool:
+        """Whether the view on show takes the side panel's room as well."""
+        name = self._known()
+        return name != MAP and self._further[name].wide
 
     def _known(self) -> str:
         return self._state.view if self._state.view in self._further else MAP

@@ -1,6 +1,7 @@
 """What a generation is made from, by names and ids only, so that it travels as JSON and can be repeated."""
 
 import json
+from collections import Counter
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, Self
 
@@ -85,9 +86,9 @@ class GenerationRecipe:
     noise_mode: NoiseMode = "stochastic"
 
     def __post_init__(self) -> None:
-        duplicates = sorted({s for s in self.sample_ids if self.sample_ids.count(s) > 1})
-        if duplicates:
-            raise SelectionError(f"sample {duplicates[0]!r} is selected twice; an average takes each sample once")
+        if len(set(self.sample_ids)) < len(self.sample_ids):
+            twice = min(s for s, count in Counter(self.sample_ids).items() if count > 1)
+            raise SelectionError(f"sample {twice!r} is selected twice; an average takes each sample once")
         if self.sample_ids and not self.layer_run:
             raise ConfigError("sample_ids need layer_run, the run that holds their activations")
         if self.layers and not self.sample_ids:

@@ -1,10 +1,13 @@
 """The `replay` command: a logged generation repeated from its recipe and compared with what was logged."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
 
+from diffviews.adapters.base import GeneratorAdapter
+from diffviews.core.request import Progress
 from diffviews.errors import DiffViewsError
 from diffviews.pipelines.generate import run_recipe
 from diffviews.pipelines.models import load_model
@@ -45,10 +48,36 @@ def replay(run: str, device: str = "auto", profile: str | None = None, experimen
     Raises:
         ReplayError: if an image differs by more than one grey level.
     """
-    workspace = open_workspace(profile, experiment)
+    return repeat(run, open_workspace(profile, experiment), device=device)
+
+
+def repeat(
+    run: str,
+    workspace: Workspace,
+    *,
+    adapter: GeneratorAdapter | None = None,
+    device: str = "auto",
+    callback: Callable[[Progress], None] | None = None,
+) -> Replay:
+    """Repeat a generation of an opened store; nothing is logged.
+
+    Args:
+        run: id of a generation run.
+        workspace: where it was logged.
+        adapter: a loaded model to use; None loads the recipe's.
+        device: for a model loaded here.
+        callback: told of every sampler step.
+
+    Raises:
+        ReplayError: if an image differs by more than one grey level.
+    """
     recipe = read_recipe(workspace, run)
-    adapter = load_model(recipe.model, recipe.checkpoint, device=device, precision=recipe.precision)
-    repeated = run_recipe(recipe, workspace, adapter).images
+    adapter = adapter or load_model(recipe.model, recipe.checkpoint, device=device, precision=recipe.precision)
+    return compare(run, workspace, run_recipe(recipe, workspace, adapter, callback).images)
+
+
+def compare(run: str, workspace: Workspace, repeated: np.ndarray) -> Replay:
+    """Compare images, (N, H, W, 3) uint8, with those that a generation logged; raises as `repeat` does."""
     logged = np.stack([logged_image(workspace, run, index) for index in range(len(repeated))])
     largest = int(np.abs(repeated.astype(int) - logged.astype(int)).max())
     if largest > TOLERANCE:

@@ -131,9 +131,11 @@ def dashboard_command(port: int, address: str = ADDRESS) -> list[str]:
     spec = find_spec("panel_app")
     if spec is None or not spec.submodule_search_locations:
         raise ConfigError("the package panel_app is not installed; install diffviews again")
-    app = Path(next(iter(spec.submodule_search_locations))) / "app.py"
+    folder = Path(next(iter(spec.submodule_search_locations)))
+    login = str(folder / "login.html")  # Panel's own asks another host for a logo
     return [
-        sys.executable, "-m", "panel", "serve", str(app), "--port", str(port), "--address", address,
+        sys.executable, "-m", "panel", "serve", str(folder / "app.py"), "--basic-login-template", login,
+        "--logout-template", login, "--port", str(port), "--address", address,
         "--allow-websocket-origin", f"127.0.0.1:{port}", "--allow-websocket-origin", f"localhost:{port}",
     ]  # fmt: skip
 

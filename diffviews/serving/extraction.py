@@ -15,14 +15,13 @@ import threading
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, Protocol
 
 from diffviews.errors import DiffViewsError
 from diffviews.pipelines.extract import extract
 from diffviews.pipelines.workspace import Workspace
 from diffviews.processing.map_parameters import MapParameters
 from diffviews.serving.errors import JobFailedError
-from diffviews.serving.jobs import Job
 from diffviews.serving.protocol import TOKEN_VARIABLE
 from diffviews.tracking.claims import writer_name
 from diffviews.tracking.schema import Kind, Tag
@@ -37,6 +36,19 @@ _PROGRESS_SECONDS = 2.0
 _END_SECONDS = 30.0
 
 
+class Watched(Protocol):
+    """Who is told how far an extraction is, and may end it; a `Job` is one."""
+
+    run_id: str | None
+    """Run that it logs, once that is known."""
+
+    def check(self) -> None:
+        """Go on, or raise what is to end it."""
+
+    def report(self, step: int, total: int) -> None:
+        """Note how many of the layer runs are done; raises as `check` does."""
+
+
 class ExtractionProcess:
     """One extraction in another process, started by `run`.
 
@@ -49,7 +61,7 @@ class ExtractionProcess:
         self._arguments, self._workspace = dict(arguments), workspace
         self._started = int(time.time() * 1000)
 
-    def run(self, job: Job) -> str:
+    def run(self, job: Watched) -> str:
         """Extract, telling the job how far it is, and return the run's id.
 
         Raises:
@@ -75,7 +87,7 @@ class ExtractionProcess:
         self._close_runs(program.pid, reason)
         raise JobFailedError(reason)
 
-    def _follow(self, program: "subprocess.Popen[bytes]", job: Job) -> None:
+    def _follow(self, program: "subprocess.Popen[bytes]", job: Watched) -> None:
         asked = time.monotonic()
         while program.poll() is None:
             job.check()
@@ -85,7 +97,7 @@ class ExtractionProcess:
                 asked = time.monotonic()
             time.sleep(_POLL_SECONDS)
 
-    def _tell(self, process: int, job: Job) -> None:
+    def _tell(self, process: int, job: Watched) -> None:
         runs = self._runs_of(process)
         for run in runs:
             if run.data.tags.get(Tag.KIND) == Kind.EXTRACT:

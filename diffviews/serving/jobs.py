@@ -1,4 +1,6 @@
-"""The worker's queue: one job at a time in a thread of its own, with place, progress, cancel and an end in words."""
+"""The queue of everything that computes: one job at a time in one thread, with place, progress, cancel and an end
+in words. The worker has one, and so has the dashboard that computes by itself.
+"""
 
 import base64
 import logging
@@ -9,7 +11,7 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -22,27 +24,38 @@ from diffviews.tracking.connection import redact
 logger = logging.getLogger(__name__)
 
 Kind = Literal["generate", "extract"]
+"""Kinds of jobs that a worker takes."""
 _ID = re.compile(r"[0-9a-f]{32}")
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, weakref_slot=True)
 class Job:
     """One piece of work; its queue's lock guards `state`."""
 
     id: str
-    kind: Kind
-    work: Callable[["Job"], str]
-    """Returns the id of the run it logged."""
+    kind: str
+    """What it is, as the sentence on its failure begins: `generate`, `extract`, “Computing the map”."""
+    work: Callable[["Job"], Any] | None
+    """Returns the result, of a worker's jobs the id of the run that was logged; let go of once it is over."""
     state: State = "queued"
     step: int = 0
     total: int = 0
+    note: str = ""
+    """What keeps a running job from going on, such as a worker that wakes."""
     run_id: str | None = None
+    """Run that it logs, once that is known."""
+    result: Any = None
     error: str | None = None
     preview: np.ndarray | None = None
     """Present estimate of the first image, (H, W, 3) uint8."""
     ended: float = 0.0
     end: DiffViewsError | None = field(default=None)
     """What to raise at the next step, once the job is to end."""
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing more will happen."""
+        return self.state in ("finished", "failed", "cancelled")
 
     def check(self) -> None:
         """Go on, or end.
@@ -53,9 +66,9 @@ class Job:
         if self.end is not None:
             raise self.end
 
-    def report(self, step: int, total: int, preview: np.ndarray | None = None) -> None:
-        """Note progress; raises as `check` does."""
-        self.step, self.total = step, total
+    def report(self, step: int, total: int, preview: np.ndarray | None = None, note: str = "") -> None:
+        """Note progress, how it looks, and what keeps it from going on; raises as `check` does."""
+        self.step, self.total, self.note = step, total, note
         if preview is not None:
             self.preview = preview
         self.check()
@@ -66,10 +79,11 @@ class JobQueue:
 
     Args:
         limits: how many may wait, and how long those that are over are kept.
+        host: what computes, as sentences call it.
     """
 
-    def __init__(self, limits: Limits) -> None:
-        self._limits = limits
+    def __init__(self, limits: Limits, host: str = "worker") -> None:
+        self._limits, self._host = limits, host
         self._jobs: dict[str, Job] = {}
         self._waiting: list[Job] = []
         self._running: Job | None = None
@@ -78,7 +92,7 @@ class JobQueue:
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
 
-    def submit(self, kind: Kind, work: Callable[[Job], str], job_id: str | None = None) -> Job:
+    def submit(self, kind: str, work: Callable[[Job], Any], job_id: str | None = None) -> Job:
         """Queue `work`; an id that is known already answers with its job, so that a request can be repeated.
 
         Raises:
@@ -94,12 +108,14 @@ class JobQueue:
             if self._stopped:
                 raise WorkerStoppedError(self._stopped)
             if len(self._waiting) >= self._limits.waiting_jobs:
-                raise QueueFullError(f"{len(self._waiting)} jobs wait already, this worker holds no more; try later")
+                raise QueueFullError(
+                    f"{len(self._waiting)} jobs wait already, this {self._host} holds no more; try later"
+                )
             job = Job(job_id or secrets.token_hex(16), kind, work)
             self._jobs[job.id] = job
             self._waiting.append(job)
             if self._thread is None:
-                self._thread = threading.Thread(target=self._serve, name="diffviews-worker-jobs", daemon=True)
+                self._thread = threading.Thread(target=self._serve, name="diffviews-jobs", daemon=True)
                 self._thread.start()
             self._changed.notify_all()
         return job
@@ -119,10 +135,15 @@ class JobQueue:
             )
         return job
 
-    def status(self, job: Job, *, preview: bool = False) -> JobStatus:
-        """Return a job as it is now."""
+    def ahead_of(self, job: Job) -> int:
+        """Return how many jobs run before this one, the running one included; 0 when it runs or is over."""
         with self._changed:
-            ahead = self._waiting.index(job) + (self._running is not None) if job in self._waiting else 0
+            return self._waiting.index(job) + (self._running is not None) if job in self._waiting else 0
+
+    def status(self, job: Job, *, preview: bool = False) -> JobStatus:
+        """Return a job as it is now, as callers are told."""
+        with self._changed:
+            ahead = self.ahead_of(job)
             shown = job.preview if preview else None
             values = (job.id, job.kind, job.state, ahead, job.step, job.total, job.run_id, job.error)
         return JobStatus(*values, preview=None if shown is None else base64.b64encode(as_png(shown)).decode())
@@ -133,11 +154,18 @@ class JobQueue:
             self._forget()
             return list(self._jobs.values())
 
-    def cancel(self, job: Job) -> None:
-        """End a job: at once while queued, between two steps while running, not at all when it is over."""
+    def cancel(self, job: Job, *, queued_only: bool = False) -> None:
+        """End a job: at once while queued, between two steps while running, not at all when it is over.
+
+        Args:
+            job: to end.
+            queued_only: let it go on if it runs already.
+        """
         with self._changed:
-            job.end = job.end or CancelledError(f"cancelled at step {job.step} of {job.total}")
-            if job in self._waiting:
+            queued = job in self._waiting
+            if queued or not queued_only:
+                job.end = job.end or CancelledError(f"cancelled at step {job.step} of {job.total}")
+            if queued:
                 self._waiting.remove(job)
                 self._over(job, "cancelled")
 
@@ -169,14 +197,17 @@ class JobQueue:
                     return
                 job = self._running = self._waiting.pop(0)
                 job.state = "running"
-            state = _run(job)
+            state = _run(job, self._host)
             with self._changed:
                 self._over(job, state)
                 self._running = None
+                self._forget()
                 self._changed.notify_all()
+            del job  # else its result would stay until the next one comes
 
     def _over(self, job: Job, state: State) -> None:
-        job.state, job.preview = state, None
+        job.work = job.preview = None
+        job.state = state
         job.ended = self._busy_until = time.monotonic()
 
     def _forget(self) -> None:
@@ -189,24 +220,27 @@ class JobQueue:
                 del self._jobs[job.id]
 
 
-def _run(job: Job) -> State:
+def _run(job: Job, host: str) -> State:
     """Do a job's work; what goes wrong becomes a sentence."""
+    assert job.work is not None
     try:
         job.check()
-        job.run_id = job.work(job)
+        job.result = job.work(job)
     except CancelledError:
         return "cancelled"
     except DiffViewsError as error:
         job.error = redact(str(error))
         return "failed"
-    except Exception as error:  # noqa: BLE001 - the worker outlives any job; the cause is in its log
+    except Exception as error:  # noqa: BLE001 - the queue outlives any job; the cause is in the log
         logger.error("job %s failed\n%s", job.id, traceback.format_exc())
-        job.error = _unforeseen(job.kind, error)
+        job.error = _unforeseen(job.kind, error, host)
         return "failed"
+    if isinstance(job.result, str):
+        job.run_id = job.result
     return "finished"
 
 
-def _unforeseen(kind: Kind, error: Exception) -> str:
+def _unforeseen(kind: str, error: Exception, host: str) -> str:
     if type(error).__name__ == "OutOfMemoryError":
         return "the accelerator ran out of memory; ask for fewer images or a smaller batch"
-    return f"{kind} failed unexpectedly ({type(error).__name__}); the worker's log has the details"
+    return f"{kind} failed unexpectedly ({type(error).__name__}); the {host}'s log has the details"

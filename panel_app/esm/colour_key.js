@@ -3,7 +3,9 @@ const STYLE = `
 button { display: inline-flex; align-items: center; gap: 6px; border: 1px solid transparent; border-radius: 999px;
   background: none; color: inherit; font: inherit; font-size: 12px; padding: 3px 9px 3px 7px; cursor: pointer; }
 button:hover { background: var(--dv-wash); }
-button[aria-pressed="false"] { opacity: .42; }
+button.off { opacity: .42; }
+button.lit { background: var(--dv-wash); border-color: var(--dv-muted); }
+.legend.lit button:not(.lit) { opacity: .55; }
 button:focus-visible { outline: 2px solid var(--dv-primary); }
 .dot { width: 10px; height: 10px; border-radius: 50%; flex: none; }
 .count { color: var(--dv-muted); font-variant-numeric: tabular-nums; }
@@ -34,14 +36,15 @@ export function render({model, el}) {
   }
 
   const classes = (entries) => {
-    box.className = "legend"
+    box.className = entries.some((entry) => entry.lit) ? "legend lit" : "legend"
     box.setAttribute("role", "group")
-    box.setAttribute("aria-label", "Values: click to show only some")
+    box.setAttribute("aria-label", "Values: click to highlight one, again to show only it")
     for (const entry of entries) {
       const button = document.createElement("button")
-      button.setAttribute("aria-pressed", String(entry.on))
+      button.className = entry.lit ? "lit" : entry.on ? "" : "off"
+      button.setAttribute("aria-pressed", String(entry.lit || (entry.on && entries.some((one) => !one.on))))
       button.disabled = !entry.colour
-      button.title = !entry.colour ? "Choose them in the sidebar" : entry.on ? `Show only, or also, ${entry.name}` : `Show ${entry.name} too`
+      button.title = entry.help
       const dot = document.createElement("span")
       dot.className = "dot"
       dot.style.background = entry.colour

@@ -7,6 +7,9 @@ img { width: 84px; height: 84px; image-rendering: pixelated; border-radius: 8px;
 img.photo { image-rendering: auto; }
 .active img { box-shadow: 0 0 0 2px var(--dv-primary); }
 figcaption { font-size: 11.5px; line-height: 1.35; margin-top: 4px; }
+label { display: flex; gap: 4px; align-items: center; cursor: pointer; color: var(--dv-muted); }
+label.off { opacity: .45; cursor: default; }
+input { margin: 0; accent-color: var(--dv-path); }
 .title { font-size: 12px; font-weight: 500; overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
 .detail { color: var(--dv-muted); overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
 `
@@ -19,6 +22,20 @@ export function render({model, el}) {
   box.setAttribute("role", "list")
   box.setAttribute("aria-label", "Generations of this visit")
   el.append(style, box)
+
+  const pathToggle = (entry) => {
+    const label = document.createElement("label")
+    const tick = document.createElement("input")
+    tick.type = "checkbox"
+    tick.checked = entry.drawn
+    tick.disabled = !entry.drawable
+    tick.setAttribute("aria-label", `Path of ${entry.title} on the map`)
+    label.className = entry.drawable ? "" : "off"
+    label.title = entry.drawable ? "Draw this generation's path on the map beside that of the one on show" : "Its path lies on another map"
+    tick.addEventListener("change", () => model.send_msg({path: entry.id, on: tick.checked}))
+    label.append(tick, "Path")
+    return label
+  }
 
   const card = (entry) => {
     const figure = document.createElement("figure")
@@ -40,7 +57,7 @@ export function render({model, el}) {
     const detail = document.createElement("div")
     detail.className = "detail"
     detail.textContent = entry.detail
-    caption.append(title, detail)
+    caption.append(title, detail, pathToggle(entry))
     if (entry.url) {
       const link = document.createElement("a")
       link.href = entry.url

@@ -6,8 +6,10 @@ th button { all: unset; cursor: pointer; }
 th button:focus-visible { outline: 2px solid var(--dv-primary); }
 td { padding: 5px 6px; border-bottom: 1px solid var(--dv-faint); white-space: nowrap; }
 th.number, td.number { text-align: right; font-variant-numeric: tabular-nums; }
-tbody tr { cursor: pointer; }
-tbody tr:hover { background: var(--dv-wash); }
+td.wide { white-space: normal; overflow-wrap: anywhere; }
+.swatch { display: inline-block; width: 9px; height: 9px; border-radius: 50%; margin-right: 6px; }
+tbody.opens tr { cursor: pointer; }
+tbody.opens tr:hover { background: var(--dv-wash); }
 tbody tr.active { background: color-mix(in srgb, var(--dv-primary) 12%, transparent); }
 tbody tr.active td:first-child { font-weight: 600; }
 tbody tr:focus-visible { outline: 2px solid var(--dv-primary); outline-offset: -2px; }
@@ -16,6 +18,9 @@ tbody tr:focus-visible { outline: 2px solid var(--dv-primary); outline-offset: -
 .fill { height: 100%; border-radius: 3px; background: var(--dv-primary); }
 .fill.decides { background: var(--dv-path); }
 .tick { position: absolute; top: 0; bottom: 0; width: 2px; background: var(--dv-text); opacity: .55; }
+.beside { all: unset; cursor: pointer; color: var(--dv-primary); padding: 0 6px; border-radius: 4px; }
+.beside:hover { text-decoration: underline; }
+.beside:focus-visible { outline: 2px solid var(--dv-primary); }
 .none { color: var(--dv-muted); }
 p { color: var(--dv-muted); margin: 4px 0; }
 `
@@ -25,7 +30,7 @@ export function render({model, el}) {
   style.textContent = STYLE
   const box = document.createElement("div")
   el.append(style, box)
-  let sort = {key: "knows", down: true}
+  let sort = {...model.sort}
 
   const sorted = () => {
     if (sort.key === null) return model.rows
@@ -66,22 +71,46 @@ export function render({model, el}) {
   const line = (row) => {
     const tr = document.createElement("tr")
     tr.className = row.active ? "active" : ""
-    tr.tabIndex = 0
-    tr.title = `Open ${row.layer} at σ ${row.sigma_text}`
+    if (model.opens) tr.tabIndex = 0
+    tr.title = row.title ?? `Open ${row.layer} at σ ${row.sigma_text}`
     for (const column of model.columns) {
       const td = document.createElement("td")
       const value = row[column.key]
       if (column.bar && typeof value === "number") td.append(bar(value, column, row))
       else {
-        td.textContent = value ?? "–"
+        td.textContent = row[`${column.key}_text`] ?? value ?? "–"
         if (value === null || value === undefined) td.className = "none"
+        if (column.swatch && row.colour) {
+          const swatch = document.createElement("span")
+          swatch.className = "swatch"
+          swatch.style.background = row.colour
+          td.prepend(swatch)
+        }
       }
+      if (column.wide) td.classList.add("wide")
       if (column.number) td.classList.add("number")
       tr.append(td)
     }
-    const open = () => model.send_msg({open: row.id})
+    const open = (event) => {
+      if (model.opens) model.send_msg({open: row.id, beside: model.beside && event.shiftKey})
+    }
     tr.addEventListener("click", open)
-    tr.addEventListener("keydown", (event) => { if (event.key === "Enter") open() })
+    tr.addEventListener("keydown", (event) => { if (event.key === "Enter") open(event) })
+    if (model.beside) {
+      const td = document.createElement("td")
+      const button = document.createElement("button")
+      button.className = "beside"
+      button.textContent = "Right"
+      button.title = `Open ${row.layer} at σ ${row.sigma_text} on the right`
+      button.setAttribute("aria-label", button.title)
+      button.addEventListener("click", (event) => {
+        event.stopPropagation()
+        model.send_msg({open: row.id, beside: true})
+      })
+      button.addEventListener("keydown", (event) => event.stopPropagation())
+      td.append(button)
+      tr.append(td)
+    }
     return tr
   }
 
@@ -111,12 +140,15 @@ export function render({model, el}) {
     const thead = document.createElement("thead")
     const tr = document.createElement("tr")
     tr.append(...model.columns.map(head))
+    if (model.beside) tr.append(document.createElement("th"))
     thead.append(tr)
     const tbody = document.createElement("tbody")
+    tbody.className = model.opens ? "opens" : ""
     tbody.append(...sorted().map(line))
     table.append(thead, tbody)
     box.replaceChildren(table)
   }
+  model.on("sort", () => { sort = {...model.sort}; draw() })
   for (const name of ["rows", "columns", "empty"]) model.on(name, draw)
   draw()
 }

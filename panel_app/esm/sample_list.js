@@ -1,10 +1,18 @@
 const STYLE = `
+.sort { display: flex; gap: 10px; align-items: baseline; font-size: 11.5px; color: var(--dv-muted); padding: 2px 0 4px; }
+.sort button { width: auto; height: auto; border-radius: 4px; font: inherit; padding: 1px 3px; }
+.sort button[aria-pressed="true"] { color: var(--dv-text); font-weight: 600; }
 ul { list-style: none; margin: 0; padding: 0; display: flex; flex-direction: column; }
 li { display: grid; grid-template-columns: 40px 1fr auto 28px; gap: 10px; align-items: center; padding: 5px 2px;
   border-bottom: 1px solid var(--dv-faint); }
+ul.fixed li { grid-template-columns: 40px 1fr auto; }
+ul.opens li { cursor: pointer; }
+ul.opens li:hover { background: var(--dv-wash); }
 li:last-child { border-bottom: 0; }
-img { width: 40px; height: 40px; image-rendering: pixelated; border-radius: 6px; display: block; object-fit: contain;
-  background: var(--dv-wash); box-sizing: border-box; }
+li:focus-visible { outline: 2px solid var(--dv-primary); outline-offset: -2px; border-radius: 6px; }
+li.active { background: color-mix(in srgb, var(--dv-selected) 12%, transparent); }
+img, .waiting { width: 40px; height: 40px; image-rendering: pixelated; border-radius: 6px; display: block;
+  object-fit: contain; background: var(--dv-wash); box-sizing: border-box; }
 li.suggested img { box-shadow: 0 0 0 1.5px var(--dv-neighbour); }
 li.manual img { box-shadow: 0 0 0 3px var(--dv-neighbour); }
 img.photo { image-rendering: auto; }
@@ -12,12 +20,13 @@ img.photo { image-rendering: auto; }
 .note { font-size: 12px; }
 .id { font-size: 11.5px; color: var(--dv-muted); word-break: break-all; }
 .distance { font-variant-numeric: tabular-nums; color: var(--dv-muted); font-size: 12px; }
-button { width: 26px; height: 26px; border: 0; border-radius: 50%; background: none; color: var(--dv-muted); font-size: 16px;
-  line-height: 1; cursor: pointer; }
+button { width: 26px; height: 26px; border: 0; border-radius: 50%; background: none; color: var(--dv-muted);
+  font-size: 16px; line-height: 1; cursor: pointer; }
 button:hover { background: var(--dv-wash); color: var(--dv-text); }
 button:focus-visible { outline: 2px solid var(--dv-primary); }
 p { color: var(--dv-muted); margin: 4px 0; }
 `
+const KEYS = [["title", "Class"], ["id", "Name"]]
 
 const text = (tag, cls, value) => {
   const node = document.createElement(tag)
@@ -31,40 +40,135 @@ export function render({model, el}) {
   style.textContent = STYLE
   const box = document.createElement("div")
   el.append(style, box)
+  let sort = null
+  let pictures = {}
+  const waiting = new Set()
+  let asking = null
+
+  const watcher = new IntersectionObserver((seen) => {
+    for (const {target, isIntersecting} of seen) {
+      if (!isIntersecting) continue
+      watcher.unobserve(target)
+      waiting.add(target.dataset.id)
+    }
+    if (waiting.size && asking === null) {
+      asking = setTimeout(() => {
+        model.send_msg({need: [...waiting]})
+        waiting.clear()
+        asking = null
+      }, 60)
+    }
+  }, {rootMargin: "160px"})
+
+  const picture = (entry) => {
+    const src = entry.src || pictures[entry.id]
+    if (!src) {
+      const empty = text("div", "waiting", "")
+      empty.dataset.id = entry.id
+      watcher.observe(empty)
+      return empty
+    }
+    const image = document.createElement("img")
+    image.onload = () => { image.className = image.naturalWidth > 64 ? "photo" : "" }
+    image.src = src
+    image.alt = `${entry.title}, ${entry.id}`
+    return image
+  }
+
+  const move = (item, by) => {
+    const rows = [...box.querySelectorAll("li")]
+    const next = rows[rows.indexOf(item) + by]
+    if (next) next.focus()
+  }
 
   const row = (entry) => {
     const item = document.createElement("li")
-    item.className = entry.tone
-    const image = document.createElement("img")
-    image.onload = () => { image.className = image.naturalWidth > 64 ? "photo" : "" }
-    image.src = entry.src
-    image.alt = `${entry.title}, ${entry.id}`
+    item.className = `${entry.tone || ""} ${entry.active ? "active" : ""}`
+    item.tabIndex = 0
     const label = document.createElement("div")
     label.title = entry.help || ""
     label.append(text("div", "name", entry.title))
     if (entry.note) label.append(text("div", "note", entry.note))
     label.append(text("div", "id", entry.id))
-    const remove = text("button", "remove", "×")
-    remove.setAttribute("aria-label", `Remove ${entry.id}`)
-    remove.title = "Remove this neighbour"
-    remove.addEventListener("click", () => model.send_msg({remove: entry.id}))
     const distance = text("span", "distance", entry.detail)
-    distance.title = "Distance to the selected sample"
-    item.append(image, label, distance, remove)
+    distance.title = model.detail_help
+    item.append(picture(entry), label, distance)
+    const open = () => { if (model.opens) model.send_msg({open: entry.id}) }
+    const drop = () => { if (model.removable) model.send_msg({remove: entry.id}) }
+    if (model.removable) {
+      const remove = text("button", "remove", "×")
+      remove.setAttribute("aria-label", `Remove ${entry.id}`)
+      remove.title = model.remove_help
+      remove.addEventListener("click", (event) => { event.stopPropagation(); drop() })
+      item.append(remove)
+    }
+    item.addEventListener("click", open)
+    item.addEventListener("keydown", (event) => {
+      if (event.target !== item) return
+      if (event.key === "Enter") open()
+      else if (event.key === "Delete" || event.key === "Backspace") { move(item, 1); drop() }
+      else if (event.key === "ArrowDown") move(item, 1)
+      else if (event.key === "ArrowUp") move(item, -1)
+      else return
+      event.preventDefault()
+    })
     return item
   }
 
+  const sorted = () => {
+    if (sort === null) return model.entries
+    const order = (a, b) => String(a[sort]).localeCompare(String(b[sort]), "en", {numeric: true})
+    return [...model.entries].sort(order)
+  }
+
+  const sorting = () => {
+    const bar = text("div", "sort", "Sort by")
+    for (const [key, label] of [[null, model.order], ...KEYS]) {
+      const button = text("button", "", label)
+      button.setAttribute("aria-pressed", String(sort === key))
+      button.addEventListener("click", () => { sort = key; draw() })
+      bar.append(button)
+    }
+    return bar
+  }
+
   const draw = () => {
+    const root = el.getRootNode()
+    const focused = root.activeElement ? root.activeElement.dataset.id : undefined
+    watcher.disconnect()
+    waiting.clear()
     if (!model.entries.length) {
       box.replaceChildren(...(model.empty ? [text("p", "", model.empty)] : []))
       return
     }
     const list = document.createElement("ul")
-    list.setAttribute("aria-label", "Neighbours")
-    list.append(...model.entries.map(row))
-    box.replaceChildren(list)
+    list.className = `${model.removable ? "" : "fixed"} ${model.opens ? "opens" : ""}`
+    list.setAttribute("aria-label", model.label)
+    for (const entry of sorted()) {
+      const item = row(entry)
+      item.dataset.id = entry.id
+      list.append(item)
+    }
+    const tops = model.sortable && model.entries.length > 1 ? [sorting()] : []
+    box.replaceChildren(...tops, list, ...(model.more ? [text("p", "", model.more)] : []))
+    if (focused) [...list.children].find((item) => item.dataset.id === focused)?.focus()
   }
-  model.on("entries", draw)
-  model.on("empty", draw)
+
+  const come = (message) => {
+    Object.assign(pictures, message.pictures)
+    for (const empty of box.querySelectorAll(".waiting")) {
+      const entry = model.entries.find((other) => other.id === empty.dataset.id)
+      if (entry && pictures[entry.id]) empty.replaceWith(picture(entry))
+    }
+  }
+
+  model.on("entries", () => {
+    const present = new Set(model.entries.map((entry) => entry.id))
+    pictures = Object.fromEntries(Object.entries(pictures).filter(([id]) => present.has(id)))
+    draw()
+  })
+  for (const name of ["empty", "more", "label"]) model.on(name, draw)
+  model.on("msg:custom", come)
+  model.on("remove", () => watcher.disconnect())
   draw()
 }

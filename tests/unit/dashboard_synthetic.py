@@ -1,7 +1,7 @@
 """Handwritten digits as logged runs, without a model or MLflow: what dashboard tests browse."""
 
 import time
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 
 import numpy as np
@@ -35,6 +35,31 @@ class FlatProjector:
         return order, distances[order]
 
 
+class SyntheticGenerations:
+    """What a `SyntheticStudio` made, in the order it was made."""
+
+    def __init__(self):
+        self.made, self.read = [], []
+
+    def made_from(self, layer_runs):
+        start = datetime(2026, 3, 1, 10, 0, tzinfo=UTC)
+        return [
+            SimpleNamespace(
+                run_id=outcome.run_id, name="a name", layer=outcome.recipe.layer_run.split("/")[1],
+                source_run=outcome.recipe.layer_run, start_time=start + timedelta(minutes=number),
+            )
+            for number, outcome in reversed(list(enumerate(self.made)))
+            if outcome.recipe.layer_run in layer_runs
+        ]  # fmt: skip
+
+    def leaf(self, run_id):
+        self.read.append(run_id)
+        return SimpleNamespace(recipe=self.outcome(run_id).recipe, thumbnail=f"data:image/png;base64,{run_id}")
+
+    def outcome(self, run_id):
+        return next(outcome for outcome in self.made if outcome.run_id == run_id)
+
+
 class SyntheticRuns:
     """One extraction of four layers at two noise levels; grows by re-computed maps."""
 
@@ -50,7 +75,8 @@ class SyntheticRuns:
             class_names=[NAMES[t] for t in self.labels],
         )
         self.ui_url, self.extraction_ids = ui_url, extractions
-        self.added_maps = []
+        self.added_maps, self.places, self.exports = [], {}, []
+        self.under_way, self.troubled, self.generations = [], None, SyntheticGenerations()
         self.noted, self.further, self.params = None, None, {}
         self._features = digits.data[:count]
 
@@ -89,7 +115,10 @@ class SyntheticRuns:
         ]
 
     def maps(self, layer_run):
-        return [m for m in self.added_maps if m.source_run == layer_run]
+        return [m for m in self.added_maps if m.source_run == layer_run and m.params.get("map") != "aligned"]
+
+    def aligned_maps(self, layer_runs):
+        return [m for m in self.added_maps if m.source_run in layer_runs and m.params.get("map") == "aligned"]
 
     def samples(self, extraction):
         return self.sample_set
@@ -100,23 +129,42 @@ class SyntheticRuns:
     def columns(self, extraction):
         return self.further
 
-    def points(self, map_run):
-        projector = self.projector(map_run)
+    def points(self, map_run, slice_sigma=None):
+        projector = self.projector(map_run, slice_sigma)
         rng = np.random.default_rng(7)
         order = rng.permutation(len(projector.sample_ids))  # rows of a table come in any order
-        table = pd.DataFrame(projector.embedding, columns=["x", "y"])
+        table = pd.DataFrame(projector.embedding, columns=list("xyz")[: projector.embedding.shape[1]])
         table.insert(0, "sample_id", projector.sample_ids)
         table["neighborhood_preservation"] = rng.uniform(0.3, 1, len(table))
         table["distance_to_data"] = np.linalg.norm(projector.pca_points, axis=1)
         return table.iloc[order].reset_index(drop=True)
 
-    def projector(self, map_run):
+    def projector(self, map_run, slice_sigma=None):
         base = next((m.source_run for m in self.added_maps if m.run_id == map_run), map_run)
         _, layer, sigma = base.split("/")
+        sigma = sigma if slice_sigma is None else slice_sigma
         rng = np.random.default_rng(LAYERS.index(layer))
         features = self._features + rng.normal(0, 2 * float(sigma), self._features.shape)
-        planes = (0, 1) if base == map_run else (2, 1)
+        made = next((m for m in self.added_maps if m.run_id == map_run), None)
+        planes = (0, 1) if made is None else (2, 1, 3) if made.params.get("n_components") == "3" else (2, 1)
         return FlatProjector(self.sample_set.sample_ids, features, planes)
+
+    def similarity(self, extraction, sigma):
+        gaps = np.abs(np.subtract.outer(np.arange(len(LAYERS)), np.arange(len(LAYERS))))
+        return pd.DataFrame(1 - gaps / len(LAYERS), index=LAYERS, columns=LAYERS)
+
+    def address_of(self, run_id):
+        return self.places.get(run_id)
+
+    def pending(self, experiment):
+        return list(self.under_way)
+
+    def trouble(self):
+        return self.troubled
+
+    def log_export(self, source_run, files, *, title, link):
+        self.exports.append((source_run, files, title, link))
+        return f"export-{len(self.exports)}"
 
     def run_url(self, run_id):
         return f"{self.ui_url}/#/experiments/1/runs/{run_id}" if self.ui_url else None
@@ -159,7 +207,7 @@ class SyntheticStudio:
     """Pretends to generate: the average picture appears out of noise, step by step."""
 
     def __init__(self, runs, seconds_a_step=0.0):
-        self.runs, self.pause, self.made, self.recipes = runs, seconds_a_step, 0, []
+        self.runs, self.pause, self.made, self.recipes, self.ordered = runs, seconds_a_step, 0, [], []
 
     def generate(self, recipe, report):
         self.recipes.append(recipe)
@@ -188,15 +236,28 @@ class SyntheticStudio:
             intermediates=np.stack(frames),
             noised_inputs=np.stack(noised).astype(np.uint8),
         )
-        return SimpleNamespace(
+        outcome = SimpleNamespace(
             run_id=f"gen-{self.made}", recipe=recipe, result=result, path=self._path(recipe, sigmas, n)
         )
+        self.runs.generations.made.append(outcome)
+        return outcome
 
-    def embed(self, layer_run, parameters, report):
+    def replay(self, run_id, report):
+        report(1, 1, None)
+        return SimpleNamespace(run_id=run_id, num_images=4, largest_difference=0)
+
+    def extract(self, arguments, report):
+        self.ordered.append(arguments)
+        report(1, 2, None)
+        self.runs.extraction_ids = ("ext-2", *self.runs.extraction_ids)
+        return "ext-2"
+
+    def embed(self, layer_run, parameters, report, kind="single"):
         report(0, 0, None)
         time.sleep(self.pause)
         run_id = f"map-{len(self.runs.added_maps) + 1}"
         params = {"n_neighbors": str(parameters.n_neighbors), "min_dist": str(parameters.min_dist)}
+        params |= {"map": str(kind), "n_components": str(parameters.n_components), "sigmas": "0.5,2"}
         self.runs.added_maps.insert(0, SimpleNamespace(run_id=run_id, source_run=layer_run, params=params))
         return run_id
 

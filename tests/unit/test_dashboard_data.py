@@ -112,7 +112,7 @@ def test_colours_of_classes_stay_when_a_filter_or_number_is_chosen(opened):
 def test_map_is_loaded_once_for_all_visitors(runs, monkeypatch):
     calls = []
     load = runs.points
-    monkeypatch.setattr(runs, "points", lambda run: calls.append(run) or load(run))
+    monkeypatch.setattr(runs, "points", lambda run, *_: calls.append(run) or load(run))
     store = DataStore(runs)
     layer = store.layer_run("ext-1", "midblock", 2.0)
     found = []
@@ -140,7 +140,7 @@ def test_failed_load_is_tried_again(runs, monkeypatch):
     store = DataStore(runs)
     layer = store.layer_run("ext-1", "midblock", 2.0)
     with monkeypatch.context() as broken:
-        broken.setattr(runs, "points", lambda run: (_ for _ in ()).throw(OSError("gone")))
+        broken.setattr(runs, "points", lambda *_: (_ for _ in ()).throw(OSError("gone")))
         with pytest.raises(OSError, match="gone"):
             store.open(layer)
     assert store.open(layer).map_run == layer.run_id

@@ -67,7 +67,7 @@ def only(*classes):
 def generate(dashboard, **values):
     form = dashboard.generation.form
     for name, value in values.items():
-        part = next(part for part in (form, form.asked, form.mask, form.sampling) if hasattr(part, name))
+        part = next(part for part in (form, form.averaged, form.asked, form.mask, form.sampling) if hasattr(part, name))
         getattr(part, name).value = value
     dashboard.generation.generate()
     finish(dashboard.generation.bar)
@@ -118,7 +118,7 @@ def test_no_extractions_open_nothing_without_an_error():
 def test_failure_is_told_in_a_sentence_and_leaves_the_view(session, runs, monkeypatch):
     before = session.opened
 
-    def broken(run):
+    def broken(*_):
         raise TrackingError("the tracking server does not answer; is it running?")
 
     monkeypatch.setattr(runs, "points", broken)
@@ -129,7 +129,7 @@ def test_failure_is_told_in_a_sentence_and_leaves_the_view(session, runs, monkey
 
 
 def test_unexpected_failure_is_told_without_a_trace(session, runs, monkeypatch):
-    monkeypatch.setattr(runs, "points", lambda run: 1 / 0)
+    monkeypatch.setattr(runs, "points", lambda *_: 1 / 0)
     session.choose_layer("encoder_block_0", 2.0)
     assert session.notice.text == "This did not work: division by zero. The server's log has the details."
 
@@ -368,7 +368,8 @@ def test_recomputed_map_is_opened_and_the_logged_one_stays(dashboard):
 
 def test_legend_filters_and_all_classes_again_means_no_filter(dashboard):
     drawing, state = dashboard.drawing, dashboard.session.state
-    drawing.legend._toggle({"toggle": "3: three"})
+    for _ in range(2):  # the first click highlights
+        drawing.legend._toggle({"toggle": "3: three"})
     assert state.filter == only("3: three")
     counts = np.bincount(dashboard.session.store.library.labels, minlength=10)
     assert f"{counts[3]} of 200 shown" in drawing.legend.caption.object

@@ -144,7 +144,7 @@ def test_large_maps_are_measured_on_evenly_spaced_points(fitted, monkeypatch):
 
 def test_measures_do_not_depend_on_the_block_size(fitted, monkeypatch):
     whole = map_quality(fitted, LABELS).summary
-    monkeypatch.setattr(quality, "BLOCK_ROWS", 7)
+    monkeypatch.setattr(quality, "BLOCK_ELEMENTS", 7 * 130)
     assert map_quality(fitted, LABELS).summary == pytest.approx(whole, rel=1e-9)
 
 

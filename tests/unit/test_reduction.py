@@ -6,7 +6,7 @@ from sklearn.decomposition import PCA
 from sklearn.preprocessing import StandardScaler
 
 from diffviews.errors import SampleSetError, ShapeError
-from diffviews.processing import reduction
+from diffviews.processing import reduction, umap_backend
 from diffviews.processing.reduction import reduce_activations, symmetric_spectrum
 from diffviews.processing.source_rows import ActivationSource
 
@@ -156,3 +156,17 @@ def test_reduction_of_a_wide_memory_map_never_holds_a_float64_copy(tmp_path):
     tracemalloc.stop()
     assert found.points.shape == (rows, 50)
     assert peak <= 1.3 * 4 * rows * columns
+
+
+@pytest.mark.parametrize("shape", [(60, 700), (700, 60)], ids=["wide", "tall"])
+def test_reduction_has_the_same_bits_on_any_number_of_threads(shape, monkeypatch):
+    values = activations(*shape)
+    monkeypatch.setattr("diffviews.processing.source_rows.BLOCK_BYTES", 16_000)  # many blocks
+    found = []
+    for threads in (1, 3):
+        monkeypatch.setattr("diffviews.processing.in_order.num_threads", lambda threads=threads: threads)
+        with umap_backend.fitting():
+            found.append(reduce_activations(values, 10))
+    np.testing.assert_array_equal(found[0].points, found[1].points)
+    np.testing.assert_array_equal(found[0].components, found[1].components)
+    np.testing.assert_array_equal(found[0].eigenvalues, found[1].eigenvalues)

@@ -1,0 +1,103 @@
+"""Whose average masks a layer: the selected sample with its neighbours, or all samples that were marked together."""
+
+from html import escape
+from typing import Any, Literal
+
+import panel as pn
+import panel_material_ui as pmui
+
+from panel_app.cards import hint, thumbnail_strip
+from panel_app.points import short_sigma
+from panel_app.session import Session
+from panel_app.state import Group, Selection
+from panel_app.theme import PANE_CSS
+
+Source = Literal["selection", "group"]
+_LARGEST_SELECTION = 50
+"""A recipe of more samples is shown as a marked group; rings around so many would hide the map."""
+
+
+class Averaged(pn.viewable.Viewer):
+    """Says which samples are averaged, and chooses between selection and group where there is a choice."""
+
+    def __init__(self, session: Session, **params: Any) -> None:
+        super().__init__(**params)
+        self.session = session
+        self.source = pmui.RadioButtonGroup(
+            label="Average over",
+            options={"Selection": "selection", "Marked group": "group"},
+            value="selection",
+            size="small",
+            sizing_mode="stretch_width",
+            margin=(12, 0, 0, 0),
+            visible=False,
+            description="The selected sample and its neighbours, or all samples marked with lasso or box.",
+        )
+        self.include = pmui.Switch(
+            label="Include the selected sample in the average",
+            value=True,
+            size="small",
+            margin=(2, 0),
+            description="Otherwise only its neighbours are averaged.",
+        )
+        self._told = pn.pane.HTML("", stylesheets=[PANE_CSS], sizing_mode="stretch_width", margin=(12, 0, 8, 0))
+        self._layout = pn.Column(self.source, self._told, self.include, sizing_mode="stretch_width", margin=0)
+        for widget in (self.source, self.include):
+            widget.param.watch(lambda *_: self.show(), "value")
+
+    def __panel__(self) -> pn.viewable.Viewable:
+        return self._layout
+
+    @property
+    def sample_ids(self) -> tuple[str, ...]:
+        """The samples to average, those on this map only."""
+        opened, state = self.session.opened, self.session.state
+        if opened is None:
+            return ()
+        if self.source.value == "group" and len(state.group):
+            members = state.group.sample_ids
+        else:
+            chosen = state.selection
+            members = chosen.members if self.include.value or not chosen.neighbours else chosen.neighbours
+        return tuple(s for s in members if s in opened.row_of)
+
+    def follow(self) -> None:
+        """Offer the group while there is one; take it by itself where nothing is selected."""
+        state = self.session.state
+        grouped = len(state.group) > 0
+        offered, self.source.visible = self.source.visible, grouped
+        if not grouped:
+            self.source.value = "selection"
+        elif not offered and state.selection.sample_id is None:
+            self.source.value = "group"
+        self.show()
+
+    def show(self) -> None:
+        """Say what is averaged: how many samples, of which layer, at which noise level."""
+        opened, averaged = self.session.opened, self.sample_ids
+        by_group = self.source.visible and self.source.value == "group"
+        self.include.visible = not by_group and bool(self.session.state.selection.neighbours)
+        if opened is None or not averaged:
+            self._told.object = hint(
+                "Select a point to mask this layer with its average, or mark many with lasso or box; without either, "
+                "nothing is masked."
+            )
+            return
+        samples = "1 sample" if len(averaged) == 1 else f"the average of {len(averaged):,} samples"
+        where = f"at σ {short_sigma(opened.layer.sigma)}"
+        self._told.object = (
+            f'<p style="margin-bottom:8px">Masks <b>{escape(opened.layer.layer)}</b> {where} with {samples}</p>'
+            + thumbnail_strip(opened, averaged)
+        )
+
+    def load(self, sample_ids: tuple[str, ...]) -> None:
+        """Select these samples: few as a sample with its neighbours, many as a marked group."""
+        state, opened = self.session.state, self.session.opened
+        known = tuple(s for s in sample_ids if opened is not None and s in opened.row_of)
+        self.include.value = True
+        if len(known) > _LARGEST_SELECTION:
+            state.group = Group(known)
+            self.source.value = "group"
+            return
+        self.session.select(Selection(known[0], manual=known[1:]) if known else Selection())
+        self.source.value = "selection"

@@ -1,0 +1,153 @@
+"""What two maps share and where they differ, computed once and shared by all visitors."""
+
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from diffviews.errors import SelectionError
+from diffviews.processing.neighborhoods import neighborhood_change
+from diffviews.processing.neighbors import exact_neighbors
+from panel_app.recent import Recent
+
+if TYPE_CHECKING:
+    from panel_app.data import OpenMap
+
+CHANGE = "neighborhood_change"
+"""Column of a compared map: share of a sample's nearest that are others on the other map."""
+FEWEST = 3
+"""Fewer common samples have no neighbourhoods to compare."""
+MOST_PAIRS = 10**9
+"""Up to so many distances are computed for one comparison; of larger sets only some samples are answered for."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Pairing:
+    """Which samples two maps have in common, matched by sample_id."""
+
+    sample_ids: tuple[str, ...]
+    """Samples on both, in the order of the left map's table."""
+    only_left: int
+    """How many samples the right map lacks."""
+    only_right: int
+    """How many samples the left map lacks."""
+
+    def __len__(self) -> int:
+        return len(self.sample_ids)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class NeighbourhoodChange:
+    """How much the neighbourhood of each sample changes between two maps."""
+
+    k: int
+    """Size of a neighbourhood; smaller than asked for where there are too few samples."""
+    total: int
+    """Samples that neighbours were looked for among."""
+    values: Mapping[str, float]
+    """Share of a sample's k nearest that are others on the other map, 0 to 1, by sample_id."""
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether every common sample was answered for."""
+        return len(self.values) == self.total
+
+    def on(self, opened: "OpenMap") -> "OpenMap":
+        """Return a map with the column CHANGE; samples that were not answered for have no number there."""
+        return opened.with_columns(**{CHANGE: opened.table["sample_id"].map(self.values).astype("float64")})
+
+
+def pair(left: "OpenMap", right: "OpenMap") -> Pairing:
+    """Return which samples two maps have in common."""
+    both = tuple(s for s in left.row_of if s in right.row_of)
+    return Pairing(both, len(left.row_of) - len(both), len(right.row_of) - len(both))
+
+
+def measure(
+    left: "OpenMap", right: "OpenMap", sample_ids: Sequence[str], k: int, *, most_pairs: int = MOST_PAIRS
+) -> NeighbourhoodChange:
+    """Return how much neighbourhoods in activation space change from one map to the other.
+
+    Neighbours are exact, each map's own metric in its PCA space, among the samples that both have.
+
+    Args:
+        left: one map; of a joint map the rows at its own noise level.
+        right: the other.
+        sample_ids: samples on both.
+        k: size of a neighbourhood; at most one fewer than the common samples.
+        most_pairs: distances computed at most; more samples are answered for in even steps only.
+
+    Raises:
+        SelectionError: if the maps share fewer than `FEWEST` samples.
+    """
+    if len(sample_ids) < FEWEST:
+        raise SelectionError(
+            f"these maps share {len(sample_ids)} samples; neighbourhoods need at least {FEWEST} to compare"
+        )
+    k, total = min(k, len(sample_ids) - 1), len(sample_ids)
+    asked = np.unique(np.linspace(0, total - 1, min(total, max(most_pairs // total, 1))).astype(np.int64))
+    change = neighborhood_change(
+        _points(left, sample_ids),
+        _points(right, sample_ids),
+        k,
+        metrics=(left.projector.parameters.metric, right.projector.parameters.metric),
+        rows=None if len(asked) == total else asked,
+    )
+    values = {sample_ids[row]: float(share) for row, share in zip(asked.tolist(), change, strict=True)}
+    return NeighbourhoodChange(k, total, values)
+
+
+class Comparisons:
+    """Keeps what was compared lately; safe to call from several threads, of which one measures at a time.
+
+    Args:
+        library: where CKA tables come from.
+    """
+
+    def __init__(self, library: Any) -> None:
+        self._library = library
+        self._measuring = threading.Lock()
+        self._pairings = Recent[Pairing](16)
+        self._changes = Recent[NeighbourhoodChange](16)
+        self._similarities = Recent[pd.DataFrame | None](16)
+
+    def pairing(self, left: "OpenMap", right: "OpenMap") -> Pairing:
+        """Return which samples two maps have in common."""
+        return self._pairings.get((_key(left), _key(right)), lambda: pair(left, right))
+
+    def change(self, left: "OpenMap", right: "OpenMap", k: int) -> NeighbourhoodChange | None:
+        """Return how much neighbourhoods change between two maps, None where they share too few; see `measure`."""
+        sample_ids = self.pairing(left, right).sample_ids
+        if len(sample_ids) < FEWEST:
+            return None
+
+        def make() -> NeighbourhoodChange:
+            with self._measuring:
+                return measure(left, right, sample_ids, k)
+
+        return self._changes.get((_key(left), _key(right), k), make)
+
+    def similarity(self, extraction: str, sigma: float) -> pd.DataFrame | None:
+        """Return the linear CKA of all layers of an extraction at a noise level, or None where it was not logged."""
+        return self._similarities.get((extraction, sigma), lambda: self._library.similarity(extraction, sigma))
+
+
+def nearest(opened: "OpenMap", sample_ids: Sequence[str], sample_id: str, k: int) -> tuple[str, ...]:
+    """Return the k samples nearest to one in activation space among `sample_ids`, itself left out, nearest first."""
+    if len(sample_ids) == len(opened.row_of):
+        return tuple(n.sample_id for n in opened.neighbours(sample_id, k, "activation"))
+    points, own = _points(opened, sample_ids), _points(opened, [sample_id])
+    rows = exact_neighbors(points, k + 1, own, metric=opened.projector.parameters.metric)[0][0].tolist()
+    return tuple([sample_ids[row] for row in rows if sample_ids[row] != sample_id][:k])
+
+
+def _key(opened: "OpenMap") -> tuple[str, str]:
+    return opened.map_run, opened.layer.run_id
+
+
+def _points(opened: "OpenMap", sample_ids: Sequence[str]) -> np.ndarray:
+    rows = [opened.projector_row_of[s] for s in sample_ids]
+    return np.asarray(opened.projector.pca_points)[rows]

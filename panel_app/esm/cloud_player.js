@@ -1,0 +1,86 @@
+// The player over sigma: from the noisiest slice on the left to the clearest on the right, along log sigma.
+const SECONDS = 4
+
+class Player {
+  constructor(view) {
+    this.view = view
+    this.bar = node("div", "player")
+    this.button = this.control("▶ Play", "Play from the noisiest to the clearest slice", () => this.toggle())
+    this.button.className = "play"
+    this.track = node("div", "track")
+    this.slider = node("input")
+    Object.assign(this.slider, {type: "range", ariaLabel: "Noise level σ", title: "Noise level on show; between two slices the samples are on their way"})
+    this.slider.addEventListener("input", () => { this.stop(false); this.view.go(-Number(this.slider.value), false) })
+    this.slider.addEventListener("change", () => this.view.go(this.view.at, true))
+    this.now = node("div", "now")
+    this.speed = node("select")
+    this.speed.title = "How fast the player goes"
+    for (const speed of ["0.5", "1", "2"]) this.speed.append(new Option(`${speed}×`, speed, speed === "1", speed === "1"))
+    const label = node("label", "", "Speed")
+    label.append(this.speed)
+    const previous = this.control("‹", "Previous slice, noisier", () => this.jump(1))
+    const next = this.control("›", "Next slice, clearer", () => this.jump(-1))
+    this.bar.append(this.button, previous, next, this.now, this.track, label)
+  }
+  control(text, help, action) {
+    const button = node("button", "", text)
+    Object.assign(button, {title: help, ariaLabel: help})
+    button.addEventListener("click", action)
+    return button
+  }
+  // Show the noise level on show, with a mark for each slice.
+  follow() {
+    const {places, at} = this.view
+    if (!places?.fits) return
+    if (this.marked !== places) this.mark(places)
+    this.slider.value = -at
+    this.now.textContent = `σ ${shortSigma(at)}`
+    this.slider.setAttribute("aria-valuetext", this.now.textContent)
+    const [label, help] = this.view.playing ? ["❚❚ Pause", "Pause"] : ["▶ Play", "Play from the noisiest to the clearest slice"]
+    if (this.button.textContent !== label) Object.assign(this.button, {textContent: label, title: help, ariaLabel: help})
+  }
+  mark(places) {
+    this.marked = places
+    const {lowest, highest} = places
+    Object.assign(this.slider, {min: -highest, max: -lowest, step: (highest - lowest) / 400})
+    const ticks = places.levels.map(({sigma, at}) => {
+      const share = (highest - at) / (highest - lowest), tick = this.control(`σ ${sigma}`, `Show the slice at σ ${sigma}`, () => this.show(at))
+      tick.style.left = `calc(8px + ${share} * (100% - 16px))`
+      return tick
+    })
+    this.track.replaceChildren(this.slider, ...ticks)
+  }
+  show(at) {
+    this.stop(false)
+    this.view.go(at, true)
+  }
+  jump(by) {
+    const ats = this.view.places.levels.map((level) => level.at), near = 1e-6
+    const wanted = by > 0 ? ats.find((at) => at > this.view.at + near) : ats.findLast((at) => at < this.view.at - near)
+    if (wanted !== undefined) this.show(wanted)
+  }
+  toggle() {
+    const {view} = this
+    if (view.playing) { this.stop(true); return }
+    if (view.at <= view.places.lowest + 1e-6) view.at = view.places.highest
+    view.playing = true
+    this.before = null
+    this.follow()
+    view.later()
+  }
+  stop(tell) {
+    if (!this.view.playing) return
+    this.view.playing = false
+    this.view.go(this.view.at, tell)
+  }
+  step(now) {
+    const {view} = this, {places} = view
+    if (!view.playing || !places.fits) return
+    const passed = this.before === null ? 0 : Math.min(now - this.before, 100) / 1000
+    this.before = now
+    const seconds = Math.max(SECONDS, 1.2 * (places.slices - 1)) / Number(this.speed.value)
+    view.at = Math.max(view.at - passed / seconds * (places.highest - places.lowest), places.lowest)
+    this.follow()
+    if (view.at <= places.lowest) this.stop(true)
+  }
+}

@@ -1,0 +1,75 @@
+"""Samples as entries of a list; only the first few bring their pictures along."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from panel_app.data import OpenMap
+from panel_app.points import shortened
+from panel_app.session import Session
+
+WITH_PICTURES = 30
+"""Entries that bring their picture along; the browser asks for the others when they come into view."""
+
+LONGEST = 200
+"""Entries of one list; the sentence below it tells of more."""
+
+
+def sample_entries(
+    opened: OpenMap,
+    sample_ids: Sequence[str],
+    *,
+    distances: Mapping[str, float] | None = None,
+    tones: Mapping[str, str] | None = None,
+    active: str | None = None,
+) -> list[dict[str, Any]]:
+    """Return entries of `SampleList`, in this order; samples that the map lacks are left out.
+
+    Args:
+        opened: the map.
+        sample_ids: whom to list.
+        distances: number shown beside a sample.
+        tones: how a sample's picture is ringed: 'manual' or 'suggested'.
+        active: sample that stands out.
+    """
+    known = [s for s in sample_ids if s in opened.row_of][:LONGEST]
+    first = known[:WITH_PICTURES]
+    pictures = dict(zip(first, opened.thumbnails(first), strict=True))
+    distances, tones = distances or {}, tones or {}
+    return [
+        {
+            "id": s,
+            "src": pictures.get(s, ""),
+            "title": shortened(opened.text_of(s), 80),
+            "note": _note(opened, s),
+            "help": opened.prompt_of(s) or opened.text_of(s),
+            "detail": f"{distances[s]:.2f}" if s in distances else "",
+            "distance": distances.get(s),
+            "tone": tones.get(s, ""),
+            "active": s == active,
+        }
+        for s in known
+    ]
+
+
+def remainder(opened: OpenMap, sample_ids: Iterable[str]) -> str:
+    """Return the sentence below a list that is longer than what it shows."""
+    count = sum(s in opened.row_of for s in sample_ids)
+    return f"The first {LONGEST} of {count:,}; export holds all." if count > LONGEST else ""
+
+
+def pictures_of(session: Session) -> Callable[[Sequence[str]], list[str]]:
+    """Return what answers a list that asks for the pictures of its entries."""
+
+    def answer(sample_ids: Sequence[str]) -> list[str]:
+        opened = session.opened
+        known = [s for s in sample_ids if opened is not None and s in opened.row_of]
+        found = dict(zip(known, opened.thumbnails(known), strict=True)) if known else {}
+        return [found.get(s, "") for s in sample_ids]
+
+    return answer
+
+
+def _note(opened: OpenMap, sample_id: str) -> str:
+    """Return the beginning of a sample's prompt where its class is its title."""
+    prompt = opened.prompt_of(sample_id)
+    return shortened(prompt, 60) if prompt and prompt != opened.text_of(sample_id) else ""

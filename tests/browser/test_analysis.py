@@ -1,0 +1,126 @@
+"""Analysis in Chromium: what sets marked samples apart, clusters, outliers, trust; the test computes the same."""
+
+import json
+import re
+from urllib.parse import quote
+
+import numpy as np
+import pytest
+from playwright.sync_api import expect
+from test_story import keep, query
+
+from diffviews.processing.clusters import find_clusters
+from diffviews.processing.enrichment import enrich_values
+from panel_app.clustering import CLUSTER
+
+
+@pytest.fixture
+def analysis(explorer):
+    def look(part, address=""):
+        explorer.open(address)
+        explorer.tab("Analysis")
+        explorer.page.get_by_role("button", name=part, exact=True).click()
+        return explorer.page
+
+    return look
+
+
+def rows(page):
+    return [
+        [cell.inner_text().strip() for cell in row.locator("td").all()]
+        for row in page.locator("tbody:visible").first.locator("tr").all()
+    ]
+
+
+def test_marked_samples_of_an_address_are_compared_with_the_rest(analysis, explorer, opened):
+    ids = [str(s) for s in opened.table["sample_id"][opened.table["class"] == opened.categories_of("class")[3]]][:12]
+    ids += [s for s in opened.row_of if s not in ids][:8]
+    page = analysis("Group", f"?group={quote(json.dumps(ids))}")
+    expect(page.get_by_text("20 marked samples")).to_be_visible()
+    expect(page.get_by_text(f"against the other {len(opened.row_of) - 20:,}")).to_be_visible()
+    member = opened.table["sample_id"].isin(ids).to_numpy()
+    expected = enrich_values(member, opened.table["class"].astype(str))
+    explorer.wait(lambda: len(rows(page)) == len(expected))
+    shown = rows(page)
+    assert [row[0] for row in shown] == [row.value for row in expected]
+    assert [row[1] for row in shown] == [f"{row.inside} · {row.share:.0%}" for row in expected]
+    assert [float(row[3]) for row in shown] == pytest.approx([row.log2_fold for row in expected], abs=0.051)
+    tip = page.locator("tbody:visible tr").first.get_attribute("title")
+    assert f"{expected[0].inside} of 20 here" in tip
+    page.get_by_role("button").filter(has_text="Unmark all").click()
+    expect(page.get_by_text("Mark samples to see what sets them apart")).to_be_visible()
+    assert "group" not in query(explorer)
+
+
+def test_clusters_colour_the_map_and_a_click_marks_one(analysis, explorer, data, opened):
+    page = analysis("Clusters")
+    explorer.page.get_by_role("textbox", name=re.compile("Fewest points")).fill("8")
+    page.keyboard.press("Tab")
+    explorer.button("Find clusters").click()
+    expect(page.get_by_text("points in none. Click a cluster")).to_be_visible(timeout=90_000)
+    numbers = find_clusters(opened.table[["x", "y"]].to_numpy(np.float64), 8)
+    sizes = sorted(np.bincount(numbers[numbers >= 0]).tolist(), reverse=True)
+    explorer.wait(lambda: len(rows(page)) == len(sizes))
+    assert [int(row[1]) for row in rows(page)] == sizes
+    assert query(explorer)["clusters"] == "map-8"
+    assert query(explorer)["colour"] == CLUSTER
+    explorer.settle()
+    keep(explorer, "analysis")
+    page.locator("tbody:visible tr").first.click()
+    page.get_by_role("button", name="Group", exact=True).click()
+    expect(page.get_by_text(f"{sizes[0]} marked samples")).to_be_visible()
+    shared = data.open(opened.layer)
+    assert CLUSTER not in shared.table
+
+
+def test_outliers_are_listed_with_their_pictures_and_open_by_keyboard(analysis, explorer, opened):
+    page = analysis("Outliers")
+    items = page.get_by_role("list", name="Outliers").get_by_role("listitem")
+    far = opened.table.nlargest(40, "distance_to_data")
+    expect(items.first.locator(".id")).to_have_text(str(far["sample_id"].iloc[0]))
+    assert [item.locator(".id").inner_text() for item in items.all()[:5]] == list(far["sample_id"].iloc[:5])
+    late = items.nth(35)
+    late.scroll_into_view_if_needed()  # its picture comes only now
+    image = late.locator("img")
+    expect(image).to_be_visible()
+    sample_id = late.locator(".id").inner_text()
+    assert (explorer.picture(image) == opened.samples.images_of([sample_id])[0]).all()
+    items.nth(0).focus()
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("Enter")
+    explorer.wait(lambda: query(explorer).get("sample") == str(far["sample_id"].iloc[1]))
+
+
+def test_trust_colours_the_map_in_one_click(analysis, explorer):
+    page = analysis("Trust")
+    before = explorer.map_pixels()
+    explorer.button("Colour by trust").click()
+    explorer.wait(lambda: query(explorer).get("colour") == "neighborhood_preservation")
+    explorer.settle()
+    assert (np.abs(explorer.map_pixels() - before).max(axis=-1) > 30).mean() > 0.001
+    explorer.button("Colour by class again").click()
+    explorer.wait(lambda: "colour" not in query(explorer))
+    expect(page.get_by_text("among strangers")).to_be_visible()
+
+
+def test_neighbours_can_be_sorted_by_class_and_name_and_removed_by_key(explorer, opened, lonely):
+    page = explorer.open(f"?sample={lonely[0]}").page
+    explorer.button("Suggest nearest").click()
+    near = [n.sample_id for n in opened.neighbours(lonely[0], 5, "activation")]
+    assert [row[0] for row in explorer.neighbours()] == near
+    page.get_by_role("button", name="Name", exact=True).click()
+    assert [row[0] for row in explorer.neighbours()] == sorted(near)
+    page.get_by_role("button", name="Distance", exact=True).click()
+    assert [row[0] for row in explorer.neighbours()] == near
+    page.get_by_role("list", name="Neighbours").get_by_role("listitem").first.focus()
+    page.keyboard.press("Delete")
+    assert [row[0] for row in explorer.neighbours(4)] == near[1:]
+
+
+def test_run_id_of_a_layer_copied_from_mlflow_opens_that_layer(explorer, data, opened):
+    other = next(r for r in data.library.layers(opened.layer.parent_id) if r.layer != opened.layer.layer)
+    page = explorer.open(f"?run={other.run_id}").page
+    explorer.wait(lambda: query(explorer).get("layer") == other.layer)
+    assert query(explorer)["run"] == opened.layer.parent_id
+    assert float(query(explorer)["sigma"]) == other.sigma
+    assert page.get_by_text("is not finished").count() == 0

@@ -1,0 +1,199 @@
+"""Two maps side by side in Chromium: linked by sample, and compared by what the test computes itself."""
+
+import json
+import os
+import re
+from pathlib import Path
+from urllib.parse import parse_qs, urlencode, urlsplit
+
+import numpy as np
+import pytest
+from explorer import SELECTED, count_colour
+from playwright.sync_api import expect
+from scipy.spatial.distance import cdist
+
+TABLE = "table[aria-label^='Samples by how much'] tbody tr"
+
+
+def keep(page, name):
+    folder = os.environ.get("DIFFVIEWS_SCREENSHOTS")
+    if folder:
+        page.screenshot(path=Path(folder) / f"{name}.png")
+
+
+class Comparing:
+    """The compare view of one visitor; what it should show is read from the store by the test itself."""
+
+    def __init__(self, explorer, data):
+        self.explorer, self.page, self.data = explorer, explorer.page, data
+
+    def open(self, query=""):
+        self.page.goto(f"{self.explorer.url}{query}", timeout=120_000)
+        return self
+
+    def enter(self):
+        self.page.get_by_role("button", name="Compare", exact=True).click(timeout=60_000)
+        return self.ready()
+
+    def ready(self):
+        expect(self.page.get_by_text("samples in both")).to_be_visible(timeout=60_000)
+        expect(self.page.locator(".bk-events:visible")).to_have_count(2)
+        self.explorer.wait(lambda: "against" in self.query())
+        self.settle()
+        return self
+
+    def settle(self):
+        """Wait until both maps have stood still for a while and are not empty."""
+        before, still = None, 0
+        for _ in range(120):
+            now = [self.explorer.pixels(self.box(side)) for side in (0, 1)]
+            pairs = [] if before is None else list(zip(now, before, strict=True))
+            same = bool(pairs) and all(a.shape == b.shape and (a == b).all() for a, b in pairs)
+            still = still + 1 if same and all(np.ptp(pixels) > 40 for pixels in now) else 0
+            if still == 3:
+                return
+            before = now
+            self.page.wait_for_timeout(250)
+        raise AssertionError("the maps do not come to rest")
+
+    def query(self):
+        return {key: values[0] for key, values in parse_qs(urlsplit(self.page.url).query).items()}
+
+    def left(self):
+        asked = self.query()
+        return self.data.open(self.data.layer_run(asked["run"], asked["layer"], float(asked["sigma"])))
+
+    def right(self):
+        asked = json.loads(self.query()["against"])
+        return self.data.open(self.data.layer_run(asked["run"], asked["layer"], asked["sigma"]))
+
+    def box(self, side):
+        return self.page.locator(".bk-events:visible").nth(side).bounding_box()
+
+    def place(self, side, sample_id):
+        opened = (self.left, self.right)[side]()
+        (x0, x1), (y0, y1) = opened.bounds
+        x, y = opened.position(sample_id)
+        box = self.box(side)
+        return box["x"] + (x - x0) / (x1 - x0) * box["width"], box["y"] + (y1 - y) / (y1 - y0) * box["height"]
+
+    def click(self, side, sample_id):
+        x, y = self.place(side, sample_id)
+        self.page.mouse.move(x - 2, y - 2)
+        self.page.mouse.click(x, y)
+        self.page.mouse.move(5, 400)
+
+    def ringed(self, side, sample_id):
+        """How many pixels around a sample are of the selection's ring."""
+        x, y = self.place(side, sample_id)
+        clip = {"x": x - 16, "y": y - 16, "width": 32, "height": 32}
+        return count_colour(self.explorer.pixels(clip), SELECTED)
+
+    def choose_right(self, label, option):
+        self.page.get_by_role("combobox", name=re.compile(f"^{label}")).last.click()
+        self.page.get_by_role("menuitem", name=option, exact=True).click()
+
+
+@pytest.fixture
+def comparing(explorer, data):
+    return Comparing(explorer, data)
+
+
+def changes(left, right, k):
+    """Share of each sample's k nearest that are others on the other map, by brute force."""
+    ids = [s for s in left.row_of if s in right.row_of]
+    near = []
+    for opened in (left, right):
+        points = np.asarray(opened.projector.pca_points, np.float64)[[opened.projector_row_of[s] for s in ids]]
+        gaps = cdist(points, points)
+        np.fill_diagonal(gaps, np.inf)
+        near.append(np.argsort(gaps, axis=1, kind="stable")[:, :k])
+    kept = [len(set(a) & set(b)) for a, b in zip(*near, strict=True)]
+    return {s: 1 - count / k for s, count in zip(ids, kept, strict=True)}
+
+
+def test_compare_links_two_maps_by_sample_and_lists_what_changes_most(comparing, opened, lonely):
+    page, wait = comparing.page, comparing.explorer.wait
+    comparing.open().enter()
+    layer, sigma = opened.layer.layer, opened.layer.sigma
+    assert (comparing.query()["layer"], float(comparing.query()["sigma"])) == (layer, sigma)
+    assert comparing.right().layer.layer != layer
+
+    # The same layer at the other noise level takes the right side.
+    other = next(s for s in (0.5, 2.0) if s != sigma)
+    comparing.choose_right("Layer", layer)
+    wait(lambda: comparing.right().layer.layer == layer)
+    comparing.choose_right("σ", f"{other:g}")
+    wait(lambda: comparing.right().layer.sigma == other)
+    expect(page.get_by_text(f"{len(opened.table):,} samples in both")).to_be_visible()
+    comparing.settle()
+
+    # A click on the left rings the same sample on the right, at its own place there.
+    chosen, elsewhere = lonely[0], lonely[1]
+    comparing.click(0, chosen)
+    wait(lambda: comparing.query().get("sample") == chosen)
+    for side in (0, 1):
+        wait(lambda side=side: comparing.ringed(side, chosen) > 30)
+        assert comparing.ringed(side, elsewhere) == 0
+    keep(page, "compare")
+
+    # What changes most is what the test finds itself.
+    expected = changes(comparing.left(), comparing.right(), 10)
+    order = sorted(expected, key=lambda s: (-expected[s], s))[:30]
+    wait(lambda: page.locator(f"{TABLE} .id").all_inner_texts() == order)
+    shown = [float(text) for text in page.locator(f"{TABLE} .num").all_inner_texts()]
+    assert shown == pytest.approx([expected[s] for s in order], abs=0.006)
+    page.locator(TABLE).nth(2).click()
+    wait(lambda: comparing.query().get("sample") == order[2])
+
+    # Swapped, and opened again from the address.
+    page.get_by_role("button", name="Swap").click()
+    wait(lambda: float(comparing.query()["sigma"]) == other and comparing.right().layer.sigma == sigma)
+    address = page.url
+    comparing.open(f"?{urlsplit(address).query}").ready()
+    assert comparing.query() == {key: values[0] for key, values in parse_qs(urlsplit(address).query).items()}
+    for side in (0, 1):
+        wait(lambda side=side: comparing.ringed(side, order[2]) > 30)
+
+
+def test_cell_of_the_similarity_opens_its_pair_and_a_row_of_the_table_either_side(comparing, opened, data):
+    page, wait = comparing.page, comparing.explorer.wait
+    comparing.open().enter()
+    page.get_by_role("tab", name="Similarity of layers").click()
+    table = data.comparisons.similarity(opened.layer.parent_id, opened.layer.sigma)
+    cell = page.locator("rect.cell[data-pair='0,1']")
+    cell.hover()
+    expect(page.locator(".value:visible")).to_have_text(f"{table.iloc[0, 1]:.3f}")
+    cell.click()
+    wait(lambda: comparing.query()["layer"] == table.index[0] and comparing.right().layer.layer == table.columns[1])
+
+    page.get_by_role("tab", name="All measures").click()
+    row = page.locator(f"tr[title='Open {table.columns[1]} at σ 2 on the left']")
+    row.click()
+    wait(lambda: (comparing.query()["layer"], comparing.query()["sigma"]) == (table.columns[1], "2"))
+    page.get_by_role("button", name=f"Open {table.index[0]} at σ 2 on the right").click()
+    wait(lambda: (comparing.right().layer.layer, comparing.right().layer.sigma) == (table.index[0], 2.0))
+
+
+def test_samples_move_from_one_map_to_the_other(comparing, opened):
+    page = comparing.page
+    against = {"tool": "between"}
+    query = urlencode({"view": "compare", "theme": "dark", "against": json.dumps(against)})
+    comparing.open(f"?{query}").ready()
+    canvas = page.get_by_role("img", name="Samples between their places")
+    canvas.scroll_into_view_if_needed()
+
+    def pixels():
+        return comparing.explorer.pixels(canvas.bounding_box())
+
+    comparing.explorer.wait(lambda: np.ptp(pixels()) > 40)
+    start = pixels()
+    assert start.mean() < 90  # the page is dark
+    page.get_by_label("Between the maps").fill("1")
+    comparing.explorer.wait(lambda: (pixels() != start).any(axis=-1).sum() > 200)
+    page.get_by_label("Between the maps").fill("0")
+    comparing.explorer.wait(lambda: (pixels() == start).all())
+    page.locator(".bk-events:visible").first.scroll_into_view_if_needed()
+    page.get_by_text("samples in both").scroll_into_view_if_needed()
+    comparing.settle()
+    keep(page, "compare-dark")

@@ -1,0 +1,126 @@
+"""Export in Chromium: every file is saved, and holds what was on the page."""
+
+import csv
+import io
+import json
+import xml.etree.ElementTree as ElementTree
+import zipfile
+
+import numpy as np
+import pytest
+from explorer import NEIGHBOUR, SELECTED, Explorer, count_colour
+from PIL import Image
+from playwright.sync_api import expect
+from test_story import keep
+
+from diffviews.tracking.schema import Kind
+
+
+@pytest.fixture
+def menu(explorer, opened, lonely):
+    """A page with a selected sample and five neighbours, its export menu open; saves what a button makes."""
+    near = [n.sample_id for n in opened.neighbours(lonely[0], 5, "activation")]
+    explorer.open(f"?sample={lonely[0]}&near={json.dumps(near)}")
+    explorer.button("Export").click()
+    expect(explorer.page.get_by_text("Export this view")).to_be_visible()
+
+    def save(button):
+        with explorer.page.expect_download(timeout=90_000) as download:
+            explorer.button(button).click()
+        name = download.value.suggested_filename
+        expect(explorer.page.get_by_text(f"Saved {name}")).to_be_visible()
+        return name, download.value.path().read_bytes()
+
+    save.members = (lonely[0], *near)
+    return save
+
+
+def stem(opened):
+    return f"edm-digits_{opened.layer.layer}_sigma{opened.layer.sigma:g}"
+
+
+def test_map_png_has_print_size_and_the_rings(menu, opened):
+    name, data = menu("Map as PNG")
+    assert name == f"{stem(opened)}_map.png"
+    picture = Image.open(io.BytesIO(data))
+    assert picture.width == round(180 / 25.4 * 300)
+    assert picture.info["dpi"] == pytest.approx((300, 300), abs=0.1)
+    pixels = np.asarray(picture).astype(int)
+    assert count_colour(pixels, SELECTED, 12) > 200
+    assert count_colour(pixels, NEIGHBOUR, 12) > 200
+
+
+def test_map_svg_parses_with_rings_and_words_as_shapes(menu, opened):
+    name, data = menu("Map as SVG")
+    assert name == f"{stem(opened)}_map.svg"
+    root = ElementTree.fromstring(data)
+    assert root.get("width") == "180mm"
+    strokes = [e.get("stroke") for e in root.iter() if e.tag.endswith("}circle")]
+    assert strokes.count("#2f6fed") == 1
+    assert strokes.count("#e5484d") == 5
+    words = {e.text for e in root.iter() if e.tag.endswith("}text")}
+    assert f"{opened.layer.layer} at σ {opened.layer.sigma:g}" in words
+
+
+def test_tables_hold_the_selection(menu, opened):
+    _, data = menu("Table as CSV")
+    rows = list(csv.DictReader(io.StringIO(data.decode(), newline="")))
+    assert tuple(row["sample_id"] for row in rows) == menu.members
+    assert [row["class"] for row in rows] == [opened.text_of(s) for s in menu.members]
+    places = [(float(row["x"]), float(row["y"])) for row in rows]
+    assert np.array(places) == pytest.approx(np.array([opened.position(s) for s in menu.members]))
+    expected = opened.distances(menu.members[0], menu.members[1:], "activation")
+    assert [float(r["distance_to_selected"]) for r in rows[1:]] == pytest.approx(list(expected.values()))
+    _, data = menu("Table as JSON")
+    read = json.loads(data)
+    assert tuple(row["sample_id"] for row in read["samples"]) == menu.members
+    assert read["layer_run"] == opened.layer.run_id
+
+
+def test_zip_holds_the_samples_own_images(menu, opened):
+    _, data = menu("Images as zip")
+    archive = zipfile.ZipFile(io.BytesIO(data))
+    listed = list(csv.DictReader(io.StringIO(archive.read("samples.csv").decode(), newline="")))
+    assert tuple(row["sample_id"] for row in listed) == menu.members
+    for row in listed:
+        pixels = np.asarray(Image.open(io.BytesIO(archive.read(row["file"]))))
+        assert (pixels == opened.samples.images_of([row["sample_id"]])[0]).all()
+
+
+def test_report_opens_offline_without_a_request(menu, opened, chromium, tmp_path):
+    name, data = menu("Report as HTML")
+    (tmp_path / name).write_bytes(data)
+    context = chromium.new_context(offline=True, viewport={"width": 1100, "height": 1300})
+    page = context.new_page()
+    asked, complaints = [], []
+    page.on("request", lambda request: asked.append(request.url))
+    page.on("console", lambda message: complaints.append(message.text))
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.goto((tmp_path / name).as_uri())
+    expect(page.get_by_role("heading", name=f"edm-digits: {opened.layer.layer}")).to_be_visible()
+    images = page.locator("img")
+    assert images.count() == 1 + len(menu.members)
+    assert page.evaluate("[...document.images].every((i) => i.complete && i.naturalWidth > 0)")
+    for sample_id in menu.members:
+        expect(page.get_by_role("cell", name=sample_id, exact=True)).to_be_visible()
+    (link,) = page.get_by_role("link", name="This view in the dashboard").all()
+    assert f"sample={menu.members[0]}" in link.get_attribute("href")
+    assert page.get_by_role("link", name="Layer run in MLflow").count() == 1
+    keep(Explorer(page, "", opened), "report")
+    context.close()
+    assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
+    assert complaints == []
+
+
+def test_export_is_logged_as_a_run_that_names_its_source(menu, opened, explorer, workspace):
+    before = {record.run_id for record in workspace.catalog.runs(Kind.EXPORT)}
+    layer = workspace.catalog.artifacts(opened.layer.run_id).names()
+    maps = {record.run_id for record in workspace.catalog.maps(opened.layer.run_id)}
+    explorer.page.get_by_text("Also log to MLflow").click()
+    name, data = menu("Table as CSV")
+    expect(explorer.page.get_by_role("link", name="Logged to MLflow")).to_be_visible()
+    (made,) = [record for record in workspace.catalog.runs(Kind.EXPORT) if record.run_id not in before]
+    assert (made.source_run, made.layer, made.sigma) == (opened.layer.run_id, opened.layer.layer, opened.layer.sigma)
+    assert workspace.catalog.artifacts(made).path(f"export/{name}").read_bytes() == data
+    assert workspace.catalog.artifacts(opened.layer.run_id).names() == layer
+    assert {record.run_id for record in workspace.catalog.maps(opened.layer.run_id)} == maps

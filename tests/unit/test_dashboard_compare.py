@@ -1,0 +1,436 @@
+"""Comparing two maps without a browser: which two, what they share, how they differ, and who follows whom."""
+
+import time
+from dataclasses import replace
+from datetime import UTC, datetime
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from dashboard_synthetic import LAYERS, FlatProjector, SyntheticRuns
+from scipy.spatial.distance import cdist
+
+from diffviews.errors import CorruptDataError, SelectionError, TrackingError
+from panel_app.against import BETWEEN, CKA, Against
+from panel_app.compare import CompareView
+from panel_app.compare_data import CHANGE, measure, nearest, pair
+from panel_app.compare_side import extraction_options
+from panel_app.compare_visit import COMPARE, Comparison
+from panel_app.data import DataStore
+from panel_app.embedding_map import EmbeddingMap
+from panel_app.filter import Filter
+from panel_app.session import Session
+from panel_app.state import Address, Group, Selection
+
+
+class TwoSets(SyntheticRuns):
+    """Two extractions of which the second lacks the first ten samples."""
+
+    def __init__(self, count=200, **options):
+        super().__init__(count, extractions=("ext-1", "ext-2"), **options)
+
+    def projector(self, map_run, slice_sigma=None):
+        whole = super().projector(map_run, slice_sigma)
+        if not map_run.startswith("ext-2"):
+            return whole
+        return FlatProjector(whole.sample_ids[10:], self._features[10:])
+
+
+@pytest.fixture
+def runs():
+    return TwoSets()
+
+
+@pytest.fixture
+def visit(runs):
+    session = Session(DataStore(runs))
+    session.start(Address(view=COMPARE))
+    return session
+
+
+def finish(comparison):
+    deadline = time.monotonic() + 30
+    while comparison.opening or comparison.measuring:
+        assert time.monotonic() < deadline, "the comparison does not end"
+        time.sleep(0.005)
+        comparison._opener.follow()
+        comparison._measurer.follow()
+    return comparison
+
+
+@pytest.fixture
+def comparison(visit):
+    return finish(Comparison(visit))
+
+
+def brute_force_change(left, right, k):
+    ids = [s for s in left.row_of if s in right.row_of]
+    points = [o.projector.pca_points[[o.projector_row_of[s] for s in ids]].astype(float) for o in (left, right)]
+    near = []
+    for gaps in (cdist(p, p) for p in points):
+        np.fill_diagonal(gaps, np.inf)
+        near.append([{ids[i] for i in np.argsort(row, kind="stable")[:k]} for row in gaps])
+    return {s: len(a - b) / k for s, a, b in zip(ids, *near, strict=True)}
+
+
+# -- which two ---------------------------------------------------------------------------
+
+
+def test_comparison_first_suggests_another_layer_at_the_same_noise_level(comparison, visit):
+    assert (visit.state.layer, visit.state.sigma) == ("decoder_block_2", 0.5)
+    assert comparison.against.place == ("ext-1", "midblock", 0.5, None)
+    assert comparison.right.opened.layer.layer == "midblock"
+    assert comparison.left.opened is visit.opened
+
+
+def test_comparison_opens_nothing_while_another_view_is_on_show(runs):
+    session = Session(DataStore(runs))
+    session.start(Address())
+    comparison = Comparison(session)
+    assert comparison.right.opened is None
+    assert session.state.against == Against()
+    session.state.view = COMPARE
+    finish(comparison)
+    assert comparison.right.opened is not None
+
+
+def test_single_layer_run_has_nothing_to_be_compared_with_and_the_sentence_says_what_to_run(runs, monkeypatch):
+    first = runs.layers("ext-1")[0]
+    monkeypatch.setattr(runs, "layers", lambda extraction: [first])
+    monkeypatch.setattr(runs, "extraction_ids", ("ext-1",))
+    session = Session(DataStore(runs))
+    session.start(Address(view=COMPARE))
+    comparison = finish(Comparison(session))
+    assert "diffviews extract" in comparison.problem
+    assert comparison.right.opened is None
+
+
+def test_right_hand_layer_and_extraction_are_chosen(comparison, visit):
+    comparison.choose("ext-2", "encoder_block_3", 2.0)
+    finish(comparison)
+    layer = comparison.right.opened.layer
+    assert (layer.parent_id, layer.layer, layer.sigma) == ("ext-2", "encoder_block_3", 2.0)
+    assert visit.opened.layer.parent_id == "ext-1"
+
+
+def test_layer_that_the_right_hand_extraction_lacks_gives_way_to_another_and_it_is_said(comparison, visit):
+    comparison.choose("ext-2", "no_such_layer", 1.9)
+    finish(comparison)
+    assert comparison.right.opened.layer.sigma == 2.0
+    assert "no_such_layer" in visit.notice.text or "sigma" in visit.notice.text
+    assert comparison.against.place == ("ext-2", comparison.right.opened.layer.layer, 2.0, None)
+
+
+def test_failure_on_the_right_is_a_sentence_and_the_left_map_stays(comparison, visit, runs, monkeypatch):
+    def broken(*_):
+        raise TrackingError("the tracking server does not answer; is it running?")
+
+    monkeypatch.setattr(runs, "points", broken)
+    before = visit.opened
+    comparison.choose("ext-2", "encoder_block_0", 2.0)
+    finish(comparison)
+    assert comparison.problem == visit.notice.text == "the tracking server does not answer; is it running?"
+    assert visit.opened is before
+
+
+def test_swap_puts_each_map_in_the_others_place(comparison, visit):
+    comparison.choose("ext-2", "encoder_block_3", 2.0)
+    finish(comparison)
+    comparison.swap()
+    finish(comparison)
+    left, right = visit.opened.layer, comparison.right.opened.layer
+    assert (left.parent_id, left.layer, left.sigma) == ("ext-2", "encoder_block_3", 2.0)
+    assert (right.parent_id, right.layer, right.sigma) == ("ext-1", "decoder_block_2", 0.5)
+    assert comparison.left.opened is visit.opened
+
+
+def test_swap_that_fails_leaves_both_maps_where_they_are(comparison, visit, monkeypatch):
+    comparison.choose("ext-2", "encoder_block_3", 2.0)
+    finish(comparison)
+    before = visit.opened, comparison.against
+
+    def broken(*_):
+        raise TrackingError("the tracking server does not answer; is it running?")
+
+    monkeypatch.setattr(visit.store, "open", broken)
+    comparison.swap()
+    assert (visit.opened, comparison.against) == before
+    assert "does not answer" in visit.notice.text
+
+
+def test_pair_of_layers_opens_on_both_sides(comparison, visit):
+    comparison.choose_pair("encoder_block_0", "encoder_block_3", 2.0)
+    finish(comparison)
+    assert (visit.state.layer, visit.state.sigma) == ("encoder_block_0", 2.0)
+    assert comparison.right.opened.layer.layer == "encoder_block_3"
+
+
+def test_recomputed_map_can_stand_on_the_right_and_a_gone_one_is_replaced(comparison, visit, runs):
+    source = "ext-1/midblock/0.5"
+    runs.added_maps.append(SimpleNamespace(run_id="map-1", source_run=source, params={}))
+    comparison.choose("ext-1", "midblock", 0.5, "map-1")
+    finish(comparison)
+    assert comparison.right.opened.map_run == "map-1"
+    comparison.choose("ext-1", "midblock", 0.5, "map-9")
+    finish(comparison)
+    assert comparison.right.opened.map_run == source
+    assert "no longer logged" in visit.notice.text
+
+
+def test_address_restores_the_whole_comparison(comparison, visit, runs):
+    comparison.choose("ext-2", "encoder_block_3", 2.0)
+    comparison.set(tool=CKA, k=7, coloured=True, together=True, follow=True)
+    finish(comparison)
+    query = {key: value for key, value in visit.state.to_query().items() if value is not None}
+    colleague = Session(DataStore(runs))
+    colleague.start(Address.from_query(query))
+    other = finish(Comparison(colleague))
+    assert colleague.state.against == visit.state.against
+    assert other.right.opened.layer.run_id == comparison.right.opened.layer.run_id
+    assert other.left.state.colour_by == other.right.state.colour_by == CHANGE
+
+
+def test_checkpoints_of_one_training_and_runs_of_one_minute_are_told_apart():
+    when = datetime(2026, 3, 1, 9, 30, tzinfo=UTC)
+
+    def record(run_id, checkpoint):
+        return SimpleNamespace(
+            run_id=run_id, model="edm", dataset="digits", start_time=when, params={"checkpoint": checkpoint}
+        )
+
+    options = extraction_options([record("run-1", "/a/step-100.ckpt"), record("run-2", "/a/step-200.ckpt")])
+    assert [label.rpartition(" · ")[2] for label in options] == ["step-100.ckpt", "step-200.ckpt"]
+    assert list(extraction_options([record("run-1", ""), record("run-2", "")]).values()) == ["run-1", "run-2"]
+
+
+def test_against_reads_nothing_that_does_not_fit():
+    asked = Against("run", "mid", 2.0, None, BETWEEN, 12, True, True, False, 0.25)
+    assert Against.from_json(asked.to_json()) == asked
+    assert Against().to_json() is None
+    bad = '{"run": 3, "layer": "", "sigma": "x", "tool": "rm", "k": 0, "coloured": 1, "together": null, "x": 2}'
+    assert Against.from_json(bad) == Against()
+    for text in ("[1]", "no json", None, '{"k": true}', '{"k": 51}', '{"share": 1.5}', '{"sigma": NaN}'):
+        assert Against.from_json(text) == Against()
+
+
+# -- linked samples ----------------------------------------------------------------------
+
+
+def test_click_on_either_side_selects_on_both(comparison, visit):
+    comparison.right.click("digits-0030")
+    assert visit.state.selection == comparison.left.state.selection == Selection("digits-0030")
+    comparison.left.click("digits-0031")
+    assert comparison.right.state.selection == Selection("digits-0030", manual=("digits-0031",))
+
+
+def test_hover_group_and_filter_of_one_side_are_the_others_too(comparison, visit):
+    comparison.right.state.hovered = "digits-0020"
+    assert comparison.left.state.hovered == visit.state.hovered == "digits-0020"
+    comparison.left.state.group = Group(("digits-0020", "digits-0021"))
+    assert comparison.right.state.group == visit.state.group == Group(("digits-0020", "digits-0021"))
+    only_threes = Filter().with_values("class", ("3: three",))
+    comparison.right.state.filter = only_threes
+    assert comparison.left.state.filter == visit.state.filter == only_threes
+    visit.state.selection = Selection("digits-0020")
+    assert comparison.left.state.selection == comparison.right.state.selection == Selection("digits-0020")
+
+
+def test_sample_of_the_right_map_alone_cannot_be_selected_and_it_is_said(comparison, visit):
+    comparison.choose("ext-2", "midblock", 0.5)
+    finish(comparison)
+    comparison.swap()  # now the right map has ten samples more
+    finish(comparison)
+    comparison.right.click("digits-0003")
+    assert visit.state.selection == Selection()
+    assert "digits-0003 is only on the right map" in visit.notice.text
+    comparison.right.state.group = Group(("digits-0003", "digits-0040"))
+    assert visit.state.group == comparison.left.state.group == Group(("digits-0040",))
+    comparison.right.state.hovered = "digits-0003"
+    assert comparison.left.state.hovered is None
+
+
+def test_right_hand_map_without_a_column_does_not_take_the_visits_filter_away(comparison, visit, runs, monkeypatch):
+    wanted = Filter().with_range("distance_to_data", (0.0, 1e9)).with_values("class", ("3: three",))
+    visit.state.filter = wanted
+    whole = runs.points
+    monkeypatch.setattr(runs, "points", lambda *a: whole(*a).drop(columns="distance_to_data"))
+    comparison.choose("ext-2", "encoder_block_0", 2.0)
+    finish(comparison)
+    assert comparison.right.state.filter == Filter().with_values("class", ("3: three",))
+    assert visit.state.filter == comparison.left.state.filter == wanted
+
+
+# -- what they share and how they differ -------------------------------------------------
+
+
+def test_samples_are_paired_by_id_and_missing_ones_counted(comparison, visit):
+    comparison.choose("ext-2", "midblock", 0.5)
+    finish(comparison)
+    pairing = comparison.pairing
+    assert set(pairing.sample_ids) == {f"digits-{i:04d}" for i in range(10, 200)}
+    assert (pairing.only_left, pairing.only_right) == (10, 0)
+
+
+def test_change_is_that_of_brute_force_among_the_common_samples(comparison, visit):
+    comparison.choose("ext-2", "encoder_block_0", 2.0)
+    comparison.set(k=6)
+    finish(comparison)
+    expected = brute_force_change(visit.opened, comparison.right.plain, 6)
+    assert comparison.change.values == pytest.approx(expected)
+    assert len(set(expected.values())) > 3
+
+
+def test_change_is_measured_once_for_all_visitors(visit, comparison, monkeypatch):
+    import panel_app.compare_data as compare_data
+
+    monkeypatch.setattr(compare_data, "measure", None)  # a second visitor must not need it
+    other = Session(visit.store)
+    other.start(Address(view=COMPARE))
+    assert finish(Comparison(other)).change is comparison.change
+
+
+def test_change_of_a_large_set_is_measured_for_some_samples_and_says_so(visit, comparison):
+    left, right = visit.opened, comparison.right.plain
+    ids = pair(left, right).sample_ids
+    some = measure(left, right, ids, 5, most_pairs=200 * 20)
+    assert (len(some.values), some.total, some.is_whole) == (20, 200, False)
+    whole = measure(left, right, ids, 5)
+    assert all(whole.values[s] == share for s, share in some.values.items())
+
+
+def test_change_needs_three_common_samples(visit, comparison):
+    with pytest.raises(SelectionError, match="share 2 samples"):
+        measure(visit.opened, comparison.right.plain, ["digits-0001", "digits-0002"], 5)
+
+
+def test_colour_by_change_colours_both_maps_and_leaves_the_visits_colour(comparison, visit):
+    comparison.set(coloured=True)
+    for side in (comparison.left, comparison.right):
+        assert side.state.colour_by == CHANGE
+        row = side.opened.row_of["digits-0042"]
+        assert side.opened.table[CHANGE].iloc[row] == comparison.change.values["digits-0042"]
+    assert visit.state.colour_by == "class"
+    assert CHANGE not in visit.opened.table
+    comparison.set(coloured=False)
+    assert comparison.left.state.colour_by == comparison.right.state.colour_by == "class"
+
+
+def test_nearest_among_the_common_samples_leaves_out_those_of_one_map(comparison, visit):
+    ids = [f"digits-{i:04d}" for i in range(10, 200)]
+    found = nearest(visit.opened, ids, "digits-0050", 8)
+    points = visit.opened.projector.pca_points
+    row_of = visit.opened.projector_row_of
+    gaps = {s: np.linalg.norm(points[row_of[s]] - points[row_of["digits-0050"]]) for s in ids if s != "digits-0050"}
+    assert list(found) == sorted(gaps, key=gaps.get)[:8]
+
+
+# -- the page ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def page(visit):
+    view = CompareView(visit, EmbeddingMap(visit))
+    finish(view.comparison)
+    return view
+
+
+def test_table_lists_what_changes_most_first_and_a_click_selects(page, visit):
+    values = page.comparison.change.values
+    shown = [entry["id"] for entry in page.changes.table.entries]
+    assert shown == sorted(values, key=lambda s: (-values[s], s))[: len(shown)]
+    page.changes.table._handle_msg({"choose": shown[4]})
+    assert visit.state.selection.sample_id == shown[4]
+    page.changes.table._handle_msg({"sort": "change"})
+    assert page.changes.table.entries[0]["change"] == min(values.values())
+    page.changes.table._handle_msg({"more": True})
+    assert len(page.changes.table.entries) == 2 * len(shown)
+    page.changes.table._handle_msg({"choose": "not-a-sample"})
+    assert visit.state.selection.sample_id == shown[4]
+
+
+def test_sentence_says_how_many_samples_are_on_both(page, visit):
+    assert "200 samples in both" in page.shared.object
+    page.comparison.choose("ext-2", "midblock", 0.5)
+    finish(page.comparison)
+    assert "190 samples in both" in page.shared.object
+    assert "10 of these samples are not on the right map" in page.choosers[0].told.object
+
+
+def test_selectors_of_each_side_open_what_is_chosen(page, visit):
+    left, right = page.choosers
+    right.layer.value = "encoder_block_0"
+    finish(page.comparison)
+    assert page.comparison.right.opened.layer.layer == "encoder_block_0"
+    right.sigma.value = 2.0
+    finish(page.comparison)
+    assert page.comparison.right.opened.layer.sigma == 2.0
+    left.layer.value = "encoder_block_3"
+    finish(page.comparison)
+    assert visit.state.layer == "encoder_block_3"
+    assert page.comparison.right.opened.layer.layer == "encoder_block_0"
+
+
+def test_similarity_shows_the_logged_table_and_a_cell_opens_its_pair(page, visit, runs, monkeypatch):
+    heatmap = page.cka.heatmap
+    assert heatmap.layers == list(LAYERS)
+    assert heatmap.values == runs.similarity("ext-1", 0.5).to_numpy().tolist()
+    assert heatmap.pair == ["decoder_block_2", "midblock"]
+    heatmap._handle_msg({"left": "encoder_block_0", "right": "decoder_block_2"})
+    finish(page.comparison)
+    assert (visit.state.layer, page.comparison.right.opened.layer.layer) == ("encoder_block_0", "decoder_block_2")
+    monkeypatch.setattr(runs, "similarity", lambda *_: None)
+    visit.choose_layer("encoder_block_0", 2.0)
+    assert heatmap.layers == []
+    assert "no similarity" in heatmap.empty
+
+    def broken(*_):
+        raise CorruptDataError("the table cka/0.5.csv cannot be read")
+
+    monkeypatch.setattr(runs, "similarity", broken)
+    page.comparison.visit.store.comparisons._similarities._values.clear()
+    visit.choose_layer("midblock", 0.5)
+    assert heatmap.empty == "the table cka/0.5.csv cannot be read"
+
+
+def test_quality_table_has_every_measure_and_opens_a_layer_on_either_side(page, visit):
+    keys = [column["key"] for column in page.quality.table.columns]
+    assert {"knn_accuracy_activation", "control_rate", "trustworthiness"} <= set(keys)
+    assert "control_baseline" not in keys
+    assert len(page.quality.table.rows) == 8
+    page.quality.table._handle_msg({"open": "ext-1/encoder_block_0/2.0"})
+    assert (visit.state.layer, visit.state.sigma) == ("encoder_block_0", 2.0)
+    page.quality.table._handle_msg({"open": "ext-1/encoder_block_3/2.0", "beside": True})
+    finish(page.comparison)
+    assert page.comparison.right.opened.layer.run_id == "ext-1/encoder_block_3/2.0"
+    assert visit.state.layer == "encoder_block_0"
+
+
+def test_quality_table_holds_both_extractions_where_they_differ(page, visit):
+    page.comparison.choose("ext-2", "midblock", 0.5)
+    finish(page.comparison)
+    assert page.quality.table.columns[0]["key"] == "run"
+    assert len(page.quality.table.rows) == 16
+    page.quality.table._handle_msg({"open": "ext-2/encoder_block_0/2.0"})
+    assert visit.state.extraction == "ext-2"
+
+
+def test_empty_comparison_says_so_on_the_page(runs, monkeypatch):
+    first = runs.layers("ext-1")[0]
+    monkeypatch.setattr(runs, "layers", lambda extraction: [first])
+    monkeypatch.setattr(runs, "extraction_ids", ("ext-1",))
+    session = Session(DataStore(runs))
+    session.start(Address(view=COMPARE))
+    page = CompareView(session, EmbeddingMap(session))
+    assert page.problem.visible
+    assert "nothing to compare" in page.problem.object
+
+
+def test_stale_comparison_is_never_shown_for_another_map(page, visit):
+    page.comparison.set(tool=BETWEEN)
+    before = page.comparison.change
+    visit.choose_layer("encoder_block_0", 2.0)
+    assert page.comparison.change is None
+    assert page.changes.table.entries == []
+    finish(page.comparison)
+    assert page.comparison.change is not before
+    assert replace(page.comparison.against, tool=CKA).place == page.comparison.against.place
