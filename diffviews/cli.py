@@ -79,6 +79,11 @@ COMMANDS = {
     "replay": Command(
         "diffviews.pipelines.replay:replay", "repeat a logged generation and compare", positional=("run",)
     ),
+    "benchmark": Command(
+        "experiments.benchmarks.command:benchmark",
+        "measure how fast everything is against the alternatives",
+        positional=("names",),
+    ),
 }
 
 
@@ -199,13 +204,16 @@ def flags_of(function: Callable[..., Any]) -> dict[str, Any]:
 def _spell_out(command: Command, options: Mapping[str, Any], words: Sequence[str]) -> list[str]:
     """Rewrite positional words, short flags, dashes, bare switches and 'a,b' lists as `--name=value`."""
     aliases, positional = dict(command.aliases), list(command.positional)
-    spelled, rest = [], list(words)
+    spelled, rest, listed = [], list(words), list[str]()
     while rest:
         word = rest.pop(0)
         if not word.startswith("-"):
             if not positional:
                 raise ConfigError(f"{word!r} has no flag before it; write --NAME {word}")
-            spelled.append(f"--{positional.pop(0)}={word}")
+            if _is_list(options[positional[0]]):
+                listed.append(word)
+            else:
+                spelled.append(f"--{positional.pop(0)}={word}")
             continue
         flag, equals, value = word.partition("=")
         if flag in ("-h", "--help", "--print_config"):
@@ -217,7 +225,7 @@ def _spell_out(command: Command, options: Mapping[str, Any], words: Sequence[str
         if not equals:
             value = _value_after(flag, options.get(key), rest)
         spelled.append(f"--{key}={_as_yaml(value, options.get(key))}")
-    return spelled
+    return [*spelled, f"--{positional[0]}=[{','.join(listed)}]"] if listed else spelled
 
 
 def _from_environment(options: Mapping[str, Any]) -> list[str]:
@@ -238,8 +246,11 @@ def _as_yaml(value: str, kind: Any) -> str:
     """Return a value as YAML reads it: 'a,b' is a list where one is wanted, 'none' is null."""
     if value.lower() == "none" and type(None) in get_args(kind):
         return "null"
-    is_list = any(get_origin(option) in (list, tuple) for option in (kind, *get_args(kind)))
-    return f"[{value}]" if is_list and not value.startswith("[") and value != "null" else value
+    return f"[{value}]" if _is_list(kind) and not value.startswith("[") and value != "null" else value
+
+
+def _is_list(kind: Any) -> bool:
+    return any(get_origin(option) in (list, tuple) for option in (kind, *get_args(kind)))
 
 
 def _comments(spelled: Sequence[str], options: Mapping[str, Any]) -> dict[str, str]:

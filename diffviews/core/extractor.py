@@ -25,7 +25,7 @@ from diffviews.adapters.hooks import (
     primary_tensor,
 )
 from diffviews.core.files import write_atomically
-from diffviews.core.session import InterventionSession
+from diffviews.core.session import InterventionSession, Keep, copy_of
 from diffviews.errors import ConfigError, CorruptDataError, SelectionError, ShapeError
 from diffviews.noise import sample_noise
 
@@ -43,7 +43,8 @@ def capture(
     conditioning: Conditioning,
     sigma: float,
     layers: Sequence[str],
-) -> dict[str, Tensor]:
+    keep: Keep = copy_of,
+) -> dict[str, Any]:
     """Return layers' activations for samples at a noise level, from one forward pass.
 
     The input is x0 + sigma · noise(sample_id), the same noise at every sigma and for every layer.
@@ -56,9 +57,10 @@ def capture(
         conditioning: what `adapter.condition` gave for them; empty for an unconditional pass.
         sigma: noise level > 0.
         layers: layers to capture.
+        keep: what is kept of a layer's output, called while the model runs; the default is a copy.
 
     Returns:
-        {layer: (B, *layer_shape)} on the model's device, in the layer's own dtype.
+        {layer: (B, *layer_shape)} on the model's device, in the layer's own dtype; or what `keep` returned.
 
     Raises:
         LayerNotFoundError: if the adapter has no such layer.
@@ -70,7 +72,7 @@ def capture(
     noised = (x0.to("cpu", torch.float32) + sigma * noise).to(adapter.device)
     levels = torch.full((len(x0),), sigma, dtype=torch.float32, device=adapter.device)
     given = {name: values.to(adapter.device) for name, values in conditioning.items()}
-    with InterventionSession(adapter, record_layers=layers) as session, session.evaluation(0, sigma):
+    with InterventionSession(adapter, record_layers=layers, keep=keep) as session, session.evaluation(0, sigma):
         adapter.forward(noised, levels, **given)
     return dict(session.natural)
 

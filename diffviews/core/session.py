@@ -7,7 +7,7 @@ with InterventionSession(adapter, interventions, ["midblock"]) as session:
 """
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -32,6 +32,16 @@ from diffviews.errors import ConfigError
 _log = logging.getLogger(__name__)
 
 GuidancePass = Literal["conditional", "unconditional"]
+
+
+Keep = Callable[[str, Tensor], Any]
+"""Takes a layer's name and its natural output, which the model may go on to change in place, and keeps what it
+wants of it; what it returns is noted."""
+
+
+def copy_of(layer: str, own: Tensor) -> Tensor:
+    """Keep a layer's output as it is."""
+    return own.detach().clone()
 
 
 class Change(Protocol):
@@ -79,6 +89,7 @@ class InterventionSession:
         adapter: model whose layers are hooked.
         interventions: what to change.
         record_layers: layers whose values are kept.
+        keep: what is kept of their natural values; the default is a copy.
 
     Raises:
         LayerNotFoundError: on entry, if the adapter has no such layer.
@@ -90,14 +101,15 @@ class InterventionSession:
         adapter: GeneratorAdapter,
         interventions: Sequence[Change] = (),
         record_layers: Sequence[str] = (),
+        keep: Keep = copy_of,
     ) -> None:
-        self._adapter = adapter
+        self._adapter, self._keep = adapter, keep
         self._interventions = tuple(interventions)
         self._recorded = frozenset(record_layers)
         self._handles: list[Handle] = []
         self._reached: set[str] = set()
-        self.natural: dict[str, Tensor] = {}
-        """What the recorded layers gave in the last evaluation, {layer: (B, *shape)}."""
+        self.natural: dict[str, Any] = {}
+        """What the recorded layers gave in the last evaluation, {layer: (B, *shape)}, or what `keep` returned."""
         self.replaced: dict[str, Tensor] = {}
         """What the later layers read instead, for recorded layers that have an intervention; equal
         to `natural` where none acted."""
@@ -174,9 +186,9 @@ class InterventionSession:
                 if number in evaluation.targets:
                     value = item.apply(value, evaluation.targets[number])
             if layer in self._recorded:
-                self.natural[layer] = own.detach().clone()
+                self.natural[layer] = self._keep(layer, own)
                 if numbered:
-                    self.replaced[layer] = value.detach().clone()
+                    self.replaced[layer] = copy_of(layer, value)
             return None if value is own else replace_primary(output, value)
 
         return hook

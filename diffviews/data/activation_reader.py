@@ -20,6 +20,9 @@ from diffviews.errors import CorruptDataError, DiffViewsError, SampleSetError, S
 
 Result = TypeVar("Result")
 
+ChunkDigest = tuple[bytes, int]
+"""sha256 of the values of one chunk, and how many of them are not finite."""
+
 SCHEMA_VERSION = 1
 ATTRIBUTE = "diffviews"
 PARALLEL_REMOTE, PARALLEL_LOCAL = 8, 2
@@ -42,7 +45,9 @@ class ActivationReader:
     Nothing but the array's metadata is held in memory. Safe to share between threads.
     """
 
-    def __init__(self, fetch: Fetch, name: str, parallel: int = PARALLEL_REMOTE) -> None:
+    def __init__(
+        self, fetch: Fetch, name: str, parallel: int = PARALLEL_REMOTE, index: SampleIndex | None = None
+    ) -> None:
         """Read the metadata; `open` is the ordinary way to get here."""
         self._parallel = parallel
         self.name = name
@@ -50,14 +55,12 @@ class ActivationReader:
         if raw is None:
             raise CorruptDataError(f"{name} holds no activations: {METADATA_KEY} is missing")
         metadata = _parse(raw, f"{name}/{METADATA_KEY}")
-        self.attrs: Mapping[str, Any] = metadata["attributes"][ATTRIBUTE]
+        attrs: dict[str, Any] = metadata["attributes"][ATTRIBUTE]
         self.shape: tuple[int, ...] = tuple(metadata["shape"])
         self.dtype = np.dtype(metadata["data_type"])
         self.chunk_rows = int(metadata["chunk_grid"]["configuration"]["chunk_shape"][0])
-        try:
-            self._index = SampleIndex(tuple(self.attrs["sample_ids"]))
-        except SampleSetError as error:
-            raise CorruptDataError(f"{name}/{METADATA_KEY} is damaged: {error}") from error
+        self._index = _index(attrs["sample_ids"], index, f"{name}/{METADATA_KEY}")
+        self.attrs: Mapping[str, Any] = {**attrs, "sample_ids": self._index.sample_ids}
         self._array = zarr.open_array(FetchStore(fetch, raw, name), mode="r", zarr_format=3)
 
     @classmethod
@@ -67,6 +70,7 @@ class ActivationReader:
         *,
         allow_unfinished: bool = False,
         name: str = "activations",
+        index: SampleIndex | None = None,
     ) -> Self:
         """Open an array in a folder, or behind a function that fetches bytes by key.
 
@@ -74,6 +78,7 @@ class ActivationReader:
             source: the array's folder, or `fetch(key) -> bytes | None`, called from several threads.
             allow_unfinished: open an array that is still being written.
             name: what errors call the array when it is fetched.
+            index: ids that the array may have; then it shares them, and a million are held once for all layers.
 
         Raises:
             CorruptDataError: if there is no array, it is damaged, or it is unfinished.
@@ -83,7 +88,7 @@ class ActivationReader:
             fetch, parallel = source, PARALLEL_REMOTE
         else:
             fetch, parallel, name = folder_fetch(Path(source)), PARALLEL_LOCAL, str(source)
-        reader = cls(fetch, name, parallel)
+        reader = cls(fetch, name, parallel, index)
         if not (reader.finished or allow_unfinished):
             raise CorruptDataError(f"the activations {reader.name} were never finished; resume the extraction")
         return reader
@@ -176,12 +181,18 @@ class ActivationReader:
         """Return the key under which a chunk is stored."""
         return "/".join(["c", str(chunk), *["0"] * (len(self.shape) - 1)])
 
-    def compute_digest(self) -> tuple[str, int]:
-        """Return the sha256 over shape, dtype, sample order and all values, and how many are not finite."""
+    def compute_digest(self, known: Mapping[int, ChunkDigest] | None = None) -> tuple[str, int]:
+        """Return the sha256 over shape, dtype, sample order and all values, and how many are not finite.
+
+        Args:
+            known: digests of chunks, which are then not read.
+        """
         header = {"shape": self.shape, "dtype": self.dtype.name, "sample_ids": self.sample_ids}
         digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
-        nonfinite = 0
-        for _, (part, count) in self._each(range(self.num_chunks), _digest_part):
+        nonfinite, known = 0, known or {}
+        unread = self._each([chunk for chunk in range(self.num_chunks) if chunk not in known], digest_chunk)
+        for chunk in range(self.num_chunks):
+            part, count = known[chunk] if chunk in known else next(unread)[1]
             digest.update(part)
             nonfinite += count
         return digest.hexdigest(), nonfinite
@@ -205,6 +216,8 @@ class ActivationReader:
 
     def _each(self, chunks: Sequence[int], compute: Callable[[np.ndarray], Result]) -> Iterator[tuple[int, Result]]:
         """Yield (chunk, compute(its rows)) in order, a few chunks at once and never more in memory."""
+        if not chunks:
+            return
         if len(chunks) == 1:
             yield chunks[0], compute(self.chunk(chunks[0]))
             return
@@ -224,11 +237,21 @@ class ActivationReader:
                     future.cancel()
 
 
+def _index(found: list[Any], given: SampleIndex | None, name: str) -> SampleIndex:
+    if given is not None and list(given.sample_ids) == found:
+        return given
+    try:
+        return SampleIndex(tuple(found))
+    except SampleSetError as error:
+        raise CorruptDataError(f"{name} is damaged: {error}") from error
+
+
 def _unchanged(values: np.ndarray) -> np.ndarray:
     return values
 
 
-def _digest_part(values: np.ndarray) -> tuple[bytes, int]:
+def digest_chunk(values: np.ndarray) -> ChunkDigest:
+    """Return the sha256 of a chunk's values, and how many are not finite."""
     little = np.ascontiguousarray(values, dtype=values.dtype.newbyteorder("<"))
     return hashlib.sha256(little.data).digest(), count_nonfinite(values)
 

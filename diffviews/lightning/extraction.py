@@ -5,8 +5,10 @@ blocks in turn and write their own chunks, so nothing is gathered and a killed r
 the first unwritten block. Everything here can be sent to another process.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import lightning
@@ -17,8 +19,13 @@ from torch.utils.data import DataLoader, Dataset
 from diffviews.adapters.base import GeneratorAdapter
 from diffviews.adapters.condition import Condition
 from diffviews.core.extractor import capture
-from diffviews.data.activations import ActivationWriter, DoesNotFitError
+from diffviews.core.files import write_atomically
+from diffviews.data.activations import ActivationWriter
 from diffviews.data.samples import SampleSet
+from diffviews.errors import ShapeError
+from diffviews.lightning.chunks import ChunkBuffer, WriteBehind
+from diffviews.lightning.projection import Projection
+from diffviews.processing.sketch import Sketch
 
 LayerKey = tuple[str, float]
 """(layer name, sigma): what one array of activations belongs to."""
@@ -140,11 +147,17 @@ def _as_is(batch: ExtractionBatch) -> ExtractionBatch:
 
 
 class ExtractionModule(lightning.LightningModule):
-    """Runs an adapter at `x0 + sigma · noise(sample_id)` and hands the layers' outputs to the writers.
+    """Runs an adapter at `x0 + sigma · noise(sample_id)` and has the layers' outputs written.
+
+    Hooks cast and copy a layer's output straight into the chunks to be written, while the model runs;
+    a thread writes them while it computes the next batch. Sent to another process, the module opens
+    its arrays there.
 
     Args:
         adapter: the model.
-        open_writers: {(layer, sigma): opens its array for writing}; each process opens its own.
+        writers: {(layer, sigma): writer of its array}.
+        sketches: {(layer, sigma): file of the fitted sketch} of layers whose arrays hold a sketch's vectors. What
+            a block's outputs sum up to is then written beside its chunks, before them.
         on_overflow: told once of a layer with a value beyond float16, which is skipped from then
             on; the job captures it again in float32.
     """
@@ -152,65 +165,71 @@ class ExtractionModule(lightning.LightningModule):
     def __init__(
         self,
         adapter: GeneratorAdapter,
-        open_writers: Mapping[LayerKey, Callable[[], ActivationWriter]],
+        writers: Mapping[LayerKey, ActivationWriter],
         on_overflow: Callable[[LayerKey], None],
+        sketches: Mapping[LayerKey, Path] | None = None,
     ) -> None:
         super().__init__()
         self._held = (adapter,)  # in a tuple: Lightning moves modules it knows back to the CPU at the end
-        self._open_writers, self._on_overflow = dict(open_writers), on_overflow
-        self._pending: dict[LayerKey, ChunkBuffer] = {}
-        self._overflowed: set[LayerKey] = set()
+        self._writers, self._on_overflow, self._sketches = dict(writers), on_overflow, dict(sketches or {})
+        self._behind: WriteBehind | None = None
+        self._chunks: dict[LayerKey, ChunkBuffer] = {}
+        self._projections: dict[LayerKey, Projection] = {}
 
     def on_predict_start(self) -> None:
-        self._pending = {key: ChunkBuffer(open_writer()) for key, open_writer in self._open_writers.items()}
+        self._behind = behind = WriteBehind()
+        self._chunks = {
+            key: ChunkBuffer(writer, behind, partial(self._on_overflow, key)) for key, writer in self._writers.items()
+        }
         if self.trainer.world_size > 1:
             self._held[0].to(self.device)
+        device = self._held[0].device
+        self._projections = {key: Projection(Sketch.load(path), device) for key, path in self._sketches.items()}
 
     def predict_step(self, batch: ExtractionBatch, batch_idx: int) -> int:
         """Capture one batch; return its number of samples."""
         (adapter,) = self._held
-        layers = [layer for layer, sigma in self._pending if sigma == batch.sigma]
+        buffers = {layer: buffer for (layer, sigma), buffer in self._chunks.items() if sigma == batch.sigma}
+
+        def keep(layer: str, own: torch.Tensor) -> bool:
+            projection = self._projections.get((layer, batch.sigma))
+            buffers[layer].put(batch.start, own if projection is None else projection(own))
+            return True
+
         given = {} if batch.conditions is None else adapter.condition(batch.conditions)
         x0 = adapter.encode(batch.images)
-        captured = capture(adapter, x0, batch.sample_ids, given, batch.sigma, layers)
-        for layer, activation in captured.items():
-            self._store((layer, batch.sigma), batch, activation)
+        reached = capture(adapter, x0, batch.sample_ids, given, batch.sigma, list(buffers), keep)
+        for layer, buffer in buffers.items():
+            if layer not in reached:
+                raise ShapeError(f"layer {layer!r} was not reached in a forward pass, so it has nothing to store")
+            self._add_up((layer, batch.sigma), batch)
+            buffer.pass_on(batch.stop, ends_block=batch.ends_block)
         return len(batch.sample_ids)
 
-    def _store(self, key: LayerKey, batch: ExtractionBatch, activation: torch.Tensor) -> None:
-        if key in self._overflowed:
+    def _add_up(self, key: LayerKey, batch: ExtractionBatch) -> None:
+        projection = self._projections.get(key)
+        if projection is None or self._behind is None:
             return
-        try:
-            self._pending[key].add(batch.start, activation.float().cpu().numpy(), batch.ends_block)
-        except DoesNotFitError:
-            self._overflowed.add(key)
-            self._on_overflow(key)
+        projection.add()
+        if batch.ends_block:
+            path = sums_folder(self._writers[key].path) / f"{batch.stop}.npy"
+            self._behind.submit(partial(_write_sum, path, projection.take_sum()))
+
+    def on_predict_end(self) -> None:
+        if self._behind is not None:
+            self._behind.close()
+
+    def abandon(self) -> None:
+        """Write nothing more, after a failure; without one there is nothing left to write."""
+        if self._behind is not None:
+            self._behind.abandon()
 
 
-class ChunkBuffer:
-    """Collects consecutive rows of one layer and writes them as whole chunks, those that are there left alone."""
+def sums_folder(array: Path) -> Path:
+    """Return where the sums of a layer's outputs, one file a block, lie beside its array of vectors."""
+    return array.with_name("sums")
 
-    def __init__(self, writer: ActivationWriter) -> None:
-        self._writer = writer
-        self._start = 0
-        self._rows: list[np.ndarray] = []
 
-    def add(self, start: int, rows: np.ndarray, ends_block: bool) -> None:
-        """Take rows that begin at `start`; write every chunk they complete, or all at a block's end."""
-        if not self._rows:
-            self._start = start
-        self._rows.append(rows)
-        held = sum(map(len, self._rows))
-        if held < self._writer.chunk_rows and not ends_block:
-            return
-        joined = np.concatenate(self._rows)
-        whole = held if ends_block else held - held % self._writer.chunk_rows
-        self._rows = [joined[whole:]] if whole < held else []
-        for first, chunk in self._cut(joined[:whole]):
-            if not self._writer.is_done(first // self._writer.chunk_rows):
-                self._writer.write(first, chunk)
-        self._start += whole
-
-    def _cut(self, rows: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-        for offset in range(0, len(rows), self._writer.chunk_rows):
-            yield self._start + offset, rows[offset : offset + self._writer.chunk_rows]
+def _write_sum(path: Path, total: torch.Tensor) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, lambda file: np.save(file, total.cpu().numpy(), allow_pickle=False))

@@ -1,10 +1,9 @@
 """Capture: fills one array of activations per (layer, sigma) of a plan, resumable at any moment."""
 
 import logging
-import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -24,22 +23,13 @@ from diffviews.lightning.extraction import (
 from diffviews.lightning.runner import predict, trainer
 from diffviews.lightning.team import Team
 from diffviews.noise import format_sigma
+from diffviews.pipelines.captured import CapturedArray
 from diffviews.pipelines.plan import ExtractionPlan
+from diffviews.pipelines.sketch import SPARE, fit_sketches, sketch_path
 from diffviews.pipelines.workspace import conditions_of
+from diffviews.processing.sketch import Sketch
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class CapturedArray:
-    """One finished array of activations."""
-
-    path: Path
-    """Zarr v3 array, a folder."""
-    digest: str
-    nonfinite: int
-    """NaN and infinite values among it."""
-
 
 @dataclass(frozen=True, slots=True)
 class CaptureTask:
@@ -52,6 +42,8 @@ class CaptureTask:
     block_rows: int
     batch_size: int
     conditioning: str
+    sketches: Mapping[LayerKey, Path] = field(default_factory=dict)
+    """Fitted sketches of arrays that hold vectors."""
 
 
 def array_path(folder: Path, key: LayerKey, dtype: str) -> Path:
@@ -87,21 +79,34 @@ def capture_activations(
         WorkerError: if a process of a job on several devices failed.
     """
     while keys:
+        _announce(plan, folder, _dtypes(plan, folder, keys))
+        sketches = _sketches(plan, folder, keys)
         dtypes = _dtypes(plan, folder, keys)
-        _announce(plan, folder, dtypes)
-        _run(plan, folder, dtypes, devices=devices, progress=progress, team=team)
+        writers = _writers(plan.adapter, plan.samples, folder, dtypes, sketches)
+        _write_known(writers, sketches)
+        _run(plan, folder, writers, sketches, devices=devices, progress=progress, team=team)
         overflowed = [key for key, dtype in _dtypes(plan, folder, keys).items() if dtype != dtypes[key]]
         if not overflowed:
-            return {key: _finished(plan, folder, key, dtype) for key, dtype in dtypes.items()}
+            return {key: _finished(plan, key, writer, sketches.get(key)) for key, writer in writers.items()}
         for key in overflowed:
             logger.info("layer %s at sigma %s exceeds float16 and is captured again in float32", *key)
             shutil.rmtree(array_path(folder, key, "float16"), ignore_errors=True)
     return {}
 
 
-def _dtypes(plan: ExtractionPlan, folder: Path, keys: Sequence[LayerKey]) -> dict[LayerKey, str]:
-    """Return the dtype of each array: the plan's, or float32 for a layer known not to fit float16."""
+def _activation_dtypes(plan: ExtractionPlan, folder: Path, keys: Sequence[LayerKey]) -> dict[LayerKey, str]:
+    """Return the dtype of each layer's activations: the plan's, or float32 for one known not to fit float16."""
     return {key: "float32" if _overflow_note(folder, key).exists() else plan.dtype for key in keys}
+
+
+def _dtypes(plan: ExtractionPlan, folder: Path, keys: Sequence[LayerKey]) -> dict[LayerKey, str]:
+    """Return the dtype of each array: that of the activations.
+
+    Vectors of no more samples than a sketch is fitted on are the very points of the map, hence float32.
+    """
+    if plan.storage == "sketch" and len(plan.samples) < plan.sketch_samples + SPARE:
+        return dict.fromkeys(keys, "float32")
+    return _activation_dtypes(plan, folder, keys)
 
 
 def _overflow_note(folder: Path, key: LayerKey) -> Path:
@@ -110,34 +115,65 @@ def _overflow_note(folder: Path, key: LayerKey) -> Path:
 
 
 def _note_overflow(folder: Path, key: LayerKey) -> None:
-    _overflow_note(folder, key).touch()
+    note = _overflow_note(folder, key)
+    note.parent.mkdir(parents=True, exist_ok=True)
+    note.touch()
 
 
-def _finished(plan: ExtractionPlan, folder: Path, key: LayerKey, dtype: str) -> CapturedArray:
-    digest = _opener(plan.adapter, plan.samples, folder, key, dtype)().finish()
-    path = array_path(folder, key, dtype)
-    return CapturedArray(path, digest, ActivationReader.open(path).nonfinite)
+def _sketches(plan: ExtractionPlan, folder: Path, keys: Sequence[LayerKey]) -> dict[LayerKey, Path]:
+    """Return the fitted sketch of each array that is to hold vectors, none when activations are stored whole."""
+    if plan.storage == "full":
+        return {}
+    for key in fit_sketches(plan, _activation_dtypes(plan, folder, keys), folder):
+        _note_overflow(folder, key)
+    fit_sketches(plan, _activation_dtypes(plan, folder, keys), folder)
+    return {key: sketch_path(folder, key) for key in keys}
+
+
+def _write_known(writers: Mapping[LayerKey, ActivationWriter], sketches: Mapping[LayerKey, Path]) -> None:
+    """Write the vectors of sketches that were fitted on all samples, as the fit gave them."""
+    for key, path in sketches.items():
+        points, writer = Sketch.load(path).points, writers[key]
+        for chunk in range(writer.num_chunks if points is not None else 0):
+            if points is not None and not writer.is_done(chunk):
+                writer.write(writer.rows_of(chunk).start, points[writer.rows_of(chunk)])
+
+
+def _finished(
+    plan: ExtractionPlan, key: LayerKey, writer: ActivationWriter, sketch: Path | None
+) -> CapturedArray:
+    digest = writer.finish()
+    nonfinite = ActivationReader.open(writer.path, index=writer.index).nonfinite
+    return CapturedArray(writer.path, digest, nonfinite, sketch, plan.adapter.get_layer_shapes()[key[0]])
 
 
 def _run(
     plan: ExtractionPlan,
     folder: Path,
-    dtypes: Mapping[LayerKey, str],
+    writers: Mapping[LayerKey, ActivationWriter],
+    sketches: Mapping[LayerKey, Path],
     *,
     devices: int,
     progress: bool,
     team: Team | None,
 ) -> None:
     """Fill the arrays that lack chunks; those that overflow are noted in `folder`."""
-    openers = {key: _opener(plan.adapter, plan.samples, folder, key, dtype) for key, dtype in dtypes.items()}
-    lacking = {key: writer for key, opener in openers.items() if not _is_whole(writer := opener())}
+    lacking = {key: writer for key, writer in writers.items() if not _is_whole(writer)}
     if not lacking:
         return
-    blocks, still = unfinished_blocks(lacking), {key: dtypes[key] for key in lacking}
-    task = CaptureTask(folder.absolute(), still, blocks, block_rows(lacking), plan.batch_size, plan.conditioning)
+    blocks, still = unfinished_blocks(lacking), {key: writer.dtype.name for key, writer in lacking.items()}
+    task = CaptureTask(
+        folder.absolute(),
+        still,
+        blocks,
+        block_rows(lacking),
+        plan.batch_size,
+        plan.conditioning,
+        {key: sketches[key].absolute() for key in lacking if key in sketches},
+    )
     if team is None:
         runner = trainer(plan.adapter.device.type, min(devices, len(blocks)), progress)
-        _capture(plan.adapter, plan.samples, task, runner)
+        _capture(plan.adapter, plan.samples, task, runner, lacking)
         return
     plan.samples.write_parquet(folder / "samples.parquet")
     team.hand_out(task)
@@ -166,10 +202,17 @@ def _capture_share(
     share = replace(task, blocks=task.blocks[team.rank :: team.size])
     if share.blocks:
         own = 1 if adapter.device.index is None else [adapter.device.index]
-        _capture(adapter, samples, share, trainer(adapter.device.type, own, progress))
+        writers = _writers(adapter, samples, task.folder, task.dtypes, task.sketches)
+        _capture(adapter, samples, share, trainer(adapter.device.type, own, progress), writers)
 
 
-def _capture(adapter: GeneratorAdapter, samples: SampleSet, task: CaptureTask, runner: lightning.Trainer) -> None:
+def _capture(
+    adapter: GeneratorAdapter,
+    samples: SampleSet,
+    task: CaptureTask,
+    runner: lightning.Trainer,
+    writers: Mapping[LayerKey, ActivationWriter],
+) -> None:
     """Capture the blocks of a task that fall to this process, or to those that `runner` starts."""
     data = ExtractionData(
         samples,
@@ -178,43 +221,54 @@ def _capture(adapter: GeneratorAdapter, samples: SampleSet, task: CaptureTask, r
         batch_size=task.batch_size,
         conditions=conditions_of(samples, task.conditioning),
     )
-    openers = {key: _opener(adapter, samples, task.folder, key, dtype) for key, dtype in task.dtypes.items()}
-    predict(runner, ExtractionModule(adapter, openers, on_overflow=partial(_note_overflow, task.folder)), data)
+    module = ExtractionModule(adapter, writers, partial(_note_overflow, task.folder), task.sketches)
+    try:
+        predict(runner, module, data)
+    finally:
+        module.abandon()
 
 
 def _is_whole(writer: ActivationWriter) -> bool:
     return all(writer.is_done(chunk) for chunk in range(writer.num_chunks))
 
 
-def _opener(
-    adapter: GeneratorAdapter, samples: SampleSet, folder: Path, key: LayerKey, dtype: str
-) -> Callable[[], ActivationWriter]:
-    """Return what opens an array for writing, in this process or another."""
-    layer, sigma = key
-    return partial(
-        ActivationWriter,
-        array_path(folder, key, dtype),
-        sample_ids=samples.sample_ids,
-        layer=layer,
-        shape=adapter.get_layer_shapes()[layer],
-        dtype=dtype,
-        sigma=sigma,
-        model_digest=adapter.digest(),
-        dataset_digest=samples.digest,
-    )
+def _writers(
+    adapter: GeneratorAdapter,
+    samples: SampleSet,
+    folder: Path,
+    dtypes: Mapping[LayerKey, str],
+    sketches: Mapping[LayerKey, Path],
+) -> dict[LayerKey, ActivationWriter]:
+    """Open the arrays for writing."""
+    shapes, model_digest = adapter.get_layer_shapes(), adapter.digest()
+    widths = {key: (Sketch.load(path).width,) for key, path in sketches.items()}
+    return {
+        (layer, sigma): ActivationWriter(
+            array_path(folder, (layer, sigma), dtype),
+            sample_ids=samples.index,
+            layer=layer,
+            shape=widths.get((layer, sigma), shapes[layer]),
+            dtype=dtype,
+            sigma=sigma,
+            model_digest=model_digest,
+            dataset_digest=samples.digest,
+        )
+        for (layer, sigma), dtype in dtypes.items()
+    }
 
 
 def _announce(plan: ExtractionPlan, folder: Path, dtypes: Mapping[LayerKey, str]) -> None:
     """Say how much will be written, and refuse when the disk cannot take what is still lacking."""
-    shapes, size, lacking = plan.adapter.get_layer_shapes(), 0, 0
+    size = lacking = 0
     for key, dtype in dtypes.items():
-        whole = estimate_bytes(len(plan.samples), {key[0]: shapes[key[0]]}, dtype)
+        whole = estimate_bytes(len(plan.samples), {key[0]: plan.stored_shape(key[0])}, dtype)
         size, lacking = size + whole, lacking + max(0, whole - _bytes_below(array_path(folder, key, dtype)))
     logger.info(
-        "%d samples × %d layer runs: %s of activations, %s of them still to be written",
+        "%d samples × %d layer runs: %s of %s, %s of them still to be written",
         len(plan.samples),
         len(dtypes),
         format_bytes(size),
+        "activations" if plan.storage == "full" else "vectors",
         format_bytes(lacking),
     )
     require_disk_space(folder, lacking)
@@ -222,16 +276,3 @@ def _announce(plan: ExtractionPlan, folder: Path, dtypes: Mapping[LayerKey, str]
 
 def _bytes_below(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-
-
-def link_tree(source: Path, target: Path) -> None:
-    """Make `target` a second name of the files below the folder `source`; copies them where links are not to be had."""
-    shutil.rmtree(target, ignore_errors=True)
-    shutil.copytree(source, target, copy_function=_link_or_copy)
-
-
-def _link_or_copy(source: str, target: str) -> None:
-    try:
-        os.link(source, target)
-    except OSError:  # another disk, or a file system without links
-        shutil.copy2(source, target)

@@ -8,9 +8,10 @@ from diffviews.errors import ConfigError, RunNotFoundError
 from diffviews.noise import format_sigma
 from diffviews.pipelines.layer_run import MeasuredMap, log_map, map_title, measure, measure_map
 from diffviews.pipelines.plan import check_sigmas
-from diffviews.pipelines.workspace import Workspace, open_workspace
-from diffviews.processing.fitting import fit_aligned_map, fit_joint_map
+from diffviews.pipelines.workspace import Workspace, is_sketch, open_workspace
+from diffviews.processing.fitting import fit_aligned_map, fit_aligned_reduced, fit_joint_map, fit_reduced
 from diffviews.processing.map_parameters import MapParameters
+from diffviews.processing.sketch import reduction_of
 from diffviews.processing.umap_backend import get_backend_name
 from diffviews.tracking.catalog import LayerRecord
 from diffviews.tracking.schema import MapKind, RunTags, fingerprint
@@ -111,6 +112,8 @@ def _maps(
     workspace: Workspace,
 ) -> dict[float | None, MeasuredMap]:
     """Return the measured maps: one under None, or a slice a sigma when aligned."""
+    if any(map(is_sketch, records.values())):
+        return _maps_of_sketches(chosen, records, kind, parameters, workspace)
     readers = {sigma: workspace.activations(record) for sigma, record in records.items()}
     ids = {reader.sample_ids for reader in readers.values()}
     if len(ids) > 1:
@@ -129,6 +132,38 @@ def _maps(
         title = f"{chosen.model} · {chosen.layer} · σ {', '.join(map(format_sigma, activations))} joint"
         return {None: measure(fitted, samples, title=title)}
     slices = fit_aligned_map(activations, samples.sample_ids, parameters)
+    return {
+        sigma: measure(fitted, samples, title=map_title(chosen.model, chosen.layer, sigma))
+        for sigma, fitted in slices.items()
+    }
+
+
+def _maps_of_sketches(
+    chosen: LayerRecord,
+    records: Mapping[float, LayerRecord],
+    kind: MapKind,
+    parameters: MapParameters,
+    workspace: Workspace,
+) -> dict[float | None, MeasuredMap]:
+    """Return the measured maps of layer runs that keep sketches, from the vectors in their maps."""
+    if kind is MapKind.JOINT:
+        raise ConfigError(
+            f"layer {chosen.layer!r} keeps a sketch on axes of its own at each sigma, and a joint map needs the same "
+            "for all; make an aligned map, or extract with storage full"
+        )
+    reductions, ids = {}, set()
+    for sigma, record in records.items():
+        (projector,) = workspace.projectors(record.run_id).values()
+        reductions[sigma] = reduction_of(projector, parameters)
+        ids.add(projector.sample_ids)
+    if len(ids) > 1:
+        raise ConfigError(f"layer {chosen.layer!r} holds different samples at different sigmas; align the same ones")
+    samples = workspace.samples_of(chosen).select(ids.pop())
+    if kind is MapKind.SINGLE:
+        (reduction,) = reductions.values()
+        fitted = fit_reduced(reduction, samples.sample_ids, parameters)
+        return {None: measure(fitted, samples, title=map_title(chosen.model, chosen.layer, chosen.sigma))}
+    slices = fit_aligned_reduced(reductions, samples.sample_ids, parameters)
     return {
         sigma: measure(fitted, samples, title=map_title(chosen.model, chosen.layer, sigma))
         for sigma, fitted in slices.items()

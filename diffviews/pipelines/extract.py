@@ -3,13 +3,18 @@
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
+import numpy as np
 from tqdm import tqdm
 
+from diffviews.data.activations import ActivationReader
+from diffviews.lightning.extraction import LayerKey
 from diffviews.lightning.team import Team, dismiss, joined_team
 from diffviews.noise import format_sigma
 from diffviews.pipelines.capture import capture_activations, follow
+from diffviews.pipelines.captured import CapturedArray
 from diffviews.pipelines.control import ControlExperiment, ControlSettings
 from diffviews.pipelines.datasets import open_dataset
 from diffviews.pipelines.inputs import log_inputs
@@ -18,11 +23,13 @@ from diffviews.pipelines.models import absolute, load_model
 from diffviews.pipelines.plan import (
     Conditioning,
     ExtractionPlan,
+    Storage,
     check_sigmas,
     choose_layers,
     resolve_conditioning,
 )
 from diffviews.pipelines.recipe import Precision
+from diffviews.pipelines.sketch import captured_rows
 from diffviews.pipelines.summary import ExtractionSummary
 from diffviews.pipelines.workspace import Workspace, open_workspace
 from diffviews.processing.judge import fit_judge
@@ -62,6 +69,8 @@ def extract(
     conditioning: Conditioning = "auto",
     batch_size: int = 128,
     dtype: Literal["float16", "float32"] = "float16",
+    storage: Storage = "full",
+    sketch_samples: int = 4096,
     maps: MapParameters = MapParameters(),
     control_seeds: int = 0,
     control_windows: bool = True,
@@ -87,6 +96,9 @@ def extract(
             where the model has an unconditional pass.
         batch_size: samples a forward pass.
         dtype: of the stored activations; a layer that exceeds float16 is stored in float32.
+        storage: full keeps all activations; sketch keeps pca_components numbers a sample and layer, and captures
+            anew the samples that a mask needs.
+        sketch_samples: samples, drawn at random, that a sketch's scaler and PCA are fitted on.
         maps: parameters of each layer's map.
         control_seeds: generations per class for the control rate; 0 does not measure it.
         control_windows: measure masks on the early and on the late half of the steps as well.
@@ -131,6 +143,8 @@ def extract(
             maps=maps,
             control=ControlSettings(control_seeds, windows=control_windows) if control_seeds else None,
             checkpoint=absolute(checkpoint),
+            storage=storage,
+            sketch_samples=sketch_samples,
         )
         tracker, fingerprint = workspace.tracker, plan.fingerprint()
         finished = None if force else tracker.find_finished(fingerprint)
@@ -167,7 +181,7 @@ class ExtractionJob:
             )
             dismiss(self.team)
             control = self._control_experiment(parent) if missing else None
-            decides = None if control is None else control.measure_rows
+            decides = None if control is None else partial(self._measure_control, control)
             summary = ExtractionSummary(plan.samples)
             digests = {}
             for key in tqdm(plan.keys, desc="maps", unit="layer", disable=None):
@@ -185,6 +199,18 @@ class ExtractionJob:
             model=self.plan.adapter.model_type, dataset=self.plan.dataset, fingerprint=self.plan.fingerprint()
         )
         return self.workspace.tracker.start("extract", name, tags, params=self.plan.params(), system_metrics=True)
+
+    def _measure_control(self, control: ControlExperiment, key: LayerKey, array: CapturedArray) -> dict[str, float]:
+        """Return a layer's control rate; what a sketch does not hold is captured anew."""
+        layer, sigma = key
+        if array.sketch is None:
+            return control.measure(layer, ActivationReader.open(array.path).rows)
+        return control.measure(layer, partial(self._anew, layer, sigma))
+
+    def _anew(self, layer: str, sigma: float, rows: np.ndarray) -> np.ndarray:
+        plan = self.plan
+        captured = captured_rows(plan.adapter, plan.samples, plan.conditioning, sigma, [layer], rows)
+        return captured[layer].float().cpu().numpy()
 
     def _control_experiment(self, parent: ActiveRun) -> ControlExperiment | None:
         if self.plan.control is None:

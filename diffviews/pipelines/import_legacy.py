@@ -18,7 +18,7 @@ from diffviews.data.legacy_maps import LegacyMap, read_maps
 from diffviews.errors import ConfigError, SampleSetError, unknown_name
 from diffviews.lightning.extraction import LayerKey
 from diffviews.noise import format_sigma
-from diffviews.pipelines.capture import CapturedArray
+from diffviews.pipelines.captured import CapturedArray
 from diffviews.pipelines.import_plan import ImportedModel, ImportPlan
 from diffviews.pipelines.layer_run import LayerRuns, log_map, measure
 from diffviews.pipelines.summary import RANKED, ExtractionSummary

@@ -1,17 +1,15 @@
 """Layer runs: the map of a layer's activations, its measures, and the MLflow run that holds them."""
 
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
 
-from diffviews.data.activations import ActivationReader
 from diffviews.data.samples import SampleSet
 from diffviews.lightning.extraction import LayerKey
 from diffviews.noise import format_sigma
-from diffviews.pipelines.capture import CapturedArray, link_tree
+from diffviews.pipelines.captured import CapturedArray
 from diffviews.pipelines.workspace import Workspace, projector_name
 from diffviews.processing.figures import map_figure
 from diffviews.processing.fitting import FittedMap, fit_map
@@ -97,8 +95,8 @@ def map_title(model: str, layer: str, sigma: float) -> str:
     return f"{model} · {layer} · σ {format_sigma(sigma)}"
 
 
-Decides = Callable[[str, np.ndarray], Mapping[str, float]]
-"""Takes a layer's name and its activations, returns further measures, such as its control rate."""
+Decides = Callable[[LayerKey, CapturedArray], Mapping[str, float]]
+"""Takes (layer, sigma) and what was captured there, returns further measures, such as its control rate."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,15 +131,12 @@ class LayerRuns:
         """Map and measure one (layer, sigma), log it as a child run, and remove the array it was made from."""
         layer, sigma = key
         with self._child(key, fingerprint) as run:
-            activations = ActivationReader.open(array.path).array()
             title = map_title(self.parent.tags.model or "", layer, sigma)
-            measured = measure_map(activations, self.samples, self.maps, title=title)
-            further = decides(layer, activations) if decides is not None else {}
-            log_map(run, measured, {**further, "nonfinite": float(array.nonfinite)})
-            run.set_tag("diffviews.digest", array.digest)
-            # Linked, not moved: until the run is finished a resume finds the array where it was made.
-            link_tree(array.path, run.stage("activations.zarr"))
-        shutil.rmtree(array.path)
+            measured = measure(array.fit(self.samples.sample_ids, self.maps), self.samples, title=title)
+            further = decides(key, array) if decides is not None else {}
+            log_map(run, measured, {**further, **array.measures()})
+            array.keep(run)
+        array.remove()
         return self.workspace.catalog.layer(run.run_id)
 
     def _child(self, key: LayerKey, fingerprint: str) -> ActiveRun:

@@ -7,16 +7,21 @@ import numpy as np
 import torch
 
 from diffviews.adapters.base import GeneratorAdapter
+from diffviews.adapters.condition import Conditioning
+from diffviews.core.extractor import mean_activations
 from diffviews.core.interventions import DirectionTarget, FixedTarget, Intervention, MatchedTarget, Target
 from diffviews.data.activations import ActivationReader
 from diffviews.data.legacy import UNKNOWN_MODEL_DIGEST
 from diffviews.errors import RunNotFoundError, SelectionError, ShapeError
 from diffviews.noise import format_sigma
 from diffviews.pipelines.recipe import GenerationRecipe
-from diffviews.pipelines.workspace import Workspace
+from diffviews.pipelines.workspace import Workspace, is_sketch
 from diffviews.tracking.catalog import LayerRecord
 
 logger = logging.getLogger(__name__)
+
+_CHUNKS_AT_ONCE = 16
+"""Fetched side by side; each holds up to 8 MB, however many samples are averaged."""
 
 
 def interventions_of(
@@ -38,7 +43,8 @@ def interventions_of(
     if recipe.target == "matched":
         targets = _matched(recipe, records, adapter, workspace)
     else:
-        targets = {record.layer: _fixed(recipe, workspace.activations(record)) for record in records}
+        means = _means(recipe, records, adapter, workspace)
+        targets = {record.layer: _fixed(recipe, means[record.layer], record, workspace) for record in records}
     return tuple(
         Intervention(
             layer=layer,
@@ -76,7 +82,7 @@ def check_weights(record: LayerRecord, adapter: GeneratorAdapter, workspace: Wor
     Raises:
         ShapeError: if its weights or configuration differ.
     """
-    digest = workspace.activations(record).attrs["model_digest"]
+    digest = workspace.model_digest(record)
     if digest == UNKNOWN_MODEL_DIGEST:
         logger.warning(
             "layer run %s was imported without its weights: whether %r has the same is not known",
@@ -94,24 +100,60 @@ def _matched(
     recipe: GenerationRecipe, records: Sequence[LayerRecord], adapter: GeneratorAdapter, workspace: Workspace
 ) -> Mapping[str, Target]:
     """Return targets that capture the samples anew at each step, in one pass for all layers."""
-    samples = workspace.samples_of(records[0]).select(recipe.sample_ids)
-    conditions = workspace.conditions_of(records[0], samples)
-    conditioning = {} if conditions is None else adapter.condition(conditions)
     layers = [record.layer for record in records]
-    x0 = adapter.encode(samples.images)
-    return MatchedTarget.for_layers(adapter, layers, x0, samples.sample_ids, conditioning)
+    return MatchedTarget.for_layers(adapter, layers, *_inputs(recipe, records[0], adapter, workspace))
 
 
-def _fixed(recipe: GenerationRecipe, reader: ActivationReader) -> Target:
-    """Return the samples' stored average, or what they have over the average of all."""
-    mean = FixedTarget(_tensor(reader.rows(recipe.sample_ids).mean(axis=0, keepdims=True, dtype=np.float32)))
-    return DirectionTarget(mean, FixedTarget(_tensor(mean_of_all(reader)))) if recipe.mode == "add" else mean
+def _inputs(
+    recipe: GenerationRecipe, record: LayerRecord, adapter: GeneratorAdapter, workspace: Workspace
+) -> tuple[torch.Tensor, tuple[str, ...], Conditioning]:
+    """Return what the samples are captured from: x0, ids and conditioning."""
+    samples = workspace.samples_of(record).select(recipe.sample_ids)
+    conditions = workspace.conditions_of(record, samples)
+    conditioning = {} if conditions is None else adapter.condition(conditions)
+    return adapter.encode(samples.images), samples.sample_ids, conditioning
+
+
+def _means(
+    recipe: GenerationRecipe, records: Sequence[LayerRecord], adapter: GeneratorAdapter, workspace: Workspace
+) -> Mapping[str, np.ndarray]:
+    """Return the samples' mean activation by layer; of layers that keep a sketch it is captured anew, in one pass."""
+    whole, sketched = ([r for r in records if is_sketch(r) is kind] for kind in (False, True))
+    means = {record.layer: mean_of(workspace.activations(record), recipe.sample_ids) for record in whole}
+    if sketched:
+        inputs = _inputs(recipe, sketched[0], adapter, workspace)
+        layers = [record.layer for record in sketched]
+        captured = mean_activations(adapter, *inputs, sketched[0].sigma, layers)
+        means |= {layer: value.cpu().numpy() for layer, value in captured.items()}
+    return means
+
+
+def _fixed(recipe: GenerationRecipe, mean: np.ndarray, record: LayerRecord, workspace: Workspace) -> Target:
+    """Return the samples' average at the layer run's sigma, or what they have over the average of all."""
+    own = FixedTarget(_tensor(mean))
+    if recipe.mode != "add":
+        return own
+    of_all = workspace.sketch(record).mean if is_sketch(record) else mean_of_all(workspace.activations(record))
+    return DirectionTarget(own, FixedTarget(_tensor(of_all.reshape(mean.shape))))
 
 
 def _tensor(values: np.ndarray) -> torch.Tensor:
     if not np.isfinite(values).all():
         raise SelectionError("the average of the selected samples is not finite; leave out the broken ones")
     return torch.from_numpy(values)
+
+
+def mean_of(reader: ActivationReader, sample_ids: Sequence[str]) -> np.ndarray:
+    """Return the mean activation of some samples, (1, *layer_shape) float32; each chunk that holds any is read once."""
+    row_of = {sample_id: row for row, sample_id in enumerate(reader.sample_ids)}
+    if not all(sample_id in row_of for sample_id in sample_ids):
+        reader.rows(sample_ids)  # names those that are not there
+    rows = np.sort([row_of[sample_id] for sample_id in sample_ids])
+    span = rows // reader.chunk_rows // _CHUNKS_AT_ONCE
+    total = np.zeros((1, *reader.shape[1:]))
+    for number in np.unique(span):
+        total += reader.rows(rows[span == number]).astype(np.float64).sum(axis=0, keepdims=True)
+    return (total / len(rows)).astype(np.float32)
 
 
 def mean_of_all(reader: ActivationReader) -> np.ndarray:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from math import prod
 from typing import Literal
 
 from diffviews.adapters.base import GeneratorAdapter
@@ -18,6 +19,9 @@ from diffviews.processing.umap_backend import get_backend_name
 from diffviews.tracking.schema import fingerprint
 
 Conditioning = Literal["auto", "none", "label", "uniform", "prompt"]
+Storage = Literal["full", "sketch"]
+"""What is kept of the activations: everything, or each layer's projection on its principal axes."""
+
 ResolvedConditioning = Literal["none", "label", "uniform", "prompt"]
 
 
@@ -80,6 +84,9 @@ class ExtractionPlan:
     control: ControlSettings | None
     checkpoint: str | None = None
     """Where the weights came from, for generations that follow; the digest says which they are."""
+    storage: Storage = "full"
+    sketch_samples: int = 4096
+    """Samples that a sketch is fitted on."""
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
@@ -92,6 +99,11 @@ class ExtractionPlan:
             )
         if self.conditioning == "prompt":
             _check_prompts(self.adapter, self.samples)
+        if self.storage == "sketch" and not (self.maps.pca_components and self.sketch_samples > self.maps.n_neighbors):
+            raise ConfigError(
+                f"storage 'sketch' keeps pca_components numbers a sample and fits them on sketch_samples samples; "
+                f"{self.maps.pca_components} and {self.sketch_samples} are too few"
+            )
         unlabelled = int((self.samples.class_labels < 0).sum())
         if unlabelled and (self.control is not None or self.conditioning == "label"):
             wanting = "control_seeds" if self.control is not None else "conditioning 'label'"
@@ -106,6 +118,13 @@ class ExtractionPlan:
     def conditions(self) -> list[Condition] | None:
         """What conditions the forward passes, None for the unconditional pass."""
         return conditions_of(self.samples, self.conditioning)
+
+    def stored_shape(self, layer: str) -> tuple[int, ...]:
+        """Return the shape of what is kept of one sample's activation; a sketch may have fewer numbers."""
+        shape = tuple(self.adapter.get_layer_shapes()[layer])
+        if self.storage == "full":
+            return shape
+        return (min(self.maps.pca_components or 0, prod(shape), len(self.samples) - 1),)
 
     def fingerprint(self) -> str:
         """Digest of everything that determines the whole extraction."""
@@ -131,6 +150,7 @@ class ExtractionPlan:
             "sigmas": ",".join(map(format_sigma, self.sigmas)),
             "conditioning": self.conditioning,
             "dtype": self.dtype,
+            "storage": self.storage,
             "batch_size": self.batch_size,
             "device": self.adapter.device.type,
             **asdict(self.maps),
@@ -148,6 +168,7 @@ class ExtractionPlan:
             "maps": asdict(self.maps),
             "backend": get_backend_name(),
             "control": asdict(self.control) if self.control else None,
+            **({"sketch_samples": self.sketch_samples} if self.storage == "sketch" else {}),
         }
 
 

@@ -7,7 +7,7 @@ from diffviews.data.samples import SampleSet
 from diffviews.lightning.extraction import LayerKey
 from diffviews.noise import format_sigma
 from diffviews.pipelines.layer_run import class_array
-from diffviews.pipelines.workspace import Workspace
+from diffviews.pipelines.workspace import Workspace, is_sketch
 from diffviews.processing.figures import cka_figure, maps_figure, ranking_figure
 from diffviews.processing.similarity import centered_gram, cka_from_grams
 from diffviews.tracking.active_run import ActiveRun
@@ -30,12 +30,23 @@ class ExtractionSummary:
     def add(self, workspace: Workspace, record: LayerRecord) -> str:
         """Take one finished layer run, read from where it was logged; return its activations' digest."""
         key, folder = (record.layer, record.sigma), workspace.folder(record.run_id)
-        reader = workspace.activations(record)
         self._table.append({"layer": record.layer, "sigma": record.sigma, "run_id": record.run_id, **record.metrics})
-        self._grams[key] = centered_gram(reader.rows(self._rows_used))
+        if is_sketch(record):
+            self._grams[key], digest = self._sketched_gram(workspace, record), workspace.sketch(record).digest
+        else:
+            reader = workspace.activations(record)
+            self._grams[key], digest = centered_gram(reader.rows(self._rows_used)), reader.digest
         points = pd.read_parquet(folder.path("map/points.parquet"))
         self._maps[key] = points[["x", "y"]].to_numpy()
-        return reader.digest
+        return digest
+
+    def _sketched_gram(self, workspace: Workspace, record: LayerRecord) -> np.ndarray:
+        """Return the Gram matrix of the activations as far as a sketch's axes span them, in their own units."""
+        (projector,) = workspace.projectors(record.run_id).values()
+        axes = projector.pca_components * projector.scaler_scale
+        vectors = projector.pca_points[self._rows_used].astype(np.float64)
+        vectors -= vectors.mean(axis=0)
+        return (vectors @ (axes @ axes.T) @ vectors.T).astype(np.float32)
 
     def table(self) -> pd.DataFrame:
         """Return one row a layer run, in the order they were added."""

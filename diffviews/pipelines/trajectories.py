@@ -6,16 +6,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from diffviews.adapters.base import GeneratorAdapter
 from diffviews.core.files import write_atomically
 from diffviews.core.generator import GenerationResult
 from diffviews.data.activations import ActivationReader, ActivationWriter, DoesNotFitError
 from diffviews.data.samples import SampleSet
-from diffviews.lightning.extraction import ChunkBuffer, LayerKey
+from diffviews.lightning.chunks import ChunkBuffer, WriteBehind
+from diffviews.lightning.extraction import LayerKey
 from diffviews.lightning.generation import Span
 from diffviews.noise import format_sigma
-from diffviews.pipelines.capture import CapturedArray
+from diffviews.pipelines.captured import CapturedArray
 
 Rows = Iterator[tuple[int, np.ndarray]]
 """(first row, activations of that row and those after it, (n, *layer_shape)), in order of the rows."""
@@ -72,16 +74,22 @@ class TrajectoryArrays:
             model_digest=self.adapter.digest(),
             dataset_digest=self.samples.digest,
         )
-        buffer, last = ChunkBuffer(writer), len(self.samples)
-        for first, rows in self._rows(layer, step):
-            buffer.add(first, rows, ends_block=first + len(rows) == last)
+
+        def refuse() -> None:
+            raise DoesNotFitError(f"layer {layer!r} does not fit {dtype}")
+
+        last = len(self.samples)
+        with WriteBehind() as behind:
+            buffer = ChunkBuffer(writer, behind, refuse)
+            for first, rows in self._rows(layer, step):
+                buffer.put(first, torch.from_numpy(rows if rows.flags.writeable else rows.copy()))
+                buffer.pass_on(first + len(rows), ends_block=first + len(rows) == last)
         return CapturedArray(path, writer.finish(), ActivationReader.open(path).nonfinite)
 
     def _rows(self, layer: str, step: int) -> Rows:
         known = self.earlier.get((layer, self.sigmas[step]))
         if known is not None:
-            for first, chunk in known.chunks():
-                yield first, chunk.astype(np.float32)
+            yield from known.chunks()
         for span in self.spans:
             with np.load(trajectory_path(self.folder, span), allow_pickle=False) as arrays:
                 yield span.first, arrays[layer][step]

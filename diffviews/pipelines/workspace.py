@@ -7,12 +7,13 @@ from diffviews.adapters.condition import Condition
 from diffviews.data.activations import ActivationReader
 from diffviews.data.remote.object_store import ObjectStore
 from diffviews.data.samples import SampleSet
-from diffviews.errors import RunNotFoundError
+from diffviews.data.sketches import SKETCH_FILE, StoredSketch
+from diffviews.errors import ConfigError, DiffViewsError, RunNotFoundError
 from diffviews.noise import format_sigma
 from diffviews.processing.projector import Projector
 from diffviews.tracking.artifacts import ArtifactFolder
 from diffviews.tracking.catalog import Catalog, LayerRecord
-from diffviews.tracking.profiles import activate, load_profile
+from diffviews.tracking.profiles import Profile, activate, load_profile
 from diffviews.tracking.runs import Tracker
 
 
@@ -23,14 +24,38 @@ class Workspace:
     tracker: Tracker
     catalog: Catalog
 
+    @property
+    def experiment(self) -> str:
+        """Name of the experiment that jobs log to, which is made when it does not exist."""
+        own = self.tracker.experiment_id
+        return next(e.name for e in self.catalog.experiments() if e.experiment_id == own)
+
     def folder(self, run_id: str) -> ArtifactFolder:
         """Return the artifacts of a run."""
         return self.catalog.artifacts(run_id)
 
     def activations(self, record: LayerRecord) -> ActivationReader:
-        """Open a layer run's activations; rows are fetched as they are asked for."""
+        """Open a layer run's activations; rows are fetched as they are asked for.
+
+        Raises:
+            ConfigError: if the layer run keeps a sketch of them only.
+        """
+        if is_sketch(record):
+            raise ConfigError(
+                f"layer run {record.run_id} keeps a sketch and no activations; extract it with storage full for this"
+            )
         fetch = self.folder(record.run_id).fetcher("activations.zarr")
         return ActivationReader.open(fetch, name=f"activations of layer run {record.run_id}")
+
+    def sketch(self, record: LayerRecord) -> StoredSketch:
+        """Return what a layer run in sketch mode keeps beside its map."""
+        return StoredSketch.load(self.folder(record.run_id).path(SKETCH_FILE))
+
+    def model_digest(self, record: LayerRecord) -> str:
+        """Return the digest of the model that a layer run was captured from."""
+        if is_sketch(record):
+            return self.sketch(record).model_digest
+        return str(self.activations(record).attrs["model_digest"])
 
     def samples_of(self, record: LayerRecord) -> SampleSet:
         """Return the sample set that a layer run's extraction was made from."""
@@ -49,6 +74,11 @@ class Workspace:
         if not names:
             raise RunNotFoundError(f"run {map_run} holds no map; name a layer run or a map made of one")
         return {_slice_sigma(name): Projector.load(folder.path(name)) for name in names}
+
+
+def is_sketch(record: LayerRecord) -> bool:
+    """Say whether a layer run keeps a sketch of its activations and not themselves."""
+    return record.params.get("storage") == "sketch"
 
 
 def samples_file(workspace: Workspace, run_id: str) -> Path:
@@ -94,7 +124,22 @@ def open_workspace(
         TrackingError: if the tracking store cannot be used.
     """
     chosen = activate(load_profile(profile))
-    if check_artifacts and (chosen.artifact_root or "").startswith("s3://"):
-        ObjectStore(str(chosen.artifact_root)).check()
+    if check_artifacts:
+        _check_artifacts(chosen)
     tracker = Tracker(chosen, experiment)
     return Workspace(tracker, Catalog(chosen))
+
+
+def artifact_trouble(workspace: Workspace) -> str | None:
+    """Return why a workspace's bucket for artifacts cannot be used, None where it answers or there is none."""
+    try:
+        _check_artifacts(workspace.catalog.profile)
+    except DiffViewsError as error:
+        return str(error)
+    return None
+
+
+def _check_artifacts(profile: Profile) -> None:
+    root = profile.artifact_root or ""
+    if root.startswith("s3://"):
+        ObjectStore(root).check()

@@ -8,7 +8,7 @@ import numpy as np
 
 from diffviews.errors import ConfigError, SampleSetError, ShapeError
 from diffviews.processing.map_parameters import MapParameters
-from diffviews.processing.neighbors import exact_neighbors
+from diffviews.processing.near_neighbors import near_neighbors
 from diffviews.processing.projector import Projector
 from diffviews.processing.reduction import Reduction, reduce_activations
 from diffviews.processing.source_rows import ActivationSource
@@ -39,7 +39,7 @@ def fit_map(
     *,
     sigmas: Sequence[float] | np.ndarray | None = None,
 ) -> FittedMap:
-    """Fit StandardScaler → PCA → UMAP on exact neighbours.
+    """Fit StandardScaler → PCA → UMAP on neighbours that are exact up to 50,000 samples.
 
     The same activations and parameters give the same coordinates, whatever the number of cores; another
     kind of processor, BLAS or backend may differ in the last bits and hence in the map.
@@ -59,16 +59,41 @@ def fit_map(
     chosen = parameters or MapParameters()
     ids, levels = _check_rows(activations, sample_ids, chosen, sigmas)
     with fitting():
-        reduction = _reduce_finite(activations, ids, chosen)
-        k = min(chosen.n_neighbors, len(ids) - 1)
-        indices, distances = exact_neighbors(reduction.points, k, metric=chosen.metric)
-        embedding = embed_neighbors(
-            reduction.points,
-            *_with_self(indices, distances, chosen.n_neighbors),
-            initial=_start_of_descent(reduction.leading, chosen),
-            min_dist=chosen.min_dist,
-            random_state=chosen.random_state,
-        )
+        return _fit_reduced(_reduce_finite(activations, ids, chosen), ids, chosen, levels)
+
+
+def fit_reduced(reduction: Reduction, sample_ids: Sequence[str], parameters: MapParameters | None = None) -> FittedMap:
+    """Fit the map of samples that are scaled and reduced already, as a sketch keeps them.
+
+    Args:
+        reduction: of the samples, whose `points` (N, d) are their place in PCA space.
+        sample_ids: of the points, unique.
+        parameters: None: the defaults; those of scaler and PCA are the reduction's own.
+
+    Raises:
+        As `fit_map`.
+    """
+    chosen = parameters or MapParameters()
+    ids, _ = _check_rows(reduction.points, sample_ids, chosen)
+    ActivationSource(reduction.points).require_finite(ids)
+    with fitting():
+        return _fit_reduced(reduction, ids, chosen)
+
+
+def _fit_reduced(
+    reduction: Reduction, ids: tuple[str, ...], chosen: MapParameters, levels: np.ndarray | None = None
+) -> FittedMap:
+    k = min(chosen.n_neighbors, len(ids) - 1)
+    indices, distances = near_neighbors(
+        reduction.points, k, metric=chosen.metric, random_state=chosen.random_state
+    )
+    embedding = embed_neighbors(
+        reduction.points,
+        *_with_self(indices, distances, chosen.n_neighbors),
+        initial=_start_of_descent(reduction.leading, chosen),
+        min_dist=chosen.min_dist,
+        random_state=chosen.random_state,
+    )
     return _assemble(reduction, embedding, (indices, distances), parameters=chosen, sample_ids=ids, sigmas=levels)
 
 
@@ -190,25 +215,55 @@ def fit_aligned_map(
     """
     chosen = parameters or MapParameters()
     levels = _checked_levels(activations, sample_ids)
-    if len(levels) < 2:
-        raise ConfigError("an aligned map needs two noise levels or more; fit an ordinary map of one")
+    _check_alignable(levels)
     for sigma in levels:
         _check_rows(activations[sigma], sample_ids, chosen)
     with fitting():
-        reductions = [_reduce_finite(activations[sigma], sample_ids, chosen) for sigma in levels]
-        embeddings = embed_aligned(
-            [reduction.points for reduction in reductions],
-            n_neighbors=chosen.n_neighbors,
-            n_components=chosen.n_components,
-            min_dist=chosen.min_dist,
-            metric=chosen.metric,
-            random_state=chosen.random_state,
-        )
-        k = min(chosen.n_neighbors, len(sample_ids) - 1)
-        neighbors = [exact_neighbors(reduction.points, k, metric=chosen.metric) for reduction in reductions]
+        reductions = {sigma: _reduce_finite(activations[sigma], sample_ids, chosen) for sigma in levels}
+        return _align(reductions, sample_ids, chosen)
+
+
+def fit_aligned_reduced(
+    reductions: Mapping[float, Reduction], sample_ids: Sequence[str], parameters: MapParameters | None = None
+) -> dict[float, FittedMap]:
+    """Fit an aligned map of samples that are scaled and reduced already at each level, as sketches keep them.
+
+    Raises:
+        As `fit_aligned_map`.
+    """
+    chosen = parameters or MapParameters()
+    levels = _checked_levels({sigma: reduction.points for sigma, reduction in reductions.items()}, sample_ids)
+    _check_alignable(levels)
+    for sigma in levels:
+        _check_rows(reductions[sigma].points, sample_ids, chosen)
+        ActivationSource(reductions[sigma].points).require_finite(sample_ids)
+    with fitting():
+        return _align({sigma: reductions[sigma] for sigma in levels}, sample_ids, chosen)
+
+
+def _check_alignable(levels: Sequence[float]) -> None:
+    if len(levels) < 2:
+        raise ConfigError("an aligned map needs two noise levels or more; fit an ordinary map of one")
+
+
+def _align(
+    reductions: Mapping[float, Reduction], sample_ids: Sequence[str], chosen: MapParameters
+) -> dict[float, FittedMap]:
+    embeddings = embed_aligned(
+        [reduction.points for reduction in reductions.values()],
+        n_neighbors=chosen.n_neighbors,
+        n_components=chosen.n_components,
+        min_dist=chosen.min_dist,
+        metric=chosen.metric,
+        random_state=chosen.random_state,
+    )
+    k = min(chosen.n_neighbors, len(sample_ids) - 1)
+    neighbors = [near_neighbors(reduction.points, k, metric=chosen.metric) for reduction in reductions.values()]
     return {
         sigma: _assemble(reduction, embedding, near, parameters=chosen, sample_ids=sample_ids)
-        for sigma, reduction, embedding, near in zip(levels, reductions, embeddings, neighbors, strict=True)
+        for sigma, reduction, embedding, near in zip(
+            reductions, reductions.values(), embeddings, neighbors, strict=True
+        )
     }
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from diffviews.errors import ShapeError
 from diffviews.processing.fitting import FittedMap
 from diffviews.processing.map_parameters import MapParameters
-from diffviews.processing.neighbors import exact_neighbors
+from diffviews.processing.near_neighbors import near_neighbors
 from diffviews.processing.projector import Projector
 from diffviews.processing.reduction import reduce_activations
 from diffviews.processing.umap_backend import fitting
@@ -46,7 +46,7 @@ def fit_given_map(
     with fitting():
         reduction = reduce_activations(activations, chosen.pca_components, normalize=chosen.normalize)
         k = min(chosen.n_neighbors, len(places) - 1)
-        indices, distances = exact_neighbors(reduction.points, k, metric=chosen.metric)
+        indices, distances = near_neighbors(reduction.points, k, metric=chosen.metric)
     projector = Projector(
         scaler_mean=reduction.mean,
         scaler_scale=reduction.scale,

@@ -9,6 +9,8 @@ import pandas as pd
 
 from diffviews.errors import SelectionError, ShapeError
 from diffviews.processing.fitting import FittedMap
+from diffviews.processing.in_order import in_order
+from diffviews.processing.near_neighbors import near_neighbors
 from diffviews.processing.neighbors import exact_neighbors, pairwise_distances
 
 QUALITY_NEIGHBORS = 10
@@ -18,7 +20,8 @@ MAX_POINTS = 5000
 """Above this many samples the measures that need all distances are means over this many evenly spaced
 samples, each still compared with all others."""
 
-BLOCK_ROWS = 256
+BLOCK_ELEMENTS = 4_000_000
+"""Distances held at a time, by each thread, in each space."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -105,9 +108,11 @@ def trustworthiness_and_continuity(
     if not 1 <= k < len(high) / 2:
         raise SelectionError(f"{k} neighbours were asked for; ask for fewer than half of {len(high)} samples")
     neighbors = (exact_neighbors(high, k, metric=metric)[0], exact_neighbors(low, k)[0])
-    excess = np.zeros(2)
-    for rows, far, near in _distance_blocks(high, low, np.arange(len(high)), metric):
-        excess += _excess_ranks(far, near, rows, neighbors)
+
+    def of_rows(rows: np.ndarray) -> np.ndarray:
+        return _excess_ranks(*_distances(high, low, rows, metric), rows, neighbors)
+
+    excess = sum(in_order(of_rows, _blocks(np.arange(len(high)), len(high))), np.zeros(2))
     false, torn = 1 - excess * _excess_scale(len(high), len(high), k)
     return float(false), float(torn)
 
@@ -176,11 +181,14 @@ def _mean_measures(
 ) -> dict[str, float]:
     """Return the measures that need every distance from the sampled rows, block by block."""
     projector, k = fitted.projector, neighbors[0].shape[1]
-    excess, widths = np.zeros(2), np.zeros(2)
-    for rows, far, near in _distance_blocks(projector.pca_points, projector.embedding, sample, metric):
-        excess += _excess_ranks(far, near, rows, neighbors)
-        if classes is not None:
-            widths += [silhouettes(far, rows, classes).sum(), silhouettes(near, rows, classes).sum()]
+
+    def of_rows(rows: np.ndarray) -> np.ndarray:
+        spaces = _distances(projector.pca_points, projector.embedding, rows, metric)
+        wide = np.zeros(2) if classes is None else [silhouettes(away, rows, classes).sum() for away in spaces]
+        return np.concatenate([_excess_ranks(*spaces, rows, neighbors), wide])
+
+    sums = sum(in_order(of_rows, _blocks(sample, len(projector))), np.zeros(4))
+    excess, widths = sums[:2], sums[2:]
     scale = _excess_scale(len(projector), len(sample), k)
     result = {"trustworthiness": float(1 - excess[0] * scale), "continuity": float(1 - excess[1] * scale)}
     if classes is not None:
@@ -189,13 +197,16 @@ def _mean_measures(
     return result
 
 
-def _distance_blocks(
-    high: np.ndarray, low: np.ndarray, sample: np.ndarray, metric: str
-) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Yield (rows, their distances to all in `high`, their distances to all in `low`)."""
-    for start in range(0, len(sample), BLOCK_ROWS):
-        rows = sample[start : start + BLOCK_ROWS]
-        yield rows, pairwise_distances(high[rows], high, metric), pairwise_distances(low[rows], low)
+def _blocks(sample: np.ndarray, count: int) -> Iterator[np.ndarray]:
+    """Yield the rows of a sample of `count` points by as many as have BLOCK_ELEMENTS distances."""
+    step = max(1, BLOCK_ELEMENTS // count)
+    for start in range(0, len(sample), step):
+        yield sample[start : start + step]
+
+
+def _distances(high: np.ndarray, low: np.ndarray, rows: np.ndarray, metric: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return the distances of some rows to all points, in `high` and in `low`."""
+    return pairwise_distances(high[rows], high, metric), pairwise_distances(low[rows], low)
 
 
 def _excess_ranks(
@@ -207,12 +218,12 @@ def _excess_ranks(
 
 
 def _excess(distances: np.ndarray, rows: np.ndarray, neighbors: np.ndarray) -> float:
-    asked = np.take_along_axis(distances, neighbors, axis=1)
-    others = distances.copy()
-    others[np.arange(len(rows)), rows] = np.inf
-    others.sort(axis=1)
-    ranks = np.stack([np.searchsorted(row, values) for row, values in zip(others, asked, strict=True)]) + 1
-    return float(np.maximum(ranks - neighbors.shape[1], 0).sum())
+    asked, own = np.take_along_axis(distances, neighbors, axis=1), distances[np.arange(len(rows)), rows]
+    excess = 0
+    for values in asked.T:
+        nearer = np.count_nonzero(distances < values[:, None], axis=1) - (own < values)
+        excess += int(np.maximum(nearer + 1 - neighbors.shape[1], 0).sum())
+    return float(excess)
 
 
 def _excess_scale(count: int, sampled: int, k: int) -> float:
@@ -244,7 +255,7 @@ def _leading_neighbors(fitted: FittedMap, k: int) -> np.ndarray:
     if fitted.neighbor_indices.shape[1] >= k:
         return fitted.neighbor_indices[:, :k]
     projector = fitted.projector
-    return exact_neighbors(projector.pca_points, k, metric=projector.parameters.metric)[0]
+    return near_neighbors(projector.pca_points, k, metric=projector.parameters.metric)[0]
 
 
 def _two_nearest(fitted: FittedMap) -> tuple[np.ndarray, np.ndarray]:

@@ -1,13 +1,16 @@
 """StandardScaler and PCA of a wide matrix, by its smaller side, in float32 blocks."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from diffviews.errors import SampleSetError
+from diffviews.processing.in_order import in_order
 from diffviews.processing.source_rows import ActivationSource
+
+T = TypeVar("T")
 
 EXACT_SIDE = 4096
 """Up to this many rows or columns, whichever are fewer, the eigenvalue problem is solved exactly."""
@@ -118,24 +121,34 @@ def _axes_by_gram(source: ActivationSource, count: int, normalize: bool) -> _Axe
     """Axes of a wide matrix from z zᵀ (N, N): two passes over blocks of columns."""
     rows, columns = source.num_rows, source.num_columns
     mean, scale = np.empty(columns, np.float32), np.ones(columns, np.float32)
-    gram = np.zeros((rows, rows))
-    for part, block in source.column_blocks():
+
+    def standardised_gram(item: tuple[slice, np.ndarray]) -> np.ndarray:
+        part, block = item
         mean[part], variance = _center(block)
         if normalize:
             scale[part] = _scale(variance)
             block /= scale[part]
-        gram += block @ block.T
+        return block @ block.T
+
+    gram = np.zeros((rows, rows))
+    for product in in_order(standardised_gram, source.column_blocks()):
+        gram += product
     _require_variance(np.array([np.trace(gram)]), rows)
     values, vectors = symmetric_spectrum(gram, count)
     kept = _significant(values, count)
     vectors = vectors[:, :kept].astype(np.float32)
     components = np.empty((kept, columns), np.float32)
-    points = np.zeros((rows, kept))
-    for part, block in source.column_blocks():
+
+    def projected(item: tuple[slice, np.ndarray]) -> np.ndarray:
+        part, block = item
         block -= mean[part]
         block /= scale[part]
         components[:, part] = vectors.T @ block
-        points += block @ components[:, part].T
+        return block @ components[:, part].T
+
+    points = np.zeros((rows, kept))
+    for product in in_order(projected, source.column_blocks()):
+        points += product
     lengths = _orient(components)
     points *= lengths
     eigenvalues = np.maximum(values, 0.0) / (rows - 1)
@@ -147,8 +160,8 @@ def _covariance_axes(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Axes and spectrum of a tall matrix from zᵀ z (D, D): one pass over blocks of rows."""
     covariance = np.zeros((source.num_columns, source.num_columns))
-    for _, block in _standardised_blocks(source, mean, scale):
-        covariance += block.T @ block
+    for product in _of_standardised(source, mean, scale, lambda _, block: block.T @ block):
+        covariance += product
     values, vectors = symmetric_spectrum(covariance, count)
     components = np.ascontiguousarray(vectors[:, : _significant(values, count)].T, dtype=np.float32)
     _orient(components)
@@ -175,10 +188,10 @@ def _transposed_product(
     source: ActivationSource, basis: np.ndarray, mean: np.ndarray, scale: np.ndarray
 ) -> np.ndarray:
     """Return zᵀ z basis, (D, width)."""
-    product = np.zeros(basis.shape)
-    for _, block in _standardised_blocks(source, mean, scale):
-        product += block.T @ (block @ basis)
-    return product
+    total = np.zeros(basis.shape)
+    for product in _of_standardised(source, mean, scale, lambda _, block: block.T @ (block @ basis)):
+        total += product
+    return total
 
 
 def symmetric_spectrum(matrix: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -212,9 +225,7 @@ def symmetric_spectrum(matrix: np.ndarray, count: int) -> tuple[np.ndarray, np.n
 def _moments(source: ActivationSource, normalize: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return mean, scale (float32) and variance (float64) of each feature, merging blocks (Chan et al. 1979)."""
     seen, mean, squares = 0, np.zeros(source.num_columns), np.zeros(source.num_columns)
-    for _, block in source.row_blocks():
-        count = len(block)
-        block_mean, variance = _center(block)
+    for count, block_mean, variance in in_order(lambda item: (len(item[1]), *_center(item[1])), source.row_blocks()):
         gap = block_mean - mean
         mean += gap * (count / (seen + count))
         squares += variance * count + gap**2 * (seen * count / (seen + count))
@@ -267,26 +278,34 @@ def _orient(components: np.ndarray) -> np.ndarray:
     return factors
 
 
-def _standardised_blocks(
-    source: ActivationSource, mean: np.ndarray, scale: np.ndarray
-) -> Iterator[tuple[int, np.ndarray]]:
-    for start, block in source.row_blocks():
+def _of_standardised(
+    source: ActivationSource, mean: np.ndarray, scale: np.ndarray, work: Callable[[int, np.ndarray], T]
+) -> Iterator[T]:
+    """Yield `work(first row, standardised rows)` of one block of rows after another."""
+
+    def of_block(item: tuple[int, np.ndarray]) -> T:
+        start, block = item
         block -= mean
         block /= scale
-        yield start, block
+        return work(start, block)
+
+    yield from in_order(of_block, source.row_blocks())
 
 
 def _standardised(source: ActivationSource, mean: np.ndarray, scale: np.ndarray) -> np.ndarray:
-    result = np.empty((source.num_rows, source.num_columns), np.float32)
-    for start, block in _standardised_blocks(source, mean, scale):
-        result[start : start + len(block)] = block
-    return result
+    blocks = _of_standardised(source, mean, scale, lambda start, block: (start, block))
+    return _gathered(blocks, source.num_rows, source.num_columns)
 
 
 def _projected(
     source: ActivationSource, components: np.ndarray, mean: np.ndarray, scale: np.ndarray
 ) -> np.ndarray:
-    result = np.empty((source.num_rows, len(components)), np.float32)
-    for start, block in _standardised_blocks(source, mean, scale):
-        result[start : start + len(block)] = block @ components.T
+    blocks = _of_standardised(source, mean, scale, lambda start, block: (start, block @ components.T))
+    return _gathered(blocks, source.num_rows, len(components))
+
+
+def _gathered(blocks: Iterator[tuple[int, np.ndarray]], rows: int, columns: int) -> np.ndarray:
+    result = np.empty((rows, columns), np.float32)
+    for start, block in blocks:
+        result[start : start + len(block)] = block
     return result

@@ -194,9 +194,9 @@ def test_too_small_a_disk_is_refused_before_anything_is_written(experiment, stor
 
 def test_layer_beyond_float16_is_stored_in_float32(experiment, monkeypatch):
     def with_large_values(*arguments):
-        values = capture(*arguments)
-        values["encoder_block_0"] *= 1e6
-        return values
+        *others, keep = arguments
+        louder = {"encoder_block_0": 1e6}
+        return capture(*others, lambda layer, own: keep(layer, own * louder.get(layer, 1)))
 
     monkeypatch.setattr("diffviews.lightning.extraction.capture", with_large_values)
     outcome = extract(**{**SMALL, "layers": ("encoder_block_0", "midblock")}, experiment=experiment)
@@ -208,10 +208,15 @@ def test_layer_beyond_float16_is_stored_in_float32(experiment, monkeypatch):
 
 
 def test_nan_activations_are_counted_reported_and_not_replaced(experiment, store, monkeypatch):
-    def with_nan(adapter, x0, sample_ids, *rest):
-        values = capture(adapter, x0, sample_ids, *rest)
-        values["midblock"][list(sample_ids).index("digits-0003"), 5] = float("nan")
-        return values
+    def with_nan(adapter, x0, sample_ids, *arguments):
+        *others, keep = arguments
+
+        def broken(layer, own):
+            own = own.clone()
+            own[list(sample_ids).index("digits-0003"), 5] = float("nan")
+            return keep(layer, own)
+
+        return capture(adapter, x0, sample_ids, *others, broken)
 
     monkeypatch.setattr("diffviews.lightning.extraction.capture", with_nan)
     with pytest.raises(CorruptDataError, match=r"16 .*1 .*digits-0003"):

@@ -13,7 +13,8 @@ from diffviews.data.sources import open_source
 from diffviews.errors import ConfigError
 from diffviews.pipelines import capture
 from diffviews.pipelines.extract import extract
-from diffviews.pipelines.workspace import open_workspace
+from diffviews.pipelines.workspace import is_sketch, open_workspace
+from diffviews.processing.map_parameters import MapParameters
 from diffviews.tracking import Tag
 
 LAYERS = ("encoder_block_1", "decoder_block_4")
@@ -60,23 +61,27 @@ def digests_of(run_id):
     found = {}
     for record in workspace.catalog.layers(run_id):
         workspace.folder(record.run_id).verify()
-        found[record.layer, record.sigma] = workspace.activations(record).digest
+        kept = workspace.sketch(record) if is_sketch(record) else workspace.activations(record)
+        found[record.layer, record.sigma] = kept.digest
     return found
 
 
 WANTED = ("--layers", ",".join(LAYERS), "--sigmas", "0.5,2", "--max-samples", "120")
 
 
-def test_two_processes_log_one_run_with_the_digests_of_one_process(torchrun):
-    status, said = torchrun(["-m", "diffviews", "extract", *WANTED], processes=2)
+@pytest.mark.parametrize("storage", ["full", "sketch"])
+def test_two_processes_log_one_run_with_the_digests_of_one_process(torchrun, storage):
+    kind = ("--storage", storage, "--sketch-samples", "60", "--pca-components", "20")
+    status, said = torchrun(["-m", "diffviews", "extract", *WANTED, *kind], processes=2)
     assert status == 0, said
     assert "rank 1 has done its share" in said
     (parent,) = open_workspace().catalog.extractions("diffviews")
     assert len(all_runs()) == 1 + len(LAYERS) * len(SIGMAS)
-    alone = extract(layers=LAYERS, sigmas=SIGMAS, max_samples=120, device="cpu", force=True, experiment="alone")
+    kept = {"storage": storage, "sketch_samples": 60, "maps": MapParameters(pca_components=20)}
+    alone = extract(layers=LAYERS, sigmas=SIGMAS, max_samples=120, device="cpu", force=True, experiment="alone", **kept)
     assert digests_of(parent.run_id) == digests_of(alone.run_id)
     assert len(digests_of(alone.run_id)) == len(LAYERS) * len(SIGMAS)
-    status, said = torchrun(["-m", "diffviews", "extract", *WANTED], processes=2)
+    status, said = torchrun(["-m", "diffviews", "extract", *WANTED, *kind], processes=2)
     assert (status, f"extraction {parent.run_id} re-used" in said) == (0, True), said
     assert len(all_runs()) == 1 + len(LAYERS) * len(SIGMAS)
 
@@ -122,5 +127,5 @@ def test_process_captures_the_blocks_that_fall_to_it_and_no_others(adapter, tmp_
     second, idle = SimpleNamespace(rank=1, size=2), SimpleNamespace(rank=2, size=3)
     for process in (second, idle):
         capture._capture_share(adapter, samples, process, task, progress=False)
-    openers = [capture._opener(adapter, samples, tmp_path, key, "float16") for key in keys]
-    assert [opener().is_done(0) for opener in openers] == [False, True]
+    writers = capture._writers(adapter, samples, tmp_path, dict.fromkeys(keys, "float16"), {})
+    assert [writers[key].is_done(0) for key in keys] == [False, True]

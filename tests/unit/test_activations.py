@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from hypothesis import strategies as st
 
 from diffviews.data.activation_reader import count_nonfinite
 from diffviews.data.activations import ActivationReader, ActivationWriter, DoesNotFitError
+from diffviews.data.sample_index import SampleIndex
 from diffviews.errors import (
     ConfigError,
     CorruptDataError,
@@ -81,6 +83,45 @@ def test_array_reads_back_bitwise_what_was_written(stored: tuple[Path, np.ndarra
     assert (reader.layer, reader.sigma, reader.sample_ids) == ("midblock", 0.002, tuple(IDS))
     assert (reader.attrs["model_digest"], reader.attrs["dataset_digest"]) == ("model", "data")
     np.testing.assert_array_equal(reader.array(), rows)
+
+
+def test_chunk_files_are_those_that_zarr_writes(stored: tuple[Path, np.ndarray], tmp_path: Path) -> None:
+    path, rows = stored
+    shutil.copytree(path, tmp_path / "a.zarr")
+    shutil.rmtree(tmp_path / "a.zarr" / "c")
+    zarr.open_array(tmp_path / "a.zarr", mode="r+")[...] = rows
+    chunks = sorted(file.relative_to(path) for file in path.rglob("c/**/*") if file.is_file())
+    assert len(chunks) == 3
+    for chunk in chunks:
+        assert (tmp_path / "a.zarr" / chunk).read_bytes() == (path / chunk).read_bytes()
+
+
+def test_finish_reads_no_chunk_it_has_written_and_every_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, read = values(), []
+    chunk_of = ActivationReader.chunk
+    monkeypatch.setattr(ActivationReader, "chunk", lambda self, chunk: read.append(chunk) or chunk_of(self, chunk))
+    open_writer(tmp_path / "a.zarr").write(32, rows[32:64])
+    writer = open_writer(tmp_path / "a.zarr")
+    writer.write(0, rows[:32])
+    writer.write(64, rows[64:])
+    digest = writer.finish()
+    assert read == [1]
+    monkeypatch.undo()
+    assert ActivationReader.open(tmp_path / "a.zarr").compute_digest()[0] == digest
+
+
+def test_writer_sent_to_another_process_goes_on_with_the_same_array(tmp_path: Path) -> None:
+    writer, rows = open_writer(tmp_path / "a.zarr"), values()
+    there = ForkingPickler.loads(bytes(ForkingPickler.dumps(writer)))
+    there.write(0, rows)
+    assert writer.finish() == ActivationReader.open(tmp_path / "a.zarr").digest
+    np.testing.assert_array_equal(ActivationReader.open(tmp_path / "a.zarr").array(), rows)
+
+
+def test_reader_shares_an_index_that_has_its_ids_and_no_other(stored: tuple[Path, np.ndarray]) -> None:
+    same, other = SampleIndex(tuple(IDS)), SampleIndex(tuple(IDS[::-1]))
+    assert ActivationReader.open(stored[0], index=same).sample_ids is same.sample_ids
+    assert ActivationReader.open(stored[0], index=other).sample_ids == tuple(IDS)
 
 
 def test_array_is_plain_zarr_for_other_programs(stored: tuple[Path, np.ndarray]) -> None:
@@ -370,7 +411,7 @@ def test_writer_whose_temporary_file_another_swept_goes_on_if_the_array_is_finis
         first.finish()
         raise FileNotFoundError(errno.ENOENT, "swept")
 
-    monkeypatch.setattr("zarr.storage._local._put", swept)
+    monkeypatch.setattr("diffviews.data.activations._write_all", swept)
     second.write(0, rows)
     assert second.finish() == first.finish()
 
@@ -454,12 +495,13 @@ def test_full_disk_is_said_in_a_sentence(tmp_path: Path, monkeypatch: pytest.Mon
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("zarr.storage._local._put", full)
+    monkeypatch.setattr("diffviews.data.activations._write_all", full)
     with pytest.raises(DiskSpaceError, match="disk is full while chunk 0"):
         writer.write(0, values()[:32])
     monkeypatch.undo()
     assert not writer.is_done(0)
     assert writer.nonfinite == 0
+    assert not list((tmp_path / "a.zarr").rglob("*.partial"))
 
 
 @pytest.mark.parametrize("sigma", [-1.0, float("nan"), float("inf")])

@@ -1,8 +1,10 @@
 """Capture under Lightning: rows reach their chunks whatever the batches, and devices share the work without gaps."""
 
+import errno
 import logging
 import os
 import shutil
+import threading
 from dataclasses import replace
 from functools import partial
 from multiprocessing.reduction import ForkingPickler
@@ -19,10 +21,13 @@ from diffviews.core.generator import generate as sample
 from diffviews.data.activations import ActivationReader, ActivationWriter
 from diffviews.data.samples import SampleSet
 from diffviews.data.sources import open_source
-from diffviews.lightning.extraction import ChunkBuffer, ExtractionBatches, ExtractionData, unfinished_blocks
+from diffviews.errors import ShapeError
+from diffviews.lightning.chunks import ChunkBuffer, WriteBehind
+from diffviews.lightning.extraction import ExtractionBatches, ExtractionData, unfinished_blocks
 from diffviews.lightning.generation import GenerationData, GenerationModule, Span
 from diffviews.lightning.runner import WorkerError, predict, trainer
-from diffviews.pipelines.capture import array_path, capture_activations, link_tree
+from diffviews.pipelines.capture import array_path, capture_activations
+from diffviews.pipelines.captured import link_tree
 from diffviews.pipelines.generate_dataset import Origin, write_span
 from diffviews.pipelines.plan import ExtractionPlan
 from diffviews.pipelines.series import Series
@@ -70,12 +75,15 @@ def test_rows_reach_their_chunks_whatever_the_batch_size(tmp_path, rows, batch_s
     array = writer(tmp_path / "activations.zarr", rows, shape=(64, 16, 16))
     assert array.chunk_rows == 128
     values = np.arange(rows, dtype=np.float32)[:, None, None, None] * np.ones((1, 64, 16, 16), np.float32)
-    buffer = ChunkBuffer(array)
-    for block in range(0, rows, 256):
-        last = min(rows, block + 256)
-        for start in range(block, last, batch_size):
-            stop = min(last, start + batch_size)
-            buffer.add(start, values[start:stop], stop == last)
+    with WriteBehind() as behind:
+        buffer = ChunkBuffer(array, behind, on_overflow=lambda: None)
+        for block in range(0, rows, 256):
+            last = min(rows, block + 256)
+            for start in range(block, last, batch_size):
+                stop = min(last, start + batch_size)
+                buffer.put(start, torch.zeros(stop - start, 64, 16, 16))
+                buffer.put(start, torch.from_numpy(values[start:stop]))  # a layer run twice: the last output counts
+                buffer.pass_on(stop, ends_block=stop == last)
     array.finish()
     assert np.array_equal(ActivationReader.open(array.path).array()[:, 0, 0, 0], np.arange(rows))
 
@@ -85,12 +93,89 @@ def test_chunks_that_are_there_are_left_alone(tmp_path):
     array.write(0, np.ones((128, 64, 16, 16), np.float32))
     chunk = next(path for path in array.path.glob("c/0/**/*") if path.is_file())
     before = chunk.stat().st_ino
-    ChunkBuffer(array).add(0, np.zeros((200, 64, 16, 16), np.float32), True)
+    with WriteBehind() as behind:
+        buffer = ChunkBuffer(array, behind, on_overflow=lambda: None)
+        buffer.put(0, torch.zeros(200, 64, 16, 16))
+        buffer.pass_on(200, ends_block=True)
     assert chunk.stat().st_ino == before
     array.finish()
     stored = ActivationReader.open(array.path).array()
     assert (stored[:128] == 1).all()
     assert (stored[128:] == 0).all()
+
+
+def test_rows_of_another_shape_are_refused_and_not_broadcast(tmp_path):
+    with WriteBehind() as behind:
+        buffer = ChunkBuffer(writer(tmp_path / "a.zarr", 200), behind, on_overflow=lambda: None)
+        with pytest.raises(ShapeError, match=r"\(2, 64, 1, 1\).*\(64, 16, 16\)"):
+            buffer.put(0, torch.zeros(2, 64, 1, 1))
+
+
+@pytest.mark.parametrize("broken", [float("nan"), float("inf"), -70000.0])
+def test_overflow_is_told_once_and_only_of_finite_values(tmp_path, broken):
+    array, told = writer(tmp_path / "a.zarr", 256), []
+    with WriteBehind() as behind:
+        buffer = ChunkBuffer(array, behind, on_overflow=lambda: told.append(1))
+        for start in (0, 128):
+            rows = torch.zeros(128, 64, 16, 16)
+            rows[5, 3, 2, 1] = broken
+            buffer.put(start, rows)
+            buffer.pass_on(start + 128)
+    overflows = np.isfinite(broken)
+    assert told == ([1] if overflows else [])
+    assert [array.is_done(chunk) for chunk in range(2)] == [not overflows] * 2
+    assert array.nonfinite == (0 if overflows else 2)
+
+
+def test_failure_of_the_writing_thread_reaches_the_caller_and_nothing_is_written_after_it():
+    behind, done = WriteBehind(waiting=2), []
+
+    def fail():
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def submit_all():
+        behind.submit(fail)
+        for number in range(20):
+            behind.submit(partial(done.append, number))
+        behind.close()
+
+    with pytest.raises(OSError, match="No space left"):
+        submit_all()
+    assert done == []
+
+
+def test_model_waits_for_the_disk_when_the_queue_is_full():
+    gate, submitted = threading.Event(), []
+    behind = WriteBehind(waiting=3)
+
+    def submit_all():
+        for number in range(6):
+            behind.submit(gate.wait)
+            submitted.append(number)
+
+    thread = threading.Thread(target=submit_all)
+    thread.start()
+    thread.join(0.2)
+    assert len(submitted) == 3
+    gate.set()
+    thread.join()
+    behind.close()
+    assert len(submitted) == 6
+
+
+def test_abandoned_work_is_dropped():
+    begun, gate, done = threading.Event(), threading.Event(), []
+    behind = WriteBehind(waiting=4)
+    behind.submit(lambda: begun.set() or (gate.wait() and done.append("begun")))
+    behind.submit(lambda: done.append("waiting"))
+    begun.wait()
+    thread = threading.Thread(target=behind.abandon)
+    thread.start()
+    while not behind._dropped:
+        pass
+    gate.set()
+    thread.join()
+    assert done == ["begun"]
 
 
 def test_blocks_hold_whole_chunks_of_every_layer_and_only_unfinished_ones_are_dealt(tmp_path):

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import pairwise_distances as reference_distances
 
 from diffviews.errors import ConfigError, SelectionError
-from diffviews.processing import neighbors
+from diffviews.processing import candidates, neighbors
 from diffviews.processing.neighbors import METRICS, exact_neighbors, membership_strengths
 
 RNG = np.random.default_rng(5)
@@ -70,14 +70,42 @@ def test_neighbors_by_torch_are_the_same(monkeypatch):
     points = RNG.standard_normal((70, 6)).astype(np.float32)
     expected = exact_neighbors(points, 5)
     used = []
-    by_torch = neighbors._torch_finder
-    monkeypatch.setattr(neighbors, "GPU_PAIRS", 0)
-    monkeypatch.setattr(neighbors, "cuda_is_allowed", lambda: True)
-    monkeypatch.setattr(neighbors, "_torch_finder", lambda *args: used.append(args[-1]) or by_torch(*args[:-1], "cpu"))
+    by_torch = candidates._torch_finder
+    monkeypatch.setattr(candidates, "GPU_PAIRS", 0)
+    monkeypatch.setattr(candidates, "cuda_is_allowed", lambda: True)
+    monkeypatch.setattr(
+        candidates, "_torch_finder", lambda *args: used.append(args[-1]) or by_torch(*args[:-1], "cpu")
+    )
     found = exact_neighbors(points, 5)
     assert used == ["cuda"]
     np.testing.assert_array_equal(found[0], expected[0])
     np.testing.assert_array_equal(found[1], expected[1])
+
+
+@pytest.mark.parametrize("dimensions", [2, 9])
+def test_neighbors_of_many_points_are_those_of_brute_force(dimensions):
+    points = RNG.standard_normal((3000, dimensions)).astype(np.float32)
+    expected, distances = brute_force(points.astype(np.float64), 15)
+    found = exact_neighbors(points, 15)
+    np.testing.assert_array_equal(found[0], expected)
+    np.testing.assert_allclose(found[1], distances, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("spread", [1e-4, 0.2, 0.4])
+def test_neighbors_that_rounding_could_hide_are_found(spread):
+    """Two bunches far apart: in float32 the scores within a bunch are off by as much as they differ, or more."""
+    bunches = np.repeat([[0.0] * 8, [1e3] * 8], 150, axis=0)
+    points = bunches + spread * np.random.default_rng(5).standard_normal(bunches.shape)
+    expected, _ = brute_force(points[:150], 3)
+    np.testing.assert_array_equal(exact_neighbors(points, 3)[0][:150], expected)
+
+
+@pytest.mark.parametrize("dimensions", [2, 6])
+def test_neighbors_equally_far_come_by_index(dimensions):
+    points = np.zeros((60, dimensions), np.float32)
+    found = exact_neighbors(points, 3)[0]
+    assert found[10].tolist() == [0, 1, 2]
+    assert found[1].tolist() == [0, 2, 3]
 
 
 @pytest.mark.parametrize(("k", "sentence"), [(5, "only 4 other samples"), (0, "at least 1")])

@@ -1,0 +1,233 @@
+"""Sketch mode: scaler and PCA fitted on some samples, so that of all others only their vectors need be kept.
+
+Whole activations are in memory only, for the samples fitted on and those held out to measure the loss,
+and of no more layers at once than `MEMORY` holds.
+"""
+
+import hashlib
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from diffviews.adapters.base import GeneratorAdapter
+from diffviews.core.extractor import capture
+from diffviews.core.files import write_atomically
+from diffviews.core.session import Keep, copy_of
+from diffviews.data.activation_reader import count_nonfinite
+from diffviews.data.disk import format_bytes
+from diffviews.data.samples import SampleSet
+from diffviews.errors import ConfigError
+from diffviews.lightning.extraction import LayerKey, sums_folder
+from diffviews.noise import format_sigma
+from diffviews.pipelines.plan import ExtractionPlan
+from diffviews.pipelines.workspace import conditions_of
+from diffviews.processing.sketch import Sketch, fit_sketch
+from diffviews.processing.source_rows import ActivationSource
+
+logger = logging.getLogger(__name__)
+
+MEMORY = 1 << 30
+"""Bytes of activations that are held at once to fit on; layers that exceed it together take a pass each."""
+
+HELD_OUT = 256
+"""Samples whose whole activations are compared with their vectors."""
+
+SPARE = 32
+"""With fewer samples than this beyond those to fit on, the sketch is fitted on all."""
+
+
+@dataclass(frozen=True, slots=True)
+class FitRows:
+    """Which rows of the sample set one layer's sketch is fitted on, and which are held out."""
+
+    fit: np.ndarray
+    """(n,) int64, ascending."""
+    held_out: np.ndarray
+    """(h,) int64, ascending; empty when `fit` are all."""
+
+    @property
+    def rows(self) -> np.ndarray:
+        """Both, in the order in which their activations are kept."""
+        return np.concatenate([self.fit, self.held_out])
+
+
+def choose_rows(sample_ids: Sequence[str], count: int, capacity: int) -> FitRows:
+    """Return the rows to fit on: all, or as many as wanted and as memory holds, drawn by the samples' ids.
+
+    Args:
+        sample_ids: ids of the sample set.
+        count: rows wanted.
+        capacity: rows that fit in memory.
+    """
+    total = len(sample_ids)
+    if total < count + SPARE and total <= capacity:
+        return FitRows(np.arange(total), np.arange(0))
+    held_out = min(HELD_OUT, min(total, capacity) // 4)
+    fit = max(0, min(count, capacity - held_out, total - held_out))
+    drawn = np.array(sorted(range(total), key=lambda row: _lot(sample_ids[row])), dtype=np.int64)
+    return FitRows(np.sort(drawn[:fit]), np.sort(drawn[fit : fit + held_out]))
+
+
+def _lot(sample_id: str) -> bytes:
+    return hashlib.blake2b(f"sketch\x1f{sample_id}".encode(), digest_size=8).digest()
+
+
+def sketch_path(folder: Path, key: LayerKey) -> Path:
+    """Return where the fitted sketch of a (layer, sigma) lies while the extraction runs."""
+    layer, sigma = key
+    return folder / f"{layer}@{format_sigma(sigma)}" / "fitted-sketch.safetensors"
+
+
+def fit_sketches(plan: ExtractionPlan, dtypes: Mapping[LayerKey, str], folder: Path) -> set[LayerKey]:
+    """Fit the sketches that `folder` lacks, by one process on one device, so that all ranks use the same.
+
+    Args:
+        plan: the extraction.
+        dtypes: in which the activations fitted on are held.
+        folder: where the sketches are put.
+
+    Returns:
+        The layers that have a value beyond float16 and were not fitted.
+
+    Raises:
+        ConfigError: if too few rows of a layer fit in memory.
+        CorruptDataError: if an activation is NaN or infinite; counted, and the samples named.
+    """
+    overflowed: set[LayerKey] = set()
+    for sigma in plan.sigmas:
+        lacking = {
+            layer: dtype for (layer, at), dtype in dtypes.items()
+            if at == sigma and not sketch_path(folder, (layer, at)).exists()
+        }  # fmt: skip
+        for group in _groups(plan, lacking):
+            overflowed |= _Fit(plan, sigma, group, {layer: lacking[layer] for layer in group}).run(folder)
+    return overflowed
+
+
+def _groups(plan: ExtractionPlan, dtypes: Mapping[str, str]) -> Iterator[dict[str, FitRows]]:
+    """Yield layers whose activations are held together, with the rows of each."""
+    shapes = plan.adapter.get_layer_shapes()
+    known: dict[int, FitRows] = {}
+    group: dict[str, FitRows] = {}
+    held = 0
+    for layer, dtype in dtypes.items():
+        row_bytes = prod(shapes[layer]) * np.dtype(dtype).itemsize
+        capacity = min(MEMORY // row_bytes, plan.sketch_samples + HELD_OUT)
+        if capacity not in known:
+            known[capacity] = choose_rows(plan.samples.sample_ids, plan.sketch_samples, capacity)
+        rows = known[capacity]
+        _check_enough(layer, rows, plan, row_bytes)
+        size = len(rows.rows) * row_bytes
+        if group and held + size > MEMORY:
+            yield group
+            group, held = {}, 0
+        group[layer], held = rows, held + size
+    if group:
+        yield group
+
+
+def _check_enough(layer: str, rows: FitRows, plan: ExtractionPlan, row_bytes: int) -> None:
+    wanted = plan.maps.pca_components or 0
+    if len(rows.held_out) and len(rows.fit) <= 2 * wanted:
+        raise ConfigError(
+            f"layer {layer!r} has {format_bytes(row_bytes)} a sample, so that {format_bytes(MEMORY)} hold "
+            f"{len(rows.fit)} samples to fit a sketch on, but {wanted} components need more than {2 * wanted}; take "
+            "fewer pca_components or a deeper layer"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Fit:
+    """One pass over the rows to fit on, for some layers at one sigma."""
+
+    plan: ExtractionPlan
+    sigma: float
+    rows: Mapping[str, FitRows]
+    dtypes: Mapping[str, str]
+
+    def run(self, folder: Path) -> set[LayerKey]:
+        activations = {}
+        shapes = self.plan.adapter.get_layer_shapes()
+        for layer, rows in self.rows.items():
+            activations[layer] = np.empty((len(rows.rows), *shapes[layer]), self.dtypes[layer])
+        logger.info("fitting sketches of %d layers at sigma %s", len(activations), format_sigma(self.sigma))
+        overflowed = self._fill(activations)
+        for layer in list(activations):
+            values = activations.pop(layer)
+            if layer not in overflowed:
+                self._write(sketch_path(folder, (layer, self.sigma)), self.rows[layer], values)
+        return {(layer, self.sigma) for layer in overflowed}
+
+    def _fill(self, activations: Mapping[str, np.ndarray]) -> set[str]:
+        """Capture the rows; return the layers whose values do not fit."""
+        plan, overflowed = self.plan, set()
+        place = {layer: _places(rows, len(plan.samples)) for layer, rows in self.rows.items()}
+        wanted = np.unique(np.concatenate([rows.rows for rows in self.rows.values()]))
+        for start in range(0, len(wanted), plan.batch_size):
+            batch = wanted[start : start + plan.batch_size]
+
+            def keep(layer: str, own: torch.Tensor, batch: np.ndarray = batch) -> None:
+                places = place[layer][batch]
+                rows = own.detach()[torch.from_numpy(places >= 0).to(own.device)]
+                target = activations[layer]
+                narrow = rows.to(getattr(torch, target.dtype.name)).cpu().numpy()
+                target[places[places >= 0]] = narrow
+                if count_nonfinite(narrow) and count_nonfinite(narrow) > int((~torch.isfinite(rows)).sum()):
+                    overflowed.add(layer)
+
+            captured_rows(plan.adapter, plan.samples, plan.conditioning, self.sigma, list(self.rows), batch, keep)
+        return overflowed
+
+    def _write(self, path: Path, rows: FitRows, values: np.ndarray) -> None:
+        fit, held_out = values[: len(rows.fit)], values[len(rows.fit) :]
+        whole = not len(held_out)
+        classes = self.plan.samples.class_labels[rows.held_out]
+        try:
+            sketch = fit_sketch(
+                fit, self.plan.maps, held_out=None if whole else held_out, held_out_classes=None if whole else classes
+            )
+        except FloatingPointError:
+            ids = self.plan.samples.sample_ids
+            ActivationSource(values).require_finite([ids[row] for row in rows.rows.tolist()])
+            raise
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, lambda file: file.write(sketch.to_bytes()))
+
+
+def _places(rows: FitRows, total: int) -> np.ndarray:
+    place = np.full(total, -1, dtype=np.int64)
+    place[rows.rows] = np.arange(len(rows.rows))
+    return place
+
+
+@torch.inference_mode()
+def captured_rows(
+    adapter: GeneratorAdapter,
+    samples: SampleSet,
+    conditioning: str,
+    sigma: float,
+    layers: Sequence[str],
+    rows: np.ndarray,
+    keep: Keep = copy_of,
+) -> dict[str, Any]:
+    """Capture the activations of some rows of a sample set anew, as the extraction did, in one forward pass."""
+    chosen = samples.take(rows)
+    conditions = conditions_of(chosen, conditioning)
+    given = {} if conditions is None else adapter.condition(conditions)
+    x0 = adapter.encode(chosen.images)
+    return capture(adapter, x0, chosen.sample_ids, given, sigma, layers, keep)
+
+
+def mean_of_sums(array: Path, sketch: Sketch, total: int) -> np.ndarray:
+    """Return the mean activation of all samples, (D,) float32, from the sums of the blocks beside an array."""
+    if sketch.points is not None:
+        return sketch.mean
+    files = sorted(sums_folder(array).glob("*.npy"), key=lambda path: int(path.stem))
+    sums = sum(np.load(path, allow_pickle=False).astype(np.float64) for path in files)
+    return (sums / total).astype(np.float32)

@@ -1,0 +1,215 @@
+"""Sketches: scaler and principal axes fitted on some samples of a layer, by which all are kept as a few numbers.
+
+    sketch = fit_sketch(rows, parameters, held_out=others)      # rows (n, *layer_shape)
+    vectors = (activations - sketch.mean) / sketch.scale @ sketch.components.T
+    fitted = fit_reduced(sketch.reduction(vectors), sample_ids, parameters)
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+
+from diffviews.errors import ConfigError, CorruptDataError
+from diffviews.processing.map_parameters import MapParameters
+from diffviews.processing.neighbors import exact_neighbors
+from diffviews.processing.projector import Projector
+from diffviews.processing.quality import knn_accuracy
+from diffviews.processing.reduction import LEADING, Reduction, reduce_activations
+from diffviews.processing.umap_backend import fitting
+
+FORMAT = "diffviews.sketch-fit"
+_ARRAYS = ("mean", "scale", "components", "eigenvalues", "explained_variance_ratio")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Sketch:
+    """A scaler and a PCA fitted on some of the samples."""
+
+    mean: np.ndarray
+    """(D,) float32."""
+    scale: np.ndarray
+    """(D,) float32."""
+    components: np.ndarray
+    """(d, D) float32, orthonormal."""
+    eigenvalues: np.ndarray
+    """Variances along all principal axes, descending, float64."""
+    explained_variance_ratio: np.ndarray
+    """(d,) float64."""
+    spectrum_rows: int
+    """Number of rows that the spectrum was computed from."""
+    rows: int
+    """Number of samples it was fitted on."""
+    loss: Mapping[str, float] = field(default_factory=dict)
+    """What was measured on samples it was not fitted on; empty when it was fitted on all."""
+    points: np.ndarray | None = None
+    """(rows, d) float32 vectors of the samples it was fitted on; kept only where these are all."""
+
+    @property
+    def width(self) -> int:
+        """Numbers kept a sample, d."""
+        return len(self.components)
+
+    def project(self, activations: np.ndarray) -> np.ndarray:
+        """Return the vectors (n, d) float32 of activations (n, *layer_shape)."""
+        standardised = activations.reshape(len(activations), -1).astype(np.float32) - self.mean
+        standardised /= self.scale
+        return standardised @ self.components.T
+
+    def reduction(self, vectors: np.ndarray) -> Reduction:
+        """Return the scaled and reduced form of the samples whose vectors (N, d) these are."""
+        points = np.ascontiguousarray(vectors, dtype=np.float32)
+        return Reduction(
+            mean=self.mean,
+            scale=self.scale,
+            components=self.components,
+            points=points,
+            leading=np.ascontiguousarray(points[:, :LEADING]),
+            eigenvalues=self.eigenvalues,
+            explained_variance_ratio=self.explained_variance_ratio,
+            spectrum_rows=self.spectrum_rows,
+        )
+
+    def to_bytes(self) -> bytes:
+        """Return it as one safetensors file."""
+        from safetensors.numpy import save
+
+        arrays = {name: np.ascontiguousarray(getattr(self, name)) for name in _ARRAYS}
+        if self.points is not None:
+            arrays["points"] = self.points
+        about = {"spectrum_rows": self.spectrum_rows, "rows": self.rows, "loss": dict(self.loss)}
+        return save(arrays, {"format": FORMAT, "about": json.dumps(about)})
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read what `to_bytes` made.
+
+        Raises:
+            CorruptDataError: if the file is missing, truncated or something else; it is named.
+        """
+        arrays, metadata = read_safetensors(path)
+        try:
+            if metadata["format"] != FORMAT:
+                raise CorruptDataError(f"{path} is a safetensors file, but holds no fitted sketch")
+            about = json.loads(metadata["about"])
+            parts: dict[str, Any] = {**{name: arrays[name] for name in _ARRAYS}, **about}
+            return cls(**parts, points=arrays.get("points"))
+        except (KeyError, ValueError, TypeError) as error:
+            raise CorruptDataError(f"{path} does not hold a whole sketch: {error!r}") from error
+
+
+def read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Return the arrays and the metadata of a safetensors file.
+
+    Raises:
+        CorruptDataError: if it is missing, truncated or of another format; it is named.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise CorruptDataError(f"{path} is missing, truncated or no safetensors file: {error}") from error
+
+
+def fit_sketch(
+    rows: np.ndarray,
+    parameters: MapParameters,
+    *,
+    held_out: np.ndarray | None = None,
+    held_out_classes: np.ndarray | None = None,
+) -> Sketch:
+    """Fit scaler and PCA on some samples of a layer, and measure on others what the sketch loses.
+
+    Args:
+        rows: activations of the samples to fit on, (n, *layer_shape) float16 or float32.
+        parameters: of the map; its `pca_components` are the numbers kept a sample.
+        held_out: activations of samples that are not among them; None: these are all there are, and their
+            vectors are kept.
+        held_out_classes: of `held_out`, (h,) int, −1 for none; None: there are none.
+
+    Raises:
+        ConfigError: if the map has no PCA.
+        SampleSetError, FloatingPointError: as `reduce_activations`.
+    """
+    if parameters.pca_components is None:
+        raise ConfigError("a sketch keeps pca_components numbers a sample; set it to 50 or more, or store in full")
+    with fitting():
+        reduction = reduce_activations(rows, parameters.pca_components, normalize=parameters.normalize)
+    assert reduction.components is not None  # as components were asked for
+    sketch = Sketch(
+        mean=reduction.mean,
+        scale=reduction.scale,
+        components=reduction.components,
+        eigenvalues=reduction.eigenvalues,
+        explained_variance_ratio=reduction.explained_variance_ratio,
+        spectrum_rows=reduction.spectrum_rows,
+        rows=len(rows),
+        points=reduction.points if held_out is None else None,
+    )
+    if held_out is None:
+        return sketch
+    k = min(parameters.n_neighbors, len(held_out) - 1)
+    return replace(sketch, loss=sketch_loss(sketch, held_out, held_out_classes, k=k))
+
+
+def sketch_loss(sketch: Sketch, activations: np.ndarray, classes: np.ndarray | None, *, k: int) -> dict[str, float]:
+    """Return what is lost of activations (h, *layer_shape) that the sketch was not fitted on.
+
+    `sketch_variance_captured`: share of their standardised variance that lies in the sketch's axes;
+    `sketch_knn_overlap`: mean share of a sample's k nearest, among these, that are the same by all
+    standardised values and by the stored vectors; `sketch_knn_accuracy_loss`: how much less often the
+    commonest class among those k is the sample's own.
+    """
+    whole = activations.reshape(len(activations), -1).astype(np.float32) - sketch.mean
+    whole /= sketch.scale
+    vectors = (whole @ sketch.components.T).astype(np.float16).astype(np.float32)
+    own, _ = exact_neighbors(whole, k)
+    kept, _ = exact_neighbors(vectors, k)
+    overlap = [len(np.intersect1d(a, b)) / k for a, b in zip(own, kept, strict=True)]
+    captured = np.square(vectors, dtype=np.float64).sum() / np.square(whole).sum(dtype=np.float64)
+    loss = {
+        "sketch_variance_captured": float(captured),
+        "sketch_knn_overlap": float(np.mean(overlap)),
+    }
+    if classes is not None and (classes >= 0).all():
+        loss["sketch_knn_accuracy_loss"] = knn_accuracy(own, classes) - knn_accuracy(kept, classes)
+    return loss
+
+
+def reduction_of(projector: Projector, parameters: MapParameters) -> Reduction:
+    """Return the scaled and reduced form of a map's samples, for another map of them.
+
+    The spectrum beyond the kept axes is not known to a map, so shares of the variance are of those.
+
+    Args:
+        projector: of the map that holds the samples' vectors.
+        parameters: of the other map, which may use fewer components.
+
+    Raises:
+        ConfigError: if it asks for what the vectors do not hold.
+    """
+    axes, wanted = projector.pca_components, parameters.pca_components
+    held = 0 if axes is None else max(len(axes), projector.parameters.pca_components or 0)
+    if axes is None or wanted is None or wanted > held or parameters.normalize != projector.parameters.normalize:
+        raise ConfigError(
+            f"a sketch of {held} components with normalize {str(projector.parameters.normalize).lower()} gives no map "
+            f"with pca_components {wanted} and normalize {str(parameters.normalize).lower()}; take at most {held} and "
+            "the same normalize, or extract anew"
+        )
+    points = np.ascontiguousarray(projector.pca_points[:, :wanted])
+    variances = np.var(projector.pca_points, axis=0, dtype=np.float64, ddof=1)
+    return Reduction(
+        mean=projector.scaler_mean,
+        scale=projector.scaler_scale,
+        components=axes[:wanted],
+        points=points,
+        leading=np.ascontiguousarray(points[:, :LEADING]),
+        eigenvalues=variances,
+        explained_variance_ratio=variances[:wanted] / variances.sum(),
+        spectrum_rows=len(points),
+    )

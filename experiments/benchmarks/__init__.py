@@ -1,0 +1,1 @@
+"""What `diffviews benchmark` measures: a module a subject, each against its alternative in the same run."""
