@@ -1,4 +1,4 @@
-"""Twenty visitors at once, each looking at something else: no cross-talk, no error, and nothing kept when they leave."""
+"""Twenty visitors at once, each looking at something else: no cross-talk, no error, nothing kept when they leave."""
 
 import os
 import random
@@ -39,7 +39,8 @@ class Visitor:
     def look_at_layer(self):
         layer, sigma = self.choices.choice(self.layers)
         expected = {"layer": layer, "sigma": f"{sigma:g}"}
-        self.explorer.page.goto(f"{self.explorer.url}?layer={layer}&sigma={sigma:g}&run={self.explorer.opened.layer.parent_id}")
+        run = self.explorer.opened.layer.parent_id
+        self.explorer.page.goto(f"{self.explorer.url}?layer={layer}&sigma={sigma:g}&run={run}")
         expect(self.explorer.page.locator(".bk-events").first).to_be_visible(timeout=120_000)
         self.expected = {"sample": None, **expected}
 
@@ -119,5 +120,6 @@ def test_twenty_visitors_do_not_meet_and_leave_nothing_behind(new_page, server, 
     deadline = time.monotonic() + FORGOTTEN
     while memory(process) > 1.05 * before and time.monotonic() < deadline:
         time.sleep(2)
-    print(f"{done} actions of {VISITORS} visitors; memory {before / 1e6:.0f} MB before, {memory(process) / 1e6:.0f} MB after")
-    assert memory(process) <= 1.05 * before
+    after = memory(process)
+    print(f"{done} actions of {VISITORS} visitors; memory {before / 1e6:.0f} MB before, {after / 1e6:.0f} MB after")
+    assert after <= 1.05 * before
