@@ -6,8 +6,8 @@ import panel as pn
 import panel_material_ui as pmui
 
 from diffviews.errors import DiffViewsError
+from panel_app.computing.jobs import JobQueue, shared_queue
 from panel_app.dashboard import Dashboard
-from panel_app.jobs import JobQueue, shared_queue
 from panel_app.settings import Settings
 from panel_app.shared import shared
 from panel_app.theme import THEME_CONFIG

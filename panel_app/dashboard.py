@@ -6,23 +6,23 @@ from urllib.parse import urlencode
 import panel as pn
 import panel_material_ui as pmui
 
-from panel_app.analysis import AnalysisPanel
+from panel_app.analysis.tab import AnalysisPanel
 from panel_app.cards import link
 from panel_app.components import AddressBar
+from panel_app.computing.jobs import JobQueue
+from panel_app.computing.order import OrderPanel
+from panel_app.computing.pending import PendingPanel
+from panel_app.computing.remap import RemapPanel
+from panel_app.computing.studio import Studio
 from panel_app.data import DataStore
-from panel_app.embedding_map import EmbeddingMap
-from panel_app.export import ExportMenu
-from panel_app.generation import GenerationPanel, Results
+from panel_app.export.menu import ExportMenu
+from panel_app.generation.panel import GenerationPanel, Results
 from panel_app.inspector import LayersPanel, RunPanel, SamplePanel
-from panel_app.jobs import JobQueue
+from panel_app.map.embedding_map import EmbeddingMap
 from panel_app.navigation import Navigation, section
-from panel_app.order import OrderPanel
-from panel_app.pending import PendingPanel
-from panel_app.remap import RemapPanel
 from panel_app.session import Notice, Session
 from panel_app.state import ADDRESSED, Address
 from panel_app.store_banner import StoreBanner
-from panel_app.studio import Studio
 from panel_app.theme import CSS_VARIABLES, PAGE_SX, PANE_CSS, THEME_CONFIG
 from panel_app.views import Views, further_views
 

@@ -11,13 +11,13 @@ from scipy.spatial.distance import cdist
 from diffviews.data.samples import SampleSet
 from diffviews.errors import RunNotFoundError, SelectionError
 from diffviews.noise import format_sigma
-from panel_app.compare_data import Comparisons
+from panel_app.compare.data import Comparisons
 from panel_app.filter import SHOW_ALL, Filter, RowFilter
+from panel_app.map.point_grid import PointGrid, Range
+from panel_app.map.raster import Colouring, Points, Window, column_values, disc_radius, draw_points
 from panel_app.model_facts import NOTHING_NOTED, ModelFacts
 from panel_app.pictures import PREVIEW, png_address
-from panel_app.point_grid import PointGrid, Range
 from panel_app.points import CLASS, LEVEL, NO_CLUSTER, SIGMA, UNLABELLED, join_points, short_sigma
-from panel_app.raster import Colouring, Points, Window, column_values, disc_radius, draw_points
 from panel_app.recent import Recent
 from panel_app.state import Address, Space
 from panel_app.theme import SEQUENTIAL, category_colours, ordered_colours
@@ -75,7 +75,7 @@ class Library(Protocol):
 
     @property
     def generations(self) -> Any:
-        """The logged generations; `panel_app.logged_generations` reads them."""
+        """The logged generations; `panel_app.generation.logged` reads them."""
 
     def log_export(self, source_run: str, files: Mapping[str, bytes], *, title: str, link: str) -> str:
         """Log files made of a map as a run of their own, and return its id."""

@@ -6,10 +6,10 @@ import panel as pn
 import panel_material_ui as pmui
 
 from diffviews.noise import format_sigma
+from panel_app.analysis.sample_lists import pictures_of, remainder, sample_entries
 from panel_app.cards import facts, hint, hint_small, link, selected_card
 from panel_app.components import Ranking, SampleList
 from panel_app.data import OpenMap
-from panel_app.sample_lists import pictures_of, remainder, sample_entries
 from panel_app.session import DECIDES, KNOWS, Session
 from panel_app.theme import PANE_CSS
 

@@ -17,9 +17,9 @@ from diffviews.pipelines.workspace import Workspace, artifact_trouble, projector
 from diffviews.processing.projector import Projector
 from diffviews.tracking.records import ExtractionRecord, LayerRecord, MapRecord, RunRecord
 from diffviews.tracking.schema import MapKind
-from panel_app.logged_generations import LoggedGenerations
-from panel_app.noise_place import Across
-from panel_app.pending import Pending, pending_of
+from panel_app.computing.pending import Pending, pending_of
+from panel_app.generation.logged import LoggedGenerations
+from panel_app.scenes.place import Across
 from panel_app.state import Address, Selection
 
 POINTS = "map/points.parquet"

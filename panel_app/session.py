@@ -10,9 +10,9 @@ import param
 
 from diffviews.errors import DiffViewsError, RunNotFoundError
 from diffviews.noise import format_sigma
-from panel_app.clustering import CLUSTER, Clustering, FoundClusters
+from panel_app.analysis.clustering import CLUSTER, Clustering, FoundClusters
 from panel_app.data import DataStore, Neighbour, OpenMap
-from panel_app.noise_place import ANYWHERE
+from panel_app.scenes.place import ANYWHERE
 from panel_app.state import MAP, Address, Group, Selection, ViewState
 
 logger = logging.getLogger(__name__)

@@ -9,13 +9,13 @@ import pandas as pd
 
 from diffviews.pipelines.workspace import open_workspace
 from diffviews.serving.client import WorkerClient
-from panel_app import raster
+from panel_app.computing.local_studio import LocalStudio
+from panel_app.computing.remote_studio import RemoteStudio
+from panel_app.computing.studio import Studio
 from panel_app.data import DataStore
 from panel_app.library import LoggedRuns
-from panel_app.pipelines import LocalStudio
-from panel_app.remote_studio import RemoteStudio
+from panel_app.map import raster
 from panel_app.settings import Settings
-from panel_app.studio import Studio
 
 
 @functools.cache

@@ -9,9 +9,9 @@ from typing import Any, Literal, Self
 import param
 
 from diffviews.noise import format_sigma
-from panel_app.against import Against
+from panel_app.compare.against import NOTHING, Against
 from panel_app.filter import SHOW_ALL, Filter
-from panel_app.noise_place import ANYWHERE, Across
+from panel_app.scenes.place import ANYWHERE, Across
 
 Space = Literal["activation", "map"]
 BY_CLASS = "class"
@@ -126,7 +126,7 @@ class ViewState(param.Parameterized):
     group = param.ClassSelector(class_=Group, default=Group(), instantiate=False, doc="samples marked together")
     highlight = param.String(None, allow_None=True, doc="category of `colour_by` that is brought forward")
     hovered = param.String(None, allow_None=True, doc="sample id under the pointer")
-    against = param.ClassSelector(class_=Against, default=Against(), instantiate=False, doc="what stands beside the map")
+    against = param.ClassSelector(class_=Against, default=NOTHING, instantiate=False, doc="what stands beside the map")
     across = param.ClassSelector(class_=Across, default=ANYWHERE, instantiate=False, doc="place along sigma, in space")
     k = param.Integer(5, bounds=(1, 50), doc="how many neighbours to suggest")
     space = param.Selector(default="activation", objects=["activation", "map"], doc="where neighbours are near")
@@ -168,7 +168,7 @@ class Address:
     filter: Filter = SHOW_ALL
     selection: Selection = Selection()
     group: Group = Group()
-    against: Against = Against()
+    against: Against = NOTHING
     across: Across = ANYWHERE
 
     @classmethod

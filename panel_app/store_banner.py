@@ -5,7 +5,7 @@ from typing import Any
 import panel as pn
 import panel_material_ui as pmui
 
-from panel_app.background import Background
+from panel_app.computing.background import Background
 from panel_app.session import Session
 
 _KEPT = "What this host has fetched before can still be looked at; other maps and new generations need the store."

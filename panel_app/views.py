@@ -6,12 +6,13 @@ from dataclasses import dataclass
 import panel as pn
 import panel_material_ui as pmui
 
-from panel_app import compare, noise, space
-from panel_app.jobs import JobQueue
-from panel_app.results import Results
+from panel_app.compare import view as compare
+from panel_app.computing.jobs import JobQueue
+from panel_app.computing.studio import Studio
+from panel_app.generation.results import Results
+from panel_app.scenes import noise, space
 from panel_app.session import Session
 from panel_app.state import MAP, ViewState
-from panel_app.studio import Studio
 from panel_app.theme import ONE_LINE
 
 

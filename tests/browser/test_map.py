@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 from playwright.sync_api import expect
 
-from panel_app.thumbnails import MOST, placed
+from panel_app.map.thumbnails import MOST, placed
 
 ACTIVE = """() => {
   let element = document.activeElement

@@ -9,7 +9,7 @@ from diffviews.pipelines.recipe import GenerationRecipe
 from diffviews.pipelines.workspace import open_workspace
 from diffviews.processing.map_parameters import MapParameters
 from diffviews.serving.client import WorkerClient
-from panel_app.remote_studio import RemoteStudio
+from panel_app.computing.remote_studio import RemoteStudio
 from tests.diffusion_folders import draw_sd_pipeline, saved
 from tests.integration.conftest import inside
 from tests.serving import TOKEN, Program

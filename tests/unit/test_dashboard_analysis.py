@@ -15,17 +15,17 @@ from dashboard_synthetic import SIGMAS, PromptRuns, SyntheticRuns, SyntheticStud
 from diffviews.errors import ConfigError, SelectionError, TrackingError
 from diffviews.processing.clusters import find_clusters
 from diffviews.processing.enrichment import enrich_values
+from panel_app.analysis.clustering import CLUSTER, Clustering, find
+from panel_app.analysis.enrichment_table import NUMBERS, WORDS
+from panel_app.analysis.extremes_section import OUTLIERS, TRUSTED, extremes
+from panel_app.analysis.sample_lists import LONGEST, WITH_PICTURES
 from panel_app.cards import hover_card, selected_card
-from panel_app.clustering import CLUSTER, Clustering, find
+from panel_app.computing.jobs import JobQueue
 from panel_app.dashboard import Dashboard
 from panel_app.data import DataStore
-from panel_app.enrichment_table import NUMBERS, WORDS
-from panel_app.exported import make_file
-from panel_app.extremes_section import OUTLIERS, TRUSTED, extremes
+from panel_app.export.files import make_file
 from panel_app.filter import Filter
-from panel_app.jobs import JobQueue
 from panel_app.points import LEVEL, NO_CLUSTER
-from panel_app.sample_lists import LONGEST, WITH_PICTURES
 from panel_app.session import Session
 from panel_app.state import Address, Group, Selection
 
@@ -236,7 +236,7 @@ def test_numbers_and_words_can_be_compared():
 
 
 def test_slow_comparison_never_shows_what_was_asked_before(dashboard, monkeypatch):
-    monkeypatch.setattr("panel_app.enrichment_table._QUICK", 0)
+    monkeypatch.setattr("panel_app.analysis.enrichment_table._QUICK", 0)
     section = look_at(dashboard, "group").group
     dashboard.session.mark([f"digits-{i:04d}" for i in range(30)])
     dashboard.session.mark([f"digits-{i:04d}" for i in range(50, 60)])  # while the first is compared

@@ -11,16 +11,16 @@ from dashboard_synthetic import SyntheticRuns
 from scipy.spatial import procrustes
 
 from diffviews.errors import CorruptDataError, DiffViewsError
-from panel_app import compare_between
-from panel_app.against import BETWEEN
-from panel_app.background import Background
-from panel_app.compare import CompareView
-from panel_app.compare_between import Moving, marks_of
-from panel_app.compare_visit import COMPARE
-from panel_app.compare_zoom import around, is_same, part, shares
+from panel_app.compare import between as compare_between
+from panel_app.compare.against import BETWEEN
+from panel_app.compare.between import Moving, marks_of
+from panel_app.compare.view import CompareView
+from panel_app.compare.visit import COMPARE
+from panel_app.compare.zoom import around, is_same, part, shares
+from panel_app.computing.background import Background
 from panel_app.data import DataStore
-from panel_app.embedding_map import EmbeddingMap
 from panel_app.library import LoggedRuns
+from panel_app.map.embedding_map import EmbeddingMap
 from panel_app.session import Session
 from panel_app.state import Address, Selection
 from panel_app.theme import NEIGHBOUR, SELECTED

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 
 from diffviews.cli import parse_arguments
 from diffviews.pipelines.recipe import GenerationRecipe
+from panel_app.computing.jobs import JobQueue
 from panel_app.dashboard import Dashboard
 from panel_app.data import DataStore
-from panel_app.fields import read_channels, write_channels
-from panel_app.jobs import JobQueue
-from panel_app.recipe_text import command_of
+from panel_app.generation.fields import read_channels, write_channels
+from panel_app.generation.recipe_text import command_of
 from panel_app.state import Group, Selection
 from tests.unit.dashboard_synthetic import LAYERS, PromptRuns, SyntheticRuns, SyntheticStudio
 

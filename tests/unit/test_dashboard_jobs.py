@@ -11,7 +11,7 @@ from diffviews.errors import CancelledError, SelectionError
 from diffviews.serving import jobs as serving
 from diffviews.serving.errors import QueueFullError
 from diffviews.serving.limits import Limits
-from panel_app.jobs import JobQueue
+from panel_app.computing.jobs import JobQueue
 
 
 def wait(condition, seconds=10):

@@ -10,12 +10,12 @@ from dashboard_synthetic import SIGMAS, SyntheticRuns
 from diffviews.errors import RunNotFoundError
 from diffviews.processing.map_parameters import MapParameters
 from diffviews.tracking.schema import MapKind
+from panel_app.computing.jobs import JobQueue
 from panel_app.data import DataStore
-from panel_app.jobs import JobQueue
-from panel_app.noise_order import ALIGNED, SOLID, MapOrder
-from panel_app.noise_paths import paths_on
-from panel_app.noise_place import SIGMA_AXIS, Across
-from panel_app.noise_slices import aligned_scene, solid_scene
+from panel_app.scenes.order import ALIGNED, SOLID, MapOrder
+from panel_app.scenes.paths import paths_on
+from panel_app.scenes.place import SIGMA_AXIS, Across
+from panel_app.scenes.slices import aligned_scene, solid_scene
 from panel_app.session import Session
 from panel_app.state import Address, ViewState
 

@@ -11,12 +11,12 @@ from dashboard_synthetic import SyntheticRuns, SyntheticStudio
 
 from diffviews.errors import TrackingError
 from diffviews.tracking.schema import MapKind
+from panel_app.computing.jobs import JobQueue
 from panel_app.dashboard import Dashboard
 from panel_app.data import DataStore
-from panel_app.jobs import JobQueue
-from panel_app.noise import NoiseView
-from panel_app.noise_place import SIGMA_AXIS, THREE_AXES, Across
-from panel_app.space import SpaceView
+from panel_app.scenes.noise import NoiseView
+from panel_app.scenes.place import SIGMA_AXIS, THREE_AXES, Across
+from panel_app.scenes.space import SpaceView
 from panel_app.state import Address
 
 

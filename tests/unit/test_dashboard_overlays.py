@@ -4,7 +4,7 @@ import pytest
 from dashboard_synthetic import SyntheticRuns
 
 from panel_app.data import DataStore
-from panel_app.overlays import (
+from panel_app.map.overlays import (
     DARK,
     LIGHT,
     DrawnPath,

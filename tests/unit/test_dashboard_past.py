@@ -6,12 +6,12 @@ from datetime import UTC, datetime
 import pytest
 
 from diffviews.errors import TrackingError
+from panel_app.computing.jobs import JobQueue
+from panel_app.computing.order import arguments_of, read_sigmas
+from panel_app.computing.pending import Pending
 from panel_app.dashboard import Dashboard
 from panel_app.data import DataStore
-from panel_app.jobs import JobQueue
-from panel_app.order import arguments_of, read_sigmas
-from panel_app.past import PAGE
-from panel_app.pending import Pending
+from panel_app.generation.past import PAGE
 from tests.unit.dashboard_synthetic import LAYERS, SyntheticRuns, SyntheticStudio
 
 

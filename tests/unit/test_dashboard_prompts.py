@@ -13,13 +13,13 @@ from PIL import Image
 
 from diffviews.data.samples import SampleSet
 from diffviews.errors import ConfigError
-from panel_app.asked_for import UNIFORM
 from panel_app.cards import hover_card, selected_card
+from panel_app.computing.jobs import JobQueue
 from panel_app.dashboard import Dashboard
 from panel_app.data import DataStore
-from panel_app.fields import check_region, read_channels
 from panel_app.filter import Filter
-from panel_app.jobs import JobQueue
+from panel_app.generation.asked_for import UNIFORM
+from panel_app.generation.fields import check_region, read_channels
 from panel_app.model_facts import ModelFacts
 from panel_app.pictures import picture_address
 from panel_app.points import SIGMA, UNLABELLED, join_points

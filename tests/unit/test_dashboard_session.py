@@ -11,12 +11,12 @@ from bokeh.document import Document
 from dashboard_synthetic import SyntheticRuns, SyntheticStudio
 
 from diffviews.errors import TrackingError
-from panel_app.asked_for import RANDOM, UNIFORM
+from panel_app.computing.jobs import JobQueue
 from panel_app.dashboard import Dashboard
 from panel_app.data import DataStore
 from panel_app.filter import Filter
-from panel_app.generation import describe
-from panel_app.jobs import JobQueue
+from panel_app.generation.asked_for import RANDOM, UNIFORM
+from panel_app.generation.panel import describe
 from panel_app.session import Session
 from panel_app.settings import Settings
 from panel_app.state import Address, Selection

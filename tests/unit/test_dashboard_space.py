@@ -8,12 +8,12 @@ import pytest
 from dashboard_synthetic import SIGMAS, SyntheticRuns
 
 from diffviews.errors import ConfigError, SelectionError
-from panel_app import space_scene
 from panel_app.data import DataStore
 from panel_app.filter import SHOW_ALL, Filter
+from panel_app.scenes import scene as space_scene
+from panel_app.scenes.cloud import CloudPane, PointCloud
+from panel_app.scenes.scene import Scene, rgb_of
 from panel_app.session import Session
-from panel_app.space_cloud import CloudPane, PointCloud
-from panel_app.space_scene import Scene, rgb_of
 from panel_app.state import Address, Group, Selection
 
 

@@ -11,9 +11,9 @@ from diffviews.pipelines.recipe import GenerationRecipe
 from diffviews.serving.client import WorkerClient
 from diffviews.serving.protocol import JobStatus
 from panel_app import shared as shared_module
-from panel_app.jobs import JobQueue
-from panel_app.pipelines import LocalStudio
-from panel_app.remote_studio import RemoteStudio, where
+from panel_app.computing.jobs import JobQueue
+from panel_app.computing.local_studio import LocalStudio
+from panel_app.computing.remote_studio import RemoteStudio, where
 from panel_app.settings import Settings
 from tests.serving import TOKEN, GatedEngine, free_port, served, wait
 

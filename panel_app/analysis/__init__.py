@@ -1,0 +1,1 @@
+"""Clusters, outliers, trust, and a group against the rest."""

@@ -1,0 +1,273 @@
+"""The marked samples against the rest: what they have more or less of, and who they are."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import panel as pn
+import panel_material_ui as pmui
+
+from diffviews.errors import SelectionError
+from diffviews.processing.enrichment import Difference, Enrichment, compare_numbers, enrich_values, enrich_words
+from panel_app.analysis.sample_lists import pictures_of, remainder, sample_entries
+from panel_app.cards import column_label, hint, quiet
+from panel_app.components import Ranking, SampleList
+from panel_app.computing.job_bar import JobBar
+from panel_app.computing.jobs import JobQueue
+from panel_app.data import OpenMap
+from panel_app.points import UNLABELLED
+from panel_app.session import Session
+from panel_app.state import BY_CLASS
+from panel_app.theme import PANE_CSS
+
+WORDS, NUMBERS = " words", " numbers"
+"""What can be compared beside a column; no column has such a name."""
+
+_MOST_ROWS = 50
+_QUICK = 150
+"""Different values that are compared at once; more, or many texts, go through the queue."""
+
+_QUICK_TEXTS = 3_000
+
+Compared = Sequence[Enrichment | Difference]
+
+_VALUE_COLUMNS: tuple[dict[str, Any], ...] = (
+    {"key": "value", "label": "Value", "help": "Class, value of a column or word of the prompts", "wide": True},
+    {"key": "share", "label": "Here", "help": "How many of the group have it, and their share", "number": True},
+    {"key": "elsewhere", "label": "Others", "help": "Share of all other samples that have it", "number": True},
+    {
+        "key": "fold",
+        "label": "log₂",
+        "help": "Binary logarithm of the ratio of the shares: +1 is twice as common in the group, −1 half as common",
+        "number": True,
+    },
+    {
+        "key": "q",
+        "label": "q",
+        "help": "Fisher's exact test, corrected for the number of values (Benjamini-Hochberg): "
+        "below 0.05 is unlikely to be chance",
+        "number": True,
+    },
+)
+_NUMBER_COLUMNS: tuple[dict[str, Any], ...] = (
+    {"key": "value", "label": "Number", "help": "Column of the map's table", "wide": True},
+    {"key": "share", "label": "Here", "help": "Mean over the group", "number": True},
+    {"key": "elsewhere", "label": "Others", "help": "Mean over all other samples", "number": True},
+    {
+        "key": "effect",
+        "label": "d",
+        "help": "Cohen's d: difference of the means in standard deviations; 0.2 is small, 0.8 large",
+        "number": True,
+    },
+)
+
+
+class GroupSection(pn.viewable.Viewer):
+    """What sets the marked samples apart; without any, the selected one with its neighbours."""
+
+    def __init__(self, session: Session, queue: JobQueue, **params: Any) -> None:
+        super().__init__(**params)
+        self.session = session
+        self._heading = pn.pane.HTML("", stylesheets=[PANE_CSS], sizing_mode="stretch_width", margin=(4, 0, 6, 0))
+        self.by = pmui.Select(
+            label="Compare by",
+            size="small",
+            sizing_mode="stretch_width",
+            margin=(4, 0),
+            description="What the group may have more or less of than all other samples of this map.",
+        )
+        self.table = Ranking(columns=[dict(c) for c in _VALUE_COLUMNS], opens=False, margin=(4, 0))
+        self.bar = JobBar(queue, on_over=lambda: None, on_done=self._done, on_told=session.tell)
+        self.clear = pmui.Button(
+            label="Unmark all",
+            variant="outlined",
+            size="small",
+            margin=(8, 0),
+            description="No sample is marked any more; the selected one and its neighbours stay.",
+            on_click=lambda _: session.mark(()),
+        )
+        self.list = SampleList(
+            self._on_list,
+            pictures_of(session),
+            label="Group",
+            order="As marked",
+            opens=True,
+            detail_help="",
+            remove_help="Unmark this sample",
+            margin=(4, 0),
+        )
+        note = quiet("Here: how many of the group, and their share. Hover a row for odds ratio and p.")
+        self._body = pn.Column(self.by, self.bar, self.table, note, self.clear, self.list, sizing_mode="stretch_width")
+        self._body.margin = 0
+        self._layout = pn.Column(self._heading, self._body, sizing_mode="stretch_width", margin=0)
+        self.by.param.watch(lambda _: self._compare(), "value")
+
+    def __panel__(self) -> pn.viewable.Viewable:
+        return self._layout
+
+    def show(self) -> None:
+        """Show the session's group."""
+        opened = self.session.opened
+        ids, marked = self._group()
+        self._body.visible = bool(ids)
+        if opened is None or not ids:
+            self._heading.object = hint(
+                "Mark samples to see what sets them apart from the rest: with lasso or box on the map, by clicking "
+                "a cluster, or by selecting a sample with its neighbours."
+            )
+            self.list.entries = []
+            return
+        _offer(self.by, comparisons(opened))
+        kind = "marked" if marked else "selected"
+        others = len(opened.row_of) - len(ids)
+        plural = "sample" if len(ids) == 1 else "samples"
+        self._heading.object = (
+            f'<div class="title">{len(ids):,} {kind} {plural} '
+            f'<span class="muted" style="font-weight:400">against the other {others:,}</span></div>'
+        )
+        self.clear.visible = self.list.removable = marked
+        self.list.param.update(
+            entries=sample_entries(opened, ids, active=self.session.state.selection.sample_id),
+            more=remainder(opened, ids),
+        )
+        self._compare()
+
+    def _group(self) -> tuple[tuple[str, ...], bool]:
+        """Return the samples compared with the rest, and whether they were marked."""
+        state, opened = self.session.state, self.session.opened
+        marked = len(state.group) > 0
+        ids = state.group.sample_ids if marked else state.selection.members
+        return tuple(s for s in ids if opened is not None and s in opened.row_of), marked
+
+    def _compare(self) -> None:
+        opened, (ids, _) = self.session.opened, self._group()
+        if opened is None or not ids or not self.by.value:
+            return
+        by = self.by.value
+        work = comparison(opened, ids, by)
+        many = len(opened.row_of) > _QUICK_TEXTS if by == WORDS else _values(opened, by) > _QUICK
+        if not many:
+            try:
+                self._fill(work())
+            except SelectionError as error:
+                self.table.param.update(rows=[], empty=str(error))
+        elif not self.bar.busy:
+            asked = (opened.map_run, ids, by)
+            self.table.param.update(rows=[], empty="Comparing…")
+            self.bar.start("Comparing", lambda _: (asked, work()))
+
+    def _done(self, result: tuple[Any, Compared]) -> None:
+        """Show what the queue found, or compare again where something else is asked for by now."""
+        opened, (ids, _) = self.session.opened, self._group()
+        if opened is not None and result[0] == (opened.map_run, ids, self.by.value):
+            self._fill(result[1])
+        else:
+            self._compare()
+
+    def _fill(self, rows: Compared) -> None:
+        """Show what a comparison found."""
+        ids, _ = self._group()
+        rest = len(self.session.opened.row_of) - len(ids)
+        by_number = self.by.value == NUMBERS
+        columns = _NUMBER_COLUMNS if by_number else _VALUE_COLUMNS
+        empty = "No prompt has words to compare." if self.by.value == WORDS else "There is nothing to compare."
+        with pn.io.hold():
+            self.table.param.update(
+                columns=[dict(c) for c in columns],
+                sort={"key": "place", "down": False},
+                empty=empty,
+                rows=[
+                    {"id": str(i), "place": i, **table_row(row, len(ids), rest)}
+                    for i, row in enumerate(rows[:_MOST_ROWS])
+                ],
+            )
+
+    def _on_list(self, message: dict[str, Any]) -> None:
+        if isinstance(sample_id := message.get("remove"), str):
+            self.session.state.group = self.session.state.group.minus([sample_id])
+        elif isinstance(sample_id := message.get("open"), str) and sample_id in self.session.opened.row_of:
+            self.session.choose_sample(sample_id)
+
+
+def comparisons(opened: OpenMap) -> dict[str, str]:
+    """Return what a group can be compared by, by label."""
+    options = {column_label(c): c for c in opened.categorical_columns if opened.categories_of(c) != (UNLABELLED,)}
+    if opened.table["prompt"].notna().any():
+        options["Words of the prompts"] = WORDS
+    if opened.numeric_columns:
+        options["Numbers"] = NUMBERS
+    return options
+
+
+def comparison(opened: OpenMap, sample_ids: Sequence[str], by: str) -> Callable[[], Compared]:
+    """Return the work of comparing samples with the rest of a map, each sample once.
+
+    Args:
+        opened: the map.
+        sample_ids: the group.
+        by: a column with categories, `WORDS` or `NUMBERS`.
+    """
+
+    def work() -> Compared:
+        table = opened.table.iloc[sorted(opened.row_of.values())] if opened.is_joint else opened.table
+        member = table["sample_id"].isin(list(sample_ids)).to_numpy(dtype=bool)
+        if by == NUMBERS:
+            return compare_numbers(member, table[list(opened.numeric_columns)])
+        if by == WORDS:
+            return enrich_words(member, [None if pd.isna(p) else str(p) for p in table["prompt"]])
+        column = by if by in opened.categorical_columns else BY_CLASS
+        values = table[column].cat
+        known = [name for name in values.categories if name != UNLABELLED]
+        return enrich_values(member, values.set_categories(known))
+
+    return work
+
+
+def table_row(row: Enrichment | Difference, size: int, rest: int) -> dict[str, Any]:
+    """Return a row of the table as plain values, with what a hover tells."""
+    if isinstance(row, Difference):
+        return {
+            "value": column_label(row.column),
+            "share": row.mean,
+            "share_text": f"{row.mean:.3g}",
+            "elsewhere": row.mean_elsewhere,
+            "elsewhere_text": f"{row.mean_elsewhere:.3g}",
+            "effect": row.effect if np.isfinite(row.effect) else None,
+            "effect_text": f"{row.effect:+.2f}" if np.isfinite(row.effect) else "–",
+            "title": f"{column_label(row.column)}: mean {row.mean:.6g} here, {row.mean_elsewhere:.6g} elsewhere",
+        }
+    odds = (
+        "infinite" if np.isinf(row.odds_ratio) else "unknown" if np.isnan(row.odds_ratio) else f"{row.odds_ratio:.3g}"
+    )
+    return {
+        "value": row.value,
+        "share": row.share,
+        "share_text": f"{row.inside:,} · {row.share:.0%}",
+        "elsewhere": row.share_elsewhere,
+        "elsewhere_text": f"{row.share_elsewhere:.0%}" if row.share_elsewhere >= 0.01 or not row.outside else "<1%",
+        "fold": row.log2_fold,
+        "fold_text": f"{row.log2_fold:+.1f}",
+        "q": row.q,
+        "q_text": p_text(row.q),
+        "title": (
+            f"{row.value}: {row.inside:,} of {size:,} here ({row.share:.1%}), {row.outside:,} of {rest:,} "
+            f"elsewhere ({row.share_elsewhere:.1%}); odds ratio {odds}; "
+            f"Fisher's exact p {p_text(row.p)}, corrected q {p_text(row.q)}"
+        ),
+    }
+
+
+def p_text(p: float) -> str:
+    """Return a probability as short as it can be told."""
+    return f"{p:.2f}" if p >= 0.01 else f"{p:.3f}" if p >= 0.001 else f"{p:.0e}"
+
+
+def _values(opened: OpenMap, by: str) -> int:
+    return len(opened.categories_of(by)) if by in opened.categorical_columns else 0
+
+
+def _offer(widget: Any, options: dict[str, str]) -> None:
+    if dict(widget.options or {}) != options:
+        kept = widget.value if widget.value in options.values() else next(iter(options.values()), None)
+        widget.param.update(options=options, value=kept)

@@ -1,0 +1,220 @@
+"""The samples whose neighbourhood changes most between two maps, and what becomes of the selected one's."""
+
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import panel as pn
+import panel_material_ui as pmui
+import param
+
+from diffviews.errors import DiffViewsError
+from panel_app.cards import hint, picture
+from panel_app.compare.against import LARGEST_K
+from panel_app.compare.data import FEWEST, NeighbourhoodChange, nearest
+from panel_app.compare.visit import Comparison
+from panel_app.components import BrowserPane
+from panel_app.data import OpenMap
+from panel_app.points import shortened
+from panel_app.theme import PANE_CSS
+
+_PAGE = 30
+"""Rows that are sent at a time, each with its picture."""
+
+
+class ChangeTable(BrowserPane):
+    """A sortable table of samples; answers {choose: id}, {point: id or ''}, {sort: column} and {more: true}."""
+
+    entries = param.List(doc="[{id, src, title, change, active}] in the order shown")
+    sort = param.String("change", doc="column sorted by: change or name")
+    down = param.Boolean(True, doc="whether the largest comes first")
+    more = param.String(doc="label of the button below, if there are more rows")
+    empty = param.String(doc="sentence shown when there is nothing")
+
+    _esm = Path(__file__).parents[1] / "esm" / "change_table.js"
+
+
+class ChangesPanel(pn.viewable.Viewer):
+    """How many neighbours each sample keeps from one map to the other."""
+
+    def __init__(self, comparison: Comparison, **params: Any) -> None:
+        super().__init__(**params)
+        self._comparison = comparison
+        self._limit = _PAGE
+        self._order: tuple[Any, list[str]] = (None, [])
+        self._build()
+        comparison.param.watch(lambda *_: self._show_new(), ["change", "pairing", "measuring"])
+        comparison.visit.state.param.watch(lambda *_: self.show(), "selection")
+        comparison.visit.state.param.watch(lambda *_: self._follow(), "against")
+        self._follow()
+        self._show_new()
+
+    def __panel__(self) -> pn.viewable.Viewable:
+        return self._layout
+
+    def _build(self) -> None:
+        self.k = pmui.IntSlider(
+            label="Neighbours compared",
+            start=1,
+            end=LARGEST_K,
+            size="small",
+            width=250,
+            margin=(4, 30, 4, 8),
+            description="How many nearest samples, in activation space, make a neighbourhood.",
+        )
+        self.k.param.watch(lambda event: self._comparison.set(k=event.new), "value_throttled")
+        self.coloured = pmui.Switch(
+            label="Colour both maps by it",
+            size="small",
+            margin=(12, 0),
+            description="Colours every sample by the share of its neighbours that changes, in place of “Colour by”.",
+        )
+        self.coloured.param.watch(lambda event: self._comparison.set(coloured=event.new), "value")
+        self.working = pn.Row(
+            pmui.CircularProgress(value=0, variant="indeterminate", size=18, margin=(6, 8)),
+            pn.pane.HTML(hint("Comparing neighbourhoods…"), stylesheets=[PANE_CSS], margin=(6, 0)),
+            visible=False,
+            margin=0,
+        )
+        self.told = _html(margin=(2, 0, 8, 0))
+        self.table = ChangeTable(self._on_message, margin=0, max_width=560, min_width=360)
+        self.kept = _html(margin=(0, 0, 0, 28))
+        self._layout = pn.Column(
+            pn.Row(self.k, self.coloured, self.working, sizing_mode="stretch_width", margin=(6, 0, 0, 0)),
+            self.told,
+            pn.Row(self.table, self.kept, sizing_mode="stretch_width", margin=0),
+            sizing_mode="stretch_width",
+            margin=0,
+        )
+
+    def _follow(self) -> None:
+        against = self._comparison.against
+        self.k.value, self.coloured.value = against.k, against.coloured
+
+    def _show_new(self) -> None:
+        self._limit = _PAGE
+        self.show()
+
+    def show(self) -> None:
+        """Show the comparison as far as it is known."""
+        comparison, change = self._comparison, self._comparison.change
+        self.working.visible = comparison.measuring
+        self.coloured.disabled = change is not None and not change.is_whole
+        self.told.object = summary(comparison)
+        if change is None:
+            self.table.param.update(entries=[], more="")
+            self.kept.object = ""
+            return
+        self._show_table(change)
+        self._show_kept(change)
+
+    def _show_table(self, change: NeighbourhoodChange) -> None:
+        opened, order = self._comparison.visit.opened, self._sorted(change)
+        shown = order[: self._limit]
+        selected = self._comparison.visit.state.selection.sample_id
+        self.table.param.update(
+            entries=[
+                {
+                    "id": sample_id,
+                    "src": address,
+                    "title": shortened(opened.text_of(sample_id), 80),
+                    "change": change.values[sample_id],
+                    "active": sample_id == selected,
+                }
+                for sample_id, address in zip(shown, opened.thumbnails(shown), strict=True)
+            ],
+            more=f"Show {min(_PAGE, len(order) - len(shown))} more of {len(order):,}"
+            if len(order) > len(shown)
+            else "",
+        )
+
+    def _sorted(self, change: NeighbourhoodChange) -> list[str]:
+        """Return the samples in the order asked for, sorted once."""
+        opened, key = self._comparison.visit.opened, (change, self.table.sort, self.table.down)
+        if self._order[0] != key:
+            known = [s for s in change.values if s in opened.row_of]
+            self._order = key, sorted_samples(opened, known, change, by=self.table.sort, down=self.table.down)
+        return self._order[1]
+
+    def _show_kept(self, change: NeighbourhoodChange) -> None:
+        comparison, sample_id = self._comparison, self._comparison.visit.state.selection.sample_id
+        left, right = comparison.visit.opened, comparison.right.plain
+        if sample_id is None or right is None or sample_id not in change.values or sample_id not in left.row_of:
+            self.kept.object = hint("Click a sample, here or on a map: the neighbours that it keeps are shown here.")
+            return
+        ids = comparison.pairing.sample_ids
+        try:
+            near = [nearest(opened, ids, sample_id, change.k) for opened in (left, right)]
+        except DiffViewsError as error:
+            self.kept.object = hint(str(error))
+            return
+        self.kept.object = kept_html(left, sample_id, near[0], near[1])
+
+    def _on_message(self, message: dict[str, Any]) -> None:
+        state, change = self._comparison.visit.state, self._comparison.change
+        if change is None:
+            return
+        if message.get("choose") in change.values:
+            self._comparison.visit.choose_sample(message["choose"])
+        elif "point" in message:
+            state.hovered = message["point"] if message["point"] in change.values else None
+        elif message.get("sort") in ("change", "name"):
+            down = not self.table.down if message["sort"] == self.table.sort else message["sort"] == "change"
+            self.table.param.update(sort=message["sort"], down=down)
+            self._show_new()
+        elif message.get("more"):
+            self._limit += _PAGE
+            self.show()
+
+
+def summary(comparison: Comparison) -> str:
+    """Return a sentence on how much neighbourhoods change, as HTML."""
+    change, pairing = comparison.change, comparison.pairing
+    if comparison.measuring or pairing is None:
+        return ""
+    if change is None:
+        return hint(f"The two maps share {len(pairing)} samples; neighbourhoods need at least {FEWEST} to compare.")
+    values = np.fromiter(change.values.values(), np.float64)
+    none_kept = int((values == 1).sum())
+    asked = "" if change.is_whole else f" Measured for {len(values):,} of {change.total:,} samples, evenly spaced."
+    return hint(
+        f"On average {values.mean():.0%} of a sample's {change.k} nearest, in activation space, are others on the "
+        f"other map; {none_kept:,} of {len(values):,} samples keep none of theirs.{asked}"
+    )
+
+
+def sorted_samples(
+    opened: OpenMap, sample_ids: list[str], change: NeighbourhoodChange, *, by: str, down: bool
+) -> list[str]:
+    """Return samples by how much changes or by name; equal ones by id, so that the order is always the same."""
+    if by == "name":
+        return sorted(sample_ids, key=lambda s: (opened.text_of(s), s), reverse=down)
+    return sorted(sample_ids, key=lambda s: (-change.values[s] if down else change.values[s], s))
+
+
+def kept_html(opened: OpenMap, sample_id: str, left: tuple[str, ...], right: tuple[str, ...]) -> str:
+    """Return the neighbours that a sample keeps, loses and gains from left to right."""
+    groups = (
+        ("On both maps", [s for s in left if s in right]),
+        ("Near on the left only", [s for s in left if s not in right]),
+        ("Near on the right only", [s for s in right if s not in left]),
+    )
+    title = escape(shortened(opened.text_of(sample_id), 80))
+    face = picture(opened, opened.thumbnails([sample_id])[0], 56, style="box-shadow:0 0 0 2px var(--dv-selected)")
+    parts = [
+        '<div style="display:flex;gap:12px;align-items:center;margin-bottom:6px">'
+        f'{face}<div><div class="title">{title}</div><div class="muted small">{escape(sample_id)}</div></div></div>'
+    ]
+    for heading, members in groups:
+        parts.append(f'<div class="overline" style="margin:10px 0 4px">{heading}: {len(members)}</div>')
+        faces = "".join(
+            f'<span title="{escape(f"{opened.text_of(s)}, {s}", quote=True)}">{picture(opened, a, 40)}</span>'
+            for s, a in zip(members, opened.thumbnails(members), strict=True)
+        )
+        parts.append(f'<div style="display:flex;flex-wrap:wrap;gap:5px">{faces}</div>' if members else hint("none"))
+    return "".join(parts)
+
+
+def _html(**params: Any) -> pn.pane.HTML:
+    return pn.pane.HTML("", stylesheets=[PANE_CSS], sizing_mode="stretch_width", **params)

@@ -1,0 +1,230 @@
+"""What a visit compares: two maps, what they share, and how they differ. No widgets."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import param
+
+from diffviews.errors import DiffViewsError, RunNotFoundError
+from panel_app.compare.against import Against
+from panel_app.compare.data import NeighbourhoodChange, Pairing
+from panel_app.compare.sides import Side
+from panel_app.computing.background import Background
+from panel_app.data import DataStore, OpenMap
+from panel_app.session import Session, best_layer, standing
+
+COMPARE = "compare"
+"""What the address calls the view."""
+NOTHING_ELSE = (
+    "There is nothing to compare this layer with: it is the only finished layer run of its experiment. "
+    "Extract more layers or noise levels, for example with: diffviews extract --layers all --sigmas 0.5,2"
+)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Found:
+    """A right-hand map that was asked for, opened."""
+
+    opened: OpenMap
+    map_run: str | None
+    layers: tuple[Any, ...]
+    maps: tuple[Any, ...]
+    lacking: str
+    """A sentence where it is not quite what was asked for."""
+
+
+class Comparison(param.Parameterized):
+    """Keeps both sides at what the visit's state names; does nothing while another view is on show."""
+
+    pairing = param.ClassSelector(class_=Pairing, default=None, allow_None=True, doc="samples that both maps have")
+    change = param.ClassSelector(
+        class_=NeighbourhoodChange, default=None, allow_None=True, doc="how neighbourhoods change; None while unknown"
+    )
+    opening = param.Boolean(False, doc="whether the right-hand map is being opened")
+    measuring = param.Boolean(False, doc="whether neighbourhoods are being compared")
+    problem = param.String("", doc="why there are not two maps")
+
+    def __init__(self, visit: Session, **params: Any) -> None:
+        super().__init__(**params)
+        self.visit = visit
+        self.left, self.right = Side(visit, "left"), Side(visit, "right")
+        self._opener = Background(self._not_opened)
+        self._measurer = Background(self._not_measured)
+        self._asked: tuple[Any, ...] | None = None
+        self._measured: tuple[Any, ...] | None = None
+        self._held = False
+        visit.param.watch(lambda *_: self.update(), "opened")
+        visit.state.param.watch(lambda *_: self.update(), ["view", "against"])
+        self.update()
+
+    @property
+    def against(self) -> Against:
+        """What stands on the right, and how it is compared."""
+        against: Against = self.visit.state.against
+        return against
+
+    def update(self) -> None:
+        """Bring both sides to what the visit's state names."""
+        if self.visit.state.view != COMPARE or self.visit.opened is None or self._held:
+            return
+        self._show_right()
+        self._measure()
+        self._draw()
+
+    # -- the visitor's choices -------------------------------------------------------------
+
+    def set(self, **options: Any) -> None:
+        """Change how the maps are compared: the fields of `Against` other than its place."""
+        changed = replace(self.against, **options)
+        if changed != self.against:
+            self.visit.state.against = changed
+
+    def choose(
+        self, run: str, layer: str | None = None, sigma: float | None = None, map_run: str | None = None
+    ) -> None:
+        """Put a map on the right; of another extraction the same layer and sigma where it has them."""
+        record = self.visit.opened.layer
+        self.visit.state.against = self.against.at(
+            run, layer or record.layer, record.sigma if sigma is None else sigma, map_run
+        )
+
+    def choose_pair(self, left: str, right: str, sigma: float) -> None:
+        """Put two layers of the left-hand extraction side by side, at one noise level."""
+        run = self.visit.state.extraction
+        with_right = self.against.at(run, right, sigma)
+        self._together((run, left, sigma), None, with_right)
+
+    def swap(self) -> None:
+        """Put the left map on the right and the right one on the left."""
+        state, right = self.visit.state, self.right.state
+        if self.right.plain is None:
+            return
+        place = self.against.at(state.extraction, state.layer, state.sigma, state.map_run)
+        self._together((right.extraction, right.layer, right.sigma), right.map_run, place)
+
+    def _together(self, place: tuple[Any, Any, Any], map_run: str | None, against: Against) -> None:
+        """Change both sides at once, so that no pair in between is compared; the right one only if the left could."""
+        self._held = True
+        try:
+            self.visit.choose(*place, map_run)
+            layer = self.visit.opened.layer
+            if (layer.parent_id, layer.layer, layer.sigma) == place:
+                self.visit.state.against = against
+        finally:
+            self._held = False
+        self.update()
+
+    # -- the right-hand map ----------------------------------------------------------------
+
+    def _show_right(self) -> None:
+        against = self.against
+        if against.run is None:
+            try:
+                suggested = suggestion(self.visit)
+            except DiffViewsError as error:
+                self._not_opened(str(error))
+                return
+            if suggested is None:
+                self.problem = NOTHING_ELSE
+                return
+            self._asked, self._held = None, True
+            self.visit.state.against = against = against.at(*suggested)
+            self._held = False
+        if against.place == self._asked:
+            return
+        self._asked, self.opening, self.problem = against.place, True, ""
+        store = self.visit.store
+        self._opener.start(lambda: find(store, against), self._opened)
+
+    def _opened(self, found: Found) -> None:
+        self.opening = False
+        self.right.layers, self.right.maps = list(found.layers), list(found.maps)
+        record = found.opened.layer
+        actual = self.against.at(record.parent_id, record.layer, record.sigma, found.map_run)
+        self._asked = actual.place
+        if found.lacking:
+            self.visit.tell(f"On the right: {found.lacking}", "warning")
+        self.right.show(found.opened, found.map_run)
+        if actual != self.against:
+            self.visit.state.against = actual
+        self.update()
+        self.param.trigger("opening")
+
+    def _not_opened(self, reason: str) -> None:
+        self.opening = False
+        self.problem = reason
+        self.visit.tell(reason)
+
+    # -- how they differ -------------------------------------------------------------------
+
+    def _measure(self) -> None:
+        left, right, k = self.visit.opened, self.right.plain, self.against.k
+        if right is None or self.opening:
+            return
+        asked = (left.map_run, right.map_run, k)
+        if asked == self._measured:
+            return
+        same_maps = self._measured is not None and asked[:2] == self._measured[:2]
+        self._measured = asked
+        self.param.update(measuring=True, change=None, pairing=self.pairing if same_maps else None)
+        comparisons = self.visit.store.comparisons
+        self._measurer.start(
+            lambda: (comparisons.pairing(left, right), comparisons.change(left, right, k)), self._on_measured
+        )
+
+    def _on_measured(self, result: tuple[Pairing, NeighbourhoodChange | None]) -> None:
+        pairing, change = result
+        self.param.update(measuring=False, pairing=pairing, change=change)
+        self._draw()
+
+    def _not_measured(self, reason: str) -> None:
+        self.measuring, self._measured = False, None
+        self.visit.tell(reason)
+
+    def _draw(self) -> None:
+        """Draw both sides, coloured by the change where that is asked for and known."""
+        change = self.change if self.against.coloured else None
+        if change is not None and not change.is_whole:
+            change = None
+        self.left.show(self.visit.opened, self.visit.state.map_run, change)
+        if self.right.plain is not None:
+            self.right.show(self.right.plain, self.right.state.map_run, change)
+
+
+def suggestion(visit: Session) -> tuple[str, str, float] | None:
+    """Return (extraction, layer, sigma) of what to compare a visit's layer with first, or None without any other.
+
+    At the same noise level the layer that knows and decides most, then the same layer at another noise
+    level, then any layer, then the same layer of the newest other extraction.
+    """
+    own = visit.opened.layer
+    others = [r for r in visit.layers if r.run_id != own.run_id]
+    if others:
+        near = max(others, key=lambda r: (r.sigma == own.sigma, r.layer == own.layer, standing(r)))
+        return near.parent_id, near.layer, near.sigma
+    for extraction in visit.extractions:
+        layers: Sequence[Any] = (
+            visit.store.library.layers(extraction.run_id) if extraction.run_id != own.parent_id else ()
+        )
+        if layers:
+            record, _ = best_layer(layers, own.layer if own.layer in {r.layer for r in layers} else None, own.sigma)
+            return record.parent_id, record.layer, record.sigma
+    return None
+
+
+def find(store: DataStore, against: Against) -> Found:
+    """Open the right-hand map that is asked for, or the nearest to it.
+
+    Raises:
+        RunNotFoundError: if the extraction has no finished layer run.
+    """
+    layers = tuple(store.library.layers(str(against.run)))
+    if not layers:
+        raise RunNotFoundError(f"On the right: extraction {against.run} has no finished layer run; choose another.")
+    record, lacking = best_layer(layers, against.layer, against.sigma)
+    maps = tuple(store.library.maps(record.run_id))
+    map_run = against.map
+    if map_run is not None and map_run not in {m.run_id for m in maps}:
+        map_run, lacking = None, lacking or "the map of this address is no longer logged; the layer's own is shown."
+    return Found(store.open(record, map_run), map_run, layers, maps, lacking)

@@ -1,0 +1,137 @@
+"""The bar that follows one job: its place in the queue, its progress, its end, and a cancel button."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import panel as pn
+import panel_material_ui as pmui
+
+from diffviews.serving.errors import QueueFullError
+from panel_app.cards import hint
+from panel_app.computing.jobs import Job, JobQueue, JobView, Report
+from panel_app.pictures import PREVIEW, picture_address
+from panel_app.session import Severity
+from panel_app.theme import PANE_CSS
+
+_POLL_MS = 200
+
+
+class JobBar(pn.viewable.Viewer):
+    """Submits work to the queue and shows it until it is over; one job at a time."""
+
+    def __init__(
+        self,
+        queue: JobQueue,
+        *,
+        on_over: Callable[[], None],
+        on_done: Callable[[Any], None],
+        on_told: Callable[[str, Severity], None],
+        **params: Any,
+    ) -> None:
+        """Follow jobs of `queue`.
+
+        Args:
+            on_over: called once a job is over, however it ended.
+            on_done: called with the result of a job that finished.
+            on_told: called with a sentence when a job failed or was cancelled.
+        """
+        super().__init__(**params)
+        self._queue, self._on_over, self._on_done, self._on_told = queue, on_over, on_done, on_told
+        self._job: Job | None = None
+        self._poll: Any = None
+        self.text = pn.pane.HTML("", stylesheets=[PANE_CSS], margin=(0, 0, 4, 0), sizing_mode="stretch_width")
+        self.progress = pmui.LinearProgress(variant="indeterminate", value=0, margin=0, sizing_mode="stretch_width")
+        self.preview = pn.pane.HTML("", stylesheets=[PANE_CSS], margin=(0, 10, 0, 0), visible=False)
+        self.cancel = pmui.Button(
+            label="Cancel",
+            icon="close",
+            variant="outlined",
+            size="small",
+            margin=(0, 0, 0, 8),
+            on_click=lambda _: self._cancel(),
+        )
+        self._layout = pn.Row(
+            self.preview,
+            pn.Column(self.text, self.progress, sizing_mode="stretch_width", margin=(4, 0)),
+            self.cancel,
+            sizing_mode="stretch_width",
+            visible=False,
+            margin=(8, 0),
+        )
+
+    def __panel__(self) -> pn.viewable.Viewable:
+        return self._layout
+
+    @property
+    def busy(self) -> bool:
+        """Whether a job of this bar is queued or running."""
+        return self._job is not None
+
+    def start(self, title: str, work: Callable[[Report], Any]) -> None:
+        """Queue work and follow it."""
+        if self.busy:
+            return
+        try:
+            self._job = self._queue.submit(title, work)
+        except QueueFullError as error:
+            self._on_told(str(error), "warning")
+            self._on_over()
+            return
+        self._layout.visible = True
+        self.preview.visible = False
+        self.cancel.disabled = False
+        self._show(self._queue.view(self._job))
+        self._poll = pn.state.add_periodic_callback(self.follow, period=_POLL_MS)
+
+    def follow(self) -> None:
+        """Show the job as it is now; once it is over, hand over what came of it."""
+        job = self._job
+        if job is None:
+            return
+        view = self._queue.view(job)
+        if not view.over:
+            self._show(view)
+            return
+        self._job = None
+        if self._poll is not None:
+            self._poll.stop()
+        self._layout.visible = False
+        self._on_over()
+        if view.status == "finished":
+            self._on_done(job.result)
+        elif view.status == "cancelled":
+            self._on_told(f"{job.kind} was cancelled; nothing was logged as finished.", "info")
+        else:
+            self._on_told(view.error or f"{job.kind} failed", "error")
+
+    def _cancel(self) -> None:
+        if self._job is not None:
+            self.cancel.disabled = True
+            self._queue.cancel(self._job)
+            self.text.object = hint("Cancelling after this step…")
+
+    def _show(self, view: JobView) -> None:
+        title = self._job.kind if self._job is not None else ""
+        if view.status == "queued":
+            jobs = "1 job" if view.ahead == 1 else f"{view.ahead} jobs"
+            self.text.object = hint(f"{title}: waiting, {jobs} ahead" if view.ahead else f"{title}: starting")
+            self.progress.variant = "indeterminate"
+            return
+        if self.cancel.disabled:
+            return
+        if view.note:
+            self.text.object = hint(f"{title}: {view.note}")
+            self.progress.variant = "indeterminate"
+            return
+        if not view.total:
+            self.text.object = hint(f"{title}: preparing")
+            self.progress.variant = "indeterminate"
+            return
+        self.text.object = hint(f"{title}: step {view.step} of {view.total}")
+        self.progress.param.update(variant="determinate", value=round(100 * view.step / view.total))
+        if isinstance(view.preview, np.ndarray):
+            address = picture_address(view.preview, PREVIEW)
+            self.preview.param.update(
+                object=f'<img class="px" src="{address}" width="44" height="44" alt="">', visible=True
+            )

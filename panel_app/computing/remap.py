@@ -1,0 +1,122 @@
+"""Re-computing the map of the layer on show with other UMAP parameters, as a new run."""
+
+from dataclasses import replace
+from typing import Any
+
+import panel as pn
+import panel_material_ui as pmui
+
+from diffviews.processing.map_parameters import MapParameters
+from diffviews.tracking.schema import MapKind
+from panel_app.cards import quiet
+from panel_app.clicks import after_typing
+from panel_app.computing.job_bar import JobBar
+from panel_app.computing.jobs import JobQueue
+from panel_app.computing.studio import Studio
+from panel_app.scenes import noise, space
+from panel_app.scenes.place import THREE_AXES
+from panel_app.session import Session
+
+
+class RemapPanel(pn.viewable.Viewer):
+    """Parameters, button and the job's bar."""
+
+    def __init__(self, session: Session, studio: Studio, queue: JobQueue, **params: Any) -> None:
+        super().__init__(**params)
+        self.session, self.studio = session, studio
+        field: dict[str, Any] = {"size": "small", "sizing_mode": "stretch_width", "margin": (6, 6)}
+        self.kind = pmui.Select(
+            label="Noise levels",
+            options={
+                "This one": MapKind.SINGLE,
+                "All in one space (joint)": MapKind.JOINT,
+                "A slice each (aligned)": MapKind.ALIGNED,
+            },
+            value=MapKind.SINGLE,
+            description="Joint: the samples of all noise levels on one map. Aligned: a slice each, every sample near "
+            "itself, shown under “Noise levels” and “3-D”.",
+            **field,
+        )
+        self.dimensions = pmui.RadioButtonGroup(
+            label="Dimensions",
+            options={"2-D": 2, "3-D": 3},
+            value=2,
+            description="UMAP n_components: 3-D is shown under “3-D”, its first two on the map.",
+            size="small",
+            margin=(6, 6),
+        )
+        self.n_neighbors = pmui.IntSlider(
+            label="Neighbours",
+            start=5,
+            end=100,
+            value=15,
+            description="UMAP n_neighbors: few show fine structure, many the overall shape.",
+            **field,
+        )
+        self.min_dist = pmui.FloatSlider(
+            label="Minimum distance",
+            start=0.0,
+            end=1.0,
+            step=0.01,
+            value=0.1,
+            description="UMAP min_dist: small packs alike samples tightly.",
+            **field,
+        )
+        self.pca = pmui.IntSlider(
+            label="PCA components",
+            start=0,
+            end=200,
+            value=50,
+            description="Activations are reduced to so many dimensions first; 0 uses them as they are.",
+            **field,
+        )
+        self.button = pmui.Button(
+            label="Re-compute the map",
+            icon="scatter_plot",
+            variant="outlined",
+            size="small",
+            margin=(6, 0),
+            sizing_mode="stretch_width",
+            on_click=after_typing(self.compute),
+        )
+        self.bar = JobBar(queue, on_over=self._enable, on_done=self._done, on_told=session.tell)
+        parts = (self.kind, self.dimensions, self.n_neighbors, self.min_dist, self.pca, self.button)
+        note = quiet("A further map, logged as a run; this one stays as it is.")
+        self._layout = pn.Column(*parts, note, self.bar, sizing_mode="stretch_width", margin=0)
+        session.param.watch(lambda *_: self._enable(), "opened")
+        self.kind.param.watch(lambda *_: self._enable(), "value")
+        self._enable()
+
+    def __panel__(self) -> pn.viewable.Viewable:
+        return self._layout
+
+    def compute(self) -> None:
+        """Queue the map that the sliders ask for."""
+        layer_run, studio, kind = self.session.opened.layer.run_id, self.studio, MapKind(self.kind.value)
+        parameters = MapParameters(
+            n_neighbors=int(self.n_neighbors.value),
+            min_dist=float(self.min_dist.value),
+            n_components=2 if kind is MapKind.ALIGNED else int(self.dimensions.value),
+            pca_components=int(self.pca.value) or None,
+        )
+        self._layer_run, self._ordered = layer_run, (kind, parameters.n_components)
+        self.button.disabled = True
+        self.bar.start("Computing the map", lambda report: studio.embed(layer_run, parameters, report, kind))
+
+    def _done(self, run_id: str) -> None:
+        self.session.refresh()
+        opened, state, (kind, dimensions) = self.session.opened, self.session.state, self._ordered
+        if opened is None or opened.layer.run_id != self._layer_run:
+            self.session.tell("The re-computed map is logged; open its layer and choose it under Map.", "info")
+        elif kind is MapKind.ALIGNED:
+            state.across = replace(state.across, map_run=run_id)
+            state.view = noise.NAME
+        else:
+            self.session.choose_map(run_id)
+            if dimensions == 3:
+                state.across = replace(state.across, axis=THREE_AXES)
+                state.view = space.NAME
+
+    def _enable(self) -> None:
+        self.button.disabled = self.bar.busy or self.session.opened is None
+        self.dimensions.disabled = self.kind.value == MapKind.ALIGNED

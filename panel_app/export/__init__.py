@@ -1,0 +1,1 @@
+"""Pictures, tables, images and reports of a view."""

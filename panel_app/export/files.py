@@ -1,0 +1,209 @@
+"""Files made of a view: built from what was noted when they were asked for, so that a thread can do it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from diffviews.data.pictures import encode_png, thumbnail_png
+from diffviews.errors import SelectionError
+from diffviews.noise import format_sigma
+from diffviews.pipelines.export import file_stem, pictures_zip, samples_csv, samples_json
+from diffviews.pipelines.report import Report, ReportedGeneration, ReportedSample, report_html
+from diffviews.processing.sheet import sheet_png, sheet_svg
+from panel_app.cards import column_label
+from panel_app.data import OpenMap
+from panel_app.export.sheet import MapView, map_sheet
+from panel_app.points import LEVEL, PROMPT, SIGMA
+
+Scope = Literal["selection", "marked", "shown"]
+Kind = Literal["png", "svg", "csv", "json", "zip", "html"]
+
+_FIRST = ("sample_id", "class", "prompt", "x", "y", "z", "sigma")
+_REPORT_DPI = 200
+_REPORTED = 60
+"""Marked samples in a report; all of them are in the table."""
+_IMAGES = 8
+"""Images of a generation in a report."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ExportedView:
+    """What is exported."""
+
+    seen: MapView
+    scope: Scope
+    sample_ids: tuple[str, ...]
+    """The samples of the scope."""
+    distances: Mapping[str, float]
+    """Of the neighbours to the selected sample."""
+    marked: tuple[str, ...] = ()
+    width: float = 180.0
+    """Of the map in millimetres."""
+    dpi: int = 300
+    generations: Sequence[Any] = ()
+    """`Shown` of the visit, the newest first."""
+    links: Mapping[str, str] = field(default_factory=dict)
+    """Addresses of the view and of its runs by text."""
+    generation_links: Mapping[str, str] = field(default_factory=dict)
+    """Addresses of generations by run id."""
+
+    @property
+    def stem(self) -> str:
+        """Beginning of the file names: model, layer, noise level."""
+        opened = self.seen.opened
+        return file_stem(opened.layer.model, opened.layer.layer, None if opened.is_joint else opened.layer.sigma)
+
+
+@dataclass(frozen=True, slots=True)
+class ExportedFile:
+    """A file to save."""
+
+    name: str
+    kind: str
+    """Its media type."""
+    content: bytes
+
+
+def make_file(view: ExportedView, kind: Kind) -> ExportedFile:
+    """Return a view as a file.
+
+    Raises:
+        SelectionError: if there is no sample to export, or they are too many.
+        ConfigError: if the picture would be impossibly large.
+    """
+    stem, opened = view.stem, view.seen.opened
+    if kind == "png":
+        sheet = map_sheet(view.seen, width=view.width, dpi=view.dpi)
+        return ExportedFile(f"{stem}_map.png", "image/png", sheet_png(sheet, view.dpi))
+    if kind == "svg":
+        sheet = map_sheet(view.seen, width=view.width, dpi=view.dpi)
+        return ExportedFile(f"{stem}_map.svg", "image/svg+xml", sheet_svg(sheet))
+    if kind == "html":
+        return ExportedFile(f"{stem}_report.html", "text/html", report_html(report_of(view)))
+    if not view.sample_ids:
+        raise SelectionError("there is no sample to export; select, mark or show some")
+    if kind == "zip":
+        return ExportedFile(
+            f"{stem}_{view.scope}.zip", "application/zip", pictures_zip(opened.samples, view.sample_ids)
+        )
+    table = samples_table(view)
+    if kind == "csv":
+        return ExportedFile(f"{stem}_{view.scope}.csv", "text/csv", samples_csv(table))
+    return ExportedFile(f"{stem}_{view.scope}.json", "application/json", samples_json(table, _about(view)))
+
+
+def samples_table(view: ExportedView) -> pd.DataFrame:
+    """Return the samples of the scope with all that is known of them, in the order of the scope.
+
+    Columns: sample_id, class, prompt, x, y, of a joint map sigma, those of the map and of the extraction, the role
+    in the selection, and the distance to the selected sample. A joint map has a row for each noise level shown.
+    """
+    opened, chosen = view.seen.opened, view.seen.selection
+    if view.scope == "shown":
+        rows = opened.shown(view.seen.filter)
+    else:
+        rows = opened.table.iloc[[opened.row_of[s] for s in view.sample_ids]]
+    table = rows.drop(columns=[c for c in (SIGMA, PROMPT) if c in rows]).rename(columns={LEVEL: "sigma"})
+    order = [c for c in _FIRST if c in table]
+    table = table[[*order, *(c for c in table.columns if c not in order)]]
+    roles = roles_of(view)
+    ids = table["sample_id"].astype(str)
+    return table.assign(
+        role=[roles.get(s, "") for s in ids],
+        distance_to_selected=[0.0 if s == chosen.sample_id else view.distances.get(s, np.nan) for s in ids],
+    )
+
+
+def roles_of(view: ExportedView) -> dict[str, str]:
+    """Return what each selected or marked sample is."""
+    chosen = view.seen.selection
+    roles = dict.fromkeys(view.marked, "marked")
+    roles |= dict.fromkeys(chosen.suggested, "suggested") | dict.fromkeys(chosen.manual, "chosen")
+    return roles | ({chosen.sample_id: "selected"} if chosen.sample_id else {})
+
+
+def report_of(view: ExportedView) -> Report:
+    """Return what a report of a view tells."""
+    seen, opened = view.seen, view.seen.opened
+    layer, sheet = opened.layer, map_sheet(view.seen, width=view.width, dpi=_REPORT_DPI)
+    shown = len(opened.points(seen.colour_by, seen.filter).grid)
+    text = (
+        f"{sheet.title}, {shown:,} of {len(opened.table):,} shown, coloured by {column_label(seen.colour_by).lower()}"
+    )
+    run = {
+        "Model": str(layer.model or ""),
+        "Dataset": str(layer.dataset or ""),
+        "Samples": f"{len(opened.samples):,}",
+        "Layer": layer.layer,
+        "σ": format_sigma(layer.sigma),
+        "Layer run": layer.run_id,
+        "Map run": opened.map_run,
+        "Extraction": str(layer.parent_id),
+    }
+    return Report(
+        title=f"{layer.model}: {sheet.title}",
+        subtitle=f"{layer.dataset or ''} · {len(opened.samples):,} samples",
+        map_png=sheet_png(sheet, _REPORT_DPI),
+        map_text=text,
+        run=run,
+        parameters={str(k): str(v) for k, v in sorted(layer.params.items())},
+        measures={str(k): float(v) for k, v in sorted(layer.metrics.items())},
+        samples=_reported(view),
+        samples_note=_samples_note(view),
+        generations=[_generation(view, shown) for shown in view.generations],
+        links=view.links,
+        pixelated=opened.is_small,
+    )
+
+
+def _reported(view: ExportedView) -> list[ReportedSample]:
+    opened, roles = view.seen.opened, roles_of(view)
+    chosen = [s for s in view.seen.selection.members if s in opened.row_of]
+    chosen.sort(key=lambda s: -1.0 if s == view.seen.selection.sample_id else view.distances.get(s, np.inf))
+    marked = [s for s in view.marked if s in opened.row_of and s not in chosen][:_REPORTED]
+    ids = [*chosen, *marked]
+    pictures = opened.samples.thumbnails_of(ids) if ids else []
+    return [
+        ReportedSample(s, roles[s], opened.text_of(s), opened.prompt_of(s) or "", picture, view.distances.get(s))
+        for s, picture in zip(ids, pictures, strict=True)
+    ]
+
+
+def _samples_note(view: ExportedView) -> str:
+    more = len(view.marked) - _REPORTED
+    return f"{more:,} further marked samples are left out; the table (CSV, JSON) has all." if more > 0 else ""
+
+
+def _generation(view: ExportedView, shown: Any) -> ReportedGeneration:
+    result = shown.outcome.result
+    baselines = () if result.baseline_images is None else result.baseline_images[:_IMAGES]
+    return ReportedGeneration(
+        title=shown.title,
+        detail=f"{shown.detail} · seed {result.seed}",
+        pngs=tuple(_light(image) for image in result.images[:_IMAGES]),
+        baseline_pngs=tuple(_light(image) for image in baselines),
+        link=view.generation_links.get(shown.outcome.run_id),
+    )
+
+
+def _light(image: np.ndarray) -> bytes:
+    pixels = np.ascontiguousarray(image)
+    return thumbnail_png(pixels) if max(pixels.shape[:2]) > 128 else encode_png(pixels)
+
+
+def _about(view: ExportedView) -> dict[str, Any]:
+    opened: OpenMap = view.seen.opened
+    layer = opened.layer
+    return {
+        "model": layer.model,
+        "dataset": layer.dataset,
+        "layer": layer.layer,
+        "sigma": layer.sigma,
+        "layer_run": layer.run_id,
+        "map_run": opened.map_run,
+        "scope": view.scope,
+        "links": dict(view.links),
+    }

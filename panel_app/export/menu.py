@@ -1,0 +1,213 @@
+"""The export menu: a view as picture, table, images or report, saved by the browser and logged if wished."""
+
+from typing import Any
+from urllib.parse import urlencode
+
+import panel as pn
+import panel_material_ui as pmui
+
+from panel_app.analysis.tab import analysis_queue
+from panel_app.cards import hint, hint_small, link
+from panel_app.clicks import after_typing
+from panel_app.components import Downloader
+from panel_app.computing.job_bar import JobBar
+from panel_app.computing.jobs import JobQueue, Report
+from panel_app.export.files import ExportedView, Kind, Scope, make_file
+from panel_app.export.sheet import DPI, WIDTH, view_of
+from panel_app.generation.results import Results
+from panel_app.map.embedding_map import EmbeddingMap
+from panel_app.session import Session
+from panel_app.theme import PANE_CSS
+
+_KINDS: tuple[tuple[Kind, str, str, str], ...] = (
+    ("png", "Map as PNG", "image", "The map as it is shown, with legend and rings, at print size."),
+    ("svg", "Map as SVG", "draw", "The same with rings, paths and words as shapes, to be edited; dots are pixels."),
+    ("csv", "Table as CSV", "table_view", "The samples with class, prompt, place, all columns and distances."),
+    ("json", "Table as JSON", "data_object", "The same with the run's ids and exact texts."),
+    ("zip", "Images as zip", "folder_zip", "The samples' images as PNG files named by their ids."),
+    ("html", "Report as HTML", "article", "One file with map, run, measures, selection and this visit's generations."),
+)
+_NAMES: dict[Scope, str] = {"selection": "Selected", "marked": "Marked", "shown": "Shown"}
+
+
+class ExportMenu(pn.viewable.Viewer):
+    """A button that opens the menu; files are made in the background, what is shown then does not matter."""
+
+    def __init__(self, session: Session, drawing: EmbeddingMap, results: Results, **params: Any) -> None:
+        super().__init__(**params)
+        self.session, self.drawing, self.results = session, drawing, results
+        self._queue = JobQueue(analysis_queue())
+        self.button = pmui.Button(
+            label="Export",
+            icon="download",
+            variant="text",
+            size="small",
+            margin=(0, 8, 0, 0),
+            align="center",
+            sx={"color": "primary.main"},
+            description="Save the map, the samples, their images or a report.",
+            on_click=lambda _: self.open(),
+        )
+        self.scope = pmui.RadioButtonGroup(
+            label="Samples of tables and images",
+            options={name: scope for scope, name in _NAMES.items()},
+            value="selection",
+            size="small",
+            margin=(4, 0, 10, 0),
+            sizing_mode="stretch_width",
+            description="The selected sample with its neighbours, the samples marked together, or all that the "
+            "filter shows.",
+        )
+        field: dict[str, Any] = {"size": "small", "sizing_mode": "stretch_width", "margin": (4, 4, 4, 0)}
+        self.width = pmui.IntInput(
+            label="Width of the map, mm", value=int(WIDTH), start=40, end=600,
+            description="180 mm is the text width of a page of paper.", **field,
+        )  # fmt: skip
+        self.dpi = pmui.IntInput(
+            label="Pixels an inch", value=DPI, start=72, end=600,
+            description="300 is what printers ask for; 180 mm are 2,126 pixels then.", **field,
+        )  # fmt: skip
+        self.log = pmui.Switch(
+            label="Also log to MLflow",
+            value=False,
+            size="small",
+            margin=(8, 0),
+            description="The file becomes an artifact of a run of its own, of the kind 'export', that names this run.",
+        )
+        self.buttons = {kind: self._button(kind, label, icon, told) for kind, label, icon, told in _KINDS}
+        self.bar = JobBar(self._queue, on_over=self._enable, on_done=self._done, on_told=self._tell)
+        self._told = pn.pane.HTML("", stylesheets=[PANE_CSS], sizing_mode="stretch_width", margin=(6, 0))
+        self.saver = Downloader(height=0, margin=0)
+        buttons = list(self.buttons.values())
+        self.dialog = pmui.Dialog(
+            pn.Row(self.width, self.dpi, sizing_mode="stretch_width", margin=(8, 0, 0, 0)),
+            pn.Row(*buttons[:2], sizing_mode="stretch_width", margin=(0, 0, 10, 0)),
+            self.scope,
+            pn.Row(*buttons[2:5], sizing_mode="stretch_width", margin=(0, 0, 10, 0)),
+            pn.Row(buttons[5], self.log, sizing_mode="stretch_width", margin=0),
+            self.bar,
+            self._told,
+            title="Export this view",
+            title_variant="h6",
+            show_close_button=True,
+            close_on_click=True,
+            width_option="sm",
+        )
+        self._layout = pn.Column(self.dialog, self.saver, height=0, margin=0, sizing_mode="stretch_width")
+
+    def __panel__(self) -> pn.viewable.Viewable:
+        return self._layout
+
+    def open(self) -> None:
+        """Open the menu."""
+        if self.session.opened is None:
+            self.session.tell("There is no map to export yet.", "info")
+            return
+        counts = {scope: len(self._sample_ids(scope)) for scope in _NAMES}
+        options = {f"{_NAMES[scope]} ({count:,})": scope for scope, count in counts.items()}
+        kept = self.scope.value if counts.get(self.scope.value) else None
+        self.scope.param.update(options=options, value=None)  # else the browser keeps the label of before
+        self.scope.value = kept or next((s for s, count in counts.items() if count), "shown")
+        self._told.object = ""
+        self._enable()
+        self.dialog.open = True
+
+    def export(self, kind: Kind) -> None:
+        """Make a file of the view, save it, and log it if the switch says so."""
+        if self.session.opened is None or self.bar.busy:
+            return
+        view, library = self.noted(), self.session.store.library
+        logged = self.log.value
+        title = f"{kind} of {view.seen.opened.layer.layer} σ {view.seen.opened.layer.sigma:g}"
+        source, address = view.seen.opened.map_run, view.links.get("This view in the dashboard", "")
+
+        def work(report: Report) -> Any:
+            report(0, 0)
+            made = make_file(view, kind)
+            report(0, 0, note="logging to MLflow" if logged else "")
+            run = library.log_export(source, {made.name: made.content}, title=title, link=address) if logged else None
+            return made, run
+
+        self._told.object = ""
+        for button in self.buttons.values():
+            button.disabled = True
+        self.bar.start("Making the file", work)
+
+    def noted(self) -> ExportedView:
+        """Return the view as it is now."""
+        session, url = self.session, self.session.store.library.run_url
+        opened, scope = session.opened, self.scope.value
+        runs = {
+            "Layer run in MLflow": opened.layer.run_id,
+            "Map run in MLflow": opened.map_run if opened.map_run != opened.layer.run_id else None,
+            "Extraction in MLflow": opened.layer.parent_id,
+        }
+        links = {"This view in the dashboard": _address(session)}
+        links |= {text: found for text, run in runs.items() if run and (found := url(run))}
+        made = [shown for shown in self.results.made if shown.map_run == opened.map_run]
+        return ExportedView(
+            seen=view_of(session, self.drawing),
+            scope=scope,
+            sample_ids=self._sample_ids(scope),
+            distances=dict(session.distances),
+            marked=tuple(s for s in session.state.group.sample_ids if s in opened.row_of),
+            width=float(self.width.value or WIDTH),
+            dpi=int(self.dpi.value or DPI),
+            generations=made,
+            links=links,
+            generation_links={s.outcome.run_id: found for s in made if (found := url(s.outcome.run_id))},
+        )
+
+    def leave(self) -> None:
+        """End what this visitor has still queued."""
+        self._queue.leave()
+
+    def _sample_ids(self, scope: Scope) -> tuple[str, ...]:
+        opened, state = self.session.opened, self.session.state
+        if scope == "shown":
+            return tuple(dict.fromkeys(opened.shown(state.filter)["sample_id"].astype(str)))
+        chosen = state.selection.members if scope == "selection" else state.group.sample_ids
+        return tuple(s for s in chosen if s in opened.row_of)
+
+    def _button(self, kind: Kind, label: str, icon: str, told: str) -> pmui.Button:
+        return pmui.Button(
+            label=label,
+            icon=icon,
+            variant="outlined",
+            size="small",
+            sizing_mode="stretch_width",
+            margin=(4, 4, 4, 0),
+            description=told,
+            on_click=after_typing(lambda: self.export(kind)),
+        )
+
+    def _done(self, result: Any) -> None:
+        made, run = result
+        self.saver.send(made.name, made.kind, made.content)
+        size = len(made.content)
+        told = f"{size / 1e6:.1f} MB" if size >= 1e5 else f"{size / 1e3:.1f} kB"
+        text = hint_small(f"Saved {made.name}, {told}.")
+        if run is not None:
+            where = link(self.session.store.library.run_url(run), "Logged to MLflow") or hint_small(
+                f"Logged as run {run}."
+            )
+            text += f'<p class="small">{where}</p>'
+        self._told.object = text
+
+    def _tell(self, text: str, severity: str) -> None:
+        """Say in the menu what went wrong, for it covers the page."""
+        self._told.object = hint(text) if severity == "info" else f'<div role="alert">{hint(text)}</div>'
+
+    def _enable(self) -> None:
+        for button in self.buttons.values():
+            button.disabled = self.bar.busy
+
+
+def _address(session: Session) -> str:
+    """Return where this view is seen again: the page's address with the view as its query."""
+    query = urlencode({key: value for key, value in session.state.to_query().items() if value is not None})
+    place = pn.state.location
+    page = (
+        f"{place.protocol}//{place.hostname}{f':{place.port}' if place.port else ''}{place.pathname}" if place else ""
+    )
+    return f"{page}?{query}"

@@ -1,0 +1,1 @@
+"""Generating: the form, the results, and what was generated before."""

@@ -1,0 +1,80 @@
+"""Generating: from the form over the queue to the results."""
+
+from typing import Any
+
+import panel as pn
+import panel_material_ui as pmui
+
+from diffviews.errors import DiffViewsError
+from panel_app.cards import quiet
+from panel_app.clicks import after_typing
+from panel_app.computing.job_bar import JobBar
+from panel_app.computing.jobs import JobQueue
+from panel_app.computing.studio import Studio
+from panel_app.data import OpenMap
+from panel_app.generation.described import describe
+from panel_app.generation.form import GenerationForm
+from panel_app.generation.past import PastGenerations
+from panel_app.generation.results import Results, Shown
+from panel_app.session import Session
+
+
+class GenerationPanel(pn.viewable.Viewer):
+    """Form, button and the job's bar."""
+
+    def __init__(self, session: Session, studio: Studio, queue: JobQueue, results: Results, **params: Any) -> None:
+        super().__init__(**params)
+        self.session, self.studio, self.results = session, studio, results
+        self._asked_on: OpenMap | None = None
+        self.form = GenerationForm(session)
+        self.button = pmui.Button(
+            label="Generate",
+            icon="auto_awesome",
+            sizing_mode="stretch_width",
+            margin=(10, 0, 4, 0),
+            on_click=after_typing(self.generate),
+        )
+        self.bar = JobBar(queue, on_over=self._enable, on_done=self._done, on_told=session.tell)
+        note = quiet("Made twice from the same noise, with the mask and without, and logged as an MLflow run.")
+        self.past = PastGenerations(session, studio, queue, on_show=self._show_again, on_load=self.form.load)
+        self._layout = pn.Column(
+            self.form, self.button, note, self.bar, results.past, self.past,
+            sizing_mode="stretch_width", margin=(0, 16, 16, 16),
+        )  # fmt: skip
+        session.param.watch(lambda *_: self._enable(), "opened")
+        self.form.param.watch(lambda *_: self._enable(), "trouble")
+        self._enable()
+
+    def __panel__(self) -> pn.viewable.Viewable:
+        return self._layout
+
+    def generate(self) -> None:
+        """Queue what the form asks for."""
+        try:
+            recipe = self.form.recipe()
+        except DiffViewsError as error:
+            self.session.tell(str(error))
+            return
+        self._asked_on = self.session.opened
+        studio = self.studio
+        self.button.disabled = True
+        self.bar.start("Generating", lambda report: studio.generate(recipe, report))
+
+    def _done(self, outcome: Any) -> None:
+        if self._asked_on is not None:
+            self.results.add(_shown(outcome, self._asked_on))
+            self.past.refresh()
+
+    def _show_again(self, outcome: Any) -> None:
+        """Show a logged generation; its map has been opened."""
+        if self.session.opened is not None:
+            self.results.add(_shown(outcome, self.session.opened))
+
+    def _enable(self) -> None:
+        self.button.disabled = self.bar.busy or self.session.opened is None or bool(self.form.trouble)
+
+
+def _shown(outcome: Any, opened: OpenMap) -> Shown:
+    title, detail = describe(outcome.recipe, opened.samples.classes, opened.facts.asks)
+    far = opened.table["distance_to_data"].median() if "distance_to_data" in opened.numeric_columns else None
+    return Shown(outcome, title, f"{opened.layer.layer}, {detail}", opened.map_run, far)

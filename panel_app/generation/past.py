@@ -1,0 +1,255 @@
+"""The gallery of logged generations: each can be shown again, loaded into the form, or replayed."""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any
+
+import panel as pn
+import panel_material_ui as pmui
+
+from diffviews.errors import DiffViewsError
+from diffviews.pipelines.recipe import GenerationRecipe
+from panel_app.cards import hint
+from panel_app.components import PastList
+from panel_app.computing.background import Background
+from panel_app.computing.job_bar import JobBar
+from panel_app.computing.jobs import JobQueue
+from panel_app.computing.studio import Studio
+from panel_app.generation.described import describe
+from panel_app.session import Session
+from panel_app.theme import PANE_CSS
+
+PAGE = 8
+"""Generations shown at once; only these are fetched."""
+_AT_ONCE = 4
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """A generation in the list; its recipe and picture come later, or never where the store is down."""
+
+    record: Any
+    leaf: Any = None
+    trouble: str = ""
+    told: str = ""
+
+
+class PastGenerations(pn.viewable.Viewer):
+    """Lists what was logged of the layer, or of the whole extraction, on show, newest first, page by page."""
+
+    def __init__(
+        self,
+        session: Session,
+        studio: Studio,
+        queue: JobQueue,
+        *,
+        on_show: Callable[[Any], None],
+        on_load: Callable[[GenerationRecipe], None],
+        **params: Any,
+    ) -> None:
+        """List generations.
+
+        Args:
+            session: whose layer is on show.
+            studio: that replays.
+            queue: that replays wait in.
+            on_show: called with the outcome of a generation that is to be shown again.
+            on_load: called with the recipe that is to be filled into the form.
+        """
+        super().__init__(**params)
+        self.session, self.studio = session, studio
+        self._on_show, self._on_load = on_show, on_load
+        self._records: Sequence[Any] = ()
+        self._entries: list[_Entry] = []
+        self._page, self._replayed = 0, ""
+        self._lists = Background(self._fail)
+        self._leaves = Background(self._fail)
+        self._shows = Background(self._fail)
+        self.bar = JobBar(queue, on_over=self._draw, on_done=self._compared, on_told=self._tell)
+        self._build()
+        session.param.watch(lambda *_: self.refresh(), "opened")
+
+    def __panel__(self) -> pn.viewable.Viewable:
+        return self._layout
+
+    def _build(self) -> None:
+        self.scope = pmui.RadioButtonGroup(
+            label="Made from",
+            options={"This layer run": "layer", "This extraction": "extraction"},
+            value="layer",
+            size="small",
+            sizing_mode="stretch_width",
+            margin=(4, 0),
+            description="Generations drawn on the map of this layer run, or of any layer run of this extraction.",
+        )
+        self.scope.param.watch(lambda *_: self.refresh(), "value")
+        self.list = PastList(self._on_list, margin=0)
+        self._told = pn.pane.HTML("", stylesheets=[PANE_CSS], margin=(6, 0), sizing_mode="stretch_width")
+        self.newer, self.older = (
+            pmui.Button(
+                label=label, variant="text", size="small", margin=0, on_click=lambda _, by=by: self._turn(by)
+            )
+            for label, by in (("Newer", -1), ("Older", 1))
+        )
+        self._pages = pn.Row(self.newer, self._told, self.older, sizing_mode="stretch_width", margin=(4, 0))
+        self._body = pn.Column(
+            self.scope, self.bar, self.list, self._pages, sizing_mode="stretch_width", margin=0
+        )
+        self._layout = pmui.Accordion(
+            ("Logged generations", self._body),
+            elevation=0,
+            disable_gutters=True,
+            sizing_mode="stretch_width",
+            margin=(10, 0),
+            title_variant="subtitle2",
+        )
+        self._layout.param.watch(lambda *_: self.refresh(), "active")
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the list is unfolded; nothing is read before."""
+        return bool(self._layout.active)
+
+    def refresh(self) -> None:
+        """Look what is logged, once the list is unfolded."""
+        opened = self.session.opened
+        if not self.is_open or opened is None:
+            return
+        of_layer = self.scope.value == "layer"
+        runs = {opened.layer.run_id} if of_layer else {record.run_id for record in self.session.layers}
+        generations = self.session.store.library.generations
+        if not self._entries:
+            self.list.empty = "Looking for generations…"
+        self._lists.start(lambda: generations.made_from(runs), self._listed)
+
+    def _listed(self, records: Sequence[Any]) -> None:
+        self._records, self._page = records, 0
+        self.list.empty = "None yet. What you generate is logged, and can be found here again."
+        self._turn(0)
+
+    def _turn(self, by: int) -> None:
+        """Show another page, first without pictures."""
+        last = max(-(-len(self._records) // PAGE) - 1, 0)
+        self._page = min(max(self._page + by, 0), last)
+        first = self._page * PAGE
+        shown = self._records[first : first + PAGE]
+        known = {entry.record.run_id: entry for entry in self._entries}
+        self._entries = [known.get(record.run_id) or _Entry(record) for record in shown]
+        self._draw()
+        generations = self.session.store.library.generations
+        wanted = [entry for entry in self._entries if entry.leaf is None]
+        if wanted:
+            self._leaves.start(lambda: _with_leaves(wanted, generations), self._fill)
+
+    def _fill(self, filled: Sequence[_Entry]) -> None:
+        by_id = {entry.record.run_id: entry for entry in filled}
+        self._entries = [by_id.get(entry.record.run_id, entry) for entry in self._entries]
+        self._draw()
+
+    def _draw(self) -> None:
+        self.list.param.update(entries=[self._row(entry) for entry in self._entries], busy=self.bar.busy)
+        first, total = self._page * PAGE, len(self._records)
+        self._pages.visible = total > PAGE
+        self._told.object = hint(f"{first + 1}–{min(first + PAGE, total)} of {total:,}")
+        self.newer.disabled, self.older.disabled = first == 0, first + PAGE >= total
+
+    def _row(self, entry: _Entry) -> dict[str, Any]:
+        record, opened = entry.record, self.session.opened
+        title, detail, src = record.name, entry.trouble, ""
+        if entry.leaf is not None and opened is not None:
+            title, mask = describe(entry.leaf.recipe, opened.samples.classes, opened.facts.asks)
+            detail, src = f"{record.layer}, {mask}, seed {entry.leaf.recipe.seed}", entry.leaf.thumbnail
+        return {
+            "id": record.run_id,
+            "src": src,
+            "title": title,
+            "detail": detail,
+            "when": record.start_time.astimezone().strftime("%d %b %Y %H:%M"),
+            "url": self.session.store.library.run_url(record.run_id),
+            "told": entry.told,
+        }
+
+    def leave(self) -> None:
+        """Let go of what is being read: the visitor has left."""
+        for work in (self._lists, self._leaves, self._shows):
+            work.leave()
+
+    # -- what can be done with one ---------------------------------------------------------
+
+    def _on_list(self, message: dict[str, Any]) -> None:
+        for key, action in (("show", self.show), ("load", self.load), ("replay", self.replay)):
+            entry = next((e for e in self._entries if e.record.run_id == message.get(key)), None)
+            if entry is not None:
+                action(entry.record)
+
+    def show(self, record: Any) -> None:
+        """Read a generation's result from what it logged, and show it."""
+        generations = self.session.store.library.generations
+
+        def done(outcome: Any) -> None:
+            self._note(record.run_id, "")
+            self._open(outcome.recipe)
+            self._on_show(outcome)
+
+        self._note(record.run_id, "Reading its images…")
+        self._shows.start(lambda: generations.outcome(record.run_id), done)
+
+    def load(self, record: Any) -> None:
+        """Fill a generation's recipe into the form, on the map that it was made on."""
+        generations = self.session.store.library.generations
+
+        def done(leaf: Any) -> None:
+            self._open(leaf.recipe)
+            self._on_load(leaf.recipe)
+
+        self._shows.start(lambda: generations.leaf(record.run_id), done)
+
+    def replay(self, record: Any) -> None:
+        """Make a generation once more and compare the images."""
+        studio, run_id = self.studio, record.run_id
+        self._replayed = run_id
+        self._note(run_id, "")
+        self.bar.start("Replaying", lambda report: studio.replay(run_id, report))
+        self._draw()
+
+    def _compared(self, replay: Any) -> None:
+        images = "1 image" if replay.num_images == 1 else f"{replay.num_images} images"
+        gap = replay.largest_difference
+        same = "equal, to the pixel" if gap == 0 else f"equal, within {gap} grey level"
+        self._note(self._replayed, f"Replayed: {images} {same}.")
+
+    def _tell(self, text: str, severity: Any) -> None:
+        self.session.tell(text, severity)
+        self._note(self._replayed, "")
+
+    def _open(self, recipe: GenerationRecipe) -> None:
+        """Bring the map to the front that a recipe was made on."""
+        opened, session = self.session.opened, self.session
+        wanted = next((r for r in session.layers if r.run_id == recipe.layer_run), None)
+        if wanted is None or opened is None:
+            return
+        if (opened.layer.run_id, opened.map_run) != (wanted.run_id, recipe.map_run or wanted.run_id):
+            session.choose(wanted.parent_id, wanted.layer, wanted.sigma, recipe.map_run)
+
+    def _note(self, run_id: str, text: str) -> None:
+        self._entries = [replace(e, told=text) if e.record.run_id == run_id else e for e in self._entries]
+        self._draw()
+
+    def _fail(self, text: str) -> None:
+        self._entries = [replace(entry, told="") for entry in self._entries]
+        self._draw()
+        self.session.tell(text)
+
+
+def _with_leaves(entries: Sequence[_Entry], generations: Any) -> list[_Entry]:
+    """Fetch what the list shows of each, a few at a time; one that cannot be read says so."""
+
+    def fetch(entry: _Entry) -> _Entry:
+        try:
+            return replace(entry, leaf=generations.leaf(entry.record.run_id))
+        except DiffViewsError as error:
+            return replace(entry, trouble=str(error))
+
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        return list(pool.map(fetch, entries))

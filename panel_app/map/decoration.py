@@ -1,0 +1,77 @@
+"""What is put on the map besides dots: names of places, and pictures of samples where few are in view."""
+
+import threading
+from typing import Any
+
+from panel_app.data import OpenMap
+from panel_app.map.figure import MapFigure
+from panel_app.map.labels import MapLabel, fitting, labels_of
+from panel_app.map.overlays import Look, name_columns, picture_columns
+from panel_app.map.point_grid import Range
+from panel_app.map.thumbnails import Placed, Previews, colours_of, placed
+from panel_app.state import ViewState
+
+_NEAR = 0.75
+"""A view of at most this share of the map, on both axes, counts as near."""
+
+
+class Decoration:
+    """Names and pictures of one visitor's map.
+
+    Args:
+        state: says what is shown, and how it is coloured.
+        plot: the figure that they are put on.
+    """
+
+    def __init__(self, state: ViewState, plot: MapFigure) -> None:
+        self._state, self._plot = state, plot
+        self._names: tuple[Any, tuple[MapLabel, ...]] = (None, ())
+        self._previews = Previews()
+        self.placed = Placed()
+
+    def show(
+        self,
+        opened: OpenMap,
+        view: tuple[Range, Range],
+        size: tuple[int, int],
+        look: Look,
+        *,
+        labels: bool = True,
+        pictures: bool = True,
+    ) -> None:
+        """Write the names that fit a view, or show pictures where there is room for them."""
+        grid = opened.points(self._state.colour_by, self._state.filter).grid
+        self.placed = placed(grid, view, size) if pictures and is_near(opened.bounds, view) else Placed()
+        names = self._named(opened) if labels and not self.placed.rows else ()
+        self._plot.put(names=name_columns(fitting(names, view, size), look))
+        self._place_pictures(opened)
+
+    def _named(self, opened: OpenMap) -> tuple[MapLabel, ...]:
+        """Return the names that suit the view, found anew only when something of it changed."""
+        key = (opened.map_run, opened.layer.run_id, self._state.colour_by, self._state.filter)
+        if self._names[0] != key:
+            self._names = key, labels_of(opened, self._state.colour_by, self._state.filter)
+        return self._names[1]
+
+    def _place_pictures(self, opened: OpenMap) -> None:
+        """Put pictures in the place of dots; those that must be read first come a little later."""
+        chosen, rows = self.placed, list(self.placed.rows)
+        places = list(zip(*(opened.table[axis].to_numpy()[rows].tolist() for axis in "xy"), strict=True))
+        colours = colours_of(opened, rows, opened.colouring(self._state.colour_by))
+        sample_ids = [opened.sample_at(row) for row in rows]
+
+        def show() -> None:
+            shown = self._previews.of(opened, sample_ids)
+            if self.placed is chosen:  # the view has not moved on meanwhile
+                frames, pictures = picture_columns(places, shown, colours, chosen.side)
+                self._plot.put(frames=frames, pictures=pictures)
+
+        if self._previews.has(opened, sample_ids):
+            show()
+        else:
+            threading.Thread(target=show, name="pictures of the map", daemon=True).start()
+
+
+def is_near(bounds: tuple[Range, Range], view: tuple[Range, Range]) -> bool:
+    """Whether a view shows only a part of the map: all of a small map is no reason for pictures."""
+    return all(seen[1] - seen[0] <= _NEAR * (whole[1] - whole[0]) for whole, seen in zip(bounds, view, strict=True))

@@ -1,0 +1,85 @@
+"""The Bokeh figure under the map: its tools, its visible part, and the glyphs drawn over the picture."""
+
+from collections.abc import Callable
+from typing import Any
+
+import panel as pn
+from bokeh.models import BoxSelectTool, LassoSelectTool, PanTool
+from bokeh.plotting import figure as Figure
+
+from panel_app.map.overlays import Columns, add_glyphs, empty_sources
+from panel_app.map.point_grid import Range
+from panel_app.map.tools import BOX, HAND, LASSO
+
+_KINDS = {HAND: PanTool, BOX: BoxSelectTool, LASSO: LassoSelectTool}
+_SHEET = ".bk-Canvas { --highlight-color: transparent; }"
+"""No dotted frame after a click; the keys' pane draws one for those who come by keyboard."""
+
+
+class MapFigure:
+    """The figure that HoloViews makes, once it has; before that every change waits in vain, for all is drawn anew."""
+
+    def __init__(self) -> None:
+        self.figure: Figure | None = None
+        self._sources = empty_sources()
+
+    def adopt(self, figure: Figure, tool: str) -> bool:
+        """Prepare a figure: see-through, without axes, with tools and glyphs. Return whether it is a new one."""
+        if self.figure is figure:
+            return False
+        self.figure = figure
+        self._sources = empty_sources()
+        figure.background_fill_alpha = figure.border_fill_alpha = 0
+        figure.outline_line_color = None
+        figure.min_border = 0
+        figure.stylesheets = [_SHEET]
+        figure.grid.visible = False
+        figure.add_tools(BoxSelectTool(renderers=[]), LassoSelectTool(renderers=[]))
+        add_glyphs(figure, self._sources)
+        self.take(tool)
+        return True
+
+    def take(self, name: str) -> None:
+        """Let dragging do what a tool does."""
+        figure = self.figure
+        if figure is not None:
+            tool = next(tool for tool in figure.tools if isinstance(tool, _KINDS[name]))
+            self._change(lambda: figure.toolbar.update(active_drag=tool))
+
+    def put(self, **columns: Columns) -> None:
+        """Hand columns to the overlays' glyphs; what is there already is not sent again."""
+        sources = self._sources
+
+        def change() -> None:
+            for name, data in columns.items():
+                if sources[name].data != data:
+                    sources[name].data = data
+
+        self._change(change)
+
+    def move_to(self, x_range: Range, y_range: Range) -> None:
+        """Show this part of the map."""
+        figure = self.figure
+        if figure is None:
+            return
+
+        def change() -> None:
+            for axis, (low, high) in ((figure.x_range, x_range), (figure.y_range, y_range)):
+                axis.update(start=low, end=high, reset_start=low, reset_end=high)
+
+        self._change(change)
+
+    @property
+    def view(self) -> tuple[Range, Range] | None:
+        """The visible ranges of x and y, None before there are any."""
+        figure = self.figure
+        if figure is None or figure.x_range.start is None:
+            return None
+        return (figure.x_range.start, figure.x_range.end), (figure.y_range.start, figure.y_range.end)
+
+    def _change(self, change: Callable[[], Any]) -> None:
+        """Change Bokeh models once the document's lock is free; stream callbacks and threads do not hold it."""
+        if self.figure is None or self.figure.document is None:
+            change()
+        else:
+            pn.state.execute(change, schedule=True)

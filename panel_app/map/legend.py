@@ -1,0 +1,127 @@
+"""What the map's colours mean and how much of the map is shown; a click on a value highlights, another filters."""
+
+from html import escape
+from typing import Any
+
+import numpy as np
+import panel as pn
+
+from panel_app.cards import column_label
+from panel_app.components import ColourKey
+from panel_app.data import OpenMap
+from panel_app.map.raster import Colouring
+from panel_app.points import short_sigma
+from panel_app.session import Session
+from panel_app.theme import PANE_CSS
+
+_MOST_ENTRIES = 24
+"""Values in the legend; further ones are counted and can be chosen in the sidebar."""
+
+
+class MapLegend(pn.viewable.Viewer):
+    """The colour key; its `caption` says which map this is and how many of its points are shown."""
+
+    def __init__(self, session: Session, **params: Any) -> None:
+        super().__init__(**params)
+        self.session = session
+        self.key = ColourKey(self._toggle, margin=(6, 12, 8, 12))
+        self.caption = pn.pane.HTML("", margin=(7, 8, 0, 14), sizing_mode="stretch_width", stylesheets=[PANE_CSS])
+        session.param.watch(lambda *_: self.show(), "opened")
+        session.state.param.watch(lambda *_: self.show(), ["filter", "colour_by", "highlight"])
+        session.state.param.watch(lambda *_: self._tell(), "selection")
+        session.state.param.watch(lambda *_: session.state.param.update(highlight=None), "colour_by")
+        self.show()
+
+    def __panel__(self) -> pn.viewable.Viewable:
+        return self.key
+
+    def show(self) -> None:
+        """Show the session's map and colouring."""
+        opened, state = self.session.opened, self.session.state
+        self.key.visible = self.caption.visible = opened is not None
+        if opened is None:
+            return
+        self._tell()
+        colouring = opened.colouring(state.colour_by)
+        if colouring.categorical:
+            values = opened.points(state.colour_by, state.filter).values
+            counts = np.bincount(values, minlength=len(colouring.categories))
+            chosen = state.filter.values_of(colouring.column)
+            self.key.param.update(scale={}, entries=_entries(colouring, counts, chosen, state.highlight))
+            return
+        self.key.scale = {
+            "label": column_label(state.colour_by),
+            "low": colouring.low,
+            "high": colouring.high,
+            "colours": list(colouring.colours),
+        }
+
+    def _tell(self) -> None:
+        """Say which map this is, and how much of it is shown."""
+        opened, state = self.session.opened, self.session.state
+        if opened is not None:
+            self.caption.object = _caption(opened, opened.count_shown(state.filter), self._hidden(opened))
+
+    def _hidden(self, opened: OpenMap) -> int:
+        """Return how many of the ringed samples the filter hides."""
+        state = self.session.state
+        rows = [opened.row_of[s] for s in state.selection.members if s in opened.row_of]
+        return int(np.count_nonzero(~opened.rows.mask(state.filter)[rows])) if state.filter else 0
+
+    def _toggle(self, message: dict[str, Any]) -> None:
+        """Answer a click on a value: highlight it, then show only it; while values are chosen, add or remove it."""
+        name, opened, state = message.get("toggle"), self.session.opened, self.session.state
+        if opened is None:
+            return
+        column = opened.colouring(state.colour_by).column
+        if column not in opened.categorical_columns or name not in opened.categories_of(column):
+            return
+        before = state.filter.values_of(column)
+        if not before and state.highlight != name:
+            state.highlight = name
+            return
+        chosen = tuple(c for c in before if c != name) if name in before else (*before, name)
+        everything = len(chosen) == len(opened.categories_of(column))
+        state.param.update(highlight=None, filter=state.filter.with_values(column, () if everything else chosen))
+
+
+def _entries(
+    colouring: Colouring, counts: np.ndarray, chosen: tuple[str, ...], highlight: str | None
+) -> list[dict[str, Any]]:
+    """Return the values with how many of their points are shown."""
+    entries: list[dict[str, Any]] = [
+        {
+            "name": name,
+            "colour": colour,
+            "count": int(count),
+            "on": not chosen or name in chosen,
+            "lit": name == highlight,
+            "help": _help(name, chosen, highlight),
+        }
+        for name, colour, count in zip(colouring.categories, colouring.colours, counts, strict=True)
+    ]
+    hidden = entries[_MOST_ENTRIES:]
+    if hidden:
+        count = sum(entry["count"] for entry in hidden)
+        more = {"name": f"and {len(hidden)} more", "colour": "", "count": count, "on": True, "lit": False}
+        return [*entries[:_MOST_ENTRIES], {**more, "help": "Choose them in the sidebar"}]
+    return entries
+
+
+def _help(name: str, chosen: tuple[str, ...], highlight: str | None) -> str:
+    if chosen:
+        if name not in chosen:
+            return f"Show {name} too"
+        return f"Hide {name}" if len(chosen) > 1 else "Show all"
+    return f"Show only {name}" if name == highlight else f"Highlight {name}; click again to show only it"
+
+
+def _caption(opened: OpenMap, shown: int, hidden: int) -> str:
+    where = "over several σ" if opened.is_joint else f"at σ {short_sigma(opened.layer.sigma)}"
+    sigma = f'<span class="muted" style="font-weight:400">{where}</span>'
+    ringed = f"{hidden} ringed hidden · " if hidden else ""
+    return (
+        '<div style="display:flex;justify-content:space-between;gap:16px;align-items:baseline">'
+        f'<span class="title">{escape(opened.layer.layer)} {sigma}</span>'
+        f'<span class="muted num small">{ringed}{shown:,} of {len(opened.table):,} shown</span></div>'
+    )

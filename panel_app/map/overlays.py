@@ -1,0 +1,248 @@
+"""What is drawn over the map's picture: names, pictures, rings, the hovered point, denoising paths."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from bokeh.models import ColumnDataSource
+from bokeh.plotting import figure as Figure
+
+from panel_app.data import OpenMap
+from panel_app.filter import SHOW_ALL, Filter
+from panel_app.map.labels import MapLabel
+from panel_app.points import short_sigma
+from panel_app.state import Selection
+from panel_app.theme import BASELINE_PATH, NEIGHBOUR, PATH, SELECTED
+
+Columns = dict[str, list[Any]]
+"""Data of a Bokeh source, by column."""
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """Colours that depend on the page's theme."""
+
+    ink: str
+    """Text and marked steps."""
+    paper: str
+    """Halos behind rings, lines and text."""
+
+
+_HIDDEN = 0.28
+"""Opacity of a ring whose sample a filter hides."""
+
+LIGHT, DARK = Look("#1b1f24", "#ffffff"), Look("#f2f4f6", "#181c21")
+
+
+@dataclass(frozen=True, slots=True)
+class DrawnPath:
+    """One sample's way over the map, step by step."""
+
+    x: tuple[float, ...]
+    y: tuple[float, ...]
+    sigmas: tuple[float, ...]
+    distances: tuple[float, ...]
+    baseline: bool = False
+
+
+def ring_columns(
+    opened: OpenMap, selection: Selection, radius: float, look: Look, wanted: Filter = SHOW_ALL
+) -> Columns:
+    """Return the rings of a selection: thin for suggested neighbours, thick for chosen ones, blue for the selected.
+
+    Args:
+        opened: the map; samples that it lacks get no ring.
+        selection: what is ringed.
+        radius: of a point's dot, in pixels.
+        look: the page's colours.
+        wanted: what is shown; rings of hidden samples are faint.
+    """
+    size = 2 * radius + 9
+    shown = opened.rows.mask(wanted) if wanted else None
+    rings = [(s, size, 1.6, NEIGHBOUR) for s in selection.suggested]
+    rings += [(s, size + 2, 3.6, NEIGHBOUR) for s in selection.manual]
+    rings += [(selection.sample_id, size + 4, 4.0, SELECTED)] if selection.sample_id else []
+    rows = [
+        (*opened.position(s), diameter, width, colour, look.paper, _ring_alpha(shown, opened.row_of[s]))
+        for s, diameter, width, colour in rings
+        if s in opened.row_of
+    ]
+    return _columns("rings", rows)
+
+
+def _ring_alpha(shown: np.ndarray | None, row: int) -> float:
+    return 1.0 if shown is None or shown[row] else _HIDDEN
+
+
+def name_columns(labels: Sequence[MapLabel], look: Look) -> Columns:
+    """Return the names written on the map."""
+    return _columns("names", [(label.x, label.y, label.text, look.ink, look.paper) for label in labels])
+
+
+def picture_columns(
+    places: Sequence[tuple[float, float]], addresses: Sequence[str], colours: Sequence[str], side: int
+) -> tuple[Columns, Columns]:
+    """Return the frames, in the colours of their points, and the pictures in them, `side` pixels each."""
+    frames = [(*place, side + 6, colour) for place, colour in zip(places, colours, strict=True)]
+    pictures = [(*place, address, side) for place, address in zip(places, addresses, strict=True)]
+    return _columns("frames", frames), _columns("pictures", pictures)
+
+
+def path_columns(
+    paths: Sequence[DrawnPath], step: int, span: tuple[float, float], look: Look
+) -> tuple[Columns, Columns, Columns]:
+    """Return the lines, dots and labels of denoising paths.
+
+    Args:
+        paths: what is drawn; only the first that is no baseline is labelled.
+        step: step marked on the paths that are no baselines; -1 marks none.
+        span: width and height of the visible part of the map.
+        look: the page's colours.
+    """
+    lines, dots, labels = [], [], []
+    for path in paths:
+        colour = BASELINE_PATH if path.baseline else PATH
+        dash, width = ("dashed", 1.6) if path.baseline else ("solid", 3.0)
+        lines.append((list(path.x), list(path.y), colour, dash, width, look.paper))
+        for index, place in enumerate(zip(path.x, path.y, strict=True)):
+            marked = index == step and not path.baseline
+            size = 15 if marked else 4 if path.baseline else 8
+            dots.append((*place, colour, size, look.ink if marked else look.paper))
+    main = next((path for path in paths if not path.baseline), None)
+    if main is not None:
+        labels = [
+            (main.x[i], main.y[i], f"σ {short_sigma(main.sigmas[i])}", look.ink, look.paper)
+            for i in label_steps(main, span)
+        ]
+    return _columns("lines", lines), _columns("dots", dots), _columns("labels", labels)
+
+
+def label_steps(path: DrawnPath, span: tuple[float, float], apart: float = 0.06) -> list[int]:
+    """Return the steps whose sigma is written: first, last, and those at least `apart` of the view from one another."""
+    chosen: list[int] = []
+    last = len(path.x) - 1
+    for index in (0, last, *range(1, last)):
+        spot = np.array([path.x[index] / span[0], path.y[index] / span[1]])
+        others = [np.array([path.x[i] / span[0], path.y[i] / span[1]]) for i in chosen]
+        if all(np.linalg.norm(spot - other) >= apart for other in others):
+            chosen.append(index)
+    return sorted(set(chosen))
+
+
+def empty_sources() -> dict[str, ColumnDataSource]:
+    """Return the overlays' data, by overlay, without rows."""
+    return {name: ColumnDataSource(_columns(name, [])) for name in _COLUMNS}
+
+
+_COLUMNS = {
+    "hover": ("x", "y", "size"),
+    "rings": ("x", "y", "size", "width", "colour", "halo", "alpha"),
+    "frames": ("x", "y", "size", "colour"),
+    "pictures": ("x", "y", "url", "side"),
+    "names": ("x", "y", "text", "ink", "paper"),
+    "lines": ("xs", "ys", "colour", "dash", "width", "paper"),
+    "dots": ("x", "y", "colour", "size", "edge"),
+    "labels": ("x", "y", "text", "ink", "paper"),
+}
+
+
+def _columns(overlay: str, rows: Sequence[tuple[Any, ...]]) -> Columns:
+    return {name: [row[i] for row in rows] for i, name in enumerate(_COLUMNS[overlay])}
+
+
+def add_glyphs(figure: Figure, sources: dict[str, ColumnDataSource]) -> None:
+    """Add the glyphs; later ones lie above. Each ring has a pale halo, so that it shows on any colour."""
+    _add_pictures(figure, sources)
+    _add_paths(figure, sources)
+    _add_rings(figure, sources)
+    figure.text(
+        "x",
+        "y",
+        "text",
+        source=sources["labels"],
+        x_offset=9,
+        y_offset=-9,
+        text_color="ink",
+        text_font={"value": "Roboto"},
+        text_font_size={"value": "12px"},
+        text_font_style={"value": "bold"},
+        background_fill_color="paper",
+        background_fill_alpha=0.82,
+        border_radius=4,
+        padding=3,
+    )
+
+
+def _add_pictures(figure: Figure, sources: dict[str, ColumnDataSource]) -> None:
+    figure.scatter(
+        "x", "y", size="size", marker="square", source=sources["frames"], fill_color="colour", line_color=None
+    )
+    figure.image_url(
+        "url", "x", "y", "side", "side", source=sources["pictures"], anchor="center", w_units="screen", h_units="screen"
+    )
+    for outline in ("paper", None):  # the halo is drawn over its own text, so the text comes once more
+        figure.text(
+            "x",
+            "y",
+            "text",
+            source=sources["names"],
+            text_align="center",
+            text_baseline="middle",
+            text_color="ink",
+            text_font={"value": "Roboto"},
+            text_font_size={"value": "13px"},
+            text_font_style={"value": "bold"},
+            text_outline_color=outline,
+            text_outline_width=4,
+        )
+
+
+def _add_paths(figure: Figure, sources: dict[str, ColumnDataSource]) -> None:
+    figure.multi_line(
+        "xs",
+        "ys",
+        source=sources["lines"],
+        line_color="paper",
+        line_width=6,
+        line_alpha=0.85,
+        line_join="round",
+        line_cap="round",
+    )
+    figure.multi_line(
+        "xs",
+        "ys",
+        source=sources["lines"],
+        line_color="colour",
+        line_width="width",
+        line_dash="dash",
+        line_join="round",
+        line_cap="round",
+    )
+    figure.scatter(
+        "x", "y", size="size", source=sources["dots"], fill_color="colour", line_color="edge", line_width=1.5
+    )
+
+
+def _add_rings(figure: Figure, sources: dict[str, ColumnDataSource]) -> None:
+    figure.scatter("x", "y", size="size", source=sources["hover"], fill_color=None, line_color="#8a8f98", line_width=2)
+    figure.scatter(
+        "x",
+        "y",
+        size="size",
+        source=sources["rings"],
+        fill_color=None,
+        line_color="halo",
+        line_width=6,
+        line_alpha="alpha",
+    )
+    figure.scatter(
+        "x",
+        "y",
+        size="size",
+        source=sources["rings"],
+        fill_color=None,
+        line_color="colour",
+        line_width="width",
+        line_alpha="alpha",
+    )

@@ -1,0 +1,1 @@
+"""Maps over noise levels and in three dimensions."""

@@ -1,0 +1,147 @@
+"""The pane that draws a scene, in the plane or in space, and turns pointer and clicks into sample ids."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import panel as pn
+import param
+
+from diffviews.errors import SelectionError
+from panel_app.cards import hover_card
+from panel_app.components import BrowserPane
+from panel_app.map.raster import disc_radius
+from panel_app.scenes.scene import Scene
+from panel_app.session import Session
+
+_ESM = Path(__file__).parents[1] / "esm"
+_PARTS = ("cloud_places.js", "cloud_pixels.js", "cloud_player.js", "cloud_view.js")
+_USUAL_PIXELS = 820 * 540
+
+
+class PointCloud(BrowserPane):
+    """Points of a scene. Positions and colours travel as bytes; see `esm/cloud_places.js` for where they appear."""
+
+    solid = param.Boolean(False, doc="whether it is turned in space; else a player moves it along sigma")
+    key = param.String(doc="what is drawn; messages repeat it, so that a late one is known")
+    label = param.String(doc="what is seen, for those who do not see it")
+    positions = param.Bytes(b"", doc="float32, (slices, samples, 2 or 3)")
+    colours = param.Bytes(b"", doc="uint8, (samples, 4); alpha 0 hides")
+    levels = param.List(doc="[{sigma, at}] of the slices, ascending; at is log sigma")
+    at = param.Number(0.0, doc="log sigma on show")
+    marks = param.List(doc="[{index, kind}] of rings")
+    paths = param.List(doc="[{x, y, z, at, colour, dashed}] of denoising paths; z is None on slices")
+    card = param.Dict(default={}, doc="{of, index, slice, html} of the hovered sample")
+    radius = param.Number(3.0, doc="of a disc, in pixels")
+    dark = param.Boolean(False, doc="whether the page is dark")
+    room_below = param.Integer(370, doc="pixels of the window left to what stands below")
+
+    _esm = _ESM / "cloud_view.js"
+
+    @classmethod
+    def _render_esm(cls, *_: Any, **__: Any) -> str:
+        """Return the parts as one module: a component's module cannot import another file of ours."""
+        return "\n".join((_ESM / part).read_text(encoding="utf-8") for part in _PARTS)
+
+
+class CloudPane(pn.viewable.Viewer):
+    """Shows a scene with the session's colours, filter and selection, and answers with the samples meant."""
+
+    scene = param.ClassSelector(class_=Scene, default=None, allow_None=True)
+
+    def __init__(
+        self,
+        session: Session,
+        *,
+        solid: bool,
+        label: str,
+        on_level: Callable[[float], None] | None = None,
+        **params: Any,
+    ) -> None:
+        """Draw for a visitor.
+
+        Args:
+            session: of the visitor.
+            solid: whether the scene is turned in space; else a player moves it along sigma.
+            label: what is seen, for those who do not see it.
+            on_level: called with log sigma where the visitor moved the player.
+        """
+        super().__init__(**params)
+        self.session = session
+        self._on_level = on_level
+        self.cloud = PointCloud(self._answer, solid=solid, label=label, visible=False, margin=(0, 6))
+        state = session.state
+        self.param.watch(lambda *_: self._load(), "scene")
+        session.param.watch(lambda *_: self._colour(), "opened")
+        state.param.watch(lambda *_: self._colour(), ["filter", "colour_by", "highlight"])
+        state.param.watch(lambda *_: self._mark(), ["selection", "group"])
+
+    def __panel__(self) -> pn.viewable.Viewable:
+        return self.cloud
+
+    def show_level(self, at: float) -> None:
+        """Stand at a noise level, given as log sigma."""
+        self.cloud.at = at
+
+    def draw_paths(self, paths: list[dict[str, Any]]) -> None:
+        """Draw denoising paths that lie on the scene, see `noise_paths`."""
+        self.cloud.paths = paths
+
+    def _load(self) -> None:
+        scene = self.scene
+        self._hover(None, 0)
+        self.cloud.visible = scene is not None
+        if scene is None:
+            return
+        marks = scene.marks(self.session.state.selection, self.session.state.group)
+        self.cloud.param.update(
+            key=scene.map_run,
+            levels=scene.levels if scene.positions.shape[2] == 2 else [],
+            positions=scene.positions.tobytes(),
+            colours=self._colours(),
+            radius=disc_radius(scene.rows.shape[1], _USUAL_PIXELS),
+            marks=marks,
+            paths=[],
+        )
+
+    def _colours(self) -> bytes:
+        opened, state = self.session.opened, self.session.state
+        if opened is None:
+            return b""
+        return self.scene.colours(opened, state.colour_by, state.filter, state.highlight).tobytes()
+
+    def _colour(self) -> None:
+        if self.scene is not None:
+            self.cloud.colours = self._colours()
+
+    def _mark(self) -> None:
+        if self.scene is not None:
+            self.cloud.marks = self.scene.marks(self.session.state.selection, self.session.state.group)
+
+    def _answer(self, message: dict[str, Any]) -> None:
+        """Answer the browser; what it says of a scene that has been left means nothing."""
+        scene = self.scene
+        if scene is None or message.get("of") != scene.map_run:
+            return
+        try:
+            if "hover" in message:
+                self._hover(message["hover"], message.get("slice", 0))
+            elif "click" in message:
+                self.session.click(scene.sample_at(message["click"]))
+            elif self._on_level is not None and isinstance(at := message.get("at"), int | float):
+                self._on_level(float(at))
+        except SelectionError as error:
+            self.session.tell(str(error))
+
+    def _hover(self, index: int | None, at_slice: int) -> None:
+        scene, state = self.scene, self.session.state
+        if scene is None or index is None:
+            state.hovered, self.cloud.card = None, {}
+            return
+        sample_id = scene.sample_at(index)
+        if not isinstance(at_slice, int) or not 0 <= at_slice < len(scene.maps):
+            raise SelectionError(f"there is no slice number {at_slice!r} on this map of {len(scene.maps)}")
+        state.hovered = sample_id
+        html = hover_card(scene.maps[at_slice], int(scene.rows[at_slice, index]))
+        self.cloud.card = {"of": scene.map_run, "index": index, "slice": at_slice, "html": html}
+

@@ -1,0 +1,112 @@
+"""Ordering the map that a view needs: what is missing in a sentence, a button, and the job's progress."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import panel as pn
+import panel_material_ui as pmui
+
+from diffviews.processing.map_parameters import MapParameters
+from diffviews.tracking.schema import MapKind
+from panel_app.cards import hint
+from panel_app.computing.job_bar import JobBar
+from panel_app.computing.jobs import JobQueue
+from panel_app.computing.studio import Studio
+from panel_app.session import Session
+from panel_app.theme import PANE_CSS
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """A map to be made."""
+
+    title: str
+    """Of the job."""
+    button: str
+    description: str
+    parameters: MapParameters
+    kind: MapKind = MapKind.SINGLE
+
+
+ALIGNED = Order(
+    "Computing the aligned map",
+    "Compute the aligned map",
+    "One map a noise level, fitted together so that each sample stays near itself. It is logged as a run.",
+    MapParameters(),
+    MapKind.ALIGNED,
+)
+SOLID = Order(
+    "Computing the map in 3-D",
+    "Compute a map in 3-D",
+    "UMAP with three components, of this layer at this noise level. It is logged as a run.",
+    MapParameters(n_components=3),
+)
+
+
+class MapOrder(pn.viewable.Viewer):
+    """Says what is missing or under way, and offers to make it."""
+
+    def __init__(
+        self, session: Session, studio: Studio, queue: JobQueue, on_made: Callable[[Any, str], None], **params: Any
+    ) -> None:
+        """Order maps of the layer run on show.
+
+        Args:
+            session: of the visitor.
+            studio: what computes.
+            queue: where the job waits.
+            on_made: called with the layer record that was on show when the map was ordered, and the map's run id.
+        """
+        super().__init__(**params)
+        self.session, self.studio, self._on_made = session, studio, on_made
+        self._order, self._possible, self._ordered_for = ALIGNED, False, None
+        self.text = pn.pane.HTML("", stylesheets=[PANE_CSS], sizing_mode="stretch_width", margin=(0, 0, 10, 0))
+        self.button = pmui.Button(icon="scatter_plot", size="small", margin=(0, 0, 4, 0))
+        self.button.on_click(lambda _: self.make())
+        self.bar = JobBar(queue, on_over=self._enable, on_done=self._done, on_told=session.tell)
+        self._layout = pn.Column(
+            self.text, self.button, self.bar, visible=False, max_width=560, margin=(110, 24), align="center",
+            sizing_mode="stretch_width", styles={"text-align": "center"},
+        )  # fmt: skip
+
+    def __panel__(self) -> pn.viewable.Viewable:
+        return self._layout
+
+    def hide(self) -> None:
+        """Show nothing; there is something to see."""
+        self._layout.visible = False
+
+    def say(self, sentence: str) -> None:
+        """Show a sentence alone."""
+        self._say("", sentence, button=False)
+
+    def offer(self, order: Order, title: str, sentence: str, *, possible: bool = True) -> None:
+        """Say what is missing, and offer to make it where that is possible."""
+        self._order, self._possible = order, possible
+        self.button.param.update(label=order.button, description=order.description)
+        self._say(title, sentence, button=possible)
+        self._enable()
+
+    def make(self) -> None:
+        """Queue the map."""
+        opened, studio, order = self.session.opened, self.studio, self._order
+        if opened is None:
+            return
+        self._ordered_for = opened.layer
+        run = opened.layer.run_id
+        self.bar.start(order.title, lambda report: studio.embed(run, order.parameters, report, order.kind))
+        self._enable()
+
+    def _say(self, title: str, sentence: str, *, button: bool) -> None:
+        heading = f'<div style="font-size:16px;font-weight:600;margin-bottom:6px">{title}</div>' if title else ""
+        self.text.object = f'<div style="text-align:center">{heading}{hint(sentence)}</div>'
+        self.button.visible = button
+        self._layout.visible = True
+
+    def _enable(self) -> None:
+        self.button.disabled = self.bar.busy or not self._possible
+
+    def _done(self, run_id: str) -> None:
+        self.session.refresh()
+        self._on_made(self._ordered_for, run_id)

@@ -1,0 +1,48 @@
+"""Denoising paths of this visit's generations, placed on a scene: each step at its own noise level."""
+
+from typing import Any
+
+import numpy as np
+
+from diffviews.pipelines.paths import place_path
+from panel_app.scenes.scene import Scene
+from panel_app.theme import BASELINE_PATH, PATH
+
+LEAST_SIGMA = 1e-12
+"""Stands in for a step's noise level of 0 on the logarithmic scale."""
+
+
+def paths_on(scene: Scene, outcome: Any, map_run: str, sample: int) -> list[dict[str, Any]]:
+    """Return a generation's paths as `PointCloud.paths`, the baseline first; none where they cannot be placed.
+
+    Args:
+        scene: slices, each step goes to the nearest; or one map.
+        outcome: of the generation: run_id, recipe, result, path.
+        map_run: the map that `outcome.path` was placed on.
+        sample: which of its samples.
+    """
+    drawn = []
+    for variant in ("baseline", "masked"):
+        placed = _placed(scene, outcome, map_run, variant)
+        if placed is None:
+            continue
+        rows = placed[(placed["sample"] == sample) & (placed["variant"] == variant)].sort_values("step")
+        if len(rows):
+            place = {axis: rows[axis].astype(float).tolist() if axis in rows else None for axis in "xyz"}
+            levels = np.log(np.maximum(rows["sigma"].to_numpy(np.float64), LEAST_SIGMA)).tolist()
+            masked = variant == "masked"
+            drawn.append({**place, "at": levels, "colour": PATH if masked else BASELINE_PATH, "dashed": not masked})
+    return drawn
+
+
+def _placed(scene: Scene, outcome: Any, map_run: str, variant: str) -> Any:
+    """Return the placed steps: as logged when made on this map, else from the activations that the result holds."""
+    if map_run == scene.map_run:
+        return outcome.path
+    name = "trajectory" if variant == "masked" else "baseline_trajectory"
+    layer, layer_runs = scene.maps[0].layer.layer, {opened.layer.run_id for opened in scene.maps}
+    kept = getattr(outcome.result, name, None) or {}
+    if outcome.recipe.layer_run not in layer_runs or layer not in kept:
+        return None
+    projectors = {opened.layer.sigma: opened.projector for opened in scene.maps}
+    return place_path(projectors, kept[layer], outcome.result.sigmas, variant=variant)

@@ -1,0 +1,161 @@
+"""What is drawn when the same samples lie in several places: slices along sigma, or one map in three dimensions."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+import numpy as np
+import pandas as pd
+
+from diffviews.errors import ConfigError, SelectionError
+from panel_app.data import OpenMap
+from panel_app.filter import Filter
+from panel_app.map.raster import Colouring
+from panel_app.points import short_sigma
+from panel_app.state import Group, Selection
+
+MOST_PLACES = 400_000
+"""Up to so many places are sent to a browser; of larger maps evenly chosen samples are drawn."""
+
+_MOST_GROUP_MARKS = 400
+"""Marked samples of a group beyond these get no ring, which would hide everything else."""
+
+FAINT = 48
+"""Alpha of what is not highlighted, of 255."""
+
+_MISSING = "#9aa1ab"
+"""Colour of a sample without the number that colours the map."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Scene:
+    """The same samples on one or several maps: immutable; each sample is addressed by its place in `sample_ids`."""
+
+    map_run: str
+    maps: tuple[OpenMap, ...]
+    """Slices by ascending sigma, or the one map."""
+    sample_ids: tuple[str, ...]
+    """Samples drawn, those that every map has."""
+    rows: np.ndarray
+    """(L, N) int64: row of each sample in each map's table."""
+    positions: np.ndarray
+    """(L, N, D) float32: D is 2 for slices, 3 for a map in three dimensions."""
+    total: int
+    """Samples there are, drawn or not."""
+    index_of: Mapping[str, int] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "index_of", {s: index for index, s in enumerate(self.sample_ids)})
+
+    @classmethod
+    def of_slices(cls, map_run: str, slices: Sequence[OpenMap]) -> Self:
+        """Stack the slices of an aligned map.
+
+        Raises:
+            ConfigError: if there are fewer than two.
+        """
+        if len(slices) < 2:
+            raise ConfigError(f"an aligned map needs slices at two noise levels or more, not {len(slices)}")
+        ascending = sorted(slices, key=lambda opened: opened.layer.sigma)
+        return cls._of(map_run, ascending, ["x", "y"])
+
+    @classmethod
+    def of_solid(cls, opened: OpenMap) -> Self:
+        """Show a map of three components.
+
+        Raises:
+            ConfigError: if the map has but two.
+        """
+        if "z" not in opened.table:
+            raise ConfigError("this map has two dimensions; compute one with three to see it in space")
+        return cls._of(opened.map_run, [opened], ["x", "y", "z"])
+
+    @classmethod
+    def _of(cls, map_run: str, maps: Sequence[OpenMap], axes: list[str]) -> Self:
+        shared = [s for s in maps[0].row_of if all(s in other.row_of for other in maps[1:])]
+        step = -(-len(shared) * len(maps) // MOST_PLACES) or 1
+        drawn = tuple(shared[::step])
+        rows = np.array([[opened.row_of[s] for s in drawn] for opened in maps], np.int64).reshape(len(maps), -1)
+        places = [opened.table[axes].to_numpy(np.float32)[chosen] for opened, chosen in zip(maps, rows, strict=True)]
+        return cls(map_run, tuple(maps), drawn, rows, np.stack(places), len(shared))
+
+    @property
+    def sigmas(self) -> tuple[float, ...]:
+        """Noise level of each slice."""
+        return tuple(float(opened.layer.sigma) for opened in self.maps)
+
+    @property
+    def levels(self) -> list[dict[str, Any]]:
+        """Each slice's noise level as text, and its place on the logarithmic scale."""
+        return [{"sigma": short_sigma(sigma), "at": float(np.log(sigma))} for sigma in self.sigmas]
+
+    def nearest_slice(self, sigma: float) -> int:
+        """Return the slice whose noise level is nearest on a logarithmic scale."""
+        return int(np.argmin(np.abs(np.log(self.sigmas) - np.log(sigma))))
+
+    def colours(
+        self, on_map: OpenMap, colour_by: str, wanted: Filter, highlight: str | None = None
+    ) -> np.ndarray:
+        """Return the samples' colours as the map beside has them, (N, 4) uint8; a hidden sample has alpha 0.
+
+        Args:
+            on_map: the map whose table colours and filters, so that one legend serves both.
+            colour_by: column of its table.
+            wanted: which samples are shown; one that the map lacks is grey, and shown only without a filter.
+            highlight: category of the column that is brought forward; all others are faint.
+        """
+        rows = np.array([on_map.row_of.get(s, -1) for s in self.sample_ids], np.int64)
+        known = rows >= 0
+        colouring = on_map.colouring(colour_by)
+        colours = np.empty((len(rows), 4), np.uint8)
+        colours[~known, :3] = _rgb(_MISSING)
+        colours[known, :3] = rgb_of(on_map.table[colouring.column].iloc[rows[known]], colouring)
+        alpha = np.full(len(rows), 255, np.uint8)
+        if highlight in colouring.categories:
+            alpha[:] = FAINT
+            alpha[known] = np.where(on_map.table[colouring.column].iloc[rows[known]] == highlight, 255, FAINT)
+        colours[:, 3] = np.where(self.shown(on_map, wanted), alpha, 0)
+        return colours
+
+    def shown(self, on_map: OpenMap, wanted: Filter) -> np.ndarray:
+        """Return which samples a filter shows on a map, (N,) bool; those that the map lacks, only without a filter."""
+        if not wanted:
+            return np.ones(len(self.sample_ids), dtype=bool)
+        mask = on_map.rows.mask(wanted)
+        return np.array([s in on_map.row_of and mask[on_map.row_of[s]] for s in self.sample_ids], dtype=bool)
+
+    def marks(self, selection: Selection, group: Group) -> list[dict[str, Any]]:
+        """Return what is ringed, by index: the group below, the selected sample on top."""
+        rings = [(s, "group") for s in group.sample_ids[:_MOST_GROUP_MARKS]]
+        rings += [(s, "suggested") for s in selection.suggested] + [(s, "manual") for s in selection.manual]
+        rings += [(selection.sample_id, "selected")] if selection.sample_id else []
+        return [{"index": self.index_of[s], "kind": kind} for s, kind in rings if s in self.index_of]
+
+    def sample_at(self, index: Any) -> str:
+        """Return the sample that a browser names by its index.
+
+        Raises:
+            SelectionError: if there is none.
+        """
+        if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < len(self.sample_ids):
+            raise SelectionError(f"there is no sample number {index!r} on this map of {len(self.sample_ids)}")
+        return self.sample_ids[index]
+
+
+def rgb_of(values: pd.Series, colouring: Colouring) -> np.ndarray:
+    """Return the colours of a column's values as on the map, (N, 3) uint8."""
+    stops = np.array([_rgb(colour) for colour in colouring.colours], np.float64)
+    if colouring.categorical:
+        codes = pd.Categorical(values, categories=list(colouring.categories)).codes
+        return np.asarray(np.where(codes[:, None] < 0, _rgb(_MISSING), stops[codes]), np.uint8)
+    numbers = values.to_numpy(np.float64)
+    width = colouring.high - colouring.low
+    share = (numbers - colouring.low) / width if width > 0 else np.zeros(len(numbers))
+    known = np.isfinite(share)
+    place = np.clip(np.where(known, share, 0), 0, 1) * (len(stops) - 1)
+    mixed = np.stack([np.interp(place, np.arange(len(stops)), stops[:, channel]) for channel in range(3)], axis=1)
+    return np.where(known[:, None], mixed.round(), _rgb(_MISSING)).astype(np.uint8)
+
+
+def _rgb(colour: str) -> tuple[int, int, int]:
+    return int(colour[1:3], 16), int(colour[3:5], 16), int(colour[5:7], 16)
