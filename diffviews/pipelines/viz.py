@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -103,6 +104,7 @@ def viz(
 
         logger.info("%s", import_legacy(data_dir, model=model, profile=profile, experiment=experiment))
     programs = Programs()
+    before = signal.signal(signal.SIGTERM, _interrupt)  # or the servers would outlive this program
     try:
         if mlflow_port is not None:
             programs.start("the MLflow UI", mlflow_command(chosen, mlflow_port), MLFLOW_ENVIRONMENT, mlflow_port)
@@ -124,6 +126,11 @@ def viz(
         logger.info("stopped")
     finally:
         programs.stop()
+        signal.signal(signal.SIGTERM, before)
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 def dashboard_command(port: int, address: str = ADDRESS) -> list[str]:

@@ -17,7 +17,7 @@ from panel_app.export.sheet import DPI, WIDTH, view_of
 from panel_app.generation.results import Results
 from panel_app.map.embedding_map import EmbeddingMap
 from panel_app.session import Session
-from panel_app.theme import PANE_CSS
+from panel_app.theme import PANE_CSS, THEME_CONFIG
 
 _KINDS: tuple[tuple[Kind, str, str, str], ...] = (
     ("png", "Map as PNG", "image", "The map as it is shown, with legend and rings, at print size."),
@@ -44,7 +44,7 @@ class ExportMenu(pn.viewable.Viewer):
             size="small",
             margin=(0, 8, 0, 0),
             align="center",
-            sx={"color": "primary.main"},
+            theme_config=THEME_CONFIG,  # a page bar makes its primary colour white for what stands in it
             description="Save the map, the samples, their images or a report.",
             on_click=lambda _: self.open(),
         )

@@ -127,7 +127,7 @@ def new_page(chromium):
     contexts, problems = [], []
 
     def watch(page):
-        page.on("pageerror", lambda error: problems.append(f"page error: {error}"))
+        page.on("pageerror", lambda error: problems.append(f"page error: {error.stack or error}"))
         page.on("console", lambda m: problems.append(f"console: {m.text}") if m.type == "error" else None)
         page.on("request", lambda r: problems.append(f"asked for {r.url}") if _is_outside(r.url) else None)
 

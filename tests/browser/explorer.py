@@ -106,7 +106,7 @@ class Explorer:
         ]
 
     def choose(self, label, option):
-        self.page.get_by_role("combobox", name=label).click()
+        self.page.get_by_role("combobox", name=re.compile(rf"^{re.escape(label)}\b")).click()
         self.page.get_by_role("menuitem", name=option, exact=True).click()
 
     def picture(self, locator):

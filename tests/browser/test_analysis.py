@@ -49,7 +49,7 @@ def test_marked_samples_of_an_address_are_compared_with_the_rest(analysis, explo
     assert f"{expected[0].inside} of 20 here" in tip
     page.get_by_role("button").filter(has_text="Unmark all").click()
     expect(page.get_by_text("Mark samples to see what sets them apart")).to_be_visible()
-    assert "group" not in query(explorer)
+    explorer.wait(lambda: "group" not in query(explorer))
 
 
 def test_clusters_colour_the_map_and_a_click_marks_one(analysis, explorer, data, opened):

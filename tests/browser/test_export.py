@@ -102,7 +102,7 @@ def test_report_opens_offline_without_a_request(menu, opened, chromium, tmp_path
     assert images.count() == 1 + len(menu.members)
     assert page.evaluate("[...document.images].every((i) => i.complete && i.naturalWidth > 0)")
     for sample_id in menu.members:
-        expect(page.get_by_role("cell", name=sample_id, exact=True)).to_be_visible()
+        expect(page.get_by_role("cell", name=sample_id, exact=True).last).to_be_visible()
     (link,) = page.get_by_role("link", name="This view in the dashboard").all()
     assert f"sample={menu.members[0]}" in link.get_attribute("href")
     assert page.get_by_role("link", name="Layer run in MLflow").count() == 1

@@ -228,7 +228,7 @@ def test_zoom_comes_nearer_and_reset_shows_all_again(explorer, opened, lonely):
     explorer.settle()
     page.get_by_role("button", name="Reset view").click()
     explorer.away()
-    explorer.wait(lambda: changed() < 0.002)
+    explorer.wait(lambda: changed() < 0.01)  # names may come to lie a pixel beside
     explorer.hover(lonely[0])
     expect(page.get_by_text(lonely[0], exact=True).first).to_be_visible()
 

@@ -355,8 +355,8 @@ def test_joint_map_is_coloured_by_sigma_and_keeps_each_level_apart(runs):
     projector.row_sigmas = np.repeat([0.5, 2.0], len(ids))
     store = DataStore(runs)
     store.library = SimpleNamespace(
-        samples=runs.samples, model=runs.model, columns=runs.columns, points=lambda run: joint,
-        projector=lambda run: projector,
+        samples=runs.samples, model=runs.model, columns=runs.columns, points=lambda *_: joint,
+        projector=lambda *_: projector,
     )  # fmt: skip
     opened = store.open(layer, "joint-map")
     assert opened.categories_of(SIGMA) == ("σ 0.5", "σ 2")

@@ -5,6 +5,7 @@ import json
 import logging
 import stat
 import threading
+import time
 from contextlib import contextmanager
 
 import numpy as np
@@ -167,6 +168,9 @@ def test_watch_tells_queued_and_running_and_ends_with_the_reason(engine):
     with served(engine) as (url, _):
         client = WorkerClient(url, TOKEN)
         job = client.submit_generation(RECIPE)
+        deadline = time.monotonic() + 60
+        while client.status(job).state != "running":  # before what the next one raises is set
+            assert time.monotonic() < deadline
         engine.raises = TrackingError("the store is down")
         behind = client.submit_generation(RECIPE)
         threading.Timer(0.3, engine.let, (3,)).start()
