@@ -20,7 +20,7 @@ SCHEMA_VERSION = 1
 
 REQUIRED = ("scaler_mean", "scaler_scale", "pca_points", "embedding")
 OPTIONAL = ("pca_components", "row_sigmas")
-_DTYPES = {"row_sigmas": "F64"}
+_DTYPES = {"row_sigmas": ("F64",), "pca_points": ("F32", "F16")}
 
 
 def write_projector(projector: "Projector", path: Path) -> None:
@@ -28,6 +28,7 @@ def write_projector(projector: "Projector", path: Path) -> None:
     from safetensors.numpy import save
 
     arrays = {name: getattr(projector, name) for name in REQUIRED + OPTIONAL}
+    arrays["pca_points"] = _halved(arrays["pca_points"])
     metadata = {
         "format": FORMAT,
         "schema": str(SCHEMA_VERSION),
@@ -66,7 +67,15 @@ def read_projector(path: Path) -> dict[str, Any]:
     lost = [name for name, array in arrays.items() if not np.isfinite(array).all()]
     if lost or not (arrays["scaler_scale"] > 0).all():
         raise CorruptDataError(f"{path} is damaged: {', '.join(lost) or 'scaler_scale'} has impossible values")
+    arrays["pca_points"] = arrays["pca_points"].astype(np.float32, copy=False)
     return {"pca_components": None, "row_sigmas": None, **arrays, **described}
+
+
+def _halved(points: np.ndarray) -> np.ndarray:
+    """Return float32 values as float16 where that loses nothing, as with the vectors of a large sketch."""
+    with np.errstate(over="ignore"):
+        half = points.astype(np.float16)
+    return half if np.array_equal(half, points) else points
 
 
 def _check_format(path: Path, metadata: dict[str, str]) -> None:
@@ -97,7 +106,7 @@ def _check_arrays(path: Path, file: Any, described: dict[str, Any]) -> None:
     for name in found & set(REQUIRED + OPTIONAL):
         part = file.get_slice(name)
         shapes[name] = tuple(part.get_shape())
-        if part.get_dtype() != _DTYPES.get(name, "F32"):
+        if part.get_dtype() not in _DTYPES.get(name, ("F32",)):
             raise CorruptDataError(f"{path} is damaged: {name} is {part.get_dtype()}")
     missing = [name for name in REQUIRED if name not in shapes]
     if missing:

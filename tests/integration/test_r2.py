@@ -19,7 +19,7 @@ from diffviews.data.remote.store_errors import ObjectNotFoundError, StoreError
 from diffviews.data.shared_layers import SharedLayers
 from diffviews.errors import ConfigError
 from diffviews.pipelines import extract as extract_module
-from diffviews.pipelines import layer_run, older_layer
+from diffviews.pipelines import captured, older_layer
 from diffviews.pipelines.generate import generate
 from diffviews.pipelines.open_layer import LayerOpener, OpenedLayer, open_layer
 from diffviews.pipelines.recipe import GenerationRecipe
@@ -107,7 +107,7 @@ def computed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     for module, function, name in (
         (extract_module, "capture_activations", "capture"),
-        (layer_run, "fit_map", "fit"),
+        (captured, "fit_map", "fit"),
         (older_layer, "fit_given_map", "fit"),
     ):
         monkeypatch.setattr(module, function, counted(name, getattr(module, function)))

@@ -323,6 +323,13 @@ def test_hub_address_is_read_in_all_its_forms() -> None:
         parse_hub_address("hf:a/b/x/../../y")
 
 
+def test_hub_address_with_a_password_is_refused_without_repeating_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "http://ada:planted@127.0.0.1:9")
+    with pytest.raises(ConfigError, match="set HF_TOKEN") as refusal:
+        fetch("hf:nobody/nothing")
+    assert "planted" not in str(refusal.value)
+
+
 def test_unreachable_hub_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(CheckpointError, match=r"hf:a/b/x\.bin cannot be fetched"):

@@ -3,6 +3,7 @@ import os
 import struct
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -196,6 +197,18 @@ def test_loaded_projector_is_the_saved_one(monkeypatch, tmp_path, options):
     assert loaded.parameters == projector.parameters
     assert loaded.sample_ids == projector.sample_ids
     assert [entry.name for entry in tmp_path.iterdir()] == ["map.safetensors"]
+
+
+def test_points_that_fit_half_precision_take_half_the_space_and_come_back_exactly(projector, tmp_path):
+    exact = replace(projector, pca_points=projector.pca_points.astype(np.float16).astype(np.float32))
+    sizes = []
+    for name, one in (("whole", projector), ("half", exact)):
+        one.save(tmp_path / name)
+        loaded = Projector.load(tmp_path / name)
+        assert loaded.pca_points.dtype == np.float32
+        np.testing.assert_array_equal(loaded.pca_points, one.pca_points)
+        sizes.append((tmp_path / name).stat().st_size)
+    assert sizes[0] - sizes[1] == projector.pca_points.size * 2
 
 
 def test_rows_of_a_joint_map_keep_their_sigmas(projector, tmp_path):

@@ -5,6 +5,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from diffviews.data.remote.model_files import safe_parts, wanted_files
 from diffviews.data.remote.partial import Expected
@@ -52,13 +53,14 @@ def fetch_hub(address: HubAddress, folder: Path | None, expected: Expected) -> P
 
     Raises:
         CheckpointError: if there is nothing, the hub refuses, or huggingface_hub is not installed.
+        ConfigError: if HF_ENDPOINT holds a password.
     """
     try:
         from huggingface_hub import HfApi, hf_hub_download, snapshot_download
     except ImportError as error:
         raise CheckpointError(f"{address} needs huggingface_hub; pip install 'diffviews[diffusion]'") from error
 
-    where: dict[str, Any] = {"revision": address.revision, "endpoint": os.environ.get("HF_ENDPOINT") or None}
+    where: dict[str, Any] = {"revision": address.revision, "endpoint": _endpoint()}
     place = {**where, "cache_dir": str(folder) if folder else None}
     with _Explained(address):
         names = HfApi(endpoint=where["endpoint"]).list_repo_files(address.repo, revision=address.revision)
@@ -72,6 +74,14 @@ def fetch_hub(address: HubAddress, folder: Path | None, expected: Expected) -> P
             raise CheckpointError(f"{address} is neither a file nor a folder of model files; check the address")
         root = snapshot_download(address.repo, allow_patterns=[_literal(prefix + name) for name in wanted], **place)
         return Path(root) / address.path
+
+
+def _endpoint() -> str | None:
+    """Return another hub's address, refused with a password in it: the hub's library writes addresses to its log."""
+    endpoint = os.environ.get("HF_ENDPOINT") or None
+    if endpoint and "@" in urlsplit(endpoint).netloc:
+        raise ConfigError("HF_ENDPOINT has a name or password in its address; leave it out and set HF_TOKEN")
+    return endpoint
 
 
 def _literal(name: str) -> str:
