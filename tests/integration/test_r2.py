@@ -18,8 +18,8 @@ import pytest
 from diffviews.data.remote.store_errors import ObjectNotFoundError, StoreError
 from diffviews.data.shared_layers import SharedLayers
 from diffviews.errors import ConfigError
-from diffviews.pipelines import extract as extract_module
 from diffviews.pipelines import captured, older_layer
+from diffviews.pipelines import extract as extract_module
 from diffviews.pipelines.generate import generate
 from diffviews.pipelines.open_layer import LayerOpener, OpenedLayer, open_layer
 from diffviews.pipelines.recipe import GenerationRecipe
