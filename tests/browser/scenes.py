@@ -56,6 +56,8 @@ class Stage:
 
     def ready(self):
         expect(self.element).to_be_visible(timeout=60_000)
+        boxes = []
+        self.explorer.wait(lambda: boxes.append(self.box) or boxes[-10:] == [boxes[-1]] * 10)  # the page settles late
         return self
 
     @property
