@@ -53,8 +53,7 @@ class Views(pn.viewable.Viewer):
         self._built: dict[str, pn.viewable.Viewable] = {MAP: on_map}
         labels = {"Map": MAP, **{view.label: view.name for view in further}}
         self.switch = pmui.RadioButtonGroup(
-            label="",
-            description="What to look at",
+            label="View",
             options=labels,
             value=self._known(),
             size="small",

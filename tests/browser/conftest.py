@@ -142,7 +142,7 @@ def new_page(chromium):
     yield make
     for context in contexts:
         context.close()
-    assert not problems, problems
+    assert not problems, "\n".join(problems)
 
 
 def _is_outside(url):

@@ -165,7 +165,8 @@ def test_class_filter_hides_points_but_never_mixes_samples_up(explorer, opened, 
     hidden = lonely[0]
     shown = next(s for s in lonely if opened.text_of(s) != opened.text_of(hidden))
     name = opened.text_of(shown)
-    explorer.page.get_by_role("button").filter(has_text=name).dblclick()
+    page.get_by_title(f"Highlight {name}; click again").click()
+    page.get_by_title(f"Show only {name}").click()
     count = int((opened.table["class"] == name).sum())
     expect(page.get_by_text(f"{count:,} of {len(opened.table):,} shown")).to_be_visible()
     explorer.settle()
