@@ -50,7 +50,8 @@ class Views(pn.viewable.Viewer):
         super().__init__()
         self._state = state
         self._further = {view.name: view for view in further}
-        self._built: dict[str, pn.viewable.Viewable] = {MAP: on_map}
+        self._on_map = on_map
+        self._built: dict[str, pn.viewable.Viewable] = {}
         labels = {"Map": MAP, **{view.label: view.name for view in further}}
         self.switch = pmui.RadioButtonGroup(
             label="View",
@@ -61,11 +62,10 @@ class Views(pn.viewable.Viewer):
             visible=bool(further),
             sx=ONE_LINE,
         )
-        self._stage = pn.Column(on_map, sizing_mode="stretch_width", margin=0)
+        self._stage = pn.Column(sizing_mode="stretch_width", margin=0)
         self._layout = pn.Column(self.switch, self._stage, sizing_mode="stretch_width", margin=0, min_width=480)
         self.switch.param.watch(lambda event: setattr(state, "view", event.new), "value")
-        state.param.watch(lambda _: self._show(), "view")
-        self._show()
+        state.param.watch(lambda _: self.show(), "view")
 
     def __panel__(self) -> pn.viewable.Viewable:
         return self._layout
@@ -79,12 +79,16 @@ class Views(pn.viewable.Viewer):
     def _known(self) -> str:
         return self._state.view if self._state.view in self._further else MAP
 
-    def _show(self) -> None:
-        """Bring the view that is asked for to the front; the others stay as they are, unseen."""
+    def show(self) -> None:
+        """Bring the view that is asked for to the front; the others stay as they are, unseen.
+
+        A view joins the page when it is first looked at, the map too: a plot that is hidden before it was ever
+        drawn makes Bokeh fail in the browser.
+        """
         name = self._known()
         self.switch.value = name
         if name not in self._built:
-            self._built[name] = pn.panel(self._further[name].build())
+            self._built[name] = self._on_map if name == MAP else pn.panel(self._further[name].build())
             self._stage.append(self._built[name])
         for other, view in self._built.items():
             view.visible = other == name
