@@ -4,9 +4,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
-import panel as pn
-
 from panel_app.data import OpenMap
+from panel_app.html import Html
 from panel_app.points import CLASS, PROMPT, SIGMA, shortened
 from panel_app.theme import PANE_CSS
 
@@ -101,9 +100,9 @@ def hint_small(text: str) -> str:
     return f'<p class="muted small">{escape(text)}</p>'
 
 
-def quiet(text: str) -> pn.pane.HTML:
+def quiet(text: str) -> Html:
     """Return a small quiet sentence as a pane."""
-    return pn.pane.HTML(
+    return Html(
         hint_small(text),
         stylesheets=[PANE_CSS],
         sizing_mode="stretch_width",

@@ -17,6 +17,7 @@ from panel_app.computing.studio import Studio
 from panel_app.data import DataStore
 from panel_app.export.menu import ExportMenu
 from panel_app.generation.panel import GenerationPanel, Results
+from panel_app.html import Html
 from panel_app.inspector import LayersPanel, RunPanel, SamplePanel
 from panel_app.map.embedding_map import EmbeddingMap
 from panel_app.navigation import Navigation, section
@@ -93,7 +94,7 @@ class Dashboard:
             dynamic=False,
         )
         self.tabs.param.watch(lambda event: setattr(self.analysis, "active", event.new == _ANALYSIS), "active")
-        self.welcome = pn.pane.HTML(WELCOME, stylesheets=[PANE_CSS], sizing_mode="stretch_width", visible=False)
+        self.welcome = Html(WELCOME, stylesheets=[PANE_CSS], sizing_mode="stretch_width", visible=False)
         side = pmui.Paper(
             self.tabs,
             elevation=0,
@@ -127,7 +128,7 @@ class Dashboard:
         self.page.param.watch(lambda event: setattr(self.drawing, "dark", event.new), "dark_theme")
 
     def _header(self) -> pn.viewable.Viewable:
-        return pn.pane.HTML(
+        return Html(
             '<div style="display:flex;align-items:baseline;gap:14px;white-space:nowrap">'
             '<span class="muted" style="flex:1">what the layers of a diffusion model know, and which decide</span>'
             f"<span>{link(self._ui_url, 'MLflow')}</span></div>",

@@ -9,6 +9,7 @@ import param
 
 from panel_app.cards import column_label
 from panel_app.data import OpenMap
+from panel_app.html import Html
 from panel_app.session import Session
 from panel_app.theme import PANE_CSS
 
@@ -66,7 +67,7 @@ class FilterPanel(pn.viewable.Viewer):
             sizing_mode="stretch_width",
             margin=(8, 8),
         )
-        self._told = pn.pane.HTML("", stylesheets=[PANE_CSS], sizing_mode="stretch_width", margin=(2, 0))
+        self._told = Html("", stylesheets=[PANE_CSS], sizing_mode="stretch_width", margin=(2, 0))
         self.clear = pmui.Button(
             label="Show all again",
             icon="filter_alt_off",

@@ -10,6 +10,7 @@ from panel_app.analysis.sample_lists import pictures_of, remainder, sample_entri
 from panel_app.cards import facts, hint, hint_small, link, selected_card
 from panel_app.components import Ranking, SampleList
 from panel_app.data import OpenMap
+from panel_app.html import Html
 from panel_app.session import DECIDES, KNOWS, Session
 from panel_app.theme import PANE_CSS
 
@@ -38,9 +39,9 @@ METRIC_LABELS = {
 }
 
 
-def _html(**params: Any) -> pn.pane.HTML:
+def _html(**params: Any) -> Html:
     params.setdefault("sizing_mode", "stretch_width")
-    return pn.pane.HTML("", stylesheets=[PANE_CSS], **params)
+    return Html("", stylesheets=[PANE_CSS], **params)
 
 
 class SamplePanel(pn.viewable.Viewer):

@@ -7,6 +7,7 @@ import panel_material_ui as pmui
 import param
 
 from panel_app.filter_panel import FilterPanel, column_options
+from panel_app.html import Html
 from panel_app.points import sigma_texts
 from panel_app.session import Session
 from panel_app.theme import PANE_CSS
@@ -147,9 +148,9 @@ class Navigation(pn.viewable.Viewer):
         _offer(self.colour, column_options(opened), state.colour_by)
 
 
-def section(title: str) -> pn.pane.HTML:
+def section(title: str) -> Html:
     """Return a quiet heading of the sidebar."""
-    return pn.pane.HTML(f'<div class="overline">{title}</div>', margin=(14, 0, 2, 0), stylesheets=[PANE_CSS])
+    return Html(f'<div class="overline">{title}</div>', margin=(14, 0, 2, 0), stylesheets=[PANE_CSS])
 
 
 def extraction_label(record: Any) -> str:

@@ -12,6 +12,7 @@ from panel_app.clicks import after_typing
 from panel_app.components import Ranking
 from panel_app.computing.job_bar import JobBar
 from panel_app.computing.jobs import JobQueue, Report
+from panel_app.html import Html
 from panel_app.session import Session
 from panel_app.theme import PANE_CSS
 
@@ -76,7 +77,7 @@ class ClusterSection(pn.viewable.Viewer):
         self.table = Ranking(
             self._on_table, columns=[dict(c) for c in COLUMNS], sort={"key": "size", "down": True}, margin=(4, 0)
         )
-        self._told = pn.pane.HTML("", stylesheets=[PANE_CSS], sizing_mode="stretch_width", margin=(2, 0, 4, 0))
+        self._told = Html("", stylesheets=[PANE_CSS], sizing_mode="stretch_width", margin=(2, 0, 4, 0))
         self._layout = pn.Column(
             quiet("HDBSCAN finds dense heaps of samples; points between them are in no cluster."),
             self.space,

@@ -16,6 +16,7 @@ from panel_app.components import Ranking, SampleList
 from panel_app.computing.job_bar import JobBar
 from panel_app.computing.jobs import JobQueue
 from panel_app.data import OpenMap
+from panel_app.html import Html
 from panel_app.points import UNLABELLED
 from panel_app.session import Session
 from panel_app.state import BY_CLASS
@@ -69,7 +70,7 @@ class GroupSection(pn.viewable.Viewer):
     def __init__(self, session: Session, queue: JobQueue, **params: Any) -> None:
         super().__init__(**params)
         self.session = session
-        self._heading = pn.pane.HTML("", stylesheets=[PANE_CSS], sizing_mode="stretch_width", margin=(4, 0, 6, 0))
+        self._heading = Html("", stylesheets=[PANE_CSS], sizing_mode="stretch_width", margin=(4, 0, 6, 0))
         self.by = pmui.Select(
             label="Compare by",
             size="small",

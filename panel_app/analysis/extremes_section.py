@@ -12,6 +12,7 @@ from panel_app.analysis.sample_lists import pictures_of, sample_entries
 from panel_app.cards import column_label, hint
 from panel_app.components import SampleList
 from panel_app.data import OpenMap
+from panel_app.html import Html
 from panel_app.session import Session
 from panel_app.theme import PANE_CSS
 
@@ -74,7 +75,7 @@ class ExtremesSection(pn.viewable.Viewer):
             margin=(8, 0),
             on_click=lambda _: self._toggle_colour(),
         )
-        self._told = pn.pane.HTML("", stylesheets=[PANE_CSS], sizing_mode="stretch_width", margin=(4, 0))
+        self._told = Html("", stylesheets=[PANE_CSS], sizing_mode="stretch_width", margin=(4, 0))
         self.list = SampleList(
             self._on_list,
             pictures_of(session),
@@ -85,7 +86,7 @@ class ExtremesSection(pn.viewable.Viewer):
             detail_help=measure.about,
             margin=(4, 0),
         )
-        about = pn.pane.HTML(hint(measure.about), stylesheets=[PANE_CSS], sizing_mode="stretch_width", margin=0)
+        about = Html(hint(measure.about), stylesheets=[PANE_CSS], sizing_mode="stretch_width", margin=0)
         self._layout = pn.Column(about, self.colour, self._told, self.list, sizing_mode="stretch_width", margin=0)
 
     def __panel__(self) -> pn.viewable.Viewable:

@@ -14,6 +14,7 @@ from panel_app.analysis.enrichment_table import GroupSection
 from panel_app.analysis.extremes_section import OUTLIERS, TRUSTED, ExtremesSection
 from panel_app.cards import hint
 from panel_app.computing.jobs import JobQueue
+from panel_app.html import Html
 from panel_app.session import Session
 from panel_app.theme import PANE_CSS
 
@@ -52,7 +53,7 @@ class AnalysisPanel(pn.viewable.Viewer):
             description="What sets the marked samples apart; dense heaps of samples; samples far from all others; "
             "where the map can be believed.",
         )
-        self._nothing = pn.pane.HTML(hint("Nothing is open."), stylesheets=[PANE_CSS], visible=False)
+        self._nothing = Html(hint("Nothing is open."), stylesheets=[PANE_CSS], visible=False)
         self._stage = pn.Column(self.group, sizing_mode="stretch_width", margin=0)
         self._layout = pn.Column(
             self.part, self._nothing, self._stage, sizing_mode="stretch_width", margin=(0, 16, 16, 16)

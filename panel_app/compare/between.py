@@ -20,6 +20,7 @@ from panel_app.compare.data import FEWEST
 from panel_app.compare.visit import Comparison
 from panel_app.components import BrowserPane
 from panel_app.data import OpenMap
+from panel_app.html import Html
 from panel_app.map.raster import Colouring, Window, disc_radius, draw
 from panel_app.state import Selection
 from panel_app.theme import NEIGHBOUR, PANE_CSS, SELECTED
@@ -122,7 +123,7 @@ class BetweenPanel(pn.viewable.Viewer):
         super().__init__(**params)
         self._comparison = comparison
         self._moving: tuple[Any, Moving | None] = (None, None)
-        self.told = pn.pane.HTML("", stylesheets=[PANE_CSS], sizing_mode="stretch_width", margin=(10, 0, 8, 0))
+        self.told = Html("", stylesheets=[PANE_CSS], sizing_mode="stretch_width", margin=(10, 0, 8, 0))
         self.stage = MovingPicture(self._on_message, margin=0)
         self._layout = pn.Column(self.told, self.stage, sizing_mode="stretch_width", margin=0)
         comparison.param.watch(lambda *_: self.show(), "pairing")

@@ -16,6 +16,7 @@ from panel_app.compare.data import FEWEST, NeighbourhoodChange, nearest
 from panel_app.compare.visit import Comparison
 from panel_app.components import BrowserPane
 from panel_app.data import OpenMap
+from panel_app.html import Html
 from panel_app.points import shortened
 from panel_app.theme import PANE_CSS
 
@@ -73,7 +74,7 @@ class ChangesPanel(pn.viewable.Viewer):
         self.coloured.param.watch(lambda event: self._comparison.set(coloured=event.new), "value")
         self.working = pn.Row(
             pmui.CircularProgress(value=0, variant="indeterminate", size=18, margin=(6, 8)),
-            pn.pane.HTML(hint("Comparing neighbourhoods…"), stylesheets=[PANE_CSS], margin=(6, 0)),
+            Html(hint("Comparing neighbourhoods…"), stylesheets=[PANE_CSS], margin=(6, 0)),
             visible=False,
             margin=0,
         )
@@ -216,5 +217,5 @@ def kept_html(opened: OpenMap, sample_id: str, left: tuple[str, ...], right: tup
     return "".join(parts)
 
 
-def _html(**params: Any) -> pn.pane.HTML:
-    return pn.pane.HTML("", stylesheets=[PANE_CSS], sizing_mode="stretch_width", **params)
+def _html(**params: Any) -> Html:
+    return Html("", stylesheets=[PANE_CSS], sizing_mode="stretch_width", **params)

@@ -9,6 +9,7 @@ import panel as pn
 import panel_material_ui as pmui
 
 from panel_app.compare.visit import Comparison
+from panel_app.html import Html
 from panel_app.navigation import OWN_MAP, extraction_label, map_label, sigma_options
 from panel_app.theme import PANE_CSS
 
@@ -48,7 +49,7 @@ class SideChooser(pn.viewable.Viewer):
             label="σ", description=f"Noise level of the {side} map.", **{**_FIELD, "sizing_mode": None}, width=84
         )
         self.map = pmui.Select(label="Map", description="The layer's own map, or one re-computed of it.", **_FIELD)
-        self.told = pn.pane.HTML("", stylesheets=[PANE_CSS], sizing_mode="stretch_width", margin=(2, 6, 6, 6))
+        self.told = Html("", stylesheets=[PANE_CSS], sizing_mode="stretch_width", margin=(2, 6, 6, 6))
         for widget, action in (
             (self.extraction, lambda run: self._choose(run)),
             (self.layer, lambda layer: self._choose(self.extraction.value, layer)),

@@ -14,6 +14,7 @@ from panel_app.compare.heading import SideChooser
 from panel_app.compare.quality import QualityTable
 from panel_app.compare.visit import COMPARE, Comparison
 from panel_app.compare.zoom import ZoomLink
+from panel_app.html import Html
 from panel_app.map.embedding_map import EmbeddingMap
 from panel_app.session import Session
 from panel_app.theme import PANE_CSS
@@ -60,7 +61,7 @@ class CompareView(pn.viewable.Viewer):
         return self._layout
 
     def _build(self) -> None:
-        self.shared = pn.pane.HTML("", stylesheets=[PANE_CSS], sizing_mode="stretch_width", margin=(10, 12, 0, 2))
+        self.shared = Html("", stylesheets=[PANE_CSS], sizing_mode="stretch_width", margin=(10, 12, 0, 2))
         self.together = pmui.Switch(
             label="Zoom together", size="small", margin=(8, 10),
             description="Zooming or moving one map shows the same part, by its share of the whole, of the other.",
@@ -91,7 +92,7 @@ class CompareView(pn.viewable.Viewer):
             sizing_mode="stretch_width",
             margin=(12, 0, 0, 0),
         )
-        self._waiting = pn.pane.HTML(
+        self._waiting = Html(
             hint("Opening the right-hand map…"), stylesheets=[PANE_CSS], visible=False, margin=(40, 20)
         )
         self._right_map = pn.Column(self.right, self._waiting, sizing_mode="stretch_width", margin=0)

@@ -10,6 +10,7 @@ import panel_material_ui as pmui
 from diffviews.serving.errors import QueueFullError
 from panel_app.cards import hint
 from panel_app.computing.jobs import Job, JobQueue, JobView, Report
+from panel_app.html import Html
 from panel_app.pictures import PREVIEW, picture_address
 from panel_app.session import Severity
 from panel_app.theme import PANE_CSS
@@ -40,9 +41,9 @@ class JobBar(pn.viewable.Viewer):
         self._queue, self._on_over, self._on_done, self._on_told = queue, on_over, on_done, on_told
         self._job: Job | None = None
         self._poll: Any = None
-        self.text = pn.pane.HTML("", stylesheets=[PANE_CSS], margin=(0, 0, 4, 0), sizing_mode="stretch_width")
+        self.text = Html("", stylesheets=[PANE_CSS], margin=(0, 0, 4, 0), sizing_mode="stretch_width")
         self.progress = pmui.LinearProgress(variant="indeterminate", value=0, margin=0, sizing_mode="stretch_width")
-        self.preview = pn.pane.HTML("", stylesheets=[PANE_CSS], margin=(0, 10, 0, 0), visible=False)
+        self.preview = Html("", stylesheets=[PANE_CSS], margin=(0, 10, 0, 0), visible=False)
         self.cancel = pmui.Button(
             label="Cancel",
             icon="close",

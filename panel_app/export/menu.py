@@ -15,6 +15,7 @@ from panel_app.computing.jobs import JobQueue, Report
 from panel_app.export.files import ExportedView, Kind, Scope, make_file
 from panel_app.export.sheet import DPI, WIDTH, view_of
 from panel_app.generation.results import Results
+from panel_app.html import Html
 from panel_app.map.embedding_map import EmbeddingMap
 from panel_app.session import Session
 from panel_app.theme import PANE_CSS, THEME_CONFIG
@@ -76,7 +77,7 @@ class ExportMenu(pn.viewable.Viewer):
         )
         self.buttons = {kind: self._button(kind, label, icon, told) for kind, label, icon, told in _KINDS}
         self.bar = JobBar(self._queue, on_over=self._enable, on_done=self._done, on_told=self._tell)
-        self._told = pn.pane.HTML("", stylesheets=[PANE_CSS], sizing_mode="stretch_width", margin=(6, 0))
+        self._told = Html("", stylesheets=[PANE_CSS], sizing_mode="stretch_width", margin=(6, 0))
         self.saver = Downloader(height=0, margin=0)
         buttons = list(self.buttons.values())
         self.dialog = pmui.Dialog(

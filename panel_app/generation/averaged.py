@@ -7,6 +7,7 @@ import panel as pn
 import panel_material_ui as pmui
 
 from panel_app.cards import hint, thumbnail_strip
+from panel_app.html import Html
 from panel_app.points import short_sigma
 from panel_app.session import Session
 from panel_app.state import Group, Selection
@@ -40,7 +41,7 @@ class Averaged(pn.viewable.Viewer):
             margin=(2, 0),
             description="Otherwise only its neighbours are averaged.",
         )
-        self._told = pn.pane.HTML("", stylesheets=[PANE_CSS], sizing_mode="stretch_width", margin=(12, 0, 8, 0))
+        self._told = Html("", stylesheets=[PANE_CSS], sizing_mode="stretch_width", margin=(12, 0, 8, 0))
         self._layout = pn.Column(self.source, self._told, self.include, sizing_mode="stretch_width", margin=0)
         for widget in (self.source, self.include):
             widget.param.watch(lambda *_: self.show(), "value")

@@ -16,6 +16,7 @@ from panel_app.generation.contradictions import check_recipe, remarks
 from panel_app.generation.fields import slider
 from panel_app.generation.mask_section import MaskSection
 from panel_app.generation.sampling_section import SamplingSection
+from panel_app.html import Html
 from panel_app.session import Session
 from panel_app.theme import PANE_CSS
 
@@ -39,7 +40,7 @@ class GenerationForm(pn.viewable.Viewer):
             description="How many images to make; each starts from noise of its own.",
             **slider(),
         )
-        self._told = pn.pane.HTML("", stylesheets=[PANE_CSS], sizing_mode="stretch_width", margin=(6, 0), visible=False)
+        self._told = Html("", stylesheets=[PANE_CSS], sizing_mode="stretch_width", margin=(6, 0), visible=False)
         self.sampling.steps.param.watch(lambda *_: self._follow_steps(), "value")
         self._build()
         for widget in self._layout.select(WidgetBase):

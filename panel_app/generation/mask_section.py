@@ -7,6 +7,7 @@ import panel_material_ui as pmui
 
 from diffviews.pipelines.recipe import GenerationRecipe
 from panel_app.generation.fields import Shapes, check_region, field, grid_text, read_channels, slider, write_channels
+from panel_app.html import Html
 from panel_app.session import Session
 from panel_app.theme import PANE_CSS
 
@@ -116,7 +117,7 @@ class MaskSection(pn.viewable.Viewer):
             sizing_mode="stretch_width",
             margin=0,
         )
-        self._grid = pn.pane.HTML("", stylesheets=[PANE_CSS], sizing_mode="stretch_width", margin=(2, 0, 6, 0))
+        self._grid = Html("", stylesheets=[PANE_CSS], sizing_mode="stretch_width", margin=(2, 0, 6, 0))
 
     def _adapt(self) -> None:
         """Offer only what has an effect."""

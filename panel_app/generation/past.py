@@ -17,6 +17,7 @@ from panel_app.computing.job_bar import JobBar
 from panel_app.computing.jobs import JobQueue
 from panel_app.computing.studio import Studio
 from panel_app.generation.described import describe
+from panel_app.html import Html
 from panel_app.session import Session
 from panel_app.theme import PANE_CSS
 
@@ -85,7 +86,7 @@ class PastGenerations(pn.viewable.Viewer):
         )
         self.scope.param.watch(lambda *_: self.refresh(), "value")
         self.list = PastList(self._on_list, margin=0)
-        self._told = pn.pane.HTML("", stylesheets=[PANE_CSS], margin=(6, 0), sizing_mode="stretch_width")
+        self._told = Html("", stylesheets=[PANE_CSS], margin=(6, 0), sizing_mode="stretch_width")
         self.newer, self.older = (
             pmui.Button(
                 label=label, variant="text", size="small", margin=0, on_click=lambda _, by=by: self._turn(by)

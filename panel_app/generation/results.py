@@ -11,6 +11,7 @@ import param
 from panel_app.cards import link
 from panel_app.components import Gallery, ResultView
 from panel_app.generation.recipe_text import command_of
+from panel_app.html import Html
 from panel_app.map.embedding_map import EmbeddingMap
 from panel_app.map.overlays import DrawnPath
 from panel_app.pictures import FRAME, INSET, PREVIEW, difference_address, picture_address
@@ -47,9 +48,9 @@ class Results(pn.viewable.Viewer):
         self._kept_paths: frozenset[str] = frozenset()
         self.view = ResultView(self._on_view, margin=(4, 16, 10, 16))
         self.gallery = Gallery(self._on_gallery, margin=0)
-        self._heading = pn.pane.HTML("", stylesheets=[PANE_CSS], sizing_mode="stretch_width", margin=(12, 16, 6, 16))
+        self._heading = Html("", stylesheets=[PANE_CSS], sizing_mode="stretch_width", margin=(12, 16, 6, 16))
         self.past = pn.Column(
-            pn.pane.HTML('<div class="overline">This visit</div>', stylesheets=[PANE_CSS], margin=(14, 0, 6, 0)),
+            Html('<div class="overline">This visit</div>', stylesheets=[PANE_CSS], margin=(14, 0, 6, 0)),
             self.gallery,
             sizing_mode="stretch_width",
             margin=0,

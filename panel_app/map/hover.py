@@ -4,6 +4,7 @@ import panel as pn
 
 from panel_app.cards import hover_card
 from panel_app.data import OpenMap
+from panel_app.html import Html
 from panel_app.map.point_grid import Range
 from panel_app.theme import PANE_CSS
 
@@ -17,7 +18,7 @@ class HoverCard(pn.viewable.Viewer):
 
     def __init__(self) -> None:
         super().__init__()
-        self.pane = pn.pane.HTML("", visible=False, margin=0, stylesheets=[PANE_CSS])
+        self.pane = Html("", visible=False, margin=0, stylesheets=[PANE_CSS])
         self.pane.styles = {"position": "absolute", "left": "0", "top": "0"}
 
     def __panel__(self) -> pn.viewable.Viewable:

@@ -9,6 +9,7 @@ import panel as pn
 from panel_app.cards import column_label
 from panel_app.components import ColourKey
 from panel_app.data import OpenMap
+from panel_app.html import Html
 from panel_app.map.raster import Colouring
 from panel_app.points import short_sigma
 from panel_app.session import Session
@@ -25,7 +26,7 @@ class MapLegend(pn.viewable.Viewer):
         super().__init__(**params)
         self.session = session
         self.key = ColourKey(self._toggle, margin=(6, 12, 8, 12))
-        self.caption = pn.pane.HTML("", margin=(7, 8, 0, 14), sizing_mode="stretch_width", stylesheets=[PANE_CSS])
+        self.caption = Html("", margin=(7, 8, 0, 14), sizing_mode="stretch_width", stylesheets=[PANE_CSS])
         session.param.watch(lambda *_: self.show(), "opened")
         session.state.param.watch(lambda *_: self.show(), ["filter", "colour_by", "highlight"])
         session.state.param.watch(lambda *_: self._tell(), "selection")

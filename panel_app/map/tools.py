@@ -9,6 +9,7 @@ import param
 
 from panel_app.data import OpenMap
 from panel_app.filter import Filter
+from panel_app.html import Html
 from panel_app.map.marking import WAYS, Way
 from panel_app.state import Group
 from panel_app.theme import PANE_CSS
@@ -58,12 +59,12 @@ class MapTools(pn.viewable.Viewer):
         self._tools = {name: _button(icon, text, self._chooser(name)) for name, icon, text in _TOOLS}
         self._build_bar(clear)
         helps = _button("help_outline", "Keys and gestures", lambda _: self.param.update(helping=not self.helping))
-        self.keys = pn.pane.HTML(_key_list(), stylesheets=[PANE_CSS], margin=0, visible=False)
+        self.keys = Html(_key_list(), stylesheets=[PANE_CSS], margin=0, visible=False)
         self.keys.styles = {"position": "absolute", "right": "8px", "top": "4px", "z-index": "20"}
         self.param.watch(lambda event: self.keys.param.update(visible=event.new), "helping")
         self.param.watch(lambda _: self._follow_tool(), "tool")
         self._follow_tool()
-        rule = pn.pane.HTML('<div style="width:1px;height:18px;background:var(--dv-faint)"></div>', margin=(8, 4))
+        rule = Html('<div style="width:1px;height:18px;background:var(--dv-faint)"></div>', margin=(8, 4))
         rule.stylesheets = [PANE_CSS]
         self._layout = pn.Row(*self._tools.values(), rule, *self._zoom, helps, margin=0)
 
@@ -83,10 +84,10 @@ class MapTools(pn.viewable.Viewer):
             margin=(0, 6, 0, 0),
         )
         self._ways.param.watch(lambda event: self.param.update(way=event.new), "value")
-        self._caption = pn.pane.HTML(
+        self._caption = Html(
             '<span class="muted small">Marking:</span>', stylesheets=[PANE_CSS], margin=(8, 4, 0, 0)
         )
-        self._told = pn.pane.HTML("", stylesheets=[PANE_CSS], margin=(8, 6, 0, 0))
+        self._told = Html("", stylesheets=[PANE_CSS], margin=(8, 6, 0, 0))
         self._clear = pmui.Button(
             label="Clear marks",
             icon="close",

@@ -13,6 +13,7 @@ from panel_app.computing.background import Background
 from panel_app.computing.jobs import JobQueue
 from panel_app.computing.studio import Studio
 from panel_app.generation.results import Results
+from panel_app.html import Html
 from panel_app.map.legend import MapLegend
 from panel_app.points import short_sigma
 from panel_app.scenes.cloud import CloudPane
@@ -56,7 +57,7 @@ class NoiseView(pn.viewable.Viewer):
         return self._layout
 
     def _build(self) -> None:
-        self.caption = pn.pane.HTML("", margin=(7, 8, 0, 14), sizing_mode="stretch_width", stylesheets=[PANE_CSS])
+        self.caption = Html("", margin=(7, 8, 0, 14), sizing_mode="stretch_width", stylesheets=[PANE_CSS])
         self.choice = pmui.Select(
             label="Aligned map", description="Aligned maps of this layer that are logged, newest first.", size="small",
             width=260, visible=False, margin=(4, 10),

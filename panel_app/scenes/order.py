@@ -13,6 +13,7 @@ from panel_app.cards import hint
 from panel_app.computing.job_bar import JobBar
 from panel_app.computing.jobs import JobQueue
 from panel_app.computing.studio import Studio
+from panel_app.html import Html
 from panel_app.session import Session
 from panel_app.theme import PANE_CSS
 
@@ -61,7 +62,7 @@ class MapOrder(pn.viewable.Viewer):
         super().__init__(**params)
         self.session, self.studio, self._on_made = session, studio, on_made
         self._order, self._possible, self._ordered_for = ALIGNED, False, None
-        self.text = pn.pane.HTML("", stylesheets=[PANE_CSS], sizing_mode="stretch_width", margin=(0, 0, 10, 0))
+        self.text = Html("", stylesheets=[PANE_CSS], sizing_mode="stretch_width", margin=(0, 0, 10, 0))
         self.button = pmui.Button(icon="scatter_plot", size="small", margin=(0, 0, 4, 0))
         self.button.on_click(lambda _: self.make())
         self.bar = JobBar(queue, on_over=self._enable, on_done=self._done, on_told=session.tell)

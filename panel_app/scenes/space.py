@@ -12,6 +12,7 @@ from panel_app.computing.background import Background
 from panel_app.computing.jobs import JobQueue
 from panel_app.computing.studio import Studio
 from panel_app.generation.results import Results
+from panel_app.html import Html
 from panel_app.map.legend import MapLegend
 from panel_app.points import short_sigma
 from panel_app.scenes.cloud import CloudPane
@@ -52,7 +53,7 @@ class SpaceView(pn.viewable.Viewer):
         return self._layout
 
     def _build(self) -> None:
-        self.caption = pn.pane.HTML("", margin=(7, 8, 0, 14), sizing_mode="stretch_width", stylesheets=[PANE_CSS])
+        self.caption = Html("", margin=(7, 8, 0, 14), sizing_mode="stretch_width", stylesheets=[PANE_CSS])
         self.axis = pmui.RadioButtonGroup(
             label="Third dimension", options={"Noise level": SIGMA_AXIS, "UMAP": THREE_AXES}, value=self._wanted_axis(),
             size="small", margin=(4, 10), sx=ONE_LINE,

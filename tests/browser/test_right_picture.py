@@ -60,7 +60,7 @@ def test_picture_is_that_of_the_sample_clicked_on_every_map(new_page, url, data,
         # Compared, in three dimensions, and loaded again.
         for view in ("Compare", "3-D", "Map"):
             page.get_by_role("group", name="View").get_by_role("button", name=view, exact=True).click()
-            explorer.wait(lambda: selected(explorer) == chosen)
+            explorer.wait(lambda explorer=explorer, chosen=chosen: selected(explorer) == chosen)
         page.reload()
         expect(page.locator(".bk-events").first).to_be_visible(timeout=60_000)
         expect_picture(explorer, chosen, this.samples)

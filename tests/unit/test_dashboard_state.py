@@ -3,6 +3,7 @@
 import pytest
 
 from panel_app.filter import Filter
+from panel_app.html import Html
 from panel_app.state import Address, Selection, ViewState
 
 
@@ -94,3 +95,13 @@ def test_model_of_the_settings_is_read_from_the_environment():
 
     assert Settings.read([], {"DIFFVIEWS_MODEL": "sd-v1.5"}).model == "sd-v1.5"
     assert Settings.read(["--model", "sdxl"], {"DIFFVIEWS_MODEL": "sd-v1.5"}).model == "sdxl"
+
+
+def test_hidden_html_is_hidden_by_its_style_and_keeps_its_own():
+    pane = Html("text", visible=False, styles={"left": "0"})
+    model = pane.get_root()
+    assert (model.visible, model.styles) == (True, {"left": "0", "display": "none"})
+    pane.visible = True
+    assert (model.visible, model.styles) == (True, {"left": "0"})
+    pane.param.update(visible=False, styles={"top": "1"})
+    assert (model.visible, model.styles) == (True, {"top": "1", "display": "none"})

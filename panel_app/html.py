@@ -1,0 +1,21 @@
+"""HTML that may be hidden at any moment."""
+
+from typing import Any
+
+import panel as pn
+
+
+class Html(pn.pane.HTML):
+    """A pane of HTML whose `visible` is a style.
+
+    Panel's own fails in the browser, and with it whatever arrived in the same message, when it becomes visible
+    before it was drawn for the first time.
+    """
+
+    def _process_param_change(self, params: dict[str, Any]) -> dict[str, Any]:
+        changed = super()._process_param_change(params)
+        if "visible" in changed or "styles" in changed:
+            changed.pop("visible", None)
+            hidden = {} if self.visible else {"display": "none"}
+            changed["styles"] = {**(self.styles or {}), **hidden}
+        return changed
