@@ -16,6 +16,6 @@ class Html(pn.pane.HTML):
         changed = super()._process_param_change(params)
         if "visible" in changed or "styles" in changed:
             changed.pop("visible", None)
-            hidden = {} if self.visible else {"display": "none"}
-            changed["styles"] = {**(self.styles or {}), **hidden}
+            # Named either way: Bokeh does not take back a style that is merely left out.
+            changed["styles"] = {**(self.styles or {}), "display": "block" if self.visible else "none"}
         return changed

@@ -102,6 +102,6 @@ def test_hidden_html_is_hidden_by_its_style_and_keeps_its_own():
     model = pane.get_root()
     assert (model.visible, model.styles) == (True, {"left": "0", "display": "none"})
     pane.visible = True
-    assert (model.visible, model.styles) == (True, {"left": "0"})
+    assert (model.visible, model.styles) == (True, {"left": "0", "display": "block"})
     pane.param.update(visible=False, styles={"top": "1"})
     assert (model.visible, model.styles) == (True, {"top": "1", "display": "none"})

@@ -169,7 +169,7 @@ def test_watch_tells_queued_and_running_and_ends_with_the_reason(engine):
         client = WorkerClient(url, TOKEN)
         job = client.submit_generation(RECIPE)
         deadline = time.monotonic() + 60
-        while client.status(job).state != "running":  # before what the next one raises is set
+        while client.status(job.id).state != "running":  # before what the next one raises is set
             assert time.monotonic() < deadline
         engine.raises = TrackingError("the store is down")
         behind = client.submit_generation(RECIPE)
