@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from typing import Any
 
-import panel as pn
 from bokeh.models import BoxSelectTool, LassoSelectTool, PanTool
 from bokeh.plotting import figure as Figure
 
@@ -79,7 +78,8 @@ class MapFigure:
 
     def _change(self, change: Callable[[], Any]) -> None:
         """Change Bokeh models once the document's lock is free; stream callbacks and threads do not hold it."""
-        if self.figure is None or self.figure.document is None:
+        document = None if self.figure is None else self.figure.document
+        if document is None or document.session_context is None:
             change()
-        else:
-            pn.state.execute(change, schedule=True)
+        else:  # not by pn.state.execute, which in a thread knows no document and changes the models at once
+            document.add_next_tick_callback(change)
