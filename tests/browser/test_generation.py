@@ -29,8 +29,10 @@ def fill(explorer, label, value):
 
 def generate(explorer):
     explorer.button("Generate").click()
-    expect(explorer.page.get_by_text(re.compile(r"^Generating: "))).to_be_visible()
-    expect(explorer.button("Generate")).to_be_enabled(timeout=120_000)
+    going_on = explorer.page.get_by_text(re.compile(r"^Generating: "))
+    expect(going_on).to_be_visible()
+    expect(going_on).to_be_hidden(timeout=120_000)
+    expect(explorer.button("Generate")).to_be_enabled()
 
 
 def newest(workspace, layer):
