@@ -22,9 +22,10 @@ def page() -> pmui.Page:
     except DiffViewsError as error:
         alert = pmui.Alert(object=str(error), title="The dashboard cannot open", severity="error", margin=24)
         return pmui.Page(title="DiffViews", main=[alert], theme_config=THEME_CONFIG)
-    dashboard = Dashboard(store, studio, JobQueue(shared_queue()), ui_url=settings.mlflow_ui)
+    queue = JobQueue(shared_queue())
+    dashboard = Dashboard(store, studio, queue, ui_url=settings.mlflow_ui, first=settings.first_values)
     location = pn.state.location
-    query = dict(location.query_params) if location else {}
+    query = ({"run": settings.run} if settings.run else {}) | (dict(location.query_params) if location else {})
     dashboard.open(query, experiment=settings.experiment, model=settings.model)
     pn.state.on_session_destroyed(lambda _: dashboard.close())
     return dashboard.page

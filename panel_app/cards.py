@@ -4,8 +4,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
-from panel_app.data import OpenMap
 from panel_app.html import Html
+from panel_app.open_map import OpenMap
 from panel_app.points import CLASS, PROMPT, SIGMA, shortened
 from panel_app.theme import PANE_CSS
 

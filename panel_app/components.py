@@ -104,7 +104,7 @@ class Ranking(BrowserPane):
 class Gallery(BrowserPane):
     """This visit's generations as thumbnails: {show: id} shows one, {path: id, on} draws its path."""
 
-    entries = param.List(doc="[{id, src, title, detail, help, url, active, drawn, drawable}]")
+    entries = param.List(doc="[{id, src, title, detail, help, url, active, drawn, drawable, colour}]")
 
     _esm = _ESM / "gallery.js"
 

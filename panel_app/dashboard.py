@@ -17,6 +17,7 @@ from panel_app.computing.studio import Studio
 from panel_app.data import DataStore
 from panel_app.export.menu import ExportMenu
 from panel_app.generation.panel import GenerationPanel, Results
+from panel_app.generation.sampling_section import MODELS_OWN, FirstValues
 from panel_app.html import Html
 from panel_app.inspector import LayersPanel, RunPanel, SamplePanel
 from panel_app.map.embedding_map import EmbeddingMap
@@ -48,7 +49,15 @@ UNOPENED = """
 class Dashboard:
     """One visitor's page."""
 
-    def __init__(self, store: DataStore, studio: Studio, queue: JobQueue, *, ui_url: str | None = None) -> None:
+    def __init__(
+        self,
+        store: DataStore,
+        studio: Studio,
+        queue: JobQueue,
+        *,
+        ui_url: str | None = None,
+        first: FirstValues = MODELS_OWN,
+    ) -> None:
         self.session, self._queue = Session(store), queue
         self.drawing = EmbeddingMap(self.session)
         self.results = Results(self.session, self.drawing)
@@ -59,7 +68,7 @@ class Dashboard:
         self.navigation.add(section("Extract further layers"), self.order, self.pending)
         self.banner = StoreBanner(self.session)
         self.samples = SamplePanel(self.session)
-        self.generation = GenerationPanel(self.session, studio, queue, self.results)
+        self.generation = GenerationPanel(self.session, studio, queue, self.results, first)
         self.analysis = AnalysisPanel(self.session)
         self.exports = ExportMenu(self.session, self.drawing, self.results)
         self.layers = LayersPanel(self.session)

@@ -8,8 +8,8 @@ import panel_material_ui as pmui
 import param
 
 from panel_app.cards import column_label
-from panel_app.data import OpenMap
 from panel_app.html import Html
+from panel_app.open_map import OpenMap
 from panel_app.session import Session
 from panel_app.theme import PANE_CSS
 

@@ -83,7 +83,7 @@ def _classes(known: pd.DataFrame, samples: SampleSet, rows: np.ndarray) -> "pd.C
     texts = {int(label.iloc[i]): _class_text(samples, int(rows[i])) for i in firsts}
     names = label.map(texts).astype("string").fillna(UNLABELLED)
     order = [texts[value] for value in sorted(texts)] + [UNLABELLED]
-    occurring = set(names)
+    occurring = set(names.unique())
     return pd.Categorical(names, categories=[name for name in dict.fromkeys(order) if name in occurring])
 
 

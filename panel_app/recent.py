@@ -9,10 +9,15 @@ T = TypeVar("T")
 
 
 class Recent(Generic[T]):
-    """The most recently used values by key; each is made once, even when several threads ask at a time."""
+    """The most recently used values by key; each is made once, even when several threads ask at a time.
 
-    def __init__(self, size: int) -> None:
-        self._size = size
+    Args:
+        size: how many are kept.
+        weigh: how many a value counts as; the newest is kept whatever it weighs. None: each counts as one.
+    """
+
+    def __init__(self, size: int, weigh: Callable[[T], int] | None = None) -> None:
+        self._size, self._weigh = size, weigh
         self._values: OrderedDict[Hashable, T] = OrderedDict()
         self._locks: dict[Hashable, threading.Lock] = {}
         self._guard = threading.Lock()
@@ -37,6 +42,9 @@ class Recent(Generic[T]):
             with self._guard:
                 self._values[key] = value
                 self._locks.pop(key, None)
-                while len(self._values) > self._size:
+                while len(self._values) > 1 and self._weight() > self._size:
                     self._values.popitem(last=False)
             return value
+
+    def _weight(self) -> int:
+        return sum(map(self._weigh, self._values.values())) if self._weigh else len(self._values)

@@ -11,7 +11,8 @@ import param
 from diffviews.errors import DiffViewsError, RunNotFoundError
 from diffviews.noise import format_sigma
 from panel_app.analysis.clustering import CLUSTER, Clustering, FoundClusters
-from panel_app.data import DataStore, Neighbour, OpenMap
+from panel_app.data import DataStore
+from panel_app.open_map import Neighbour, OpenMap
 from panel_app.scenes.place import ANYWHERE
 from panel_app.state import MAP, Address, Group, Selection, ViewState
 

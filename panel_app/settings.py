@@ -2,11 +2,13 @@
 
 import argparse
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
+from diffviews.core.request import GenerationRequest
 from diffviews.errors import ConfigError
+from panel_app.generation.sampling_section import FirstValues
 
 _VARIABLES = {
     "profile": "DIFFVIEWS_PROFILE",
@@ -17,7 +19,12 @@ _VARIABLES = {
     "mlflow_ui": "DIFFVIEWS_MLFLOW_UI",
     "checkpoint": "DIFFVIEWS_CHECKPOINT",
     "worker": "DIFFVIEWS_WORKER_URL",
+    "adapter": "DIFFVIEWS_ADAPTER",
+    "run": "DIFFVIEWS_RUN",
+    "num_steps": "DIFFVIEWS_NUM_STEPS",
+    "guidance_scale": "DIFFVIEWS_GUIDANCE_SCALE",
 }
+_NUMBERS: dict[str, Callable[[str], Any]] = {"num_steps": int, "guidance_scale": float}
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +47,17 @@ class Settings:
     """Weights for models whose extraction names none."""
     worker: str | None = None
     """Address of a worker that generates in this host's place; DIFFVIEWS_WORKER_TOKEN holds its token."""
+    adapter: str | None = None
+    """Model that the checkpoint is of; None: any whose extraction names none."""
+    run: str | None = None
+    """Extraction, layer, map or generation that a visit opens whose address names none."""
+    num_steps: int | None = None
+    """The generation form's first number of steps; None takes the model's own."""
+    guidance_scale: float | None = None
+    """The generation form's first guidance; None takes the model's own."""
 
     def __post_init__(self) -> None:
+        GenerationRequest(num_steps=self.num_steps, guidance_scale=self.guidance_scale)  # refuses impossible ones
         if self.mlflow_ui and not self.mlflow_ui.startswith(("http://", "https://")):
             raise ConfigError(f"the MLflow UI address {self.mlflow_ui!r} must start with http:// or https://")
 
@@ -52,4 +68,16 @@ class Settings:
         for name, variable in _VARIABLES.items():
             parser.add_argument("--" + name.replace("_", "-"), default=environment.get(variable) or None)
         values = vars(parser.parse_args(list(arguments)))
-        return cls(**{name: value for name, value in values.items() if value is not None})
+        return cls(**{name: _typed(name, value) for name, value in values.items() if value is not None})
+
+    @property
+    def first_values(self) -> FirstValues:
+        """What the generation form says first."""
+        return FirstValues(self.num_steps, self.guidance_scale)
+
+
+def _typed(name: str, text: str) -> Any:
+    try:
+        return _NUMBERS.get(name, str)(text)
+    except ValueError as error:
+        raise ConfigError(f"{name} is {text!r}, which is no number; write one such as 18") from error

@@ -11,7 +11,7 @@ from diffviews.pipelines.workspace import open_workspace
 from diffviews.serving.client import WorkerClient
 from panel_app.computing.local_studio import LocalStudio
 from panel_app.computing.remote_studio import RemoteStudio
-from panel_app.computing.studio import Studio
+from panel_app.computing.studio import GivenCheckpoint, Studio
 from panel_app.data import DataStore
 from panel_app.library import LoggedRuns
 from panel_app.map import raster
@@ -30,10 +30,11 @@ def shared(settings: Settings) -> tuple[DataStore, Studio]:
         os.environ["MLFLOW_TRACKING_URI"] = settings.tracking_uri
     workspace = open_workspace(settings.profile, settings.experiment, check_artifacts=False)
     store = DataStore(LoggedRuns(workspace, settings.mlflow_ui))
+    checkpoint = GivenCheckpoint(settings.checkpoint, settings.adapter)
     if settings.worker:
         client = WorkerClient(settings.worker)
-        return store, RemoteStudio(client, workspace, settings.experiment, settings.checkpoint)
-    return store, LocalStudio(workspace, settings.device, settings.checkpoint)
+        return store, RemoteStudio(client, workspace, settings.experiment, checkpoint)
+    return store, LocalStudio(workspace, settings.device, checkpoint)
 
 
 def compile_drawing() -> None:

@@ -11,8 +11,11 @@ SELECTED = "#2f6fed"
 NEIGHBOUR = "#e5484d"
 """Rings of neighbours: thin for suggested, thick for chosen by hand."""
 
-PATH = "#0f9d8a"
-"""Denoising path with the mask."""
+PATHS = ("#0f9d8a", "#c2710c", "#a44ee0", "#7a8f12", "#d946a0", "#96624a")
+"""Denoising paths with the mask, one a generation: none like a ring or the path without the mask."""
+
+PATH = PATHS[0]
+"""Denoising path where there is but one."""
 
 BASELINE_PATH = "#8a8f98"
 """Denoising path of the same noise without the mask."""

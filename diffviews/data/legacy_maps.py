@@ -1,7 +1,7 @@
 """Maps of the older layout: coordinates in `embeddings/*.csv`, their parameters in the `.json` beside."""
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ import pandas as pd
 
 from diffviews.data.legacy import LegacyDataset
 from diffviews.data.legacy_records import read_json
-from diffviews.errors import CorruptDataError
+from diffviews.errors import CorruptDataError, SampleSetError
 
 logger = logging.getLogger(__name__)
 
@@ -45,15 +45,33 @@ class LegacyMap:
         return (self.path, beside) if beside.exists() else (self.path,)
 
 
-def read_maps(dataset: LegacyDataset) -> list[LegacyMap]:
+def read_maps(dataset: LegacyDataset, further: Sequence[Path] = ()) -> list[LegacyMap]:
     """Return the maps whose rows are samples of the data set, by file name.
 
     A map of other samples is left out; one of these and others as well, which the log says.
 
+    Args:
+        dataset: whose model's folder holds `embeddings/*.csv`.
+        further: tables that lie elsewhere; those of the folder are read once.
+
     Raises:
         CorruptDataError: if a table cannot be read or a coordinate is not finite; the file is named.
     """
-    return [found for path in _tables(dataset) if (found := _read_map(path, dataset)) is not None]
+    own = list(_tables(dataset))
+    tables = [*own, *(path for path in further if path.resolve() not in own)]
+    return [found for path in tables if (found := _read_map(path, dataset)) is not None]
+
+
+def tables_in(path: Path) -> list[Path]:
+    """Return the tables that a path names: itself, or the `.csv` files of a folder by name.
+
+    Raises:
+        SampleSetError: if there is none.
+    """
+    found = sorted(path.glob("*.csv")) if path.is_dir() else [path] if path.is_file() else []
+    if not found:
+        raise SampleSetError(f"{path} is no table of coordinates and no folder of .csv files")
+    return found
 
 
 def _tables(dataset: LegacyDataset) -> Iterator[Path]:

@@ -37,6 +37,14 @@ class SampleIndex:
     def __contains__(self, sample_id: object) -> bool:
         return sample_id in self._rows
 
+    def row(self, sample_id: str) -> int:
+        """Return the row of one id.
+
+        Raises:
+            KeyError: if it is unknown.
+        """
+        return self._rows[sample_id]
+
     def rows_of(self, sample_ids: Iterable[str]) -> np.ndarray:
         """Return the row of each id, (n,) int64, in the order asked, repeats included.
 
@@ -46,13 +54,18 @@ class SampleIndex:
         wanted = [sample_ids] if isinstance(sample_ids, str) else list(sample_ids)
         if not wanted:
             raise SelectionError("the selection is empty; choose at least one sample")
-        unknown = [sample_id for sample_id in wanted if sample_id not in self._rows]
-        if unknown:
-            shown = ", ".join(map(repr, unknown[:3])) + (" …" if len(unknown) > 3 else "")
-            raise SelectionError(
-                f"{len(unknown)} of {len(wanted)} selected samples are not among these {len(self)}: {shown}"
-            )
-        return np.fromiter((self._rows[sample_id] for sample_id in wanted), dtype=np.int64, count=len(wanted))
+        try:
+            return np.fromiter(map(self._rows.__getitem__, wanted), dtype=np.int64, count=len(wanted))
+        except KeyError:
+            unknown = [sample_id for sample_id in wanted if sample_id not in self._rows]
+        shown = ", ".join(map(repr, unknown[:3])) + (" …" if len(unknown) > 3 else "")
+        raise SelectionError(
+            f"{len(unknown)} of {len(wanted)} selected samples are not among these {len(self)}: {shown}"
+        )
+
+    def find(self, sample_ids: Iterable[str]) -> np.ndarray:
+        """Return the row of each id, (n,) int64, -1 for an id that is not here."""
+        return np.fromiter((self._rows.get(sample_id, -1) for sample_id in sample_ids), dtype=np.int64)
 
     def check_rows(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
         """Return row numbers as (n,) int64 after checking that there are any and each is in range."""

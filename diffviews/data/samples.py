@@ -49,7 +49,7 @@ class SampleSet:
         if len(frame) != len(self.pictures):
             raise SampleSetError(f"a table of {len(frame)} rows does not fit {len(self.pictures)} images")
         object.__setattr__(self, "_frame", frame)
-        object.__setattr__(self, "index", SampleIndex(tuple(frame["sample_id"])))
+        object.__setattr__(self, "index", SampleIndex(tuple(frame["sample_id"].tolist())))
 
     @classmethod
     def from_images(

@@ -1,7 +1,7 @@
 """The `import` job: a data folder in the older layout becomes runs like those of an extraction."""
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from hashlib import sha256
 from pathlib import Path
@@ -14,7 +14,7 @@ from diffviews.data.activations import ActivationWriter
 from diffviews.data.disk import format_bytes, require_disk_space
 from diffviews.data.layout import estimate_bytes
 from diffviews.data.legacy import LegacyModel, find_models, read_dataset
-from diffviews.data.legacy_maps import LegacyMap, read_maps
+from diffviews.data.legacy_maps import LegacyMap, read_maps, tables_in
 from diffviews.errors import ConfigError, SampleSetError, unknown_name
 from diffviews.lightning.extraction import LayerKey
 from diffviews.noise import format_sigma
@@ -70,6 +70,8 @@ def import_legacy(
     model: str | None = None,
     layers: tuple[str, ...] = ("all",),
     *,
+    embeddings: str | None = None,
+    adapter: str | None = None,
     maps: MapParameters = MapParameters(),
     force: bool = False,
     profile: str | None = None,
@@ -84,6 +86,8 @@ def import_legacy(
         path: folder that holds the models' folders, or one model's folder.
         model: import this one only, by its folder or adapter; or the adapter, where config.json names none.
         layers: layers to import, or all.
+        embeddings: further table of coordinates, or folder of such, that does not lie in embeddings/.
+        adapter: adapter of the folders whose config.json names none.
         maps: parameters of each layer's map.
         force: import again even if a finished run has the same fingerprint.
         profile: tracking profile of mlruns_config.
@@ -92,14 +96,27 @@ def import_legacy(
     Raises:
         DiffViewsError: with the reason, for any input it refuses; nothing is logged then.
     """
-    plans = [plan for found, name in _models(Path(path), model) for plan in _plans(found, name, layers, maps)]
+    tables = tables_in(Path(embeddings)) if embeddings else []
+    models = _models(Path(path), model, adapter)
+    plans = [plan for found, name in models for plan in _plans(found, name, layers, maps, tables)]
     if not plans:
         raise SampleSetError(f"{path} holds no data set: no metadata/*/dataset_info.json, no folder in activations/")
+    _check_used(tables, plans)
     workspace = open_workspace(profile, experiment)
     return ImportOutcome(tuple(_run_or_reuse(plan, workspace, force=force) for plan in plans))
 
 
-def _models(path: Path, wanted: str | None) -> Iterator[tuple[LegacyModel, str]]:
+def _check_used(tables: Sequence[Path], plans: Sequence[ImportPlan]) -> None:
+    """Refuse tables of coordinates that are all of other samples than those imported."""
+    used = {original.path.resolve() for plan in plans for original in plan.originals}
+    if tables and not used.intersection(table.resolve() for table in tables):
+        raise SampleSetError(
+            f"{tables[0]} gives no coordinates of the imported samples; it needs the columns sample_id, umap_x and "
+            "umap_y, with ids that the data set has"
+        )
+
+
+def _models(path: Path, wanted: str | None, adapter: str | None) -> Iterator[tuple[LegacyModel, str]]:
     """Yield the models to import with the names of their adapters."""
     found = find_models(path)
     if wanted is not None:
@@ -110,17 +127,19 @@ def _models(path: Path, wanted: str | None) -> Iterator[tuple[LegacyModel, str]]
             raise ConfigError(unknown_name("model", wanted, dict.fromkeys(options)))
         found = chosen
     for model in found:
-        name = model.adapter or wanted
+        name = model.adapter or adapter or wanted
         if name is None:
-            raise ConfigError(f"{model.folder} has no config.json that names an adapter; give it by --model")
+            raise ConfigError(f"{model.folder} has no config.json that names an adapter; give it by --adapter")
         yield model, name
 
 
-def _plans(model: LegacyModel, name: str, layers: tuple[str, ...], maps: MapParameters) -> Iterator[ImportPlan]:
+def _plans(
+    model: LegacyModel, name: str, layers: tuple[str, ...], maps: MapParameters, tables: Sequence[Path]
+) -> Iterator[ImportPlan]:
     about = ImportedModel.of(model, name)
     for dataset_name in model.datasets():
         dataset = read_dataset(model, dataset_name)
-        yield ImportPlan.of(dataset, about, layers, read_maps(dataset), maps)
+        yield ImportPlan.of(dataset, about, layers, read_maps(dataset, tables), maps)
 
 
 def _run_or_reuse(plan: ImportPlan, workspace: Workspace, *, force: bool) -> ImportedRun:

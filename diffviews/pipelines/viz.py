@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 
+from diffviews.adapters.registry import get_adapter
+from diffviews.core.request import GenerationRequest
 from diffviews.device import resolve_device
 from diffviews.errors import ConfigError
 from diffviews.pipelines.dashboard_access import check_access
@@ -73,8 +75,12 @@ def viz(
     *,
     address: str = ADDRESS,
     data_dir: str | None = None,
+    embeddings: str | None = None,
     model: str | None = None,
     checkpoint_path: str | None = None,
+    adapter: str | None = None,
+    num_steps: int | None = None,
+    guidance_scale: float | None = None,
     worker: str | None = None,
     profile: str | None = None,
     experiment: str | None = None,
@@ -88,8 +94,14 @@ def viz(
         device: for generations: auto, cpu, cuda, cuda:N or mps.
         address: to listen on; anything but 127.0.0.1 lets others in.
         data_dir: data folder in the older layout to import first.
+        embeddings: table of coordinates (<model>/embeddings/<name>.csv) of that layout, or folder of such: import it
+            with what it is of, and open it first; without data_dir, from the model's folder that it lies in.
         model: open this model first; with data_dir, import this one alone.
         checkpoint_path: weights for generations from runs that name none.
+        adapter: what checkpoint_path is weights of, so that runs of other models do without it; and the adapter of
+            imported folders whose config.json names none.
+        num_steps: sampler steps that the form of generations shows first; null shows the model's own.
+        guidance_scale: guidance that the form shows first; null shows the model's own.
         worker: address of a worker that generates in place of this machine; DIFFVIEWS_WORKER_TOKEN holds its token.
         profile: tracking profile of mlruns_config.
         experiment: MLflow experiment to open first.
@@ -99,10 +111,14 @@ def viz(
     check_access(address)
     if worker is not None and not worker.startswith(("http://", "https://")):
         raise ConfigError(f"worker address {worker!r} must start with http:// or https://")
-    if data_dir is not None:
-        from diffviews.pipelines.import_legacy import import_legacy  # all that maps need, which serving does not
+    _check_generations(adapter, checkpoint_path or data_dir or embeddings, num_steps, guidance_scale)
+    first = None
+    if data_dir is not None or embeddings is not None:
+        from diffviews.pipelines.older_data import import_older_data  # all that maps need, which serving does not
 
-        logger.info("%s", import_legacy(data_dir, model=model, profile=profile, experiment=experiment))
+        first = import_older_data(
+            data_dir, embeddings, model=model, adapter=adapter, profile=profile, experiment=experiment
+        )
     programs = Programs()
     before = signal.signal(signal.SIGTERM, _interrupt)  # or the servers would outlive this program
     try:
@@ -116,8 +132,17 @@ def viz(
             "DIFFVIEWS_MLFLOW_UI": mlflow_ui or "",
             "DIFFVIEWS_EXPERIMENT": experiment or chosen.experiment,
         }
-        named = {"MODEL": model, "CHECKPOINT": absolute(checkpoint_path), "WORKER_URL": worker, "PROFILE": profile}
-        environment |= {f"DIFFVIEWS_{name}": value for name, value in named.items() if value is not None}
+        named = {
+            "MODEL": model,
+            "CHECKPOINT": absolute(checkpoint_path),
+            "ADAPTER": adapter,
+            "WORKER_URL": worker,
+            "PROFILE": profile,
+            "RUN": first,
+            "NUM_STEPS": num_steps,
+            "GUIDANCE_SCALE": guidance_scale,
+        }
+        environment |= {f"DIFFVIEWS_{name}": str(value) for name, value in named.items() if value is not None}
         programs.start("the dashboard", dashboard_command(port, address), environment, port)
         logger.info("Dashboard   http://%s:%d/app", ADDRESS, port)
         logger.info("Press Ctrl-C to stop.")
@@ -127,6 +152,30 @@ def viz(
     finally:
         programs.stop()
         signal.signal(signal.SIGTERM, before)
+
+
+def _check_generations(
+    adapter: str | None, of: str | None, num_steps: int | None, guidance_scale: float | None
+) -> None:
+    """Refuse what the dashboard's first generation would fail of.
+
+    Args:
+        adapter: name of one.
+        of: what the adapter is named for: a checkpoint or a data folder.
+        num_steps: sampler steps.
+        guidance_scale: classifier-free guidance.
+
+    Raises:
+        DiffViewsError: with the value and a remedy.
+    """
+    if adapter is not None:
+        get_adapter(adapter)
+        if of is None:
+            raise ConfigError(
+                f"--adapter {adapter} says what a checkpoint or a data folder is of; give --checkpoint-path or "
+                "--data-dir as well, or --model to open a model first"
+            )
+    GenerationRequest(num_steps=num_steps, guidance_scale=guidance_scale)
 
 
 def _interrupt(*_: object) -> None:

@@ -14,8 +14,8 @@ from diffviews.data.pictures import encode_png
 from experiments.benchmarks.benchmark import Benchmark, Measurement, Row, Setting
 from experiments.benchmarks.measurement import Target, interleave, seconds_of
 from experiments.benchmarks.synthetic import CLUSTERS, cluster_of
-from panel_app.data import OpenMap
 from panel_app.map.raster import Window, draw_points
+from panel_app.open_map import OpenMap
 
 T = TypeVar("T")
 

@@ -9,7 +9,7 @@ import pandas as pd
 
 from diffviews.processing.clusters import NONE, ClusterSummary, describe_clusters, find_clusters
 from diffviews.processing.enrichment import enrich_words
-from panel_app.data import OpenMap
+from panel_app.open_map import OpenMap
 from panel_app.points import CLASS, LEVEL, NO_CLUSTER, UNLABELLED
 from panel_app.state import Space
 

@@ -15,8 +15,8 @@ from panel_app.cards import column_label, hint, quiet
 from panel_app.components import Ranking, SampleList
 from panel_app.computing.job_bar import JobBar
 from panel_app.computing.jobs import JobQueue
-from panel_app.data import OpenMap
 from panel_app.html import Html
+from panel_app.open_map import OpenMap
 from panel_app.points import UNLABELLED
 from panel_app.session import Session
 from panel_app.state import BY_CLASS

@@ -11,8 +11,8 @@ from panel_app.analysis.clustering import TRUST
 from panel_app.analysis.sample_lists import pictures_of, sample_entries
 from panel_app.cards import column_label, hint
 from panel_app.components import SampleList
-from panel_app.data import OpenMap
 from panel_app.html import Html
+from panel_app.open_map import OpenMap
 from panel_app.session import Session
 from panel_app.theme import PANE_CSS
 

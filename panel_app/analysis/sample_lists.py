@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from panel_app.data import OpenMap
+from panel_app.open_map import OpenMap
 from panel_app.points import shortened
 from panel_app.session import Session
 

@@ -19,9 +19,9 @@ from panel_app.compare.against import BETWEEN
 from panel_app.compare.data import FEWEST
 from panel_app.compare.visit import Comparison
 from panel_app.components import BrowserPane
-from panel_app.data import OpenMap
 from panel_app.html import Html
 from panel_app.map.raster import Colouring, Window, disc_radius, draw
+from panel_app.open_map import OpenMap
 from panel_app.state import Selection
 from panel_app.theme import NEIGHBOUR, PANE_CSS, SELECTED
 

@@ -15,8 +15,8 @@ from panel_app.compare.against import LARGEST_K
 from panel_app.compare.data import FEWEST, NeighbourhoodChange, nearest
 from panel_app.compare.visit import Comparison
 from panel_app.components import BrowserPane
-from panel_app.data import OpenMap
 from panel_app.html import Html
+from panel_app.open_map import OpenMap
 from panel_app.points import shortened
 from panel_app.theme import PANE_CSS
 

@@ -14,7 +14,7 @@ from diffviews.processing.neighbors import exact_neighbors
 from panel_app.recent import Recent
 
 if TYPE_CHECKING:
-    from panel_app.data import OpenMap
+    from panel_app.open_map import OpenMap
 
 CHANGE = "neighborhood_change"
 """Column of a compared map: share of a sample's nearest that are others on the other map."""

@@ -7,7 +7,7 @@ from typing import Any
 import param
 
 from panel_app.compare.data import CHANGE, NeighbourhoodChange
-from panel_app.data import OpenMap
+from panel_app.open_map import OpenMap
 from panel_app.session import Session, Severity
 from panel_app.state import Selection
 

@@ -11,7 +11,8 @@ from panel_app.compare.against import Against
 from panel_app.compare.data import NeighbourhoodChange, Pairing
 from panel_app.compare.sides import Side
 from panel_app.computing.background import Background
-from panel_app.data import DataStore, OpenMap
+from panel_app.data import DataStore
+from panel_app.open_map import OpenMap
 from panel_app.session import Session, best_layer, standing
 
 COMPARE = "compare"

@@ -3,8 +3,8 @@
 from typing import Any
 
 from panel_app.compare.visit import Comparison
-from panel_app.data import OpenMap
 from panel_app.map.embedding_map import EmbeddingMap
+from panel_app.open_map import OpenMap
 
 Range = tuple[float, float]
 View = tuple[Range, Range]

@@ -2,7 +2,6 @@
 
 import threading
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from diffviews.adapters.base import GeneratorAdapter
@@ -17,12 +16,15 @@ from diffviews.processing.map_parameters import MapParameters
 from diffviews.serving.extraction import ExtractionProcess
 from diffviews.tracking.schema import MapKind
 from panel_app.computing.jobs import Report
+from panel_app.computing.studio import NOTHING_GIVEN, GivenCheckpoint
 
 
 class LocalStudio:
     """Generates and embeds on this host's device; jobs come one at a time from the queue."""
 
-    def __init__(self, workspace: Workspace, device: str = "auto", checkpoint: str | None = None) -> None:
+    def __init__(
+        self, workspace: Workspace, device: str = "auto", checkpoint: GivenCheckpoint = NOTHING_GIVEN
+    ) -> None:
         """Compute for a workspace.
 
         Args:
@@ -40,7 +42,7 @@ class LocalStudio:
         def tell(progress: Progress) -> None:
             report(progress.step, progress.total, preview(adapter, progress))
 
-        recipe = replace(recipe, checkpoint=recipe.checkpoint or self._checkpoint)
+        recipe = self._checkpoint.fill_in(recipe)
         adapter = self._adapter(recipe.model, recipe.checkpoint, recipe.precision)
         return generate(recipe, self._workspace, adapter=adapter, callback=tell)
 

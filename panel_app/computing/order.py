@@ -7,16 +7,19 @@ from typing import Any
 import panel as pn
 import panel_material_ui as pmui
 
+from diffviews.data.disk import format_bytes
+from diffviews.data.layout import estimate_bytes
 from diffviews.errors import ConfigError, DiffViewsError
 from diffviews.noise import format_sigma
+from diffviews.pipelines.plan import Storage
 from diffviews.processing.map_parameters import MapParameters
 from panel_app.cards import quiet
 from panel_app.clicks import after_typing
 from panel_app.computing.job_bar import JobBar
 from panel_app.computing.jobs import JobQueue
 from panel_app.computing.studio import Studio
-from panel_app.data import OpenMap
 from panel_app.generation.fields import field, read_sigma
+from panel_app.open_map import OpenMap
 from panel_app.session import Session
 
 
@@ -27,6 +30,7 @@ class OrderPanel(pn.viewable.Viewer):
         super().__init__(**params)
         self.session, self.studio = session, studio
         self._wanted: tuple[str, float] | None = None
+        self._followed: str | None = None
         self.layers = pmui.MultiChoice(
             label="Layers",
             searchable=True,
@@ -42,6 +46,15 @@ class OrderPanel(pn.viewable.Viewer):
             description="One or several, such as 0.5, 2; larger is noisier.",
             **field(),
         )
+        self.storage = pmui.Select(
+            label="Keep",
+            value="full",
+            options={"All activations": "full", "A sketch of them": "sketch"},
+            description="All activations take disk and serve masks and joint maps at once. A sketch keeps only the "
+            "few numbers a sample that maps and neighbours are made of, and captures the samples of a mask anew; it "
+            "takes no joint map.",
+            **field(),
+        )
         self.button = pmui.Button(
             label="Extract",
             icon="layers",
@@ -54,8 +67,12 @@ class OrderPanel(pn.viewable.Viewer):
         self.note = quiet("")
         self.bar = JobBar(queue, on_over=self._enable, on_done=self._done, on_told=session.tell)
         self._layout = pn.Column(
-            self.layers, self.sigmas, self.button, self.note, self.bar, sizing_mode="stretch_width", margin=0
-        )
+            self.layers, self.sigmas, self.storage, self.button, self.note, self.bar,
+            sizing_mode="stretch_width", margin=0,
+        )  # fmt: skip
+        self.layers.param.watch(lambda *_: self._tell(), "value")
+        self.sigmas.param.watch(lambda *_: self._tell(), "value")
+        self.storage.param.watch(lambda *_: self._tell(), "value")
         session.param.watch(lambda *_: self.follow(), ["opened", "layers"])
         self.follow()
 
@@ -74,17 +91,40 @@ class OrderPanel(pn.viewable.Viewer):
             self.layers.param.update(options=offered, value=[v for v in self.layers.value if v in offered])
         if not self.sigmas.value:
             self.sigmas.value = ", ".join(format_sigma(s) for s in sorted({r.sigma for r in self.session.layers}))
-        reason = _impossible(opened)
-        lacking = len(set(every) - present)
-        self.note.object = f'<p class="muted small">{reason or _told(lacking, len(opened.samples))}</p>'
+        if self._followed != opened.layer.parent_id:
+            kept = opened.layer.params.get("storage")
+            self._followed, self.storage.value = opened.layer.parent_id, "sketch" if kept == "sketch" else "full"
+        self._tell()
         self._enable()
+
+    def _tell(self) -> None:
+        """Say what would be ordered, or why nothing can be."""
+        opened = self.session.opened
+        if opened is None:
+            return
+        lacking = len(set(opened.facts.layers) - {record.layer for record in self.session.layers})
+        told = _impossible(opened) or _told(lacking, len(opened.samples)) + self._told_size(opened)
+        self.note.object = f'<p class="muted small">{told}</p>'
+
+    def _told_size(self, opened: OpenMap) -> str:
+        """Return how much an order of full activations writes, '' for others and while it is not known."""
+        shapes = {layer: opened.facts.layers[layer] for layer in self.layers.value if layer in opened.facts.layers}
+        try:
+            levels = len(read_sigmas(self.sigmas.value))
+        except ConfigError:  # told when it is ordered
+            return ""
+        if self.storage.value != "full" or not shapes:
+            return ""
+        dtype = "float32" if opened.layer.params.get("dtype") == "float32" else "float16"
+        size = levels * estimate_bytes(len(opened.samples), shapes, dtype)
+        return f" It writes {format_bytes(size)} of activations."
 
     def order(self) -> None:
         """Queue the extraction that is asked for."""
         opened = self.session.opened
         try:
             arguments = arguments_of(
-                opened, self.layers.value, read_sigmas(self.sigmas.value), self.session.layers
+                opened, self.layers.value, read_sigmas(self.sigmas.value), self.session.layers, self.storage.value
             )
         except DiffViewsError as error:
             self.session.tell(str(error))
@@ -106,6 +146,8 @@ class OrderPanel(pn.viewable.Viewer):
 
 def _told(lacking: int, samples: int) -> str:
     others = f"{lacking} layers are not extracted yet. " if lacking else "All layers are extracted; add noise levels. "
+    if lacking == 1:
+        others = "One layer is not extracted yet. "
     return f"{others}A new extraction of the same {samples:,} samples, logged as a run; it opens when it is done."
 
 
@@ -132,9 +174,20 @@ def read_sigmas(text: str) -> tuple[float, ...]:
 
 
 def arguments_of(
-    opened: OpenMap, layers: Sequence[str], sigmas: Sequence[float], present: Collection[Any]
+    opened: OpenMap,
+    layers: Sequence[str],
+    sigmas: Sequence[float],
+    present: Collection[Any],
+    storage: Storage = "full",
 ) -> dict[str, Any]:
     """Return the arguments of `extract` for further layers, all else as in the extraction on show.
+
+    Args:
+        opened: map on show.
+        layers: hook points, in any order.
+        sigmas: noise levels.
+        present: layer runs of the extraction on show.
+        storage: full keeps all activations, sketch the vectors of the maps alone.
 
     Raises:
         ConfigError: if no layer is named, or all that is asked for is there already.
@@ -143,7 +196,8 @@ def arguments_of(
     if not layers:
         raise ConfigError("no layer is chosen; choose one or more under “Layers”")
     there = {(record.layer, record.sigma) for record in present}
-    if {(layer, sigma) for layer in layers for sigma in sigmas} <= there:
+    richer = storage == "full" and noted.get("storage") == "sketch"
+    if {(layer, sigma) for layer in layers for sigma in sigmas} <= there and not richer:
         raise ConfigError("this extraction holds these layers at these noise levels already; open them in the list")
     arguments = {
         "model": opened.layer.model,
@@ -155,6 +209,7 @@ def arguments_of(
         "conditioning": noted.get("conditioning", "auto"),
         "batch_size": int(noted.get("batch_size", 128)),
         "dtype": noted.get("dtype", "float16"),
+        "storage": storage,
         "precision": noted.get("precision", "auto"),
         "maps": _maps(noted),
     }

@@ -1,7 +1,6 @@
 """The studio whose generations a worker on another host makes; maps are still computed here."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from diffviews.pipelines.embed import embed
@@ -14,6 +13,7 @@ from diffviews.serving.client import WorkerClient
 from diffviews.serving.protocol import JobStatus
 from diffviews.tracking.schema import MapKind
 from panel_app.computing.jobs import Report
+from panel_app.computing.studio import NOTHING_GIVEN, GivenCheckpoint
 
 
 class RemoteStudio:
@@ -24,7 +24,7 @@ class RemoteStudio:
         client: WorkerClient,
         workspace: Workspace,
         experiment: str | None = None,
-        checkpoint: str | None = None,
+        checkpoint: GivenCheckpoint = NOTHING_GIVEN,
     ) -> None:
         """Compute through a worker.
 
@@ -43,7 +43,7 @@ class RemoteStudio:
         def tell(job: JobStatus) -> None:
             report(job.step, job.total, job.preview_image(), where(job))
 
-        recipe = replace(recipe, checkpoint=recipe.checkpoint or self._checkpoint)
+        recipe = self._checkpoint.fill_in(recipe)
         return self._client.generate(recipe, tell, experiment=self._experiment)
 
     def embed(

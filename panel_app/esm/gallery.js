@@ -10,6 +10,7 @@ figcaption { font-size: 11.5px; line-height: 1.35; margin-top: 4px; }
 label { display: flex; gap: 4px; align-items: center; cursor: pointer; color: var(--dv-muted); }
 label.off { opacity: .45; cursor: default; }
 input { margin: 0; accent-color: var(--dv-path); }
+.way { width: 18px; height: 4px; border-radius: 2px; margin-left: 2px; }
 .title { font-size: 12px; font-weight: 500; overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
 .detail { color: var(--dv-muted); overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
 `
@@ -30,10 +31,17 @@ export function render({model, el}) {
     tick.checked = entry.drawn
     tick.disabled = !entry.drawable
     tick.setAttribute("aria-label", `Path of ${entry.title} on the map`)
-    label.className = entry.drawable ? "" : "off"
-    label.title = entry.drawable ? "Draw this generation's path on the map beside that of the one on show" : "Its path lies on another map"
+    label.className = entry.drawable || entry.drawn ? "" : "off"
+    label.title = entry.drawable ? "Draw this generation's path on the map beside that of the one on show"
+      : entry.drawn ? "Its path is on the map in this colour" : "Its path lies on another map"
     tick.addEventListener("change", () => model.send_msg({path: entry.id, on: tick.checked}))
     label.append(tick, "Path")
+    if (entry.colour) {
+      const way = document.createElement("span")
+      way.className = "way"
+      way.style.background = tick.style.accentColor = entry.colour
+      label.append(way)
+    }
     return label
   }
 

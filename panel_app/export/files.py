@@ -14,8 +14,8 @@ from diffviews.pipelines.export import file_stem, pictures_zip, samples_csv, sam
 from diffviews.pipelines.report import Report, ReportedGeneration, ReportedSample, report_html
 from diffviews.processing.sheet import sheet_png, sheet_svg
 from panel_app.cards import column_label
-from panel_app.data import OpenMap
 from panel_app.export.sheet import MapView, map_sheet
+from panel_app.open_map import OpenMap
 from panel_app.points import LEVEL, PROMPT, SIGMA
 
 Scope = Literal["selection", "marked", "shown"]

@@ -9,7 +9,6 @@ import numpy as np
 from diffviews.data.pictures import encode_png
 from diffviews.processing.sheet import MM_PER_INCH, PT, Box, Circle, Item, Line, Picture, Sheet, Words
 from panel_app.cards import column_label
-from panel_app.data import OpenMap
 from panel_app.filter import Filter
 from panel_app.map.embedding_map import EmbeddingMap
 from panel_app.map.emphasis import Emphasis, emphasis_of, emphasised
@@ -17,6 +16,7 @@ from panel_app.map.labels import fitting, labels_of
 from panel_app.map.overlays import LIGHT, DrawnPath, path_columns, picture_columns, ring_columns
 from panel_app.map.raster import Colouring, Window, draw_points
 from panel_app.map.thumbnails import Placed, addresses, colours_of, placed
+from panel_app.open_map import OpenMap
 from panel_app.points import short_sigma, shortened
 from panel_app.session import Session
 from panel_app.state import Selection

@@ -7,8 +7,8 @@ import panel_material_ui as pmui
 
 from diffviews.pipelines.recipe import GenerationRecipe
 from panel_app.cards import quiet
-from panel_app.data import OpenMap
 from panel_app.generation.fields import field
+from panel_app.open_map import OpenMap
 from panel_app.session import Session
 
 UNIFORM, RANDOM = -1, None

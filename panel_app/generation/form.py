@@ -15,7 +15,7 @@ from panel_app.generation.averaged import Averaged
 from panel_app.generation.contradictions import check_recipe, remarks
 from panel_app.generation.fields import slider
 from panel_app.generation.mask_section import MaskSection
-from panel_app.generation.sampling_section import SamplingSection
+from panel_app.generation.sampling_section import MODELS_OWN, FirstValues, SamplingSection
 from panel_app.html import Html
 from panel_app.session import Session
 from panel_app.theme import PANE_CSS
@@ -27,11 +27,11 @@ class GenerationForm(pn.viewable.Viewer):
     _loading = False
     trouble = param.String("", doc="sentence on what contradicts itself in the form, '' where nothing does")
 
-    def __init__(self, session: Session, **params: Any) -> None:
+    def __init__(self, session: Session, first: FirstValues = MODELS_OWN, **params: Any) -> None:
         super().__init__(**params)
         self.session = session
         self.averaged = Averaged(session)
-        self.asked, self.mask, self.sampling = AskedFor(session), MaskSection(session), SamplingSection()
+        self.asked, self.mask, self.sampling = AskedFor(session), MaskSection(session), SamplingSection(first)
         self.count = pmui.IntSlider(
             label="Samples",
             start=1,

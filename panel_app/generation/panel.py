@@ -11,22 +11,31 @@ from panel_app.clicks import after_typing
 from panel_app.computing.job_bar import JobBar
 from panel_app.computing.jobs import JobQueue
 from panel_app.computing.studio import Studio
-from panel_app.data import OpenMap
 from panel_app.generation.described import describe
 from panel_app.generation.form import GenerationForm
 from panel_app.generation.past import PastGenerations
 from panel_app.generation.results import Results, Shown
+from panel_app.generation.sampling_section import MODELS_OWN, FirstValues
+from panel_app.open_map import OpenMap
 from panel_app.session import Session
 
 
 class GenerationPanel(pn.viewable.Viewer):
     """Form, button and the job's bar."""
 
-    def __init__(self, session: Session, studio: Studio, queue: JobQueue, results: Results, **params: Any) -> None:
+    def __init__(
+        self,
+        session: Session,
+        studio: Studio,
+        queue: JobQueue,
+        results: Results,
+        first: FirstValues = MODELS_OWN,
+        **params: Any,
+    ) -> None:
         super().__init__(**params)
         self.session, self.studio, self.results = session, studio, results
         self._asked_on: OpenMap | None = None
-        self.form = GenerationForm(session)
+        self.form = GenerationForm(session, first)
         self.button = pmui.Button(
             label="Generate",
             icon="auto_awesome",

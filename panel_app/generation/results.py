@@ -11,6 +11,7 @@ import param
 from panel_app.cards import link
 from panel_app.components import Gallery, ResultView
 from panel_app.generation.recipe_text import command_of
+from panel_app.generation.tracks import Track, path_colours
 from panel_app.html import Html
 from panel_app.map.embedding_map import EmbeddingMap
 from panel_app.map.overlays import DrawnPath
@@ -40,6 +41,7 @@ class Results(pn.viewable.Viewer):
     """The generation on show, its path on the map, and the gallery of this visit."""
 
     shown = param.Parameter(None)
+    tracks = param.List(default=[], item_type=Track, doc="whose paths are on show, that of `shown` first")
 
     def __init__(self, session: Session, drawing: EmbeddingMap, **params: Any) -> None:
         super().__init__(**params)
@@ -119,14 +121,22 @@ class Results(pn.viewable.Viewer):
 
     def _draw_path(self) -> None:
         """Draw the path of the sample on show, and of generations kept beside it, on the map they were placed on."""
-        shown = self.shown
-        paths = _drawn(shown.outcome.path, self.view.active) if shown is not None and self._fits(shown) else []
-        step = self.view.step if paths else -1
-        for other in self._all:
-            if other is not shown and other.outcome.run_id in self._kept_paths and self._fits(other):
-                paths += [path for path in _drawn(other.outcome.path, 0) if not path.baseline]
+        self.tracks = self._tracked()
+        paths = [path for track in self.tracks if self._fits(track.shown) for path in _drawn(track)]
+        step = self.view.step if self.shown is not None and self._fits(self.shown) else -1
         self.drawing.param.update(paths=paths, step=step)
         self._draw_gallery()
+
+    def _tracked(self) -> list[Track]:
+        others = [s for s in self._all if s is not self.shown and s.outcome.run_id in self._kept_paths]
+        generations = others if self.shown is None else [self.shown, *others]
+        colours = path_colours(
+            [s.outcome.run_id for s in generations], {t.shown.outcome.run_id: t.colour for t in self.tracks}
+        )
+        return [
+            Track(s, self.view.active if s is self.shown else 0, colours[s.outcome.run_id], s is self.shown)
+            for s in generations
+        ]
 
     def _fits(self, shown: Shown) -> bool:
         """Whether a path lies on the map on show."""
@@ -135,6 +145,7 @@ class Results(pn.viewable.Viewer):
 
     def _draw_gallery(self) -> None:
         url = self.session.store.library.run_url
+        colours = {track.shown.outcome.run_id: track.colour for track in self.tracks}
         self.gallery.entries = [
             {
                 "id": s.outcome.run_id,
@@ -146,6 +157,7 @@ class Results(pn.viewable.Viewer):
                 "active": s is self.shown,
                 "drawn": self._fits(s) and (s is self.shown or s.outcome.run_id in self._kept_paths),
                 "drawable": self._fits(s) and s is not self.shown,
+                "colour": colours.get(s.outcome.run_id, "") if self._fits(s) else "",
             }
             for s in self._all
         ]
@@ -188,11 +200,11 @@ def _distances(path: Any, sample: int) -> dict[int, float]:
     return dict(zip(rows["step"].astype(int), rows["distance"].astype(float), strict=True))
 
 
-def _drawn(path: Any, sample: int) -> list[DrawnPath]:
-    drawn = []
-    for variant in ("baseline", "masked"):
-        rows = path[(path["sample"] == sample) & (path["variant"] == variant)].sort_values("step")
+def _drawn(track: Track) -> list[DrawnPath]:
+    drawn, path = [], track.shown.outcome.path
+    for variant in ("baseline", "masked") if track.has_baseline else ("masked",):
+        rows = path[(path["sample"] == track.sample) & (path["variant"] == variant)].sort_values("step")
         if len(rows):
             x, y, sigmas, distances = (tuple(rows[c].astype(float)) for c in ("x", "y", "sigma", "distance"))
-            drawn.append(DrawnPath(x, y, sigmas, distances, baseline=variant == "baseline"))
+            drawn.append(DrawnPath(x, y, sigmas, distances, baseline=variant == "baseline", colour=track.colour))
     return drawn

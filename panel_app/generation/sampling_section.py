@@ -1,6 +1,7 @@
 """The form's section on sampling: sampler, schedule, noise levels, guidance, churn and seed."""
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import panel as pn
@@ -19,12 +20,25 @@ OWN = "own"
 """Value of “the model's own” in the sampler's selector, which cannot hold None."""
 
 
+@dataclass(frozen=True, slots=True)
+class FirstValues:
+    """What the form says before anybody has set it; None takes the model's own."""
+
+    num_steps: int | None = None
+    guidance_scale: float | None = None
+
+
+MODELS_OWN = FirstValues()
+"""The model's own of everything."""
+
+
 class SamplingSection(pn.viewable.Viewer):
     """Fields on sampling; `recipe_fields()` reads them."""
 
-    def __init__(self, **params: Any) -> None:
+    def __init__(self, first: FirstValues = MODELS_OWN, **params: Any) -> None:
         super().__init__(**params)
         self._facts: ModelFacts | None = None
+        self._first = first
         self._build_levels()
         self._build_noise()
         self._build_churn()
@@ -171,12 +185,14 @@ class SamplingSection(pn.viewable.Viewer):
         own = _SAMPLERS.get(facts.default_sampler or "")
         options = {f"Model's own: {own}" if own else "Model's own": OWN, **{t: name for name, t in _SAMPLERS.items()}}
         self.sampler.param.update(options=options, value=OWN)
-        self.steps.value = facts.default_steps
-        end = max(5.0, float(math.ceil(2 * facts.default_guidance)))
+        steps = self._first.num_steps or facts.default_steps
+        self.steps.param.update(end=max(self.steps.end, steps), value=steps)
+        guidance = facts.default_guidance if self._first.guidance_scale is None else self._first.guidance_scale
+        end = max(5.0, float(math.ceil(2 * facts.default_guidance)), float(math.ceil(guidance)))
         what = "prompt" if facts.takes_prompts else "class"
         self.guidance.param.update(
             end=end,
-            value=facts.default_guidance,
+            value=guidance,
             description=f"0 ignores the {what}, 1 is plain conditional, more exaggerates the {what}. "
             f"The model's own is {facts.default_guidance:g}.",
         )

@@ -3,12 +3,12 @@
 import threading
 from typing import Any
 
-from panel_app.data import OpenMap
 from panel_app.map.figure import MapFigure
 from panel_app.map.labels import MapLabel, fitting, labels_of
 from panel_app.map.overlays import Look, name_columns, picture_columns
 from panel_app.map.point_grid import Range
 from panel_app.map.thumbnails import Placed, Previews, colours_of, placed
+from panel_app.open_map import OpenMap
 from panel_app.state import ViewState
 
 _NEAR = 0.75

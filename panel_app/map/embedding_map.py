@@ -12,7 +12,6 @@ import param
 from bokeh.plotting import figure as Figure
 
 from panel_app.components import MapKeys
-from panel_app.data import OpenMap
 from panel_app.map.decoration import Decoration
 from panel_app.map.emphasis import LastEmphasis, emphasised
 from panel_app.map.figure import MapFigure
@@ -29,6 +28,7 @@ from panel_app.map.overlays import (
 )
 from panel_app.map.raster import Window
 from panel_app.map.tools import BAR_HEIGHT, MapTools
+from panel_app.open_map import OpenMap
 from panel_app.session import Session
 
 _FIRST_SIZE = (820, 540)
@@ -62,6 +62,7 @@ class EmbeddingMap(pn.viewable.Viewer):
         self._plot = MapFigure()
         self._radius = 3.0
         self._hovered: int | None = None
+        self._shown: tuple[str, str] | None = None
         self._emphasis = LastEmphasis()
         self.decoration = Decoration(session.state, self._plot)
         self._build_chrome()
@@ -233,14 +234,18 @@ class EmbeddingMap(pn.viewable.Viewer):
         opened = self.session.opened
         self._hover(None)
         self._canvas.visible = opened is not None
+        before, self._shown = self._shown, None if opened is None else (opened.layer.run_id, opened.map_run)
         if opened is None:
             return
-        self._range.update(x_range=None, y_range=None)
-        self.view = None
+        is_another = self._shown != before  # the same points with other columns are seen from where one stood
+        if is_another:
+            self._range.update(x_range=None, y_range=None)
+            self.view = None
         self._ring_hovered(self.session.state.hovered)
         self._tell_marked()
         self._redraw_picture()
-        self._set_ranges()
+        if is_another:
+            self._set_ranges()
         self._draw_rings()
 
     def _redraw_picture(self) -> None:

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 from scipy.ndimage import maximum_filter
 
-from panel_app.data import OpenMap
 from panel_app.map.raster import Colouring, Points, Window, draw_points, over
+from panel_app.open_map import OpenMap
 from panel_app.state import ViewState
 
 _FADED = 0.16

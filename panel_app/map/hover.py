@@ -3,9 +3,9 @@
 import panel as pn
 
 from panel_app.cards import hover_card
-from panel_app.data import OpenMap
 from panel_app.html import Html
 from panel_app.map.point_grid import Range
+from panel_app.open_map import OpenMap
 from panel_app.theme import PANE_CSS
 
 _ROOM = (330, 150)

@@ -10,10 +10,10 @@ import numpy as np
 import pandas as pd
 from scipy.ndimage import gaussian_filter, maximum_filter
 
-from panel_app.data import OpenMap
 from panel_app.filter import Filter
 from panel_app.map.point_grid import PointGrid, Range
 from panel_app.map.raster import Points
+from panel_app.open_map import OpenMap
 from panel_app.points import CLASS, NO_CLUSTER, PROMPT, SIGMA, UNLABELLED, shortened
 
 _CELLS = 48

@@ -8,9 +8,9 @@ import numpy as np
 from bokeh.models import ColumnDataSource
 from bokeh.plotting import figure as Figure
 
-from panel_app.data import OpenMap
 from panel_app.filter import SHOW_ALL, Filter
 from panel_app.map.labels import MapLabel
+from panel_app.open_map import OpenMap
 from panel_app.points import short_sigma
 from panel_app.state import Selection
 from panel_app.theme import BASELINE_PATH, NEIGHBOUR, PATH, SELECTED
@@ -44,6 +44,8 @@ class DrawnPath:
     sigmas: tuple[float, ...]
     distances: tuple[float, ...]
     baseline: bool = False
+    colour: str = PATH
+    """Of a path with the mask; all baselines look alike."""
 
 
 def ring_columns(
@@ -102,7 +104,7 @@ def path_columns(
     """
     lines, dots, labels = [], [], []
     for path in paths:
-        colour = BASELINE_PATH if path.baseline else PATH
+        colour = BASELINE_PATH if path.baseline else path.colour
         dash, width = ("dashed", 1.6) if path.baseline else ("solid", 3.0)
         lines.append((list(path.x), list(path.y), colour, dash, width, look.paper))
         for index, place in enumerate(zip(path.x, path.y, strict=True)):

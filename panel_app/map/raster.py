@@ -227,14 +227,15 @@ def _mixed(x: np.ndarray, y: np.ndarray, codes: np.ndarray, window: Window, colo
     frame = pd.DataFrame({"x": x, "y": y, "category": category}, copy=False)
     grid = _canvas(window, 1).points(frame, "x", "y", agg=ds.by("category", ds.count()))
     counts = grid.to_numpy()
-    total = counts.sum(axis=-1)
-    filled = total > 0
-    colour = np.zeros((*total.shape, 4), np.uint8)
-    if filled.any():
-        held = counts[filled].astype(np.float32)
-        numbers = total[filled]
-        colour[filled, :3] = np.round(held @ _stops(colouring).astype(np.float32) / numbers[:, None])
-        colour[filled, 3] = np.round(_FAINTEST + (255 - _FAINTEST) * _ranks(numbers))
+    weights = np.column_stack([_stops(colouring), np.ones(len(colouring.colours))]).astype(np.float32)
+    summed = counts.reshape(-1, counts.shape[-1]).astype(np.float32) @ weights  # colours, and how many points
+    held = np.flatnonzero(summed[:, 3])
+    colour = np.zeros((*counts.shape[:2], 4), np.uint8)
+    if len(held):
+        mixed = summed[held]
+        mixed[:, :3] /= mixed[:, 3:]
+        mixed[:, 3] = _FAINTEST + (255 - _FAINTEST) * _ranks(mixed[:, 3].astype(np.int64))
+        colour.reshape(-1, 4)[held] = mixed.round()
     return _image(colour, grid)
 
 

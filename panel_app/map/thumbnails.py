@@ -8,9 +8,9 @@ import numpy as np
 from PIL import Image
 
 from diffviews.data.pictures import encode_png
-from panel_app.data import OpenMap
 from panel_app.map.point_grid import PointGrid, Range
 from panel_app.map.raster import Colouring
+from panel_app.open_map import OpenMap
 from panel_app.pictures import PREVIEW, png_address
 
 MOST = 150

@@ -7,10 +7,10 @@ import panel as pn
 import panel_material_ui as pmui
 import param
 
-from panel_app.data import OpenMap
 from panel_app.filter import Filter
 from panel_app.html import Html
 from panel_app.map.marking import WAYS, Way
+from panel_app.open_map import OpenMap
 from panel_app.state import Group
 from panel_app.theme import PANE_CSS
 

@@ -47,8 +47,7 @@ class NoiseView(pn.viewable.Viewer):
         session.state.param.watch(lambda *_: self.follow(), ["view", "across"])
         session.state.param.watch(self._follow_sigma, "sigma")
         session.state.param.watch(lambda *_: self._describe(), "filter")
-        results.param.watch(lambda *_: self._draw_paths(), "shown")
-        results.view.param.watch(lambda *_: self._draw_paths(), "active")
+        results.param.watch(lambda *_: self._draw_paths(), "tracks")
         results.drawing.param.watch(lambda event: setattr(self.pane.cloud, "dark", event.new), "dark")
         self.pane.cloud.dark = results.drawing.dark
         self.follow()
@@ -190,10 +189,9 @@ def count_text(session: Session, scene: Scene) -> str:
 
 
 def draw_paths(pane: CloudPane, results: Results) -> None:
-    """Draw the paths of the generation on show, where they can be placed on the pane's scene."""
-    scene, shown = pane.scene, results.shown
-    placed = scene is not None and shown is not None
-    pane.draw_paths(paths_on(scene, shown.outcome, shown.map_run, results.view.active) if placed else [])
+    """Draw the paths on show as far as they can be placed on the pane's scene."""
+    scene = pane.scene
+    pane.draw_paths([] if scene is None else [path for track in results.tracks for path in paths_on(scene, track)])
 
 
 def _map_label(record: Any, number: int) -> str:

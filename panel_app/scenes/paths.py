@@ -5,33 +5,33 @@ from typing import Any
 import numpy as np
 
 from diffviews.pipelines.paths import place_path
+from panel_app.generation.tracks import Track
 from panel_app.scenes.scene import Scene
-from panel_app.theme import BASELINE_PATH, PATH
+from panel_app.theme import BASELINE_PATH
 
 LEAST_SIGMA = 1e-12
 """Stands in for a step's noise level of 0 on the logarithmic scale."""
 
 
-def paths_on(scene: Scene, outcome: Any, map_run: str, sample: int) -> list[dict[str, Any]]:
+def paths_on(scene: Scene, track: Track) -> list[dict[str, Any]]:
     """Return a generation's paths as `PointCloud.paths`, the baseline first; none where they cannot be placed.
 
     Args:
         scene: slices, each step goes to the nearest; or one map.
-        outcome: of the generation: run_id, recipe, result, path.
-        map_run: the map that `outcome.path` was placed on.
-        sample: which of its samples.
+        track: the generation and which of its samples.
     """
-    drawn = []
-    for variant in ("baseline", "masked"):
+    drawn, outcome, map_run = [], track.shown.outcome, track.shown.map_run
+    for variant in ("baseline", "masked") if track.has_baseline else ("masked",):
         placed = _placed(scene, outcome, map_run, variant)
         if placed is None:
             continue
-        rows = placed[(placed["sample"] == sample) & (placed["variant"] == variant)].sort_values("step")
+        rows = placed[(placed["sample"] == track.sample) & (placed["variant"] == variant)].sort_values("step")
         if len(rows):
             place = {axis: rows[axis].astype(float).tolist() if axis in rows else None for axis in "xyz"}
             levels = np.log(np.maximum(rows["sigma"].to_numpy(np.float64), LEAST_SIGMA)).tolist()
             masked = variant == "masked"
-            drawn.append({**place, "at": levels, "colour": PATH if masked else BASELINE_PATH, "dashed": not masked})
+            colour = track.colour if masked else BASELINE_PATH
+            drawn.append({**place, "at": levels, "colour": colour, "dashed": not masked})
     return drawn
 
 

@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 
 from diffviews.errors import ConfigError, SelectionError
-from panel_app.data import OpenMap
 from panel_app.filter import Filter
 from panel_app.map.raster import Colouring
+from panel_app.open_map import OpenMap
 from panel_app.points import short_sigma
 from panel_app.state import Group, Selection
 

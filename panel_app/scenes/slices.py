@@ -6,7 +6,8 @@ from typing import Any
 
 from diffviews.errors import RunNotFoundError
 from diffviews.noise import format_sigma
-from panel_app.data import DataStore, OpenMap
+from panel_app.data import DataStore
+from panel_app.open_map import OpenMap
 from panel_app.scenes.scene import Scene
 
 

@@ -43,8 +43,7 @@ class SpaceView(pn.viewable.Viewer):
         session.param.watch(lambda *_: self.follow(), ["opened", "maps"])
         session.state.param.watch(lambda *_: self.follow(), ["view", "across"])
         session.state.param.watch(lambda *_: self._describe(), "filter")
-        results.param.watch(lambda *_: self._draw_paths(), "shown")
-        results.view.param.watch(lambda *_: self._draw_paths(), "active")
+        results.param.watch(lambda *_: self._draw_paths(), "tracks")
         results.drawing.param.watch(lambda event: setattr(self.pane.cloud, "dark", event.new), "dark")
         self.pane.cloud.dark = results.drawing.dark
         self.follow()

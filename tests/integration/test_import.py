@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -11,6 +12,7 @@ from PIL import Image
 from diffviews.adapters.edm_digits import EDMDigitsAdapter
 from diffviews.data.legacy import UNKNOWN_MODEL_DIGEST
 from diffviews.errors import ConfigError, CorruptDataError, LayerNotFoundError, SampleSetError, ShapeError
+from diffviews.pipelines import older_data
 from diffviews.pipelines.embed import embed
 from diffviews.pipelines.generate import generate
 from diffviews.pipelines.import_legacy import import_legacy
@@ -276,9 +278,32 @@ def test_root_of_several_models_is_imported_whole_or_in_part(own_store):
 def test_folder_without_configuration_needs_the_adapter(own_store):
     made = digits_folder(own_store / "demo_data", 8)
     (made.folder / "config.json").unlink()
-    with pytest.raises(ConfigError, match="give it by --model"):
+    with pytest.raises(ConfigError, match="give it by --adapter"):
         import_legacy("demo_data", maps=SMALL)
-    assert import_legacy("demo_data", "edm-digits", ("midblock",), maps=SMALL).runs[0].model == "edm-digits"
+    named = import_legacy("demo_data", "edm-digits", ("midblock",), maps=SMALL)
+    assert named.runs[0].model == "edm-digits"
+    assert import_legacy("demo_data", None, ("midblock",), adapter="edm-digits", maps=SMALL).run_id == named.run_id
+
+
+def test_named_table_of_coordinates_is_imported_and_opened_first(own_store, monkeypatch):
+    monkeypatch.setattr(older_data, "import_legacy", partial(import_legacy, maps=SMALL))
+    made = digits_folder(own_store / "data" / "digits", 12)
+    made.write_map("second")
+    folders = made.folder / "embeddings"
+    first = older_data.import_older_data(None, str(folders / "second.csv"), model="edm-digits")
+    catalog = open_workspace().catalog
+    assert catalog.map(first).params["imported"] == "second.csv"
+    again = older_data.import_older_data("data", str(folders))
+    assert catalog.map(again).params["imported"] == "demo_embeddings.csv"
+    assert len(catalog.runs(Kind.IMPORT)) == 1  # tables of the folder's own change nothing of the import
+    outside = own_store / "elsewhere.csv"
+    outside.write_text((folders / "second.csv").read_text())
+    elsewhere = older_data.import_older_data("data", str(outside))
+    assert catalog.map(elsewhere).params["imported"] == "elsewhere.csv"
+    outside.write_text("sample_id,umap_x,umap_y\nnobody,0,1\n")
+    with pytest.raises(SampleSetError, match="gives no coordinates of the imported samples"):
+        older_data.import_older_data("data", str(outside))
+    assert older_data.import_older_data("data", None) is None
 
 
 def runs_of(store):

@@ -12,12 +12,14 @@ from diffviews.processing.map_parameters import MapParameters
 from diffviews.tracking.schema import MapKind
 from panel_app.computing.jobs import JobQueue
 from panel_app.data import DataStore
+from panel_app.generation.tracks import Track
 from panel_app.scenes.order import ALIGNED, SOLID, MapOrder
 from panel_app.scenes.paths import paths_on
 from panel_app.scenes.place import SIGMA_AXIS, Across
 from panel_app.scenes.slices import aligned_scene, solid_scene
 from panel_app.session import Session
 from panel_app.state import Address, ViewState
+from panel_app.theme import PATHS
 
 
 def logged(run_id, sigma=0.5, **params):
@@ -162,6 +164,10 @@ def outcome_with(trajectory, layer_run="ext-1/midblock/2.0", path=None):
     return SimpleNamespace(recipe=SimpleNamespace(layer_run=layer_run), result=result, path=path)
 
 
+def track_of(outcome, sample=0):
+    return Track(SimpleNamespace(outcome=outcome, map_run="some other map"), sample, PATHS[1], has_baseline=True)
+
+
 class NamingProjector:
     """Places everything at its own name."""
 
@@ -180,16 +186,17 @@ def test_steps_of_a_path_go_to_the_slice_of_their_own_noise_level(runs):
     for opened in scene.maps:
         object.__setattr__(opened, "projector", NamingProjector(opened.layer.sigma))
     outcome = outcome_with({"midblock": np.zeros((3, 2, 4))})
-    (path,) = paths_on(scene, outcome, "some other map", sample=1)
+    (path,) = paths_on(scene, track_of(outcome, sample=1))
     assert path["x"] == [2.0, 2.0, 0.5]
     assert path["at"] == pytest.approx(np.log([4.0, 1.9, 0.4]))
     assert not path["dashed"]
+    assert path["colour"] == PATHS[1]
 
 
 def test_path_of_another_layer_or_without_activations_is_not_drawn(runs):
     store = DataStore(runs)
     runs.added_maps = [logged("aligned-1")]
     scene = aligned_scene(store, store.layer_run("ext-1", "midblock", 2.0)).scene
-    assert paths_on(scene, outcome_with({}), "elsewhere", 0) == []
+    assert paths_on(scene, track_of(outcome_with({}))) == []
     other = outcome_with({"encoder_block_0": np.zeros((3, 1, 4))}, "ext-1/encoder_block_0/2.0")
-    assert paths_on(scene, other, "elsewhere", 0) == []
+    assert paths_on(scene, track_of(other)) == []

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from diffviews.errors import TrackingError
+from diffviews.errors import ConfigError, TrackingError
 from panel_app.computing.jobs import JobQueue
 from panel_app.computing.order import arguments_of, read_sigmas
 from panel_app.computing.pending import Pending
@@ -209,6 +209,31 @@ def test_arguments_are_those_that_a_worker_accepts(dashboard):
     read = read_extraction(json.dumps(arguments).encode())
     assert read["layers"] == ("decoder_block_9",)
     assert read["maps"].n_neighbors == 20
+    assert read["storage"] == "full"
+
+
+def test_order_of_a_sketch_says_so(dashboard, studio):
+    order = dashboard.order
+    order.layers.value, order.sigmas.value = ["decoder_block_9"], "4, 8"
+    assert "It writes 2.1 MB of activations." in order.note.object  # 120 × 32×8×8 float32 twice, in chunks
+    order.storage.value = "sketch"
+    assert "It writes" not in order.note.object
+    order.order()
+    until(lambda: not order.bar.busy, order.bar)
+    assert studio.ordered[0]["storage"] == "sketch"
+
+
+def test_order_keeps_what_the_extraction_on_show_kept(runs, studio):
+    runs.params["storage"] = "sketch"
+    view = Dashboard(DataStore(runs), studio, JobQueue())
+    view.open({})
+    assert view.order.storage.value == "sketch"
+    there = view.session.layers[0]
+    wanted = ([there.layer], (there.sigma,), [there])
+    assert arguments_of(view.session.opened, *wanted, "full")["storage"] == "full"
+    with pytest.raises(ConfigError, match="holds these layers"):
+        arguments_of(view.session.opened, *wanted, "sketch")
+    view.close()
 
 
 def test_ordered_layer_is_extracted_and_opened(dashboard, studio):

@@ -1,0 +1,51 @@
+"""The main views join the page when they are first looked at, never hidden before they were drawn."""
+
+import pytest
+from bokeh.models import Plot
+from dashboard_synthetic import SyntheticRuns, SyntheticStudio
+
+from panel_app.computing.jobs import JobQueue
+from panel_app.dashboard import Dashboard
+from panel_app.data import DataStore
+from panel_app.scenes.cloud import PointCloud
+
+VIEWS = ("map", "compare", "noise", "3d")
+
+
+@pytest.fixture
+def page():
+    runs = SyntheticRuns(60)
+    page = Dashboard(DataStore(runs), SyntheticStudio(runs), JobQueue())
+    yield page
+    page.close()
+
+
+def on_page(page, kind):
+    """Models of a kind that the browser is told of."""
+    return list(page.views.__panel__().get_root().select({"type": kind}))
+
+
+@pytest.mark.parametrize("asked", VIEWS)
+def test_address_brings_the_one_view_that_it_names_and_no_other(page, asked):
+    page.open({"view": asked})
+    assert page.session.notice is None, page.session.notice
+    assert [view.visible for view in page.views._stage] == [True]
+    assert len(on_page(page, Plot)) == {"map": 1, "compare": 2}.get(asked, 0)
+    assert len(on_page(page, PointCloud._bokeh_model)) == int(asked in ("noise", "3d"))
+
+
+def test_view_joins_when_first_looked_at_and_stays_hidden_afterwards(page):
+    page.open({"view": "noise"})
+    joined = list(page.views._stage)
+    for name in ("map", "3d", "noise", "map"):
+        page.session.state.view = name
+        assert list(page.views._stage)[: len(joined)] == joined  # what is drawn is not drawn anew
+        joined = list(page.views._stage)
+        assert [view.visible for view in joined].count(True) == 1
+        assert page.views._built[name].visible
+    assert len(joined) == 3
+
+
+def test_nothing_is_on_the_page_before_the_address_is_read(page):
+    assert on_page(page, Plot) == []
+    assert not page.views._built
