@@ -25,12 +25,12 @@ from panel_app.navigation import Navigation, section
 from panel_app.session import Notice, Session
 from panel_app.state import ADDRESSED, Address
 from panel_app.store_banner import StoreBanner
+from panel_app.tabs import Tabs
 from panel_app.theme import CSS_VARIABLES, PAGE_SX, PANE_CSS, THEME_CONFIG
 from panel_app.views import Views, further_views
 
 SIDEBAR_WIDTH, PANEL_WIDTH = 276, 372
-_ANALYSIS = 2
-"""Place of the analysis among the tabs."""
+_ANALYSIS = "Analysis"
 
 WELCOME = """
 <div style="max-width:560px;margin:12vh auto;text-align:center;line-height:1.6">
@@ -92,17 +92,14 @@ class Dashboard:
             sizing_mode="stretch_width",
         )
         self.address = AddressBar(keys=list(self.session.state.to_query()), height=0, margin=0)
-        self.tabs = pmui.Tabs(
-            ("Sample", self.samples),
-            ("Generate", self.generation),
-            ("Analysis", self.analysis),
-            ("Layers", self.layers),
-            ("Run", self.run),
-            sizing_mode="stretch_width",
-            margin=0,
-            dynamic=False,
-        )
-        self.tabs.param.watch(lambda event: setattr(self.analysis, "active", event.new == _ANALYSIS), "active")
+        panels = {
+            "Sample": self.samples,
+            "Generate": self.generation,
+            _ANALYSIS: self.analysis,
+            "Layers": self.layers,
+            "Run": self.run,
+        }
+        self.tabs = Tabs(panels, on_show=lambda name: setattr(self.analysis, "active", name == _ANALYSIS))
         self.welcome = Html(WELCOME, stylesheets=[PANE_CSS], sizing_mode="stretch_width", visible=False)
         side = pmui.Paper(
             self.tabs,

@@ -196,7 +196,8 @@ class ActivationWriter:
             partial.unlink(missing_ok=True)
         attributes = {**reader.attrs, "finished": True, "digest": digest, "nonfinite": nonfinite}
         opened = zarr.open_array(LocalStore(self.path), mode="r+", zarr_format=3)
-        opened.update_attributes({ATTRIBUTE: attributes})
+        with _short_metadata():
+            opened.update_attributes({ATTRIBUTE: attributes})
         self._scratch = None
         return digest
 
@@ -214,7 +215,7 @@ class ActivationWriter:
             "finished": False,
         }
         # Another process may be first; whether it means the same array is checked next.
-        with suppress(ContainsArrayError):
+        with suppress(ContainsArrayError), _short_metadata():
             zarr.create_array(
                 LocalStore(self.path),
                 shape=self.shape,
@@ -319,6 +320,11 @@ class ActivationWriter:
                 self.path, allow_unfinished=True, index=self.index
             )
         return self._opened[1]
+
+
+def _short_metadata() -> Any:
+    """Have Zarr write `zarr.json` on one line: with a line an id, those of a million samples take twice the space."""
+    return zarr.config.set({"json_indent": None})
 
 
 def _write_all(file: RawIOBase, data: bytes | memoryview) -> None:

@@ -18,6 +18,10 @@ ID_BYTES = 1024
 _QUICK, _SMALL = 1, 6
 
 
+class PackingError(CorruptDataError):
+    """Packed values are damaged; who knows the file's name adds it."""
+
+
 def pack_half(points: np.ndarray) -> np.ndarray:
     """Return points (N, d) float16 as (n,) uint8: the lower bytes column by column, then the packed upper ones."""
     low, high = np.moveaxis(points.T.astype("<f2", order="C").view(np.uint8).reshape(points.size, 2), 1, 0)
@@ -28,7 +32,7 @@ def unpack_half(packed: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     """Return what `pack_half` was given, as (N, d) float32.
 
     Raises:
-        CorruptDataError: if it is not of this shape.
+        PackingError: if it is not of this shape.
     """
     count = shape[0] * shape[1]
     planes = np.empty((count, 2), np.uint8)
@@ -47,7 +51,7 @@ def unpack_names(packed: np.ndarray, count: int) -> str:
     """Return the JSON list of `count` names that `pack_names` packed, which is not looked into.
 
     Raises:
-        CorruptDataError: if it is damaged or too long for so many names.
+        PackingError: if it is damaged or too long for so many names.
     """
     return _inflated(packed, None, limit=count * ID_BYTES).decode("utf-8", "surrogatepass")
 
@@ -59,7 +63,7 @@ def _inflated(packed: np.ndarray, size: int | None, *, limit: int | None = None)
     try:
         found = reader.decompress(packed.tobytes(), most + 1)
     except zlib.error as error:
-        raise CorruptDataError(f"packed values are damaged: {error}") from error
+        raise PackingError(f"packed values are damaged: {error}") from error
     if not reader.eof or len(found) > most or (size is not None and len(found) != size):
-        raise CorruptDataError("packed values are truncated or too many")
+        raise PackingError("packed values are truncated or too many")
     return found

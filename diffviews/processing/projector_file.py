@@ -4,6 +4,7 @@ import json
 import os
 import secrets
 from dataclasses import asdict
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,16 +12,25 @@ import numpy as np
 
 from diffviews.errors import CorruptDataError, DiffViewsError, SchemaVersionError
 from diffviews.processing.map_parameters import MapParameters
+from diffviews.processing.packing import PackingError, pack_half, pack_names, unpack_half, unpack_names
 
 if TYPE_CHECKING:
     from diffviews.processing.projector import Projector
 
 FORMAT = "diffviews.projector"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+READABLE = ("1", "2")
+"""Version 1 had no packed points, and the ids in its metadata, where there is no room for millions."""
 
 REQUIRED = ("scaler_mean", "scaler_scale", "pca_points", "embedding")
 OPTIONAL = ("pca_components", "row_sigmas")
-_DTYPES = {"row_sigmas": ("F64",), "pca_points": ("F32", "F16")}
+PACKED = "packed_points"
+"""In place of `pca_points` where they are half-precision numbers, as the vectors of a large sketch."""
+
+IDS = "sample_ids"
+"""Packed as well."""
+
+_DTYPES = {"row_sigmas": "F64", PACKED: "U8", IDS: "U8"}
 
 
 def write_projector(projector: "Projector", path: Path) -> None:
@@ -28,12 +38,15 @@ def write_projector(projector: "Projector", path: Path) -> None:
     from safetensors.numpy import save
 
     arrays = {name: getattr(projector, name) for name in REQUIRED + OPTIONAL}
-    arrays["pca_points"] = _halved(arrays["pca_points"])
+    arrays[IDS] = pack_names(projector.sample_ids)
+    half = _halved(arrays["pca_points"])
+    if half is not None:
+        arrays[PACKED] = pack_half(half)
+        del arrays["pca_points"]
     metadata = {
         "format": FORMAT,
         "schema": str(SCHEMA_VERSION),
         "parameters": json.dumps(asdict(projector.parameters), sort_keys=True),
-        "sample_ids": json.dumps(projector.sample_ids),
     }
     content = save({name: array for name, array in arrays.items() if array is not None}, metadata)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.part")
@@ -57,63 +70,86 @@ def read_projector(path: Path) -> dict[str, Any]:
         raise CorruptDataError(f"there is no projector at {path}")
     try:
         with safe_open(path, framework="numpy") as file:
-            _check_format(path, file.metadata() or {})
-            described = _described(path, file.metadata())
-            _check_arrays(path, file, described)
-            names = [name for name in REQUIRED + OPTIONAL if name in file.keys()]  # noqa: SIM118 (no mapping)
-            arrays = {name: file.get_tensor(name) for name in names}
+            metadata = file.metadata() or {}
+            _check_format(path, metadata)
+            parameters = _parameters(path, metadata)
+            shapes = _checked_shapes(path, file, parameters)
+            sample_ids = _sample_ids(path, file, metadata, shapes["embedding"][0])
+            arrays = {name: file.get_tensor(name) for name in shapes if name != IDS}
+        if PACKED in arrays:
+            arrays["pca_points"] = unpack_half(arrays.pop(PACKED).ravel(), _points_shape(shapes))
+    except PackingError as error:
+        raise CorruptDataError(f"{path} is damaged: {error}") from error
     except (SafetensorError, OSError) as error:
         raise CorruptDataError(f"{path} is truncated or no safetensors file: {error}") from error
     lost = [name for name, array in arrays.items() if not np.isfinite(array).all()]
     if lost or not (arrays["scaler_scale"] > 0).all():
         raise CorruptDataError(f"{path} is damaged: {', '.join(lost) or 'scaler_scale'} has impossible values")
-    arrays["pca_points"] = arrays["pca_points"].astype(np.float32, copy=False)
-    return {"pca_components": None, "row_sigmas": None, **arrays, **described}
+    return {"pca_components": None, "row_sigmas": None, **arrays, "parameters": parameters, "sample_ids": sample_ids}
 
 
-def _halved(points: np.ndarray) -> np.ndarray:
-    """Return float32 values as float16 where that loses nothing, as with the vectors of a large sketch."""
+def _halved(points: np.ndarray) -> np.ndarray | None:
+    """Return float32 values as float16, or None where that would lose something."""
     with np.errstate(over="ignore"):
         half = points.astype(np.float16)
-    return half if np.array_equal(half, points) else points
+    return half if np.array_equal(half, points) else None
 
 
 def _check_format(path: Path, metadata: dict[str, str]) -> None:
     if metadata.get("format") != FORMAT:
         raise CorruptDataError(f"{path} is a safetensors file, but holds no projector")
-    if metadata.get("schema") != str(SCHEMA_VERSION):
+    if metadata.get("schema") not in READABLE:
         raise SchemaVersionError(
-            f"{path} has schema {metadata.get('schema')!r}, but this version reads {SCHEMA_VERSION}; fit the map anew"
+            f"{path} has schema {metadata.get('schema')!r}, but this version reads {' and '.join(READABLE)}; "
+            "fit the map anew"
         )
 
 
-def _described(path: Path, metadata: dict[str, str]) -> dict[str, Any]:
-    """Return parameters and sample ids from the file's metadata."""
+def _parameters(path: Path, metadata: dict[str, str]) -> MapParameters:
     try:
-        parameters = MapParameters(**json.loads(metadata["parameters"]))
-        sample_ids = json.loads(metadata["sample_ids"])
+        return MapParameters(**json.loads(metadata["parameters"]))
     except (KeyError, ValueError, TypeError, RecursionError, DiffViewsError) as error:
         raise CorruptDataError(f"{path} does not describe its map: {error}") from error
-    if not isinstance(sample_ids, list) or not all(isinstance(sample_id, str) for sample_id in sample_ids):
+
+
+def _sample_ids(path: Path, file: Any, metadata: dict[str, str], count: int) -> tuple[str, ...]:
+    """Return the ids of the map's `count` samples."""
+    try:
+        packed = IDS in file.keys()  # noqa: SIM118 (no mapping)
+        names = json.loads(unpack_names(file.get_tensor(IDS).ravel(), count) if packed else metadata[IDS])
+    except (KeyError, ValueError, RecursionError) as error:
+        raise CorruptDataError(f"{path} does not describe its map: {error}") from error
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise CorruptDataError(f"{path} does not describe its map: sample_ids is no list of names")
-    return {"parameters": parameters, "sample_ids": tuple(sample_ids)}
+    if len(names) != count:
+        raise CorruptDataError(f"{path} is damaged: it has {len(names)} sample_ids for {count} samples")
+    return tuple(names)
 
 
-def _check_arrays(path: Path, file: Any, described: dict[str, Any]) -> None:
-    """Compare names, dtypes and shapes with each other before an array is read."""
-    found = set(file.keys())
+def _checked_shapes(path: Path, file: Any, parameters: MapParameters) -> dict[str, tuple[int, ...]]:
+    """Compare names, dtypes and shapes with each other before an array is read; return the shapes."""
     shapes: dict[str, tuple[int, ...]] = {}
-    for name in found & set(REQUIRED + OPTIONAL):
+    for name in set(file.keys()) & {*REQUIRED, *OPTIONAL, PACKED, IDS}:
         part = file.get_slice(name)
         shapes[name] = tuple(part.get_shape())
-        if part.get_dtype() not in _DTYPES.get(name, ("F32",)):
+        if part.get_dtype() != _DTYPES.get(name, "F32"):
             raise CorruptDataError(f"{path} is damaged: {name} is {part.get_dtype()}")
-    missing = [name for name in REQUIRED if name not in shapes]
+    instead = {"pca_points": PACKED}
+    missing = [name for name in REQUIRED if name not in shapes and instead.get(name) not in shapes]
     if missing:
         raise CorruptDataError(f"{path} is damaged: it lacks {', '.join(missing)}")
-    problem = shape_problem(shapes, len(described["sample_ids"]), described["parameters"].n_components)
+    plain = {name: shape for name, shape in shapes.items() if name not in (PACKED, IDS)}
+    problem = shape_problem(plain, shapes["embedding"][0] if shapes["embedding"] else 0, parameters.n_components)
+    if not problem and prod(shapes.get(PACKED, _points_shape(shapes))) < prod(_points_shape(shapes)):
+        problem = f"{PACKED} has {prod(shapes[PACKED])} bytes for {_points_shape(shapes)} numbers"
     if problem:
         raise CorruptDataError(f"{path} is damaged: {problem}")
+    return shapes
+
+
+def _points_shape(shapes: dict[str, tuple[int, ...]]) -> tuple[int, int]:
+    """Return the shape (N, d) of the points that the other arrays ask for."""
+    return shapes["embedding"][0], shapes.get("pca_components", shapes["scaler_mean"])[0]
 
 
 def shape_problem(shapes: dict[str, tuple[int, ...]], count: int, dimensions: int) -> str:
@@ -128,7 +164,7 @@ def shape_problem(shapes: dict[str, tuple[int, ...]], count: int, dimensions: in
         "embedding": (count, dimensions),
         "row_sigmas": (count,),
     }
-    wrong = [name for name, shape in shapes.items() if shape != expected[name] or 0 in shape]
+    wrong = [name for name, shape in shapes.items() if shape != expected[name] or 0 in shape or not shape]
     if wrong:
         return f"{wrong[0]} has shape {shapes[wrong[0]]} where {expected[wrong[0]]} belongs"
     return "" if count > 1 else f"it has {count} samples"

@@ -209,6 +209,8 @@ class ActiveRun:
         """Stage a DataFrame or a mapping of columns as the .csv or .parquet artifact `path`."""
         import pandas as pd
 
+        from diffviews.data.table_file import write_table
+
         if not path.endswith((".csv", ".parquet")):
             raise ConfigError(f"table {path!r} must be named .csv or .parquet")
         frame, target = pd.DataFrame(table), self.stage(path)
@@ -216,7 +218,7 @@ class ActiveRun:
             if path.endswith(".csv"):
                 frame.to_csv(target, index=False)
             else:
-                frame.to_parquet(target, index=False)
+                write_table(frame, target)
 
     def log_image(self, key: str, png: bytes, *, step: int = 0) -> None:
         """Show a picture under `key` in the MLflow UI's image grid, at once.

@@ -1,66 +1,233 @@
-"""The picture shown is that of the sample clicked, whatever was filtered, switched, compared or loaded again before."""
+"""The picture shown is that of the sample clicked, wherever it was clicked and whatever happened before and after.
 
+Where samples lie, which classes they have and how they look is read from the files of the logged runs: a row that the
+dashboard's own reading mixes up cannot be mixed up alike here.
+"""
+
+import io
 import json
+import re
 from itertools import product
 from urllib.parse import parse_qs, urlencode, urlsplit
 
 import numpy as np
+import pandas as pd
 import pytest
 from explorer import Explorer
+from PIL import Image
 from playwright.sync_api import expect
+from scenes import Slices, Stage
 from scipy.spatial import cKDTree
 
-from panel_app.filter import SHOW_ALL
-
-SIGMAS = (0.5, 2.0)
-
-
-def selected(explorer):
-    return parse_qs(urlsplit(explorer.page.url).query).get("sample", [None])[0]
-
-
-def alone(opened, wanted, size):
-    """Samples that a filter shows and that no other shown one is near on the screen, the loneliest first."""
-    shown = opened.shown(wanted)
-    (x0, x1), (y0, y1) = opened.bounds
-    spots = np.stack([(shown["x"] - x0) / (x1 - x0) * size[0], (shown["y"] - y0) / (y1 - y0) * size[1]], axis=1)
-    gaps = cKDTree(spots).query(spots, k=2)[0][:, 1]
-    return [str(shown["sample_id"].iloc[i]) for i in np.argsort(-gaps)[:3]]
+SIGMAS = ("0.5", "2")
+MARGIN = 0.06
+"""Share of its points' range that a map leaves free on each side."""
+PLACES = ("Map", "3-D", "left", "right")
+CHANGES = ("view", "sigma", "layer", "reload")
+"""What happens before each click: another view, another noise level, another layer, the page loaded again."""
 
 
-def expect_picture(explorer, sample_id, samples):
-    """The selected sample is this one, by its address, its id in words, and every pixel of its picture."""
-    explorer.wait(lambda: selected(explorer) == sample_id)
-    card = explorer.page.get_by_role("img", name=sample_id, exact=True).first
-    expect(card).to_be_visible()
-    assert (explorer.picture(card) == samples.images_of([sample_id])[0]).all()
+class Logged:
+    """What an extraction's runs hold."""
+
+    def __init__(self, workspace, extraction):
+        self.workspace, self.extraction = workspace, extraction
+        table = pd.read_parquet(workspace.folder(extraction).path("samples.parquet"))
+        self._png = dict(zip(table["sample_id"], (image["bytes"] for image in table["image"]), strict=True))
+        names = (f"{label}: {name}" for label, name in zip(table["class_label"], table["class_name"], strict=True))
+        self.class_of = dict(zip(table["sample_id"], names, strict=True))
+        self.runs = {(r.layer, f"{r.sigma:g}"): r.run_id for r in workspace.catalog.layers(extraction)}
+
+    def picture(self, sample_id):
+        return np.asarray(Image.open(io.BytesIO(self._png[sample_id])).convert("RGB"))
+
+    def places(self, layer, sigma):
+        """Ids, and where they are on a layer's own map as shares of its width and height from the top left, (N, 2)."""
+        table = pd.read_parquet(self.workspace.folder(self.runs[layer, sigma]).path("map/points.parquet"))
+        points = table[["x", "y"]].to_numpy(np.float64)
+        low, high = points.min(axis=0), points.max(axis=0)
+        shares = (points - low + MARGIN * (high - low)) / ((1 + 2 * MARGIN) * (high - low))
+        return table["sample_id"].tolist(), np.stack([shares[:, 0], 1 - shares[:, 1]], axis=1)
+
+
+@pytest.fixture(scope="module")
+def logged(workspace, opened):
+    return Logged(workspace, opened.layer.parent_id)
+
+
+@pytest.fixture(scope="module")
+def stacks(workspace, logged, opened):
+    """The aligned maps of two layers, by layer."""
+    from diffviews.pipelines.embed import embed
+    from diffviews.processing.map_parameters import MapParameters
+    from diffviews.tracking.schema import MapKind
+
+    layers = [opened.layer.layer, next(layer for layer, _ in logged.runs if layer != opened.layer.layer)]
+    made = {}
+    for layer in layers:
+        run = embed(logged.runs[layer, "2"], MapParameters(), workspace, kind=MapKind.ALIGNED).run_id
+        made[layer] = Slices(workspace, run, SIGMAS, sorted(logged.class_of))
+    return made
+
+
+class Visit:
+    """One page, clicked on in every place; what it should show follows from what is logged."""
+
+    def __init__(self, page, url, logged, stacks, classes):
+        self.explorer, self.page = Explorer(page, url, None), page
+        self.logged, self.stacks, self.classes = logged, stacks, classes
+        self.stage, self.view, self.clicked = Stage(self.explorer), "Map", []
+
+    def open(self, layer, sigma):
+        asked = {"run": self.logged.extraction, "layer": layer, "sigma": sigma}
+        asked |= {"classes": json.dumps(self.classes)} if self.classes else {}
+        self.page.goto(f"{self.explorer.url}?{urlencode(asked)}", timeout=120_000)
+        self.ready()
+
+    def asked(self, name):
+        return parse_qs(urlsplit(self.page.url).query).get(name, [None])[0]
+
+    # -- what happens before a click ---------------------------------------------------
+
+    def change(self, what, place):
+        if what == "view":
+            self.look_at(place)
+        elif what == "reload":
+            self.page.reload()
+            self.ready()
+        else:
+            self.switch(what)
+        self.expect_pictures()
+
+    def look_at(self, place):
+        """Show the map, clear what was clicked there, then come to the view where the next clicks are."""
+        if self.view != "Map":
+            self.turn_to("Map")
+            self.expect_pictures()
+        if self.clicked:
+            self.page.get_by_role("button", name="Clear", exact=True).click()
+            self.explorer.wait(lambda: self.asked("sample") is None)
+            self.clicked = []
+        self.turn_to({"left": "Compare", "right": "Compare"}.get(place, place))
+
+    def turn_to(self, view):
+        self.page.get_by_role("group", name="View").get_by_role("button", name=view, exact=True).click()
+        self.view = view
+        self.ready()
+
+    def switch(self, what):
+        """Open the other noise level or the other layer, by the sidebar."""
+        before, was = self.asked(what), [self.explorer.pixels(box) for box in self.boxes()]
+        other = next(value for value in (SIGMAS if what == "sigma" else self.stacks) if value != before)
+        if what == "sigma":
+            levels = self.page.get_by_role("group", name="Noise level σ")
+            levels.get_by_role("button", name=other, exact=True).click()
+        else:
+            self.page.get_by_role("combobox", name=re.compile("^Layer")).first.click()
+            self.page.get_by_role("menuitem", name=other, exact=True).click()
+        self.explorer.wait(lambda: self.asked(what) == other)
+        if self.view == "3-D" and what == "sigma":
+            return  # both noise levels are on show already
+        self.explorer.away()
+        self.explorer.wait(lambda: not same(was[:1], [self.explorer.pixels(self.boxes()[0])]))
+        self.ready()
+
+    def boxes(self):
+        """The maps on show, on the screen."""
+        if self.view == "3-D":
+            return [self.stage.box]
+        return [self.page.locator(".bk-events:visible").nth(n).bounding_box() for n in range(1 + (self.view != "Map"))]
+
+    def ready(self, still=3):
+        """Wait until everything has been drawn."""
+        if self.view == "3-D":
+            stack = self.stacks[self.asked("layer")].run_id
+            expect(self.page.locator(f"[data-key='{stack}']:visible")).to_be_visible(timeout=60_000)
+        else:
+            expect(self.page.locator(".bk-events:visible")).to_have_count(1 + (self.view != "Map"), timeout=60_000)
+        self.explorer.away()
+        seen = []
+
+        def rests():
+            seen.append([self.explorer.pixels(box) for box in self.boxes()])
+            drawn = all(np.ptp(pixels) > 40 for pixels in seen[-1])
+            return drawn and len(seen) > still and all(same(one, seen[-1]) for one in seen[-1 - still : -1])
+
+        self.explorer.wait(rests)
+
+    # -- the click ---------------------------------------------------------------------
+
+    def spots(self, place):
+        """Where each sample shown is on the screen: ids and (N, 2)."""
+        layer = self.asked("layer")
+        if place == "3-D":
+            stack = self.stacks[layer]
+            ids, spots = stack.sample_ids * len(SIGMAS), self.stage.stack(stack)
+        else:
+            right = json.loads(self.asked("against")) if place == "right" else None
+            at = (layer, self.asked("sigma")) if right is None else (right["layer"], f"{right['sigma']:g}")
+            (ids, shares), box = self.logged.places(*at), self.boxes()[int(place == "right")]
+            spots = shares * [box["width"], box["height"]] + [box["x"], box["y"]]
+        shown = np.array([not self.classes or self.logged.class_of[s] in self.classes for s in ids])
+        return [s for s, is_shown in zip(ids, shown, strict=True) if is_shown], spots[shown]
+
+    def click_one(self, place):
+        """Click on a sample that no other lies near, and that nobody clicked on yet."""
+        ids, spots = self.spots(place)
+        gaps = cKDTree(spots).query(spots, k=2)[0][:, 1]
+        box = self.boxes()[int(place == "right")]
+        inside = np.abs(spots - [box["x"] + box["width"] / 2, box["y"] + box["height"] / 2]) < [
+            box["width"] / 2 - 20, box["height"] / 2 - 20,
+        ]  # fmt: skip
+        order = np.argsort(-np.where(inside.all(axis=1), gaps, 0))
+        at = next(i for i in order if ids[i] not in self.clicked)
+        assert gaps[at] > 12, "no sample lies alone"
+        self.stage.hover(spots[at])
+        self.expect_picture(self.page.locator(f'div:has(> div > .small:text-is("{ids[at]}")) > div > img'), ids[at])
+        self.page.mouse.down()
+        self.page.mouse.up()
+        self.clicked.append(ids[at])
+        self.explorer.wait(lambda: self.chosen() == self.clicked)
+        self.explorer.away()
+
+    def chosen(self):
+        """The samples clicked on, as the address has them: the selected one, then the neighbours chosen."""
+        return [self.asked("sample"), *json.loads(self.asked("also") or "[]")] if self.asked("sample") else []
+
+    # -- what is shown -----------------------------------------------------------------
+
+    def expect_picture(self, image, sample_id):
+        expect(image.locator("visible=true").first).to_be_visible()
+        assert same([self.explorer.picture(image.locator("visible=true").first)], [self.logged.picture(sample_id)])
+
+    def expect_pictures(self):
+        """Every sample clicked on is shown with its own picture: beside the map, or below the compared ones."""
+        self.explorer.wait(lambda: self.chosen() == self.clicked)
+        if not self.clicked:
+            return
+        first, *others = self.clicked
+        if self.view == "Compare":
+            face = f'div:has(> div > .small:text-is("{first}")) > img'
+            self.expect_picture(self.page.locator(face), first)
+            return
+        self.expect_picture(self.page.get_by_role("img", name=first, exact=True), first)
+        listed = self.page.get_by_role("list", name="Neighbours").get_by_role("listitem")
+        expect(listed).to_have_count(len(others))
+        for other in others:
+            self.expect_picture(listed.filter(has=self.page.get_by_text(other, exact=True)).get_by_role("img"), other)
+
+
+def same(some, others):
+    return all(a.shape == b.shape and (a == b).all() for a, b in zip(some, others, strict=True))
 
 
 @pytest.mark.parametrize("classes", [(), ("3: three", "8: eight")], ids=["all", "filtered"])
-def test_picture_is_that_of_the_sample_clicked_on_every_map(new_page, url, data, opened, classes):
-    page, run = new_page(), opened.layer.parent_id
-    wanted = SHOW_ALL.with_values("class", classes) if classes else SHOW_ALL
-    layers = sorted({record.layer for record in data.library.layers(run)})
-    for number, (layer, sigma) in enumerate(product(layers, SIGMAS)):
-        this = data.open(data.layer_run(run, layer, sigma))
-        explorer = Explorer(page, url, this)
-        query = {"run": run, "layer": layer, "sigma": f"{sigma:g}"}
-        explorer.open("?" + urlencode(query | ({"classes": json.dumps(classes)} if classes else {})))
-        chosen = alone(this, wanted, (explorer.box["width"], explorer.box["height"]))[number % 3]
-        explorer.click(chosen)
-        expect_picture(explorer, chosen, this.samples)
-        explorer.away()
-
-        # The other noise level, in the page: the same sample, its own picture still.
-        other = next(level for level in SIGMAS if level != sigma)
-        page.get_by_role("group", name="Noise level σ").get_by_role("button", name=f"{other:g}", exact=True).click()
-        explorer.wait(lambda other=other: f"sigma={other:g}" in page.url)
-        expect_picture(explorer, chosen, this.samples)
-
-        # Compared, in three dimensions, and loaded again.
-        for view in ("Compare", "3-D", "Map"):
-            page.get_by_role("group", name="View").get_by_role("button", name=view, exact=True).click()
-            explorer.wait(lambda explorer=explorer, chosen=chosen: selected(explorer) == chosen)
-        page.reload()
-        expect(page.locator(".bk-events").first).to_be_visible(timeout=60_000)
-        expect_picture(explorer, chosen, this.samples)
+def test_picture_is_that_of_the_sample_clicked_in_every_view_after_every_change(
+    new_page, url, logged, stacks, opened, classes
+):
+    visit = Visit(new_page(), url, logged, stacks, classes)
+    visit.open(opened.layer.layer, f"{opened.layer.sigma:g}")
+    for place, change in product(PLACES, CHANGES):
+        visit.change(change, place)
+        visit.click_one(place)
+        visit.expect_pictures()

@@ -54,7 +54,7 @@ def finish(bar):
 
 
 def look_at(dashboard, part):
-    dashboard.tabs.active = 2
+    dashboard.tabs.show("Analysis")
     dashboard.analysis.part.value = part
     return dashboard.analysis
 

@@ -3,6 +3,7 @@ import os
 import struct
 import subprocess
 import sys
+import zlib
 from dataclasses import replace
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from diffviews.errors import ConfigError, CorruptDataError, SchemaVersionError, SelectionError, ShapeError
-from diffviews.processing import fitting, projector_file
+from diffviews.processing import fitting, packing, projector_file
 from diffviews.processing.fitting import fit_map
 from diffviews.processing.neighbors import membership_strengths
 from diffviews.processing.projector import MapParameters, Projector
@@ -199,16 +200,29 @@ def test_loaded_projector_is_the_saved_one(monkeypatch, tmp_path, options):
     assert [entry.name for entry in tmp_path.iterdir()] == ["map.safetensors"]
 
 
-def test_points_that_fit_half_precision_take_half_the_space_and_come_back_exactly(projector, tmp_path):
-    exact = replace(projector, pca_points=projector.pca_points.astype(np.float16).astype(np.float32))
+@pytest.fixture
+def halved(projector):
+    return replace(projector, pca_points=projector.pca_points.astype(np.float16).astype(np.float32))
+
+
+def test_points_that_fit_half_precision_take_less_than_half_the_space_and_come_back_exactly(
+    projector, halved, tmp_path
+):
     sizes = []
-    for name, one in (("whole", projector), ("half", exact)):
+    for name, one in (("whole", projector), ("half", halved)):
         one.save(tmp_path / name)
         loaded = Projector.load(tmp_path / name)
         assert loaded.pca_points.dtype == np.float32
         np.testing.assert_array_equal(loaded.pca_points, one.pca_points)
         sizes.append((tmp_path / name).stat().st_size)
-    assert sizes[0] - sizes[1] == projector.pca_points.size * 2
+    assert sizes[0] - sizes[1] > projector.pca_points.size * 2
+
+
+def test_ids_take_a_few_bytes_each(projector, tmp_path):
+    ids = tuple(f"class-7/picture-{row:06}" for row in range(80))
+    replace(projector, sample_ids=ids).save(tmp_path / "m.safetensors")
+    assert Projector.load(tmp_path / "m.safetensors").sample_ids == ids
+    assert load_file(tmp_path / "m.safetensors")["sample_ids"].size < 8 * 80
 
 
 def test_rows_of_a_joint_map_keep_their_sigmas(projector, tmp_path):
@@ -276,24 +290,67 @@ def test_missing_file_is_named(tmp_path):
         Projector.load(tmp_path / "nothing-here.safetensors")
 
 
-@pytest.mark.parametrize("schema", ["2", "0", None])
+@pytest.mark.parametrize("schema", ["3", "0", None])
 def test_another_schema_version_is_refused(projector, tmp_path, schema):
-    with pytest.raises(SchemaVersionError, match="reads 1"):
+    with pytest.raises(SchemaVersionError, match="reads 1 and 2"):
         Projector.load(saved(projector, tmp_path / "m.safetensors", metadata={"schema": schema}))
 
 
 @pytest.mark.parametrize(
     "metadata",
     [
-        {"format": "other"}, {"format": None}, {"sample_ids": "{"}, {"sample_ids": "[1, 2]"}, {"sample_ids": '["s0"]'},
-        {"parameters": None}, {"parameters": '{"n_neighbors": 0}'}, {"parameters": '{"colour": 1}'},
-        {"parameters": "[" * 100_000}, {"sample_ids": json.dumps(["s0"] * 80)},
+        {"format": "other"}, {"format": None}, {"parameters": None}, {"parameters": '{"n_neighbors": 0}'},
+        {"parameters": '{"colour": 1}'}, {"parameters": "[" * 100_000},
     ],
     ids=lambda metadata: str(metadata)[:40],
 )
 def test_damaged_description_is_refused(projector, tmp_path, metadata):
     with pytest.raises(CorruptDataError, match=r"m\.safetensors"):
         Projector.load(saved(projector, tmp_path / "m.safetensors", metadata=metadata))
+
+
+DAMAGED_IDS = [
+    None, "{", "[1, 2]", '["s0"]', json.dumps(["s0"] * 80), "[" * 60_000, " " * (80 * packing.ID_BYTES) + json.dumps(IDS)
+]
+
+
+@pytest.mark.parametrize("text", DAMAGED_IDS, ids=lambda text: str(text)[:10])
+def test_damaged_ids_are_refused(projector, tmp_path, text):
+    packed = None if text is None else np.frombuffer(zlib.compress(text.encode()), np.uint8)
+
+    def change(arrays):
+        others = {name: array for name, array in arrays.items() if name != "sample_ids"}
+        return others if packed is None else {**others, "sample_ids": packed}
+
+    with pytest.raises(CorruptDataError, match=r"m\.safetensors"):
+        Projector.load(saved(projector, tmp_path / "m.safetensors", change))
+
+
+@pytest.mark.parametrize("schema", ["1", "2"])
+def test_ids_in_the_metadata_are_read_as_version_1_wrote_them(projector, tmp_path, schema):
+    path = saved(
+        projector, tmp_path / "m.safetensors", lambda a: {k: v for k, v in a.items() if k != "sample_ids"},
+        {"schema": schema, "sample_ids": json.dumps(projector.sample_ids)},
+    )  # fmt: skip
+    assert Projector.load(path).sample_ids == projector.sample_ids
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda packed: packed[:-3],
+        lambda packed: packed[:5],
+        lambda packed: np.append(packed[: 80 * 10], np.frombuffer(zlib.compress(bytes(799)), np.uint8)),
+        lambda packed: np.append(packed[: 80 * 10], np.frombuffer(zlib.compress(bytes(10**7)), np.uint8)),
+        lambda packed: np.append(packed[: 80 * 10], packed[:50]),
+        lambda packed: packed.astype(np.float32),
+    ],
+    ids=["cut", "short", "too few", "too many", "no stream", "dtype"],
+)
+def test_damaged_packed_points_are_refused(halved, tmp_path, damage):
+    path = saved(halved, tmp_path / "m.safetensors", lambda a: {**a, "packed_points": damage(a["packed_points"])})
+    with pytest.raises(CorruptDataError, match=r"m\.safetensors is damaged"):
+        Projector.load(path)
 
 
 @pytest.mark.parametrize(
