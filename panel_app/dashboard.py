@@ -20,6 +20,7 @@ from panel_app.generation.panel import GenerationPanel, Results
 from panel_app.generation.sampling_section import MODELS_OWN, FirstValues
 from panel_app.html import Html
 from panel_app.inspector import LayersPanel, RunPanel, SamplePanel
+from panel_app.leaving import let_go
 from panel_app.map.embedding_map import EmbeddingMap
 from panel_app.navigation import Navigation, section
 from panel_app.session import Notice, Session
@@ -152,15 +153,12 @@ class Dashboard:
         self.banner.look()
 
     def close(self) -> None:
-        """Let go of the page when its visitor has left: Panel's process-wide state would follow it for ever."""
+        """Let go of the page when its visitor has left."""
         for part in (self._queue, self.generation.past, self.pending, self.banner):
             part.leave()
         self.analysis.leave()
         self.exports.leave()
-        for watchers in pn.state.param.watchers.get("busy", {}).values():
-            for watcher in list(watchers):
-                if getattr(getattr(watcher.fn, "__self__", None), "self", None) is self.page:
-                    pn.state.param.unwatch(watcher)
+        let_go(self.page)
 
     def _write_address(self) -> None:
         """Keep the address bar at this view, so that it can be sent to a colleague."""

@@ -10,6 +10,9 @@ import numpy as np
 
 from diffviews.errors import ConfigError, LayerNotFoundError, ShapeError, unknown_name
 
+LayerKey = tuple[str, float]
+"""(layer name, sigma): what one array of activations belongs to."""
+
 MAX_CHUNK_ROWS = 1024
 CHECKSUM_BYTES = 4
 CHUNK_BYTES = 4 * 2**20

@@ -19,16 +19,14 @@ from torch.utils.data import DataLoader, Dataset
 from diffviews.adapters.base import GeneratorAdapter
 from diffviews.adapters.condition import Condition
 from diffviews.core.extractor import capture
-from diffviews.core.files import write_atomically
 from diffviews.data.activations import ActivationWriter
+from diffviews.data.layout import LayerKey
 from diffviews.data.samples import SampleSet
+from diffviews.data.sketches import BlockSums, sums_folder
 from diffviews.errors import ShapeError
 from diffviews.lightning.chunks import ChunkBuffer, WriteBehind
 from diffviews.lightning.projection import Projection
 from diffviews.processing.sketch import Sketch
-
-LayerKey = tuple[str, float]
-"""(layer name, sigma): what one array of activations belongs to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +155,7 @@ class ExtractionModule(lightning.LightningModule):
         adapter: the model.
         writers: {(layer, sigma): writer of its array}.
         sketches: {(layer, sigma): file of the fitted sketch} of layers whose arrays hold a sketch's vectors. What
-            a block's outputs sum up to is then written beside its chunks, before them.
+            a block's outputs sum up to is then stored beside its chunks, before them.
         on_overflow: told once of a layer with a value beyond float16, which is skipped from then
             on; the job captures it again in float32.
     """
@@ -175,6 +173,7 @@ class ExtractionModule(lightning.LightningModule):
         self._behind: WriteBehind | None = None
         self._chunks: dict[LayerKey, ChunkBuffer] = {}
         self._projections: dict[LayerKey, Projection] = {}
+        self._sums: dict[LayerKey, BlockSums] = {}
 
     def on_predict_start(self) -> None:
         self._behind = behind = WriteBehind()
@@ -185,6 +184,7 @@ class ExtractionModule(lightning.LightningModule):
             self._held[0].to(self.device)
         device = self._held[0].device
         self._projections = {key: Projection(Sketch.load(path), device) for key, path in self._sketches.items()}
+        self._sums = {key: BlockSums(sums_folder(self._writers[key].path)) for key in self._sketches}
 
     def predict_step(self, batch: ExtractionBatch, batch_idx: int) -> int:
         """Capture one batch; return its number of samples."""
@@ -212,8 +212,8 @@ class ExtractionModule(lightning.LightningModule):
             return
         projection.add()
         if batch.ends_block:
-            path = sums_folder(self._writers[key].path) / f"{batch.stop}.npy"
-            self._behind.submit(partial(_write_sum, path, projection.take_sum()))
+            sums, outputs = self._sums[key], projection.take_sum()
+            self._behind.submit(lambda: sums.add(batch.stop, outputs.cpu().numpy()))
 
     def on_predict_end(self) -> None:
         if self._behind is not None:
@@ -223,13 +223,3 @@ class ExtractionModule(lightning.LightningModule):
         """Write nothing more, after a failure; without one there is nothing left to write."""
         if self._behind is not None:
             self._behind.abandon()
-
-
-def sums_folder(array: Path) -> Path:
-    """Return where the sums of a layer's outputs, one file a block, lie beside its array of vectors."""
-    return array.with_name("sums")
-
-
-def _write_sum(path: Path, total: torch.Tensor) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, lambda file: np.save(file, total.cpu().numpy(), allow_pickle=False))

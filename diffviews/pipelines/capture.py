@@ -12,11 +12,11 @@ import lightning
 from diffviews.adapters.base import GeneratorAdapter
 from diffviews.data.activations import ActivationReader, ActivationWriter, estimate_bytes
 from diffviews.data.disk import format_bytes, require_disk_space
+from diffviews.data.layout import LayerKey
 from diffviews.data.samples import SampleSet
 from diffviews.lightning.extraction import (
     ExtractionData,
     ExtractionModule,
-    LayerKey,
     block_rows,
     unfinished_blocks,
 )

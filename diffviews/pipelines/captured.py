@@ -8,8 +8,7 @@ from math import prod
 from pathlib import Path
 
 from diffviews.data.activations import ActivationReader
-from diffviews.data.sketches import SKETCH_FILE, StoredSketch
-from diffviews.lightning.extraction import sums_folder
+from diffviews.data.sketches import SKETCH_FILE, StoredSketch, sums_folder
 from diffviews.pipelines.sketch import mean_of_sums
 from diffviews.processing.fitting import FittedMap, fit_map, fit_reduced
 from diffviews.processing.map_parameters import MapParameters

@@ -10,7 +10,7 @@ import numpy as np
 from tqdm import tqdm
 
 from diffviews.data.activations import ActivationReader
-from diffviews.lightning.extraction import LayerKey
+from diffviews.data.layout import LayerKey
 from diffviews.lightning.team import Team, dismiss, joined_team
 from diffviews.noise import format_sigma
 from diffviews.pipelines.capture import capture_activations, follow

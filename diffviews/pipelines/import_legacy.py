@@ -12,11 +12,10 @@ from tqdm import tqdm
 
 from diffviews.data.activations import ActivationWriter
 from diffviews.data.disk import format_bytes, require_disk_space
-from diffviews.data.layout import estimate_bytes
+from diffviews.data.layout import LayerKey, estimate_bytes
 from diffviews.data.legacy import LegacyModel, find_models, read_dataset
 from diffviews.data.legacy_maps import LegacyMap, read_maps, tables_in
 from diffviews.errors import ConfigError, SampleSetError, unknown_name
-from diffviews.lightning.extraction import LayerKey
 from diffviews.noise import format_sigma
 from diffviews.pipelines.captured import CapturedArray
 from diffviews.pipelines.import_plan import ImportedModel, ImportPlan

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
+from diffviews.data.layout import LayerKey
 from diffviews.data.samples import SampleSet
-from diffviews.lightning.extraction import LayerKey
 from diffviews.noise import format_sigma
 from diffviews.pipelines.captured import CapturedArray
 from diffviews.pipelines.workspace import Workspace, projector_name

@@ -14,13 +14,13 @@ import numpy as np
 import pandas as pd
 
 from diffviews.data.activations import ActivationWriter
+from diffviews.data.layout import LayerKey
 from diffviews.data.legacy import UNKNOWN_MODEL_DIGEST
 from diffviews.data.legacy_maps import AXES, MIN_POINTS
 from diffviews.data.r2_cache import DATA, older_layer_objects
 from diffviews.data.remote.bulk import StoredObject
 from diffviews.data.remote.object_store import ObjectStore
 from diffviews.errors import CorruptDataError
-from diffviews.lightning.extraction import LayerKey
 from diffviews.pipelines.layer_run import map_title, measure
 from diffviews.pipelines.plan import ExtractionPlan
 from diffviews.pipelines.workspace import projector_name

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from diffviews.data.layer_cache import CachedLayer, LayerCache
+from diffviews.data.layout import LayerKey
 from diffviews.data.remote.store_errors import StoreError
 from diffviews.data.shared_layers import SharedLayers
 from diffviews.errors import ConfigError, CorruptDataError, RunNotFoundError, SchemaVersionError
-from diffviews.lightning.extraction import LayerKey
 from diffviews.pipelines.datasets import open_dataset
 from diffviews.pipelines.extract import ExtractionJob
 from diffviews.pipelines.layer_entry import OpenedLayer, Origin, fill_from_run, log_entry

@@ -21,9 +21,10 @@ from diffviews.core.files import write_atomically
 from diffviews.core.session import Keep, copy_of
 from diffviews.data.activation_reader import count_nonfinite
 from diffviews.data.disk import format_bytes
+from diffviews.data.layout import LayerKey
 from diffviews.data.samples import SampleSet
+from diffviews.data.sketches import BlockSums, sums_folder
 from diffviews.errors import ConfigError
-from diffviews.lightning.extraction import LayerKey, sums_folder
 from diffviews.noise import format_sigma
 from diffviews.pipelines.plan import ExtractionPlan
 from diffviews.pipelines.workspace import conditions_of
@@ -228,6 +229,4 @@ def mean_of_sums(array: Path, sketch: Sketch, total: int) -> np.ndarray:
     """Return the mean activation of all samples, (D,) float32, from the sums of the blocks beside an array."""
     if sketch.points is not None:
         return sketch.mean
-    files = sorted(sums_folder(array).glob("*.npy"), key=lambda path: int(path.stem))
-    sums = sum(np.load(path, allow_pickle=False).astype(np.float64) for path in files)
-    return (sums / total).astype(np.float32)
+    return (BlockSums.total(sums_folder(array)) / total).astype(np.float32)

@@ -3,8 +3,8 @@
 import numpy as np
 import pandas as pd
 
+from diffviews.data.layout import LayerKey
 from diffviews.data.samples import SampleSet
-from diffviews.lightning.extraction import LayerKey
 from diffviews.noise import format_sigma
 from diffviews.pipelines.layer_run import class_array
 from diffviews.pipelines.workspace import Workspace, is_sketch

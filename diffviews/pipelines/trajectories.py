@@ -12,9 +12,9 @@ from diffviews.adapters.base import GeneratorAdapter
 from diffviews.core.files import write_atomically
 from diffviews.core.generator import GenerationResult
 from diffviews.data.activations import ActivationReader, ActivationWriter, DoesNotFitError
+from diffviews.data.layout import LayerKey
 from diffviews.data.samples import SampleSet
 from diffviews.lightning.chunks import ChunkBuffer, WriteBehind
-from diffviews.lightning.extraction import LayerKey
 from diffviews.lightning.generation import Span
 from diffviews.noise import format_sigma
 from diffviews.pipelines.captured import CapturedArray

@@ -18,7 +18,6 @@ from dataclasses import asdict
 from typing import IO, TYPE_CHECKING, Any, Protocol
 
 from diffviews.errors import DiffViewsError
-from diffviews.pipelines.extract import extract
 from diffviews.pipelines.workspace import Workspace
 from diffviews.processing.map_parameters import MapParameters
 from diffviews.serving.errors import JobFailedError
@@ -168,6 +167,8 @@ def _answer_of(program: "subprocess.Popen[bytes]") -> dict[str, Any]:
 
 def main() -> None:
     """Run one extraction for a worker: arguments come by the input, the answer goes to the output."""
+    from diffviews.pipelines.extract import extract  # brings Lightning, which whoever starts this does without
+
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print belongs in the log
     arguments = json.loads(sys.stdin.readline())

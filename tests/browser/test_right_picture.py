@@ -117,7 +117,7 @@ class Visit:
 
     def switch(self, what):
         """Open the other noise level or the other layer, by the sidebar."""
-        before, was = self.asked(what), [self.explorer.pixels(box) for box in self.boxes()]
+        before, was = self.asked(what), self.pixels()
         other = next(value for value in (SIGMAS if what == "sigma" else self.stacks) if value != before)
         if what == "sigma":
             levels = self.page.get_by_role("group", name="Noise level σ")
@@ -129,7 +129,7 @@ class Visit:
         if self.view == "3-D" and what == "sigma":
             return  # both noise levels are on show already
         self.explorer.away()
-        self.explorer.wait(lambda: not same(was[:1], [self.explorer.pixels(self.boxes()[0])]))
+        self.explorer.wait(lambda: (self.pixels() or was)[0] != was[0])
         self.ready()
 
     def boxes(self):
@@ -138,22 +138,26 @@ class Visit:
             return [self.stage.box]
         return [self.page.locator(".bk-events:visible").nth(n).bounding_box() for n in range(1 + (self.view != "Map"))]
 
-    def ready(self, still=3):
+    def ready(self):
         """Wait until everything has been drawn."""
+        self.explorer.away()
         if self.view == "3-D":
             stack = self.stacks[self.asked("layer")].run_id
             expect(self.page.locator(f"[data-key='{stack}']:visible")).to_be_visible(timeout=60_000)
+            self.rest(lambda: (self.stage.camera, self.stage.box), 6)
         else:
             expect(self.page.locator(".bk-events:visible")).to_have_count(1 + (self.view != "Map"), timeout=60_000)
-        self.explorer.away()
+            self.rest(self.pixels, 3)
+
+    def pixels(self):
+        """What is seen of the maps on show; None where one is still empty."""
+        seen = [self.explorer.pixels(box) for box in self.boxes()]
+        return [pixels.tobytes() for pixels in seen] if all(np.ptp(pixels) > 40 for pixels in seen) else None
+
+    def rest(self, look, times):
+        """Wait until a look finds the same several times in a row."""
         seen = []
-
-        def rests():
-            seen.append([self.explorer.pixels(box) for box in self.boxes()])
-            drawn = all(np.ptp(pixels) > 40 for pixels in seen[-1])
-            return drawn and len(seen) > still and all(same(one, seen[-1]) for one in seen[-1 - still : -1])
-
-        self.explorer.wait(rests)
+        self.explorer.wait(lambda: seen.append(look()) or (seen[-1] and seen[-times:] == [seen[-1]] * times))
 
     # -- the click ---------------------------------------------------------------------
 
@@ -173,22 +177,31 @@ class Visit:
 
     def click_one(self, place):
         """Click on a sample that no other lies near, and that nobody clicked on yet."""
-        ids, spots = self.spots(place)
-        gaps = cKDTree(spots).query(spots, k=2)[0][:, 1]
-        box = self.boxes()[int(place == "right")]
-        inside = np.abs(spots - [box["x"] + box["width"] / 2, box["y"] + box["height"] / 2]) < [
-            box["width"] / 2 - 20, box["height"] / 2 - 20,
-        ]  # fmt: skip
-        order = np.argsort(-np.where(inside.all(axis=1), gaps, 0))
-        at = next(i for i in order if ids[i] not in self.clicked)
-        assert gaps[at] > 12, "no sample lies alone"
-        self.stage.hover(spots[at])
-        self.expect_picture(self.page.locator(f'div:has(> div > .small:text-is("{ids[at]}")) > div > img'), ids[at])
+        chosen, spot = self.lonely(place)
+        self.stage.hover(spot)
+        self.expect_picture(self.page.locator(f'div:has(> div > .small:text-is("{chosen}")) > div > img'), chosen)
         self.page.mouse.down()
         self.page.mouse.up()
-        self.clicked.append(ids[at])
+        self.clicked.append(chosen)
         self.explorer.wait(lambda: self.chosen() == self.clicked)
         self.explorer.away()
+
+    def lonely(self, place):
+        """The loneliest sample well inside a map that nobody clicked on yet, and its spot; in space it comes nearer."""
+        for _ in range(8):
+            ids, spots = self.spots(place)
+            gaps, box = cKDTree(spots).query(spots, k=2)[0][:, 1], self.boxes()[int(place == "right")]
+            size = np.array([box["width"], box["height"]])
+            inside = (np.abs(spots - [box["x"], box["y"]] - size / 2) < size / 2 - 20).all(axis=1)
+            free = inside & ~np.isin(ids, self.clicked)
+            at = int(np.argmax(np.where(free, gaps, 0)))
+            if gaps[at] > 9 and free[at]:
+                return ids[at], spots[at]
+            assert place == "3-D", "no sample lies alone"
+            self.stage.element.focus()
+            self.page.keyboard.press("+")
+            self.rest(lambda: self.stage.camera, 3)
+        raise AssertionError("no sample lies alone in space")
 
     def chosen(self):
         """The samples clicked on, as the address has them: the selected one, then the neighbours chosen."""
@@ -198,7 +211,9 @@ class Visit:
 
     def expect_picture(self, image, sample_id):
         expect(image.locator("visible=true").first).to_be_visible()
-        assert same([self.explorer.picture(image.locator("visible=true").first)], [self.logged.picture(sample_id)])
+        shown, own = self.explorer.picture(image.locator("visible=true").first), self.logged.picture(sample_id)
+        assert shown.shape == own.shape
+        assert (shown == own).all(), f"another picture than that of {sample_id}"
 
     def expect_pictures(self):
         """Every sample clicked on is shown with its own picture: beside the map, or below the compared ones."""
@@ -215,10 +230,6 @@ class Visit:
         expect(listed).to_have_count(len(others))
         for other in others:
             self.expect_picture(listed.filter(has=self.page.get_by_text(other, exact=True)).get_by_role("img"), other)
-
-
-def same(some, others):
-    return all(a.shape == b.shape and (a == b).all() for a, b in zip(some, others, strict=True))
 
 
 @pytest.mark.parametrize("classes", [(), ("3: three", "8: eight")], ids=["all", "filtered"])

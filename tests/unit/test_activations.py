@@ -518,3 +518,7 @@ def test_impossible_options_are_refused(tmp_path: Path) -> None:
     with pytest.raises(SampleSetError, match="more than once"):
         open_writer(tmp_path / "a.zarr", sample_ids=["a", "a"])
     assert not (tmp_path / "a.zarr").exists()
+
+
+def test_metadata_is_one_line_since_a_line_an_id_would_double_it(stored: tuple[Path, np.ndarray]) -> None:
+    assert b"\n" not in (stored[0] / "zarr.json").read_bytes()

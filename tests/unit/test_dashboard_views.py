@@ -1,5 +1,8 @@
 """The main views join the page when they are first looked at, never hidden before they were drawn."""
 
+import subprocess
+import sys
+
 import pytest
 from bokeh.models import Plot
 from dashboard_synthetic import SyntheticRuns, SyntheticStudio
@@ -47,3 +50,12 @@ def test_view_joins_when_first_looked_at_and_stays_hidden_afterwards(page):
 def test_nothing_is_on_the_page_before_the_address_is_read(page):
     assert plots(page) == []
     assert not page.views._built
+
+
+def test_server_starts_without_what_only_jobs_need():
+    script = (
+        "import sys, panel_app.app\n"
+        "sys.exit(' '.join({'lightning', 'transformers', 'diffusers', 'umap', 'matplotlib.pyplot'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, ""), done.stderr

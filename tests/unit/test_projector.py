@@ -310,8 +310,9 @@ def test_damaged_description_is_refused(projector, tmp_path, metadata):
 
 
 DAMAGED_IDS = [
-    None, "{", "[1, 2]", '["s0"]', json.dumps(["s0"] * 80), "[" * 60_000, " " * (80 * packing.ID_BYTES) + json.dumps(IDS)
-]
+    None, "{", "[1, 2]", '["s0"]', json.dumps(["s0"] * 80), "[" * 60_000,
+    " " * (80 * packing.ID_BYTES) + json.dumps(IDS),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("text", DAMAGED_IDS, ids=lambda text: str(text)[:10])

@@ -210,6 +210,9 @@ def test_resumed_sketch_ends_with_the_same_digest(drawn, arrays, tmp_path):
     again = capture_activations(drawn, drawn.keys, tmp_path, progress=False)
     assert digests(first).items() <= digests(again).items()
     assert digests(again) == digests(arrays)
+    for key, array in again.items():
+        means = [mean_of_sums(found.path, Sketch.load(found.sketch), 220) for found in (array, arrays[key])]
+        np.testing.assert_allclose(*means, rtol=1e-6)
 
 
 def test_layers_beyond_the_memory_are_fitted_in_passes_of_their_own_with_the_same_result(
