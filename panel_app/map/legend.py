@@ -122,7 +122,7 @@ def _caption(opened: OpenMap, shown: int, hidden: int) -> str:
     sigma = f'<span class="muted" style="font-weight:400">{where}</span>'
     ringed = f"{hidden} ringed hidden · " if hidden else ""
     return (
-        '<div style="display:flex;justify-content:space-between;gap:16px;align-items:baseline">'
-        f'<span class="title">{escape(opened.layer.layer)} {sigma}</span>'
+        '<div style="display:flex;flex-wrap:wrap;justify-content:space-between;gap:0 16px;align-items:baseline;'
+        f'white-space:nowrap"><span class="title">{escape(opened.layer.layer)} {sigma}</span>'
         f'<span class="muted num small">{ringed}{shown:,} of {len(opened.table):,} shown</span></div>'
     )

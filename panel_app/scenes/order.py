@@ -63,7 +63,7 @@ class MapOrder(pn.viewable.Viewer):
         self.session, self.studio, self._on_made = session, studio, on_made
         self._order, self._possible, self._ordered_for = ALIGNED, False, None
         self.text = Html("", stylesheets=[PANE_CSS], sizing_mode="stretch_width", margin=(0, 0, 10, 0))
-        self.button = pmui.Button(icon="scatter_plot", size="small", margin=(0, 0, 4, 0))
+        self.button = pmui.Button(icon="scatter_plot", size="small", margin=(0, 0, 4, 0), align="center")
         self.button.on_click(lambda _: self.make())
         self.bar = JobBar(queue, on_over=self._enable, on_done=self._done, on_told=session.tell)
         self._layout = pn.Column(
