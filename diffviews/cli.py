@@ -163,14 +163,15 @@ def parse_arguments(name: str, words: Sequence[str]) -> dict[str, Any]:
     Raises:
         ConfigError: if an option is unknown or a value has the wrong type.
     """
-    from jsonargparse import ArgumentError, ArgumentParser
+    from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
 
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)  # the flags of a spread dataclass tell what they do
     command, function = COMMANDS[name], load_function(name)
     options, spread = flags_of(function), spread_of(function)
     parser = ArgumentParser(
         prog=f"diffviews {name}",
         exit_on_error=False,
-        description=(inspect.getdoc(function) or "").partition("\n")[0],
+        description=" ".join([(inspect.getdoc(function) or "").partition("\n")[0], *_told_positional(command)]),
     )
     parser.add_argument("--config", action="config", help="YAML file with values for these flags")
     for cls in spread.values():
@@ -185,6 +186,10 @@ def parse_arguments(name: str, words: Sequence[str]) -> dict[str, Any]:
     return plain | {
         key: cls(**{field.name: values[field.name] for field in fields(cls)}) for key, cls in spread.items()
     }
+
+
+def _told_positional(command: Command) -> list[str]:
+    return [f"The value of --{name} may be given without its flag." for name in command.positional]
 
 
 def spread_of(function: Callable[..., Any]) -> dict[str, type]:

@@ -9,13 +9,18 @@ from panel_app.open_map import OpenMap
 from panel_app.points import CLASS, PROMPT, SIGMA, shortened
 from panel_app.theme import PANE_CSS
 
+_NUMBERS = {
+    "neighborhood_preservation": "Share of its nearest samples, by activations, that are its nearest on the map too",
+    "distance_to_data": "Mean distance to its nearest samples, by activations: large for an outlier",
+}
+
 
 def column_label(column: str) -> str:
     """Return a column's name as people read it."""
-    known = {PROMPT: "Prompt", SIGMA: "Noise level σ"}
+    known = {PROMPT: "Prompt", SIGMA: "Noise level σ", "neighborhood_preservation": "Neighbours kept"}
     if column in known:
         return known[column]
-    return column.replace("_", " ").replace("neighborhood", "neighbourhood").capitalize()
+    return column.replace("_", " ").capitalize()
 
 
 def picture(opened: OpenMap, address: str, size: int, *, alt: str = "", style: str = "") -> str:
@@ -44,11 +49,8 @@ def selected_card(opened: OpenMap, sample_id: str) -> str:
     """Return the card of the selected sample, ringed as on the map, with its whole prompt and its numbers."""
     row = opened.row_of[sample_id]
     numbers = " · ".join(
-        f"{label} {opened.table[column].iloc[row]:.2f}"
-        for column, label in (
-            ("neighborhood_preservation", "neighbours kept"),
-            ("distance_to_data", "distance to data"),
-        )
+        f'<span title="{told}">{column_label(column).lower()} {opened.table[column].iloc[row]:.2f}</span>'
+        for column, told in _NUMBERS.items()
         if column in opened.numeric_columns
     )
     ring = "box-shadow:0 0 0 3px var(--dv-selected);border-radius:8px"

@@ -149,6 +149,7 @@ class Dashboard:
         """Open what the address names, else the newest extraction of an experiment and a model, else of any."""
         self.page.dark_theme = self.drawing.dark = query.get("theme") == "dark"
         self.session.start(Address.from_query(query), experiment, model)
+        self._show_welcome()
         self.views.show()
         self.banner.look()
 

@@ -32,9 +32,8 @@ METRIC_LABELS = {
     "effective_rank": "Effective rank",
     "intrinsic_dimension": "Intrinsic dimension (TwoNN)",
     "explained_variance": "Variance kept by PCA",
-    "neighborhood_preservation": "Neighbourhood preservation",
-    "nonfinite": "Values that are not finite",
-    "nan_count": "NaN or infinite values",
+    "neighborhood_preservation": "Neighbours kept on the map",
+    "nonfinite": "NaN or infinite values",
     "control_seeds": "Generations behind the control rate",
 }
 
@@ -63,6 +62,7 @@ class SamplePanel(pn.viewable.Viewer):
             description="Number of nearest samples to suggest.",
         )
         self.space = pmui.RadioButtonGroup(
+            label="Nearest in",
             options={"Activations": "activation", "Map": "map"},
             value=state.space,
             size="small",
@@ -253,7 +253,8 @@ class RunPanel(pn.viewable.Viewer):
             run["Map run"] = opened.map_run
             links.append(link(url(opened.layer.run_id), "Open its layer run in MLflow"))
         links.append(link(url(state.extraction), "Open its parent run in MLflow"))
-        metrics = [(METRIC_LABELS.get(k, k), v) for k, v in sorted(opened.layer.metrics.items(), key=_metric_order)]
+        measured = sorted(opened.layer.metrics.items(), key=_metric_order)
+        metrics = [(METRIC_LABELS.get(k, k), v) for k, v in measured if k != "nan_count"]  # `nonfinite` says it
         self._body.object = "".join(
             [
                 '<div class="overline" style="margin-bottom:4px">Run</div>',

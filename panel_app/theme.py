@@ -65,7 +65,8 @@ def _palette(mode: str, **colours: Any) -> dict[str, Any]:
         "components": {
             "MuiButton": {"defaultProps": {"disableElevation": True}},
             "MuiTab": {"styleOverrides": {"root": {"minHeight": 40, "minWidth": 0, "padding": "6px 14px"}}},
-            "MuiTabs": {"styleOverrides": {"root": {"minHeight": 40}}},
+            # Tabs that were hidden once would keep the buttons, which take the last tab's room.
+            "MuiTabs": {"styleOverrides": {"root": {"minHeight": 40}, "scrollButtons": {"display": "none"}}},
         },
     }
 

@@ -8,18 +8,16 @@ import pyarrow.parquet as pq
 
 
 def write_table(frame: pd.DataFrame, path: Path) -> None:
-    """Write a table without its index; of a map's points it takes less than half of what pandas' defaults take.
+    """Write a table without its index; of a map's points it takes half of what pandas' defaults take.
 
-    Coordinates hardly repeat, so no dictionary helps them, but their exponents do: floats are split into
-    bytes of equal weight. Ids mostly begin as the one before, which is all that is stored of that part.
+    Coordinates hardly repeat, so a dictionary of them is one more copy. Ids mostly begin as the one before, and
+    only where they differ from it is stored.
     """
     table = pa.Table.from_pandas(frame, preserve_index=False)
-    encodings = {field.name: found for field in table.schema if (found := _encoding(field.type)) is not None}
+    texts = {field.name: "DELTA_BYTE_ARRAY" for field in table.schema if _is_text(field.type)}
     categories = [field.name for field in table.schema if pa.types.is_dictionary(field.type)]
-    pq.write_table(table, path, compression="zstd", use_dictionary=categories, column_encoding=encodings)
+    pq.write_table(table, path, compression="zstd", use_dictionary=categories, column_encoding=texts)
 
 
-def _encoding(kind: pa.DataType) -> str | None:
-    if pa.types.is_float32(kind) or pa.types.is_float64(kind):
-        return "BYTE_STREAM_SPLIT"
-    return "DELTA_BYTE_ARRAY" if pa.types.is_string(kind) or pa.types.is_large_string(kind) else None
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))

@@ -22,10 +22,10 @@ from diffviews.core.extractor import capture
 from diffviews.data.activations import ActivationWriter
 from diffviews.data.layout import LayerKey
 from diffviews.data.samples import SampleSet
-from diffviews.data.sketches import BlockSums, sums_folder
 from diffviews.errors import ShapeError
 from diffviews.lightning.chunks import ChunkBuffer, WriteBehind
 from diffviews.lightning.projection import Projection
+from diffviews.lightning.sums import BlockSums, sums_folder
 from diffviews.processing.sketch import Sketch
 
 

@@ -4,19 +4,16 @@ import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
 
 from diffviews.data.activations import ActivationReader
-from diffviews.data.sketches import SKETCH_FILE, StoredSketch, sums_folder
+from diffviews.data.sketches import SKETCH_FILE, StoredSketch
+from diffviews.lightning.sums import sums_folder
 from diffviews.pipelines.sketch import mean_of_sums
 from diffviews.processing.fitting import FittedMap, fit_map, fit_reduced
 from diffviews.processing.map_parameters import MapParameters
 from diffviews.processing.sketch import Sketch
 from diffviews.tracking.active_run import ActiveRun
-
-HELD_AT_ONCE = 2 << 30
-"""Bytes of a layer's activations up to which its map is fitted in memory; larger ones are read pass by pass."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +32,10 @@ class CapturedArray:
 
     def fit(self, sample_ids: Sequence[str], parameters: MapParameters) -> FittedMap:
         """Fit the map of what it holds."""
-        reader = ActivationReader.open(self.path)
-        if self.sketch is None:
-            held = prod(reader.shape) * reader.dtype.itemsize <= HELD_AT_ONCE
-            return fit_map(reader.array() if held else reader, sample_ids, parameters)
-        return fit_reduced(Sketch.load(self.sketch).reduction(reader.array()), sample_ids, parameters)
+        if self.sketch is not None:  # the reader and its ids are let go before the map is fitted
+            reduction = Sketch.load(self.sketch).reduction(ActivationReader.open(self.path).array())
+            return fit_reduced(reduction, sample_ids, parameters)
+        return fit_map(ActivationReader.open(self.path), sample_ids, parameters)
 
     def measures(self) -> dict[str, float]:
         """Return what is to be known of it besides its map."""

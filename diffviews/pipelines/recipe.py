@@ -63,6 +63,7 @@ class GenerationRecipe:
     negative_prompt: str = ""
     """Text of the unconditional pass, which guidance leads away from."""
     num_samples: int = 1
+    """How many images."""
     seed: int | None = 0
     """Sample i starts from the noise of (seed, i); None draws a seed, which the run records."""
     sampler: Sampler | None = None
@@ -70,11 +71,15 @@ class GenerationRecipe:
     schedule: Schedule = "auto"
     """`karras`: eq. 5 of Karras et al. 2022; `model`: the model's own discrete levels; auto: its own if it has any."""
     num_steps: int | None = None
+    """Sampler steps."""
     sigma_max: float | None = None
+    """First noise level."""
     sigma_min: float | None = None
+    """Last noise level above 0."""
     rho: float = 7.0
     """Curvature of the schedule, Karras et al. 2022 eq. 5."""
     guidance_scale: float | None = None
+    """Classifier-free guidance: 0 unconditional, 1 conditional, above 1 amplified."""
     s_churn: float = 0.0
     """Noise added over all steps of heun and euler, Karras et al. 2022 Alg. 2; 0 adds none."""
     s_min: float = 0.0
@@ -84,6 +89,7 @@ class GenerationRecipe:
     s_noise: float = 1.0
     """Factor on the noise that churn adds."""
     noise_mode: NoiseMode = "stochastic"
+    """`stochastic`: noise by seed; `fixed`: the same, with seed 42 if none is given; `zero`: no noise at all."""
 
     def __post_init__(self) -> None:
         if len(set(self.sample_ids)) < len(self.sample_ids):

@@ -23,8 +23,8 @@ from diffviews.data.activation_reader import count_nonfinite
 from diffviews.data.disk import format_bytes
 from diffviews.data.layout import LayerKey
 from diffviews.data.samples import SampleSet
-from diffviews.data.sketches import BlockSums, sums_folder
 from diffviews.errors import ConfigError
+from diffviews.lightning.sums import BlockSums, sums_folder
 from diffviews.noise import format_sigma
 from diffviews.pipelines.plan import ExtractionPlan
 from diffviews.pipelines.workspace import conditions_of

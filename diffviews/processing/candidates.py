@@ -1,15 +1,16 @@
 """Which points may be among the nearest: fast scores, and how far everything else is at least."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import cycle
 from typing import Any
 
 import numpy as np
 
-from diffviews.processing.umap_backend import cuda_is_allowed
+from diffviews.processing.umap_backend import cuda_devices
 
 GPU_PAIRS = 10**8
-"""From this many pairs on the scores are computed on a CUDA device, where there is one."""
+"""From this many pairs on the scores are computed on CUDA devices, where there are any."""
 
 TREE_DIMENSIONS = 3
 """Up to this many dimensions a k-d tree finds euclidean neighbours; more make it slower than products."""
@@ -39,8 +40,8 @@ def candidate_finder(points: np.ndarray, queries: int, count: int, metric: str) 
     center = points.mean(axis=0, dtype=np.float64)
     centered = np.subtract(points, center, dtype=np.float64).astype(np.float32)
     squared = np.einsum("ij,ij->i", centered, centered, dtype=np.float64)
-    on_gpu = queries * len(points) >= GPU_PAIRS and cuda_is_allowed()
-    find = (_torch_finder if on_gpu else _product_finder)(centered, squared, count, "cuda")
+    devices = cuda_devices() if queries * len(points) >= GPU_PAIRS else []
+    find = _torch_finder(centered, squared, count, devices) if devices else _product_finder(centered, squared, count)
     scale = 1.0 if metric == "euclidean" else 0.5
 
     def found(block: np.ndarray, own: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
@@ -74,7 +75,7 @@ def _rounding(lengths: np.ndarray, longest: float, dimensions: int) -> np.ndarra
     return 4 * math.sqrt(dimensions + 2) * SINGLE * (np.sqrt(lengths) + math.sqrt(longest)) ** 2 + TINY
 
 
-def _product_finder(centered: np.ndarray, squared: np.ndarray, count: int, _device: str) -> Finder:
+def _product_finder(centered: np.ndarray, squared: np.ndarray, count: int) -> Finder:
     """Return a finder by one matrix product a block: (q, 1) · (−2 p, ‖p‖²)."""
     factors = np.concatenate([-2 * centered, squared[:, None]], axis=1, dtype=np.float32).T
 
@@ -85,15 +86,16 @@ def _product_finder(centered: np.ndarray, squared: np.ndarray, count: int, _devi
     return find
 
 
-def _torch_finder(centered: np.ndarray, squared: np.ndarray, count: int, device: str) -> Finder:
-    """Return a finder whose matrix products and selection run on `device`."""
+def _torch_finder(centered: np.ndarray, squared: np.ndarray, count: int, devices: Sequence[str]) -> Finder:
+    """Return a finder whose matrix products and selection run on `devices`, which take blocks in turn."""
     import torch
 
-    on_device: Any = torch.from_numpy(centered).to(device)
-    lengths: Any = torch.from_numpy(squared.astype(np.float32)).to(device)
+    lengths = squared.astype(np.float32)
+    copies: Any = cycle([(torch.from_numpy(lengths).to(to), torch.from_numpy(centered).to(to)) for to in devices])
 
     def find(rows: np.ndarray, own: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-        scores = torch.addmm(lengths, torch.from_numpy(rows).to(device), on_device.T, alpha=-2)
+        squares, others = next(copies)
+        scores = torch.addmm(squares, torch.from_numpy(rows).to(others.device), others.T, alpha=-2)
         if own is not None:
             scores[torch.arange(len(own)), torch.from_numpy(own)] = torch.inf
         values, columns = torch.topk(scores, count, dim=1, largest=False, sorted=False)

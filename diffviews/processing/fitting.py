@@ -11,7 +11,7 @@ from diffviews.processing.map_parameters import MapParameters
 from diffviews.processing.near_neighbors import near_neighbors
 from diffviews.processing.projector import Projector
 from diffviews.processing.reduction import Reduction, reduce_activations
-from diffviews.processing.source_rows import ActivationSource
+from diffviews.processing.source_rows import ActivationSource, StackedRows
 from diffviews.processing.umap_backend import embed_aligned, embed_neighbors, fitting
 
 
@@ -135,7 +135,9 @@ def _with_self(indices: np.ndarray, distances: np.ndarray, count: int) -> tuple[
     """Return neighbours as UMAP counts them: each point is its own nearest, `count` with itself."""
     own = np.arange(len(indices))[:, None]
     nearest = np.concatenate([own, indices[:, : count - 1]], axis=1)
-    return nearest, np.concatenate([np.zeros((len(own), 1)), distances[:, : count - 1]], axis=1)
+    away = np.zeros((len(own), nearest.shape[1]), np.float32)  # what UMAP takes, so that it makes no copy
+    away[:, 1:] = distances[:, : count - 1]
+    return nearest, away
 
 
 def _start_of_descent(leading: np.ndarray, parameters: MapParameters) -> np.ndarray:
@@ -187,7 +189,7 @@ def fit_joint_map(
         As `fit_map`; ConfigError if there is no level.
     """
     levels = _checked_levels(activations, sample_ids)
-    stacked = np.concatenate([ActivationSource(activations[sigma]).array() for sigma in levels])
+    stacked = StackedRows([ActivationSource(activations[sigma]) for sigma in levels])
     return fit_map(
         stacked, list(sample_ids) * len(levels), parameters, sigmas=np.repeat(levels, len(sample_ids))
     )

@@ -64,6 +64,6 @@ def _inflated(packed: np.ndarray, size: int | None, *, limit: int | None = None)
         found = reader.decompress(packed.tobytes(), most + 1)
     except zlib.error as error:
         raise PackingError(f"packed values are damaged: {error}") from error
-    if not reader.eof or len(found) > most or (size is not None and len(found) != size):
+    if not reader.eof or (size is not None and len(found) != size):
         raise PackingError("packed values are truncated or too many")
     return found

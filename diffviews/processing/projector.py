@@ -13,10 +13,11 @@ from typing import Any, Literal, Self
 import numpy as np
 
 from diffviews.errors import ConfigError, CorruptDataError, SelectionError, ShapeError
+from diffviews.processing.in_order import in_order
 from diffviews.processing.map_parameters import MapParameters
 from diffviews.processing.neighbors import check_k, exact_neighbors, membership_strengths
 from diffviews.processing.projector_file import read_projector, shape_problem, write_projector
-from diffviews.processing.source_rows import nonfinite_error
+from diffviews.processing.source_rows import ActivationSource
 
 __all__ = ["MapParameters", "Placement", "Projector"]
 
@@ -104,16 +105,28 @@ class Projector:
     def project(self, activations: Any) -> np.ndarray:
         """Return activations (M, *shape) in PCA space, (M, d) float32.
 
+        Args:
+            activations: array, memory map, Zarr or stored layer; read, block by block, by the threads that work
+                on the blocks, so that it may be larger than memory.
+
         Raises:
             ShapeError: if they are not of the mapped layer's size.
             CorruptDataError: if a value is NaN or infinite.
         """
-        rows, axes = self._rows(activations), self.pca_components
-        points = np.empty((len(rows), self.pca_points.shape[1]), np.float32)
-        for start in range(0, len(rows), 256):
-            block = rows[start : start + 256] - self.scaler_mean
+        source, axes = self._source(activations), self.pca_components
+        points = np.empty((source.num_rows, self.pca_points.shape[1]), np.float32)
+
+        def of_rows(span: tuple[int, int]) -> bool:
+            block = source.rows(*span)
+            if not np.isfinite(block).all():
+                return False
+            block -= self.scaler_mean
             block /= self.scaler_scale
-            points[start : start + 256] = block if axes is None else _on_axes(block, axes)
+            points[slice(*span)] = block if axes is None else _on_axes(block, axes)
+            return True
+
+        if not all(in_order(of_rows, source.row_spans())):
+            source.require_finite([f"row {row}" for row in range(source.num_rows)])
         return points
 
     def transform(self, activations: Any) -> Placement:
@@ -194,25 +207,20 @@ class Projector:
 
     def _query_point(self, query: Any, space: Space) -> np.ndarray:
         if space == "activation":
-            return self.project(np.asarray(query)[None])
+            return self.project(np.asarray(query, dtype=np.float32)[None])
         place = np.asarray(query, dtype=np.float32).reshape(1, -1)
         if place.shape[1] != self.embedding.shape[1]:
             raise ShapeError(f"a place on this map has {self.embedding.shape[1]} coordinates, not {place.shape[1]}")
         return place
 
-    def _rows(self, activations: Any) -> np.ndarray:
-        rows = np.asarray(activations)
-        if rows.ndim < 2 or prod(rows.shape[1:]) != self.num_features:
+    def _source(self, activations: Any) -> ActivationSource:
+        rows = activations if hasattr(activations, "shape") else np.asarray(activations)
+        if len(rows.shape) < 2 or prod(rows.shape[1:]) != self.num_features:
             raise ShapeError(
                 f"this map places activations of {self.num_features} values each, (M, {self.num_features}) or "
-                f"(M, *layer shape), but these are {rows.shape}"
+                f"(M, *layer shape), but these are {tuple(rows.shape)}"
             )
-        rows = rows.reshape(len(rows), -1).astype(np.float32, copy=False)
-        finite = np.isfinite(rows)
-        if not finite.all():
-            bad = [f"row {row}" for row in np.flatnonzero(~finite.all(axis=1)).tolist()]
-            raise nonfinite_error(int(np.isnan(rows).sum()), int(np.isinf(rows).sum()), bad, len(rows))
-        return rows
+        return ActivationSource(rows)
 
     def _problem(self) -> str:
         """Return what does not fit, or ''."""

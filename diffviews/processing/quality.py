@@ -1,6 +1,6 @@
 """How good a map is, and how much a layer tells: one summary and two values per point."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,10 +8,10 @@ import numpy as np
 import pandas as pd
 
 from diffviews.errors import SelectionError, ShapeError
+from diffviews.processing.all_distances import excess_and_widths
 from diffviews.processing.fitting import FittedMap
-from diffviews.processing.in_order import in_order
 from diffviews.processing.near_neighbors import near_neighbors
-from diffviews.processing.neighbors import exact_neighbors, pairwise_distances
+from diffviews.processing.neighbors import exact_neighbors
 
 QUALITY_NEIGHBORS = 10
 """Neighbourhood size of all measures, the same for every map so that maps can be compared."""
@@ -19,9 +19,6 @@ QUALITY_NEIGHBORS = 10
 MAX_POINTS = 5000
 """Above this many samples the measures that need all distances are means over this many evenly spaced
 samples, each still compared with all others."""
-
-BLOCK_ELEMENTS = 4_000_000
-"""Distances held at a time, by each thread, in each space."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -108,11 +105,7 @@ def trustworthiness_and_continuity(
     if not 1 <= k < len(high) / 2:
         raise SelectionError(f"{k} neighbours were asked for; ask for fewer than half of {len(high)} samples")
     neighbors = (exact_neighbors(high, k, metric=metric)[0], exact_neighbors(low, k)[0])
-
-    def of_rows(rows: np.ndarray) -> np.ndarray:
-        return _excess_ranks(*_distances(high, low, rows, metric), rows, neighbors)
-
-    excess = sum(in_order(of_rows, _blocks(np.arange(len(high)), len(high))), np.zeros(2))
+    excess, _ = excess_and_widths((high, low), neighbors, np.arange(len(high)), metrics=(metric, "euclidean"))
     false, torn = 1 - excess * _excess_scale(len(high), len(high), k)
     return float(false), float(torn)
 
@@ -179,16 +172,11 @@ def _mean_measures(
     sample: np.ndarray,
     metric: str,
 ) -> dict[str, float]:
-    """Return the measures that need every distance from the sampled rows, block by block."""
+    """Return the measures that need every distance from the sampled rows."""
     projector, k = fitted.projector, neighbors[0].shape[1]
-
-    def of_rows(rows: np.ndarray) -> np.ndarray:
-        spaces = _distances(projector.pca_points, projector.embedding, rows, metric)
-        wide = np.zeros(2) if classes is None else [silhouettes(away, rows, classes).sum() for away in spaces]
-        return np.concatenate([_excess_ranks(*spaces, rows, neighbors), wide])
-
-    sums = sum(in_order(of_rows, _blocks(sample, len(projector))), np.zeros(4))
-    excess, widths = sums[:2], sums[2:]
+    excess, widths = excess_and_widths(
+        (projector.pca_points, projector.embedding), neighbors, sample, metrics=(metric, "euclidean"), classes=classes
+    )
     scale = _excess_scale(len(projector), len(sample), k)
     result = {"trustworthiness": float(1 - excess[0] * scale), "continuity": float(1 - excess[1] * scale)}
     if classes is not None:
@@ -197,58 +185,8 @@ def _mean_measures(
     return result
 
 
-def _blocks(sample: np.ndarray, count: int) -> Iterator[np.ndarray]:
-    """Yield the rows of a sample of `count` points by as many as have BLOCK_ELEMENTS distances."""
-    step = max(1, BLOCK_ELEMENTS // count)
-    for start in range(0, len(sample), step):
-        yield sample[start : start + step]
-
-
-def _distances(high: np.ndarray, low: np.ndarray, rows: np.ndarray, metric: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return the distances of some rows to all points, in `high` and in `low`."""
-    return pairwise_distances(high[rows], high, metric), pairwise_distances(low[rows], low)
-
-
-def _excess_ranks(
-    far: np.ndarray, near: np.ndarray, rows: np.ndarray, neighbors: tuple[np.ndarray, np.ndarray]
-) -> np.ndarray:
-    """Return Σ max(0, rank − k) of the map's neighbours by PCA space, and the other way round."""
-    high, low = neighbors
-    return np.array([_excess(far, rows, low[rows]), _excess(near, rows, high[rows])])
-
-
-def _excess(distances: np.ndarray, rows: np.ndarray, neighbors: np.ndarray) -> float:
-    asked, own = np.take_along_axis(distances, neighbors, axis=1), distances[np.arange(len(rows)), rows]
-    excess = 0
-    for values in asked.T:
-        nearer = np.count_nonzero(distances < values[:, None], axis=1) - (own < values)
-        excess += int(np.maximum(nearer + 1 - neighbors.shape[1], 0).sum())
-    return float(excess)
-
-
 def _excess_scale(count: int, sampled: int, k: int) -> float:
     return 2.0 / (sampled * k * (2 * count - 3 * k - 1))
-
-
-def silhouettes(distances: np.ndarray, rows: np.ndarray, classes: np.ndarray) -> np.ndarray:
-    """Return the silhouette width (b − a) / max(a, b) of each row, 0 without a class or alone in it.
-
-    Args:
-        distances: (m, N) of the rows to all samples.
-        rows: (m,) which samples they are.
-        classes: (N,) int from 0, −1 for none.
-    """
-    labelled = classes >= 0
-    member = np.zeros((len(classes), classes.max() + 1))
-    member[np.flatnonzero(labelled), classes[labelled]] = 1.0
-    sums, sizes, own = distances @ member, member.sum(axis=0), classes[rows]
-    index = np.arange(len(rows))
-    within = sums[index, own] / np.maximum(sizes[own] - 1, 1)
-    means = sums / sizes
-    means[index, own] = np.inf
-    between = means.min(axis=1)
-    widths = (between - within) / np.maximum(np.maximum(within, between), np.finfo(np.float64).tiny)
-    return np.where((own >= 0) & (sizes[own] > 1), widths, 0.0)
 
 
 def _leading_neighbors(fitted: FittedMap, k: int) -> np.ndarray:

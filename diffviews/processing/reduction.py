@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from diffviews.errors import SampleSetError
+from diffviews.processing import source_rows
 from diffviews.processing.in_order import in_order
 from diffviews.processing.source_rows import ActivationSource
 
@@ -100,7 +101,7 @@ def reduce_activations(activations: Any, components: int | None = 50, *, normali
 
 
 def _principal_axes(source: ActivationSource, count: int, normalize: bool) -> _Axes:
-    if source.num_rows <= min(source.num_columns, EXACT_SIDE):
+    if source.hold() and source.num_rows <= min(source.num_columns, EXACT_SIDE):
         return _axes_by_gram(source, count, normalize)
     mean, scale, variance = _moments(source, normalize)
     _require_variance(variance, source.num_rows)
@@ -109,7 +110,7 @@ def _principal_axes(source: ActivationSource, count: int, normalize: bool) -> _A
         rows = source.num_rows
     else:
         components = _randomised_axes(source, count, mean, scale)
-        rows = SPECTRUM_ROWS
+        rows = min(SPECTRUM_ROWS, source.num_rows, max(2, source_rows.HELD_AT_ONCE // (4 * source.num_columns)))
         spaced = np.linspace(0, source.num_rows - 1, rows).astype(np.int64)
         eigenvalues = _axes_by_gram(ActivationSource(source.selected(spaced)), 1, normalize).eigenvalues
     points = _projected(source, components, mean, scale)
@@ -122,8 +123,8 @@ def _axes_by_gram(source: ActivationSource, count: int, normalize: bool) -> _Axe
     rows, columns = source.num_rows, source.num_columns
     mean, scale = np.empty(columns, np.float32), np.ones(columns, np.float32)
 
-    def standardised_gram(item: tuple[slice, np.ndarray]) -> np.ndarray:
-        part, block = item
+    def standardised_gram(part: slice) -> np.ndarray:
+        block = source.columns(part)
         mean[part], variance = _center(block)
         if normalize:
             scale[part] = _scale(variance)
@@ -131,7 +132,7 @@ def _axes_by_gram(source: ActivationSource, count: int, normalize: bool) -> _Axe
         return block @ block.T
 
     gram = np.zeros((rows, rows))
-    for product in in_order(standardised_gram, source.column_blocks()):
+    for product in in_order(standardised_gram, source.column_spans()):
         gram += product
     _require_variance(np.array([np.trace(gram)]), rows)
     values, vectors = symmetric_spectrum(gram, count)
@@ -139,15 +140,15 @@ def _axes_by_gram(source: ActivationSource, count: int, normalize: bool) -> _Axe
     vectors = vectors[:, :kept].astype(np.float32)
     components = np.empty((kept, columns), np.float32)
 
-    def projected(item: tuple[slice, np.ndarray]) -> np.ndarray:
-        part, block = item
+    def projected(part: slice) -> np.ndarray:
+        block = source.columns(part)
         block -= mean[part]
         block /= scale[part]
         components[:, part] = vectors.T @ block
         return block @ components[:, part].T
 
     points = np.zeros((rows, kept))
-    for product in in_order(projected, source.column_blocks()):
+    for product in in_order(projected, source.column_spans()):
         points += product
     lengths = _orient(components)
     points *= lengths
@@ -225,7 +226,11 @@ def symmetric_spectrum(matrix: np.ndarray, count: int) -> tuple[np.ndarray, np.n
 def _moments(source: ActivationSource, normalize: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return mean, scale (float32) and variance (float64) of each feature, merging blocks (Chan et al. 1979)."""
     seen, mean, squares = 0, np.zeros(source.num_columns), np.zeros(source.num_columns)
-    for count, block_mean, variance in in_order(lambda item: (len(item[1]), *_center(item[1])), source.row_blocks()):
+
+    def of_rows(span: tuple[int, int]) -> tuple[int, np.ndarray, np.ndarray]:
+        return span[1] - span[0], *_center(source.rows(*span))
+
+    for count, block_mean, variance in in_order(of_rows, source.row_spans()):
         gap = block_mean - mean
         mean += gap * (count / (seen + count))
         squares += variance * count + gap**2 * (seen * count / (seen + count))
@@ -283,13 +288,13 @@ def _of_standardised(
 ) -> Iterator[T]:
     """Yield `work(first row, standardised rows)` of one block of rows after another."""
 
-    def of_block(item: tuple[int, np.ndarray]) -> T:
-        start, block = item
+    def of_rows(span: tuple[int, int]) -> T:
+        block = source.rows(*span)
         block -= mean
         block /= scale
-        return work(start, block)
+        return work(span[0], block)
 
-    yield from in_order(of_block, source.row_blocks())
+    yield from in_order(of_rows, source.row_spans())
 
 
 def _standardised(source: ActivationSource, mean: np.ndarray, scale: np.ndarray) -> np.ndarray:

@@ -63,7 +63,8 @@ def centered_gram(activations: Any) -> np.ndarray:
     """Return x xᵀ of activations (N, *shape) with each feature's mean taken off, (N, N) float32."""
     source = ActivationSource(activations)
     gram = np.zeros((source.num_rows, source.num_rows))
-    for _, block in source.column_blocks():
+    for span in source.column_spans():
+        block = source.columns(span)
         block -= block.mean(axis=0, dtype=np.float64).astype(np.float32)
         gram += block @ block.T
     return gram.astype(np.float32)

@@ -9,7 +9,13 @@ import numpy as np
 from diffviews.errors import CorruptDataError, ShapeError
 
 BLOCK_BYTES = 32 << 20
-"""Size of one float32 block; no more than a few are held at a time."""
+"""Size of one float32 block; each thread holds one."""
+
+HELD_AT_ONCE = 2 << 30
+"""Bytes of stored activations up to which they are read once and held; more are read again in each pass."""
+
+
+_BYTES = {"float16": 2, "float32": 4, "float64": 8}
 
 
 class ActivationSource:
@@ -30,7 +36,8 @@ class ActivationSource:
         shape, dtype = tuple(int(side) for side in activations.shape), activations.dtype
         if len(shape) < 2 or prod(shape) == 0:
             raise ShapeError(f"activations are (samples, *layer shape) and not empty, but these are {shape}")
-        if str(dtype).removeprefix("torch.") not in ("float16", "float32", "float64"):
+        self._itemsize = _BYTES.get(str(dtype).removeprefix("torch."), 0)
+        if not self._itemsize:
             raise ShapeError(f"activations are float16 or float32, but these are {dtype}")
         self._activations = activations
         self.num_rows, self.num_columns = shape[0], prod(shape[1:])
@@ -48,28 +55,35 @@ class ActivationSource:
             return np.asarray(self._activations.rows(wanted)).reshape(len(wanted), self.num_columns)
         return np.concatenate([self._read(row, row + 1) for row in wanted.tolist()])
 
-    def row_blocks(self) -> Iterator[tuple[int, np.ndarray]]:
-        """Yield (first row, rows (n, D) float32) over all rows; a block is the receiver's to change."""
+    def row_spans(self) -> Iterator[tuple[int, int]]:
+        """Yield (start, stop) of blocks over all rows; whoever works on a block reads it, with `rows`."""
         step = max(1, BLOCK_BYTES // (4 * self.num_columns))
         for start in range(0, self.num_rows, step):
-            yield start, self.rows(start, min(start + step, self.num_rows))
+            yield start, min(start + step, self.num_rows)
 
-    def column_blocks(self) -> Iterator[tuple[slice, np.ndarray]]:
-        """Yield (columns, block (N, c) float32) over all columns; a block is the receiver's to change.
-
-        What is no array is first read into one, in the dtype it is stored in.
-        """
-        matrix = self.array()
+    def column_spans(self) -> Iterator[slice]:
+        """Yield blocks over all columns, for `columns`. What is no array is first read into one."""
+        self.array()
         step = max(1, BLOCK_BYTES // (4 * self.num_rows))
         for start in range(0, self.num_columns, step):
-            columns = slice(start, min(start + step, self.num_columns))
-            yield columns, np.array(matrix[:, columns], dtype=np.float32, order="C")
+            yield slice(start, min(start + step, self.num_columns))
+
+    def columns(self, span: slice) -> np.ndarray:
+        """Return some columns, (N, c) float32, a fresh array."""
+        return np.array(self.array()[:, span], dtype=np.float32, order="C")
+
+    def hold(self) -> bool:
+        """Read everything into memory unless it is too much for that; say whether it is there now."""
+        if not self._is_array and self.num_rows * self.num_columns * self._itemsize <= HELD_AT_ONCE:
+            self.array()
+        return self._is_array
 
     def require_finite(self, sample_ids: Sequence[str]) -> None:
         """Raise CorruptDataError with the counts, and the samples they are in, unless all values are finite."""
         nans = infinite = 0
         found: list[str] = []
-        for start, block in self.row_blocks():
+        for start, stop in self.row_spans():
+            block = self.rows(start, stop)
             nans += int(np.count_nonzero(np.isnan(block)))
             infinite += int(np.count_nonzero(np.isinf(block)))
             bad = np.flatnonzero(~np.isfinite(block).all(axis=1))
@@ -97,6 +111,28 @@ class ActivationSource:
         else:
             part = self._activations[start:stop]
         return np.asarray(part).reshape(stop - start, self.num_columns)
+
+
+class StackedRows:
+    """Several sources of the same width, one below the other, of which only what is asked for is read."""
+
+    def __init__(self, parts: Sequence[ActivationSource]) -> None:
+        self._parts = list(parts)
+        self._starts = np.cumsum([0, *(part.num_rows for part in parts)])
+        widths = {part.num_columns for part in parts}
+        if len(widths) > 1:
+            raise ShapeError(f"activations of {sorted(widths)} values a sample are not of one layer")
+        self.shape = (int(self._starts[-1]), *widths)
+        self.dtype = np.result_type(*(part.selected([0]).dtype for part in parts))
+
+    def rows(self, wanted: np.ndarray) -> np.ndarray:
+        """Return rows, counted through all parts, (n, D)."""
+        result = np.empty((len(wanted), self.shape[1]), self.dtype)
+        owner = np.searchsorted(self._starts, wanted, side="right") - 1
+        for number in np.unique(owner):
+            mine = owner == number
+            result[mine] = self._parts[number].selected(wanted[mine] - self._starts[number])
+        return result
 
 
 def nonfinite_error(nans: int, infinite: int, sample_ids: Sequence[str], total: int) -> CorruptDataError:

@@ -33,12 +33,21 @@ def forced_to_cpu() -> bool:
 
 
 def cuda_is_allowed() -> bool:
-    """Return whether there is a CUDA device and neighbours may be computed on it."""
+    """Return whether there is a CUDA device and it may be used."""
     if forced_to_cpu():
         return False
     import torch
 
     return torch.cuda.is_available()
+
+
+def cuda_devices() -> list[str]:
+    """Return the CUDA devices that neighbours may be computed on, none where that is forbidden."""
+    if not cuda_is_allowed():
+        return []
+    import torch
+
+    return [f"cuda:{number}" for number in range(torch.cuda.device_count())]
 
 
 def cuml_is_used() -> bool:
@@ -125,7 +134,7 @@ def embed_neighbors(
     Raises:
         CorruptDataError: if the descent left coordinates that are not finite.
     """
-    knn = (np.array(indices, dtype=np.int64), np.array(distances, dtype=np.float32))
+    knn = (np.asarray(indices, dtype=np.int64), np.asarray(distances, dtype=np.float32))
     options: dict[str, Any] = {
         "n_neighbors": indices.shape[1],
         "n_components": initial.shape[1],

@@ -82,7 +82,7 @@ def measure_layer_by_layer(setting: Setting) -> Measurement:
 
 def measure_growing(setting: Setting) -> Measurement:
     """Extract two layers of growing sets; doubling the set may double the time."""
-    sizes = [1024, 2048, 4096, *([8192, 16_384, 32_768, 65_536] if setting.large else [])]
+    sizes = [3125, 6250, 12_500, *([25_000, 50_000, 100_000] if setting.large else [])]
     layers = ("encoder_bottleneck", "decoder_block_4")
     return measure_doubling(
         lambda count: extraction(_plan(count, layers), setting.folder),

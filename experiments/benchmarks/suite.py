@@ -18,6 +18,7 @@ from experiments.benchmarks.opening import OPENING
 from experiments.benchmarks.placing import PATH
 from experiments.benchmarks.raster import DRAW_1M, DRAW_10M, LOOKUP
 from experiments.benchmarks.scaling import KNN, MAPS, PROJECTION
+from experiments.benchmarks.sketching import SKETCH
 from experiments.benchmarks.startup import HELP, IMPORT
 
 logger = logging.getLogger(__name__)
@@ -40,6 +41,7 @@ SUITE: Mapping[str, Benchmark] = {
         DOWNLOADS,
         HELP,
         DEMO,
+        SKETCH,
         GROWING,
         PROJECTION,
         KNN,

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, fields
+from html import escape
 from typing import Any
 
 import panel as pn
@@ -67,7 +68,7 @@ class OrderPanel(pn.viewable.Viewer):
         self.note = quiet("")
         self.bar = JobBar(queue, on_over=self._enable, on_done=self._done, on_told=session.tell)
         self._layout = pn.Column(
-            self.layers, self.sigmas, self.storage, self.button, self.note, self.bar,
+            self.layers, self.sigmas, self.storage, self.button, self.bar, self.note,
             sizing_mode="stretch_width", margin=0,
         )  # fmt: skip
         self.layers.param.watch(lambda *_: self._tell(), "value")
@@ -103,7 +104,7 @@ class OrderPanel(pn.viewable.Viewer):
         if opened is None:
             return
         lacking = len(set(opened.facts.layers) - {record.layer for record in self.session.layers})
-        told = _impossible(opened) or _told(lacking, len(opened.samples)) + self._told_size(opened)
+        told = self._impossible(opened) or _told(lacking, len(opened.samples)) + self._told_size(opened)
         self.note.object = f'<p class="muted small">{told}</p>'
 
     def _told_size(self, opened: OpenMap) -> str:
@@ -141,7 +142,22 @@ class OrderPanel(pn.viewable.Viewer):
 
     def _enable(self) -> None:
         opened = self.session.opened
-        self.button.disabled = self.bar.busy or opened is None or bool(_impossible(opened))
+        self.button.disabled = self.bar.busy or opened is None or bool(self._impossible(opened))
+
+    def _impossible(self, opened: OpenMap) -> str:
+        """Return why nothing further can be extracted of what is on show, '' where it can."""
+        record = next((e for e in self.session.extractions if e.run_id == opened.layer.parent_id), None)
+        kind = str(getattr(record, "kind", ""))
+        if kind == "generate-dataset":
+            more = f"diffviews extract --dataset run:{escape(opened.layer.parent_id)}"
+            return f"These activations were captured while their samples were made. <code>{more}</code> captures more."
+        if kind == "import":
+            return "These activations were imported: this host does not know how to make more of them."
+        if not opened.layer.params.get("dataset"):
+            return "It was not noted what samples these are; extract them anew with <code>diffviews extract</code>."
+        if not opened.facts.layers:
+            return "The layers of this model were not noted; extract it anew with <code>diffviews extract</code>."
+        return ""
 
 
 def _told(lacking: int, samples: int) -> str:
@@ -149,15 +165,6 @@ def _told(lacking: int, samples: int) -> str:
     if lacking == 1:
         others = "One layer is not extracted yet. "
     return f"{others}A new extraction of the same {samples:,} samples, logged as a run; it opens when it is done."
-
-
-def _impossible(opened: OpenMap) -> str:
-    """Return why nothing further can be extracted of what is on show, '' where it can."""
-    if not opened.layer.params.get("dataset"):
-        return "These activations were imported: this host does not know how to make more of them."
-    if not opened.facts.layers:
-        return "The layers of this model were not noted; extract it anew with `diffviews extract`."
-    return ""
 
 
 def read_sigmas(text: str) -> tuple[float, ...]:

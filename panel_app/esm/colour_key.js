@@ -1,5 +1,5 @@
 const STYLE = `
-.legend { display: flex; flex-wrap: wrap; gap: 4px 6px; align-items: center; }
+.legend { display: flex; flex-wrap: wrap; gap: 1px 6px; align-items: center; }
 button { display: inline-flex; align-items: center; gap: 6px; border: 1px solid transparent; border-radius: 999px;
   background: none; color: inherit; font: inherit; font-size: 12px; padding: 3px 9px 3px 7px; cursor: pointer; }
 button:hover { background: var(--dv-wash); }

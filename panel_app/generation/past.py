@@ -203,6 +203,8 @@ class PastGenerations(pn.viewable.Viewer):
         def done(leaf: Any) -> None:
             self._open(leaf.recipe)
             self._on_load(leaf.recipe)
+            self._entries = [replace(entry, told="") for entry in self._entries]
+            self._note(record.run_id, "Its settings are in the form above.")
 
         self._shows.start(lambda: generations.leaf(record.run_id), done)
 

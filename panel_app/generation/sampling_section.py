@@ -145,7 +145,7 @@ class SamplingSection(pn.viewable.Viewer):
             **field(),
         )
         self.s_max = pmui.TextInput(
-            label="up to σ", placeholder="no limit", description="S_max: no noise is added above it.", **field()
+            label="Churn up to σ", placeholder="no limit", description="S_max: no noise is added above it.", **field()
         )
         self.s_noise = pmui.FloatInput(
             label="Churn strength",
@@ -238,7 +238,7 @@ class SamplingSection(pn.viewable.Viewer):
     def _churn_fields(self) -> dict[str, Any]:
         if self._renoises or not self.s_churn.value:
             return {}
-        least, greatest = float(self.s_min.value or 0), read_sigma("up to σ", self.s_max.value)
+        least, greatest = float(self.s_min.value or 0), read_sigma("Churn up to σ", self.s_max.value)
         if greatest is not None and greatest < least:
             raise ConfigError(f"churn is asked from σ {least:g} up to {greatest:g}; the second must not be smaller")
         return {

@@ -26,6 +26,7 @@ from panel_app.map.overlays import (
     path_columns,
     ring_columns,
 )
+from panel_app.map.patience import load_plots
 from panel_app.map.raster import Window
 from panel_app.map.tools import BAR_HEIGHT, MapTools
 from panel_app.open_map import OpenMap
@@ -85,8 +86,7 @@ class EmbeddingMap(pn.viewable.Viewer):
     # -- building --------------------------------------------------------------------------
 
     def _build_plot(self) -> None:
-        if "bokeh" not in hv.Store.renderers:
-            hv.extension("bokeh", logo=False)
+        load_plots()
         self._range = hv.streams.RangeXY()
         self._size = hv.streams.PlotSize(width=_FIRST_SIZE[0], height=_FIRST_SIZE[1])
         self._range.add_subscriber(lambda x_range, y_range: self._note_view(x_range, y_range))

@@ -11,8 +11,9 @@ from panel_app.map.point_grid import Range
 from panel_app.map.tools import BOX, HAND, LASSO
 
 _KINDS = {HAND: PanTool, BOX: BoxSelectTool, LASSO: LassoSelectTool}
-_SHEET = ".bk-Canvas { --highlight-color: transparent; }"
-"""No dotted frame after a click; the keys' pane draws one for those who come by keyboard."""
+_SHEET = ".bk-Canvas { --highlight-color: transparent; clip-path: inset(1px 0 0 1px); }"
+"""No dotted frame after a click; the keys' pane draws one for those who come by keyboard. Bokeh clears its canvas half
+a pixel beside it, so that the first column and row would keep what was drawn there before: they are cut off."""
 
 
 class MapFigure:

@@ -84,9 +84,7 @@ class MapTools(pn.viewable.Viewer):
             margin=(0, 6, 0, 0),
         )
         self._ways.param.watch(lambda event: self.param.update(way=event.new), "value")
-        self._caption = Html(
-            '<span class="muted small">Marking:</span>', stylesheets=[PANE_CSS], margin=(8, 4, 0, 0)
-        )
+        self._caption = Html('<span class="muted small">Marking:</span>', stylesheets=[PANE_CSS], margin=(8, 4, 0, 0))
         self._told = Html("", stylesheets=[PANE_CSS], margin=(8, 6, 0, 0))
         self._clear = pmui.Button(
             label="Clear marks",

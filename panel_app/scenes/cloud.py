@@ -11,6 +11,7 @@ from diffviews.errors import SelectionError
 from panel_app.cards import hover_card
 from panel_app.components import BrowserPane
 from panel_app.map.raster import disc_radius
+from panel_app.scenes.paths import Placed
 from panel_app.scenes.scene import Scene
 from panel_app.session import Session
 
@@ -69,6 +70,7 @@ class CloudPane(pn.viewable.Viewer):
         super().__init__(**params)
         self.session = session
         self._on_level = on_level
+        self.placed: Placed = {}
         self.cloud = PointCloud(self._answer, solid=solid, label=label, visible=False, margin=(0, 6))
         state = session.state
         self.param.watch(lambda *_: self._load(), "scene")
@@ -89,6 +91,7 @@ class CloudPane(pn.viewable.Viewer):
 
     def _load(self) -> None:
         scene = self.scene
+        self.placed = {}
         self._hover(None, 0)
         self.cloud.visible = scene is not None
         if scene is None:
@@ -144,4 +147,3 @@ class CloudPane(pn.viewable.Viewer):
         state.hovered = sample_id
         html = hover_card(scene.maps[at_slice], int(scene.rows[at_slice, index]))
         self.cloud.card = {"of": scene.map_run, "index": index, "slice": at_slice, "html": html}
-

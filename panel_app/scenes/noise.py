@@ -123,7 +123,7 @@ class NoiseView(pn.viewable.Viewer):
         else:
             sentence = (
                 f"An aligned map has a slice at each noise level, here σ {texts}, and keeps each sample near itself, "
-                "so that one can follow it. It takes about as long as one map a noise level."
+                "so that one can follow it. Fitting them together takes some minutes."
             )
         self.order.offer(ALIGNED, "No aligned map of this layer yet", sentence, possible=len(levels) > 1)
 
@@ -170,28 +170,31 @@ class NoiseView(pn.viewable.Viewer):
         scene = self.pane.scene
         if scene is None:
             return
-        layer, levels = scene.maps[0].layer.layer, ", ".join(short_sigma(sigma) for sigma in scene.sigmas)
-        self.caption.object = (
-            f'<span class="title">{escape(layer)} <span class="muted" style="font-weight:400">aligned over σ {levels}'
-            f'</span></span> <span class="muted num small">· {count_text(self.session, scene)}</span>'
-        )
+        levels = ", ".join(short_sigma(sigma) for sigma in scene.sigmas)
+        self.caption.object = caption_of(self.session, scene, f"aligned over σ {levels}")
 
     def _draw_paths(self) -> None:
         draw_paths(self.pane, self.results)
 
 
-def count_text(session: Session, scene: Scene) -> str:
-    """Return how many samples a scene shows, and what it leaves out."""
+def caption_of(session: Session, scene: Scene, what: str) -> str:
+    """Return what a scene is, how many samples it shows, and what it leaves out, as HTML."""
     drawn = len(scene.sample_ids)
     shown = int(scene.shown(session.opened, session.state.filter).sum())
     left_out = "" if drawn == scene.total else f", chosen evenly from {scene.total:,}"
-    return f"{shown:,} of {drawn:,} samples{left_out}"
+    return (
+        '<div style="display:flex;flex-wrap:wrap;gap:0 12px;align-items:baseline">'
+        f'<span class="title">{escape(scene.maps[0].layer.layer)} '
+        f'<span class="muted" style="font-weight:400">{escape(what)}</span></span>'
+        f'<span class="muted num small">{shown:,} of {drawn:,} samples{left_out}</span></div>'
+    )
 
 
 def draw_paths(pane: CloudPane, results: Results) -> None:
     """Draw the paths on show as far as they can be placed on the pane's scene."""
-    scene = pane.scene
-    pane.draw_paths([] if scene is None else [path for track in results.tracks for path in paths_on(scene, track)])
+    scene, known = pane.scene, pane.placed
+    tracks = [] if scene is None else results.tracks
+    pane.draw_paths([path for track in tracks for path in paths_on(scene, track, known)])
 
 
 def _map_label(record: Any, number: int) -> str:

@@ -13,16 +13,24 @@ LEAST_SIGMA = 1e-12
 """Stands in for a step's noise level of 0 on the logarithmic scale."""
 
 
-def paths_on(scene: Scene, track: Track) -> list[dict[str, Any]]:
+Placed = dict[tuple[str, str], Any]
+"""Placed steps, or None where they cannot be, by the generation's run id and variant."""
+
+
+def paths_on(scene: Scene, track: Track, known: Placed | None = None) -> list[dict[str, Any]]:
     """Return a generation's paths as `PointCloud.paths`, the baseline first; none where they cannot be placed.
 
     Args:
         scene: slices, each step goes to the nearest; or one map.
         track: the generation and which of its samples.
+        known: what was placed on this scene before, to which this is added: projecting takes its time.
     """
-    drawn, outcome, map_run = [], track.shown.outcome, track.shown.map_run
+    known = {} if known is None else known
+    drawn, outcome = [], track.shown.outcome
     for variant in ("baseline", "masked") if track.has_baseline else ("masked",):
-        placed = _placed(scene, outcome, map_run, variant)
+        if (outcome.run_id, variant) not in known:
+            known[outcome.run_id, variant] = _placed(scene, outcome, track.shown.map_run, variant)
+        placed = known[outcome.run_id, variant]
         if placed is None:
             continue
         rows = placed[(placed["sample"] == track.sample) & (placed["variant"] == variant)].sort_values("step")

@@ -93,9 +93,7 @@ class Scene:
         """Return the slice whose noise level is nearest on a logarithmic scale."""
         return int(np.argmin(np.abs(np.log(self.sigmas) - np.log(sigma))))
 
-    def colours(
-        self, on_map: OpenMap, colour_by: str, wanted: Filter, highlight: str | None = None
-    ) -> np.ndarray:
+    def colours(self, on_map: OpenMap, colour_by: str, wanted: Filter, highlight: str | None = None) -> np.ndarray:
         """Return the samples' colours as the map beside has them, (N, 4) uint8; a hidden sample has alpha 0.
 
         Args:

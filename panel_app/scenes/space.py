@@ -1,7 +1,6 @@
 """The view in space: an aligned map's slices stacked along log sigma, or a UMAP with three components."""
 
 from dataclasses import replace
-from html import escape
 from typing import Any
 
 import panel as pn
@@ -16,7 +15,7 @@ from panel_app.html import Html
 from panel_app.map.legend import MapLegend
 from panel_app.points import short_sigma
 from panel_app.scenes.cloud import CloudPane
-from panel_app.scenes.noise import count_text, draw_paths
+from panel_app.scenes.noise import caption_of, draw_paths
 from panel_app.scenes.order import ALIGNED, SOLID, MapOrder
 from panel_app.scenes.place import SIGMA_AXIS, THREE_AXES
 from panel_app.scenes.scene import Scene
@@ -160,10 +159,7 @@ class SpaceView(pn.viewable.Viewer):
         levels = ", ".join(short_sigma(sigma) for sigma in scene.sigmas)
         has_depth = scene.positions.shape[2] == 3
         what = f"UMAP in 3-D at σ {levels}" if has_depth else f"slices at σ {levels}, upwards noisier"
-        self.caption.object = (
-            f'<span class="title">{escape(scene.maps[0].layer.layer)} <span class="muted" style="font-weight:400">'
-            f'{what}</span></span> <span class="muted num small">· {count_text(self.session, scene)}</span>'
-        )
+        self.caption.object = caption_of(self.session, scene, what)
 
     def _draw_paths(self) -> None:
         draw_paths(self.pane, self.results)

@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
-from explorer import SELECTED
+from explorer import PATH, SELECTED, count_colour
 from playwright.sync_api import expect
 from scenes import Stage, solid_places
+from test_generation import fill, generate, heading
 from test_noise import slices  # noqa: F401
 from test_story import keep, query
 
@@ -101,3 +102,29 @@ def test_hidden_classes_cannot_be_clicked(stage, slices, opened):  # noqa: F811
     stage.click(places[~hidden][visible])
     expected = np.flatnonzero(~hidden)[visible] % count
     stage.explorer.wait(lambda: query(stage.explorer).get("sample") == slices.sample_ids[expected])
+
+
+def test_generated_path_is_seen_over_noise_levels_and_in_the_stack(stage, slices, opened, lonely):  # noqa: F811
+    explorer, page = stage.explorer, stage.page
+
+    def look(view):
+        page.get_by_role("group", name="View").get_by_role("button", name=view, exact=True).click()
+        stage.ready()
+        explorer.away()
+
+    def drawn():
+        return count_colour(explorer.pixels(stage.box), PATH, tolerance=20)
+
+    stage.open(opened, "3d", sample=lonely[0]).ready()
+    before = {"3-D": drawn()}
+    look("Noise levels")
+    before["Noise levels"] = drawn()
+    explorer.tab("Generate")
+    heading(explorer, "Sampling").click()
+    fill(explorer, "Steps", "6")
+    fill(explorer, "Seed", "17")
+    generate(explorer)
+    for view in ("Noise levels", "3-D"):
+        look(view)
+        explorer.wait(lambda view=view: drawn() > before[view] + 150)
+        keep(explorer, f"path-{view}")

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from diffviews.data.sketches import BlockSums
+from diffviews.lightning.sums import BlockSums
 
 OUTPUTS = {block: np.full(3, 10.0**block, np.float32) for block in range(1, 6)}
 ALL = np.full(3, 111_110.0)

@@ -1,5 +1,6 @@
 """The command line: help without model code, nearest names, lists, switches, YAML and environment."""
 
+import re
 import subprocess
 import sys
 
@@ -117,3 +118,18 @@ def test_commands_that_serve_one_process_refuse_torchrun(monkeypatch, capsys):
         main(["layers"])
     assert ended.value.code == 2
     assert "torchrun serves diffviews extract alone" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_flag_says_what_it_does(name, capsys):
+    with pytest.raises(SystemExit):
+        parse_arguments(name, ["--help"])
+    told = " ".join(capsys.readouterr().out.split())
+    assert "--config" in told
+    assert re.findall(r"--(\w+) \S+ \(type:", told) == []
+
+
+def test_help_of_a_positional_argument_says_that_it_is_one(capsys):
+    with pytest.raises(SystemExit):
+        parse_arguments("import", ["--help"])
+    assert "--path may be given without its flag" in " ".join(capsys.readouterr().out.split())

@@ -161,7 +161,8 @@ def test_layer_with_one_noise_level_offers_no_button(session):
 
 def outcome_with(trajectory, layer_run="ext-1/midblock/2.0", path=None):
     result = SimpleNamespace(trajectory=trajectory, baseline_trajectory={}, sigmas=np.array([4.0, 1.9, 0.4]))
-    return SimpleNamespace(recipe=SimpleNamespace(layer_run=layer_run), result=result, path=path)
+    recipe = SimpleNamespace(layer_run=layer_run)
+    return SimpleNamespace(run_id="gen-1", recipe=recipe, result=result, path=path)
 
 
 def track_of(outcome, sample=0):
@@ -191,6 +192,12 @@ def test_steps_of_a_path_go_to_the_slice_of_their_own_noise_level(runs):
     assert path["at"] == pytest.approx(np.log([4.0, 1.9, 0.4]))
     assert not path["dashed"]
     assert path["colour"] == PATHS[1]
+
+    # A path is projected once, whichever of its samples is looked at.
+    known = {}
+    assert paths_on(scene, track_of(outcome, sample=1), known) == [path]
+    outcome.result.trajectory = None
+    assert paths_on(scene, track_of(outcome, sample=0), known)[0]["x"] == path["x"]
 
 
 def test_path_of_another_layer_or_without_activations_is_not_drawn(runs):

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 import pytest
 
 from diffviews.errors import ConfigError, TrackingError
+from diffviews.tracking.schema import Kind
 from panel_app.computing.jobs import JobQueue
 from panel_app.computing.order import arguments_of, read_sigmas
 from panel_app.computing.pending import Pending
@@ -263,12 +264,18 @@ def test_impossible_order_is_a_sentence(dashboard, studio, layers, sigmas, sente
     assert not studio.ordered
 
 
-def test_imported_activations_offer_no_order(runs, studio):
-    runs.params = {}
+@pytest.mark.parametrize(
+    ("kind", "sentence"), [(Kind.IMPORT, "imported"), (Kind.GENERATE_DATASET, "diffviews extract --dataset run:ext-1")]
+)
+def test_what_was_not_extracted_offers_no_order(runs, studio, monkeypatch, kind, sentence):
+    records = runs.extractions("diffviews")
+    for record in records:
+        record.kind = kind
+    monkeypatch.setattr(runs, "extractions", lambda experiment: records)
     view = Dashboard(DataStore(runs), studio, JobQueue())
     view.open({})
     assert view.order.button.disabled
-    assert "imported" in view.order.note.object
+    assert sentence in view.order.note.object
     view.close()
 
 
@@ -310,4 +317,17 @@ def test_store_that_is_down_is_told_once_and_can_be_tried_again(runs, studio):
     until(lambda: not banner._work.busy, banner._work)
     assert not banner.alert.visible
     assert "answers again" in view.session.notice.text
+    view.close()
+
+
+def test_first_map_that_cannot_be_opened_is_no_empty_store(runs, studio, monkeypatch):
+    def points(map_run, slice_sigma=None):
+        raise TrackingError("its table is damaged")
+
+    monkeypatch.setattr(runs, "points", points)
+    view = Dashboard(DataStore(runs), studio, JobQueue())
+    view.open({})
+    assert "its table is damaged" in view.session.notice.text
+    assert view.welcome.visible
+    assert "The map could not be opened" in view.welcome.object
     view.close()

@@ -1,13 +1,9 @@
 """A visit: choosing, selecting and generating, without a browser; failures are sentences."""
 
-import gc
 import time
-import weakref
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from bokeh.document import Document
 from dashboard_synthetic import SyntheticRuns, SyntheticStudio
 
 from diffviews.errors import TrackingError
@@ -396,23 +392,3 @@ def test_settings_come_from_flags_before_the_environment():
     environment = {"DIFFVIEWS_PROFILE": "server", "DIFFVIEWS_MLFLOW_UI": "http://a:5000", "DIFFVIEWS_DEVICE": ""}
     settings = Settings.read(["--profile", "r2", "--tracking-uri", "sqlite:///x.db"], environment)
     assert settings == Settings("r2", "sqlite:///x.db", mlflow_ui="http://a:5000")
-
-
-def test_visit_is_forgotten_once_it_is_closed(store, studio):
-    """HoloViews' options and Panel's own state live as long as the process; neither may hold a drawn visit."""
-
-    def visit():
-        view = Dashboard(store, studio, JobQueue())
-        view.open({})
-        document = Document()
-        view.page.server_doc(document)
-        assert view.drawing._figure is not None
-        view.close()
-        for callback in list(document.session_destroyed_callbacks):
-            callback(SimpleNamespace(_document=document, id="visit"))
-        document.clear()
-        return [weakref.ref(part) for part in (view, view.session, view.drawing, view.results)]
-
-    left = visit()
-    gc.collect()
-    assert [part() for part in left] == [None] * len(left)

@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -66,18 +68,31 @@ def test_neighbors_with_many_ties_have_the_right_distances(values, k):
     np.testing.assert_array_equal(exact_neighbors(points, k)[1], brute_force(points, k)[1])
 
 
-def test_neighbors_by_torch_are_the_same(monkeypatch):
+@pytest.mark.parametrize("devices", [1, 3])
+def test_neighbors_by_torch_are_the_same_and_every_device_has_its_turn(monkeypatch, devices):
     points = RNG.standard_normal((70, 6)).astype(np.float32)
     expected = exact_neighbors(points, 5)
-    used = []
+    asked, given_to = [], []
     by_torch = candidates._torch_finder
+
+    def on_cpu(*args):
+        asked.append(args[-1])
+        return by_torch(*args[:-1], ["cpu"] * len(args[-1]))
+
+    def turns(copies):
+        for number in itertools.cycle(range(len(copies))):
+            given_to.append(number)
+            yield copies[number]
+
     monkeypatch.setattr(candidates, "GPU_PAIRS", 0)
-    monkeypatch.setattr(candidates, "cuda_is_allowed", lambda: True)
-    monkeypatch.setattr(
-        candidates, "_torch_finder", lambda *args: used.append(args[-1]) or by_torch(*args[:-1], "cpu")
-    )
+    monkeypatch.setattr(candidates, "cuda_devices", lambda: [f"cuda:{number}" for number in range(devices)])
+    monkeypatch.setattr(candidates, "_torch_finder", on_cpu)
+    monkeypatch.setattr(candidates, "cycle", turns)
+    monkeypatch.setattr(neighbors, "BLOCK_ELEMENTS", 10 * 13 * 6)
+    monkeypatch.setattr("diffviews.processing.in_order.num_threads", lambda: 1)
     found = exact_neighbors(points, 5)
-    assert used == ["cuda"]
+    assert asked == [[f"cuda:{number}" for number in range(devices)]]
+    assert given_to == [turn % devices for turn in range(7)]
     np.testing.assert_array_equal(found[0], expected[0])
     np.testing.assert_array_equal(found[1], expected[1])
 

@@ -8,7 +8,7 @@ from sklearn.model_selection import LeaveOneOut, cross_val_predict
 from sklearn.neighbors import KNeighborsClassifier
 
 from diffviews.errors import SelectionError, ShapeError
-from diffviews.processing import fitting, quality
+from diffviews.processing import all_distances, fitting, quality
 from diffviews.processing.fitting import fit_map
 from diffviews.processing.map_parameters import MapParameters
 from diffviews.processing.neighbors import exact_neighbors
@@ -142,9 +142,11 @@ def test_large_maps_are_measured_on_evenly_spaced_points(fitted, monkeypatch):
         assert part.summary[key] == pytest.approx(silhouette_samples(points, LABELS)[rows].mean(), abs=1e-5)
 
 
-def test_measures_do_not_depend_on_the_block_size(fitted, monkeypatch):
+@pytest.mark.parametrize(("rows", "elements"), [(1, 1), (7, 7 * 130), (40, 40 * 11), (300, 300 * 1000)])
+def test_measures_do_not_depend_on_the_tiles(fitted, monkeypatch, rows, elements):
     whole = map_quality(fitted, LABELS).summary
-    monkeypatch.setattr(quality, "BLOCK_ELEMENTS", 7 * 130)
+    monkeypatch.setattr(all_distances, "TILE_ROWS", rows)
+    monkeypatch.setattr(all_distances, "TILE_ELEMENTS", elements)
     assert map_quality(fitted, LABELS).summary == pytest.approx(whole, rel=1e-9)
 
 

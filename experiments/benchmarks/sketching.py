@@ -1,0 +1,168 @@
+"""A million samples by sketches: time, memory and disk, by straight lines through two measured extractions."""
+
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from diffviews.adapters.registry import load_adapter
+from diffviews.pipelines.extract import extract
+from diffviews.pipelines.workspace import open_workspace
+from experiments.benchmarks.benchmark import Benchmark, Measurement, Row, Setting
+from experiments.benchmarks.extraction import SIGMA, digits
+from experiments.benchmarks.fresh import answer, ask_fresh, own_store, peak_memory
+from experiments.benchmarks.measurement import Comparison, Target
+
+SIZES, WANTED = (5000, 50_000), 1_000_000
+NIGHT, MEMORY, DISK = 12 * 3600.0, 4e9, 2e9
+"""What a million may take: seconds, bytes of memory, bytes of disk a sigma."""
+
+SAMPLE_SET, MAP = "samples.parquet", "projector.safetensors"
+LOOK_EVERY = 0.2
+
+Found = Mapping[str, float]
+
+
+def measure_sketch(setting: Setting) -> Measurement:
+    """Extract all layers of two sets, each in a process of its own, and draw the lines to a million."""
+    sizes = (40, 80) if setting.quick else SIZES
+    found = [_measured(size, setting.folder / str(size)) for size in sizes]
+    million = {name: _extended(sizes, (found[0][name], found[1][name])) for name in found[0]}
+    over = [
+        f"{what} would be {million[name] / 1e9:.2f} GB, above {limit / 1e9:.0f} GB."
+        for name, what, limit in (
+            ("capture_memory", "memory for fitting and capturing", MEMORY),
+            ("map_memory", "memory for the maps", MEMORY),
+            ("disk_running", "disk while it runs", DISK),
+            ("disk", "disk afterwards", DISK),
+        )
+        if million[name] > limit
+    ]
+    rows = [_row(f"{size:,}", values) for size, values in zip(sizes, found, strict=True)]
+    rows.append(_row(f"{WANTED:,}, by the lines", million))
+    facts: dict[str, str | float] = {
+        "the sample set, counted apart, MB a million": round(million["sample_set"] / 1e6),
+        "limits for a million": f"{NIGHT / 3600:.0f} h, {MEMORY / 1e9:.0f} GB of memory, {DISK / 1e9:.0f} GB of disk",
+    }
+    return Measurement(Comparison((million["seconds"],)), facts, rows, failure=" ".join(over))
+
+
+def _measured(size: int, folder: Path) -> dict[str, float]:
+    folder.mkdir()
+    digits(size, load_adapter("edm-digits", device="cpu").resolution).write_parquet(folder / SAMPLE_SET)
+    return ask_fresh(__name__, environment=own_store(folder), folder=folder)
+
+
+def _extended(sizes: tuple[int, int], values: tuple[float, float]) -> float:
+    """Return a straight line's value at a million."""
+    slope = (values[1] - values[0]) / (sizes[1] - sizes[0])
+    return values[1] + slope * (WANTED - sizes[1])
+
+
+def _row(samples: str, found: Found) -> Row:
+    return {
+        "samples": samples,
+        "in all, min": round(found["seconds"] / 60, 1),
+        "fitting and capture, min": round(found["capture_seconds"] / 60, 1),
+        "maps, min": round(found["map_seconds"] / 60, 1),
+        "memory for fitting and capture, GB": round(found["capture_memory"] / 1e9, 2),
+        "memory for maps, GB": round(found["map_memory"] / 1e9, 2),
+        "disk while running, MB": round(found["disk_running"] / 1e6),
+        "disk afterwards, MB": round(found["disk"] / 1e6),
+    }
+
+
+class Watch:
+    """Looks again and again, from a thread of its own, at what this process takes of disk and memory.
+
+    Disk is the length of all files below the folder but sample sets and the tracking database. Memory is kept
+    apart for the time before and after the first map was written.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._look, name="watch", daemon=True)
+        self.most_disk = 0
+        self.memory_before_maps = 0
+
+    def _look(self) -> None:
+        while not self._ended.wait(LOOK_EVERY):
+            sizes = sizes_below(self._folder)
+            self.most_disk = max(self.most_disk, sum(sizes.values()))
+            if not self.memory_before_maps and any(path.name == MAP for path in sizes):
+                self.memory_before_maps = peak_memory()
+                _forget_peak()
+
+    def __enter__(self) -> "Watch":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+
+def sizes_below(folder: Path) -> dict[Path, int]:
+    """Return the length of every file that counts."""
+    found = dict[Path, int]()
+    for path in folder.rglob("*"):
+        if path.name == SAMPLE_SET or path.name.startswith("mlflow.db"):
+            continue
+        try:
+            if path.is_file():
+                found[path] = path.stat().st_size
+        except OSError:  # removed meanwhile
+            continue
+    return found
+
+
+def _forget_peak() -> None:
+    """Have the peak of this process's memory counted from now on, where the system can."""
+    place = Path("/proc/self/clear_refs")
+    if place.exists():
+        place.write_text("5")
+
+
+def extract_here() -> None:
+    """Extract all layers of the folder's sample set as sketches, and tell what that took."""
+    folder = Path.cwd()
+    with Watch(folder) as watch:
+        began = time.perf_counter()
+        extract(dataset=f"parquet:{folder / SAMPLE_SET}", sigmas=(SIGMA,), storage="sketch", device="cpu")
+        seconds = time.perf_counter() - began
+    maps = _map_seconds()
+    answer({
+        "seconds": seconds,
+        "capture_seconds": seconds - maps,
+        "map_seconds": maps,
+        "capture_memory": watch.memory_before_maps or peak_memory(),
+        "map_memory": peak_memory(),
+        "disk_running": watch.most_disk,
+        "disk": sum(sizes_below(folder).values()),
+        "sample_set": (folder / SAMPLE_SET).stat().st_size,
+    })  # fmt: skip
+
+
+def _map_seconds() -> float:
+    """Return the time from the start of the extraction's first layer run, which is its first map, to its end."""
+    catalog = open_workspace(check_artifacts=False).catalog
+    (extraction,) = catalog.extractions()
+    first = min(record.start_time for record in catalog.layers(extraction.run_id))
+    assert extraction.end_time is not None  # as it is finished
+    return (extraction.end_time - first).total_seconds()
+
+
+SKETCH = Benchmark(
+    "sketch",
+    "a million samples of digits-size as sketches, all 16 layers, one sigma, CPU: by straight lines through 5,000 "
+    "and 50,000",
+    "`extract --storage sketch`, a process of its own: fit, capture, maps of all samples, measures, logging",
+    "",
+    Target("seconds", NIGHT),
+    measure_sketch,
+    large=True,
+)
+
+if __name__ == "__main__":
+    extract_here()

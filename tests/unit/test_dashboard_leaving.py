@@ -1,0 +1,179 @@
+"""Visitors of a served dashboard who leave: nothing of theirs stays in the process."""
+
+import asyncio
+import contextlib
+import gc
+import json
+import re
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import panel as pn
+import param
+import pytest
+from bokeh.document import Document
+from bokeh.events import RangesUpdate, Tap
+from dashboard_synthetic import SyntheticRuns, SyntheticStudio
+from panel.io.server import get_server
+from panel.io.state import set_curdoc
+from tornado.httpclient import AsyncHTTPClient
+from tornado.websocket import websocket_connect
+
+import panel_app.dashboard
+import panel_app.shared
+from panel_app.data import DataStore
+
+APP = Path(panel_app.dashboard.__file__).with_name("app.py")
+EMPTY = {"type": "map", "entries": []}
+READY = {
+    "kind": "MessageSent",
+    "msg_type": "bokeh_event",
+    "msg_data": {"type": "event", "name": "document_ready", "values": EMPTY},
+}
+EXPIRES = 10**6
+"""Milliseconds; a session ends when the test says so, or never."""
+
+
+async def until(condition, seconds=60):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "timed out"
+        await asyncio.sleep(0.02)
+
+
+class Visit:
+    """One open page, in the server and at the end of its websocket."""
+
+    def __init__(self, session, dashboard):
+        self.session, self.dashboard = session, dashboard
+
+    async def do(self, work):
+        """Do something in the page's own document, as an answer to its browser, and let what follows happen."""
+
+        def inside():
+            with set_curdoc(self.session.document):
+                work()
+
+        await self.session.with_document_locked(inside)
+        await asyncio.sleep(0.1)
+
+    async def event(self, kind, **values):
+        figure = self.dashboard.drawing._figure
+        await self.do(lambda: self.session.document.callbacks.trigger_event(kind(figure, **values)))
+
+
+class Server:
+    """The program `panel_app/app.py`, served by this process, which can therefore see what stays."""
+
+    def __init__(self, monkeypatch):
+        runs = SyntheticRuns(200)
+        shared = DataStore(runs), SyntheticStudio(runs)
+        self._real, self._newest = panel_app.dashboard.Dashboard, None
+        monkeypatch.setattr(panel_app.shared, "shared", lambda settings: shared)
+        monkeypatch.setattr(panel_app.dashboard, "Dashboard", self._build)
+        monkeypatch.setattr(sys, "argv", ["app.py"])
+        lifetimes = {"unused_session_lifetime_milliseconds": EXPIRES, "check_unused_sessions_milliseconds": 20}
+        self._server = get_server({"app": str(APP)}, port=0, show=False, start=False, **lifetimes)
+        self._server.start()
+
+    def _build(self, *args, **options):
+        self._newest = self._real(*args, **options)
+        return self._newest
+
+    def run(self, *visits, ready=True):
+        """Let visitors come, do something and leave, one after another."""
+
+        async def main():
+            for visit in visits:
+                async with self._visitor(ready) as visitor:
+                    await visit(visitor)
+
+        self._server.io_loop.run_sync(main, timeout=200)
+
+    @contextlib.asynccontextmanager
+    async def _visitor(self, ready):
+        address = f"127.0.0.1:{self._server.port}/app"
+        answer = await AsyncHTTPClient().fetch(f"http://{address}", request_timeout=60)
+        token = re.search(r'"token":"([^"]+)"', answer.body.decode()).group(1)
+        socket = await websocket_connect(f"ws://{address}/ws", subprotocols=["bokeh", token], max_message_size=10**9)
+        reader = asyncio.ensure_future(_read(socket))
+        if ready:
+            for part in ({"msgid": "1", "msgtype": "PATCH-DOC"}, {}, {"events": [READY]}):
+                await socket.write_message(json.dumps(part))
+        (session,) = self._server.get_sessions("/app")
+        await until(lambda: session.connection_count == 1)
+        yield Visit(session, self._newest)
+        self._newest = None
+        socket.close()
+        await reader
+        ended = asyncio.Event()
+        session.document.on_session_destroyed(lambda _: ended.set())
+        session.request_expiration()
+        await asyncio.wait_for(ended.wait(), 60)
+
+    def stop(self):
+        self._server.stop()
+        pn.state.kill_all_servers()
+
+
+async def _read(socket):
+    while await socket.read_message() is not None:
+        pass
+
+
+@pytest.fixture
+def server(monkeypatch):
+    made = Server(monkeypatch)
+    yield made
+    made.stop()
+
+
+def alive():
+    """How many documents, Panel components and Parameterized objects of the dashboard there are, by class."""
+    gc.collect()
+    return Counter(
+        f"{kind.__module__}.{kind.__name__}"
+        for kind in map(type, gc.get_objects())
+        if issubclass(kind, (Document, pn.viewable.Viewable))
+        or (issubclass(kind, param.Parameterized) and kind.__module__.startswith("panel_app"))
+    )
+
+
+async def browse(visit):
+    """Take in hand whatever draws, watches, or works beside the page."""
+    dashboard, session = visit.dashboard, visit.dashboard.session
+    (x0, _), (y0, _) = session.opened.bounds
+    x, y = session.opened.position("digits-0007")
+    await visit.event(Tap, x=x, y=y)
+    await until(lambda: session.state.selection.sample_id is not None)
+    await visit.event(RangesUpdate, x0=x0, x1=x, y0=y0, y1=y)
+    await visit.do(session.suggest)
+    await visit.do(lambda: session.choose_layer("midblock", 2.0))
+    await visit.do(lambda: setattr(dashboard.navigation.colour, "value", "distance_to_data"))
+    await visit.do(dashboard.generation.generate)
+    await until(lambda: dashboard.results.made)
+    await visit.do(lambda: setattr(dashboard.tabs, "active", 2))
+    for view in ("compare", "noise", "3d", "map"):
+        await visit.do(lambda view=view: setattr(session.state, "view", view))
+
+
+async def redraw(visit):
+    await visit.do(lambda: visit.dashboard.session.choose_layer("midblock", 2.0))
+    await visit.event(RangesUpdate, x0=0, x1=1, y0=0, y1=1)
+
+
+def test_nothing_of_visitors_stays_once_they_have_left(server):
+    server.run(browse)  # what is made once a process is made now
+    before = alive()
+    server.run(browse, browse)
+    assert alive() - before == Counter()
+
+
+def test_visitor_who_leaves_before_the_page_is_ready_is_forgotten_too(server):
+    """HoloViews would wait for the page to be ready for ever, and the session for HoloViews."""
+    server.run(redraw, ready=False)
+    before = alive()
+    server.run(redraw, redraw, ready=False)
+    assert alive() - before == Counter()
