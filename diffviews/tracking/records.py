@@ -80,7 +80,7 @@ class RunRecord:
     @property
     def ui_path(self) -> str:
         """Its place in the MLflow UI, below the server's address."""
-        return f"/#/experiments/{self.experiment_id}/runs/{self.run_id}"
+        return ui_path(self.experiment_id, self.run_id)
 
     @classmethod
     def of_run(cls, run: "Run", experiments: Mapping[str, str]) -> Self:
@@ -194,3 +194,8 @@ class RunList(Sequence[R], Generic[R]):
 
 def _instant(milliseconds: int) -> datetime:
     return datetime.fromtimestamp(milliseconds / 1000, UTC)
+
+
+def ui_path(experiment_id: str, run_id: str) -> str:
+    """Return a run's place in the MLflow UI; without its end MLflow 3 opens among traces of language models."""
+    return f"/#/experiments/{experiment_id}/runs/{run_id}?workflowType=machine_learning"

@@ -16,6 +16,7 @@ from diffviews.tracking.active_run import ActiveRun, check_params
 from diffviews.tracking.claims import WriterClaim, refuse_elsewhere, work_folder, writer_name
 from diffviews.tracking.connection import Connection, check_run_id
 from diffviews.tracking.profiles import Profile, activate, load_profile, profile_of
+from diffviews.tracking.records import ui_path
 from diffviews.tracking.schema import Kind, RunTags, Tag
 
 if TYPE_CHECKING:
@@ -176,7 +177,7 @@ class Tracker:
 
     def ui_path(self, run_id: str) -> str:
         """Return the run's place in the MLflow UI, below the server's address."""
-        return f"/#/experiments/{self.experiment_id}/runs/{check_run_id(run_id)}"
+        return ui_path(self.experiment_id, check_run_id(run_id))
 
     def _opened_run(self) -> "Run | None":
         """Return the run that `mlflow run` opened for this process while no job has taken it."""

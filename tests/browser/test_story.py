@@ -88,7 +88,7 @@ def test_story_from_first_look_to_the_path_of_a_masked_generation(explorer, open
     # It is one new run, linked, finished, and of these samples.
     (run,) = finished_generations(workspace, opened.layer) - before
     link = page.get_by_role("link", name="MLflow run").first
-    assert link.get_attribute("href").endswith(f"/runs/{run}")
+    assert link.get_attribute("href").endswith(f"/runs/{run}?workflowType=machine_learning")
     recipe = workspace.folder(run).path("recipe.json").read_text()
     assert all(f'"{n.sample_id}"' in recipe for n in expected[1:])
     assert f'"{chosen}"' in recipe

@@ -116,7 +116,8 @@ def test_layer_record_says_all_that_the_dashboard_needs(catalog, store):
     assert (record.model, record.dataset, record.experiment) == ("edm-digits", "digits", "first")
     assert (record.parent_id, record.status, record.is_finished) == (ids["job"], "FINISHED", True)
     assert record.metrics == {"knn_accuracy_activation": 0.1}
-    assert record.ui_path == f"/#/experiments/{record.experiment_id}/runs/{record.run_id}"
+    place = f"/#/experiments/{record.experiment_id}/runs/{record.run_id}"
+    assert record.ui_path == f"{place}?workflowType=machine_learning"
     assert record.start_time <= record.end_time
     assert catalog.extraction(ids["job"]).params == {"batch_size": "8"}
     assert catalog.extraction(ids["job"]).fingerprint == fingerprint(run="job")

@@ -30,7 +30,8 @@ def texts(tabs):
 
 
 def test_first_panel_is_there_from_the_beginning_and_no_other(tabs, shown):
-    assert texts(tabs) == ["first"] and shown == ["first"]
+    assert texts(tabs) == ["first"]
+    assert shown == ["first"]
 
 
 def test_panel_joins_once_when_first_looked_at_and_stays(tabs, shown):

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 
 from diffviews.data.table_file import write_table
@@ -26,6 +27,7 @@ def test_points_come_back_as_they_were_in_half_the_space_of_the_defaults(tmp_pat
     pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "ours.parquet"), frame)
     assert (tmp_path / "ours.parquet").stat().st_size < 13 * len(frame)
     assert (tmp_path / "usual.parquet").stat().st_size > 24 * len(frame)
+    assert "DELTA_BYTE_ARRAY" in pq.ParquetFile(tmp_path / "ours.parquet").metadata.row_group(0).column(0).encodings
 
 
 @pytest.mark.parametrize(
