@@ -32,6 +32,8 @@ from panel_app.views import Views, further_views
 
 SIDEBAR_WIDTH, PANEL_WIDTH = 276, 372
 _ANALYSIS = "Analysis"
+_THEME, _DARK = "theme", "dark"
+"""As panel-material-ui reads them from the address too."""
 
 WELCOME = """
 <div style="max-width:560px;margin:12vh auto;text-align:center;line-height:1.6">
@@ -92,7 +94,7 @@ class Dashboard:
             margin=(0, 0, 12, 0),
             sizing_mode="stretch_width",
         )
-        self.address = AddressBar(keys=list(self.session.state.to_query()), height=0, margin=0)
+        self.address = AddressBar(keys=[*self.session.state.to_query(), _THEME], height=0, margin=0)
         panels = {
             "Sample": self.samples,
             "Generate": self.generation,
@@ -132,7 +134,7 @@ class Dashboard:
             meta_name="DiffViews",
             meta_description="What the layers of a diffusion model know, and which of them decide",
         )
-        self.page.param.watch(lambda event: setattr(self.drawing, "dark", event.new), "dark_theme")
+        self.page.param.watch(self._turn, "dark_theme")
 
     def _header(self) -> pn.viewable.Viewable:
         return Html(
@@ -147,7 +149,7 @@ class Dashboard:
 
     def open(self, query: dict[str, Any], *, experiment: str | None = None, model: str | None = None) -> None:
         """Open what the address names, else the newest extraction of an experiment and a model, else of any."""
-        self.page.dark_theme = self.drawing.dark = query.get("theme") == "dark"
+        self.page.dark_theme = self.drawing.dark = query.get(_THEME) == _DARK
         self.session.start(Address.from_query(query), experiment, model)
         self._show_welcome()
         self.views.show()
@@ -161,9 +163,16 @@ class Dashboard:
         self.exports.leave()
         let_go(self.page)
 
+    def _turn(self, event: Any) -> None:
+        """Follow the page into dark or light; what is drawn later reads it from the address."""
+        self.drawing.dark = event.new
+        self._write_address()
+
     def _write_address(self) -> None:
         """Keep the address bar at this view, so that it can be sent to a colleague."""
         present = {key: value for key, value in self.session.state.to_query().items() if value is not None}
+        if self.page.dark_theme:
+            present[_THEME] = _DARK
         self.address.search = urlencode(present)
 
     def _tell(self, event: Any) -> None:

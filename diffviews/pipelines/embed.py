@@ -122,16 +122,15 @@ def _maps(
             "a map over several sigmas needs the same ones at each"
         )
     samples = workspace.samples_of(chosen).select(ids.pop())
-    activations = {sigma: reader.array() for sigma, reader in readers.items()}
     if kind is MapKind.SINGLE:
-        (values,) = activations.values()
+        (reader,) = readers.values()
         title = map_title(chosen.model, chosen.layer, chosen.sigma)
-        return {None: measure_map(values, samples, parameters, title=title)}
+        return {None: measure_map(reader, samples, parameters, title=title)}
     if kind is MapKind.JOINT:
-        fitted = fit_joint_map(activations, samples.sample_ids, parameters)
-        title = f"{chosen.model} · {chosen.layer} · σ {', '.join(map(format_sigma, activations))} joint"
+        fitted = fit_joint_map(readers, samples.sample_ids, parameters)
+        title = f"{chosen.model} · {chosen.layer} · σ {', '.join(map(format_sigma, readers))} joint"
         return {None: measure(fitted, samples, title=title)}
-    slices = fit_aligned_map(activations, samples.sample_ids, parameters)
+    slices = fit_aligned_map(readers, samples.sample_ids, parameters)
     return {
         sigma: measure(fitted, samples, title=map_title(chosen.model, chosen.layer, sigma))
         for sigma, fitted in slices.items()

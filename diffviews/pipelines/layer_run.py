@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -38,8 +39,8 @@ def class_array(samples: SampleSet) -> np.ndarray | None:
     return None if (labels < 0).any() else labels
 
 
-def measure_map(activations: np.ndarray, samples: SampleSet, parameters: MapParameters, *, title: str) -> MeasuredMap:
-    """Fit the map of one layer's activations (N, *layer_shape), rows in sample-set order, and measure it."""
+def measure_map(activations: Any, samples: SampleSet, parameters: MapParameters, *, title: str) -> MeasuredMap:
+    """Fit the map of one layer's activations (N, *layer_shape), stored or held, in sample-set order, and measure it."""
     return measure(fit_map(activations, samples.sample_ids, parameters), samples, title=title)
 
 
