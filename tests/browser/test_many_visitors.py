@@ -59,8 +59,8 @@ class Visitor:
         sample = self.expected["sample"]
         if sample is not None and self.expected["view"] is None:
             self.explorer.tab("Sample")
-            selected = self.page.get_by_text(re.compile(rf"^{re.escape(sample)}\b")).first
-            expect(selected).to_be_visible(timeout=PATIENCE * 1000)
+            named = self.page.get_by_text(re.compile(rf"^{re.escape(sample)}\b")).filter(visible=True)
+            expect(named.first).to_be_visible(timeout=PATIENCE * 1000)
         assert self.page.get_by_text("did not work").count() == 0
 
     def is_as_expected(self):
