@@ -5,6 +5,8 @@ from collections.abc import Callable, Mapping
 import panel as pn
 import panel_material_ui as pmui
 
+from panel_app.theme import HEADINGS_STAY
+
 
 class Tabs(pn.viewable.Viewer):
     """Panels under headings, of which one is on show; the first is there from the beginning.
@@ -18,7 +20,9 @@ class Tabs(pn.viewable.Viewer):
         super().__init__()
         self._panels, self._on_show = dict(panels), on_show
         self._places = {name: pn.Column(sizing_mode="stretch_width", margin=0) for name in panels}
-        self._layout = pmui.Tabs(*self._places.items(), sizing_mode="stretch_width", margin=0, dynamic=False)
+        self._layout = pmui.Tabs(
+            *self._places.items(), sizing_mode="stretch_width", margin=0, dynamic=False, sx=HEADINGS_STAY
+        )
         self._layout.param.watch(lambda event: self._show(list(self._places)[event.new]), "active")
         self._show(next(iter(self._places)))
 

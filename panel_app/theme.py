@@ -112,6 +112,11 @@ PAGE_SX: dict[str, Any] = {
 ONE_LINE: dict[str, Any] = {".MuiToggleButton-root": {"whiteSpace": "nowrap"}}
 """For buttons side by side that are not to break their words."""
 
+HEADINGS_STAY: dict[str, Any] = {
+    ".MuiTabs-root": {"position": "sticky", "top": 0, "zIndex": 2, "bgcolor": "background.paper"}
+}
+"""For tabs whose content scrolls below them."""
+
 CSS_VARIABLES = """
 :host, :root {
   --dv-text: var(--panel-on-background-color, #1b1f24);

@@ -34,7 +34,8 @@ class Enrichment:
     odds_ratio: float
     """Odds of having it in the group over those in the rest; infinite where only the group has it."""
     log2_fold: float
-    """Binary logarithm of the shares' ratio, half a sample added to each count so that it is finite."""
+    """Binary logarithm of the shares' ratio, each with one sample more that has it as often as all samples do: so it
+    is finite, and negative where the group's share is the smaller one, however small the group is."""
     p: float
     """Fisher's exact test, two-sided."""
     q: float
@@ -158,7 +159,7 @@ def _compared(
             share=a / size,
             share_elsewhere=c / rest,
             odds_ratio=_odds_ratio(a, size - a, c, rest - c),
-            log2_fold=math.log2((a + 0.5) / (size + 1)) - math.log2((c + 0.5) / (rest + 1)),
+            log2_fold=_log2_fold(a, c, size, rest),
             p=float(chance),
             q=float(adjusted),
         )
@@ -178,6 +179,11 @@ def _fisher(inside: np.ndarray, outside: np.ndarray, size: int, rest: int) -> np
         if (a, c) not in known:
             known[a, c] = float(fisher_exact([[a, size - a], [c, rest - c]]).pvalue)
     return np.array([known[a, c] for a, c in zip(inside.tolist(), outside.tolist(), strict=True)])
+
+
+def _log2_fold(a: int, c: int, size: int, rest: int) -> float:
+    usual = (a + c) / (size + rest)
+    return math.log2((a + usual) / (size + 1)) - math.log2((c + usual) / (rest + 1))
 
 
 def _odds_ratio(a: int, b: int, c: int, d: int) -> float:

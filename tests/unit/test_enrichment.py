@@ -47,6 +47,13 @@ def test_enrichment_of_the_tea_tasting_table_has_fishers_p(tasting):
     assert rows["dog"].log2_fold == pytest.approx(-cat.log2_fold)
 
 
+def test_fold_of_a_group_of_one_is_negative_for_what_it_lacks():
+    values = ["cat", *["cat", "dog"] * 9, "dog"]
+    rows = {row.value: row for row in enrich_values(np.arange(len(values)) == 0, values)}
+    assert rows["cat"].log2_fold > 0 > rows["dog"].log2_fold
+    assert rows["dog"].log2_fold == pytest.approx(log2(0.5 / 2) - log2(10.5 / 20))
+
+
 def test_p_is_the_sum_over_tables_that_are_no_likelier():
     rng = np.random.default_rng(3)
     member = np.arange(60) < 17
