@@ -69,8 +69,7 @@ class Explorer:
 
     def click(self, sample_id):
         self.hover(sample_id)
-        self.page.mouse.down()
-        self.page.mouse.up()
+        self.page.mouse.click(*self.place(sample_id))  # at once: on a busy machine Bokeh takes down and up for a press
 
     def away(self):
         """Take the pointer off the map."""
