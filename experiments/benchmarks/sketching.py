@@ -1,5 +1,6 @@
 """A million samples by sketches: time, memory and disk, by straight lines through two measured extractions."""
 
+import sys
 import threading
 import time
 from collections.abc import Mapping
@@ -25,8 +26,8 @@ Found = Mapping[str, float]
 
 def measure_sketch(setting: Setting) -> Measurement:
     """Extract all layers of two sets, each in a process of its own, and draw the lines to a million."""
-    sizes = (40, 80) if setting.quick else SIZES
-    found = [_measured(size, setting.folder / str(size)) for size in sizes]
+    sizes, layers = ((40, 80), "midblock") if setting.quick else (SIZES, "all")
+    found = [_measured(size, layers, setting.folder / str(size)) for size in sizes]
     million = {name: _extended(sizes, (found[0][name], found[1][name])) for name in found[0]}
     over = [
         f"{what} would be {million[name] / 1e9:.2f} GB, above {limit / 1e9:.0f} GB."
@@ -47,10 +48,10 @@ def measure_sketch(setting: Setting) -> Measurement:
     return Measurement(Comparison((million["seconds"],)), facts, rows, failure=" ".join(over))
 
 
-def _measured(size: int, folder: Path) -> dict[str, float]:
+def _measured(size: int, layers: str, folder: Path) -> dict[str, float]:
     folder.mkdir()
     digits(size, load_adapter("edm-digits", device="cpu").resolution).write_parquet(folder / SAMPLE_SET)
-    return ask_fresh(__name__, environment=own_store(folder), folder=folder)
+    return ask_fresh(__name__, layers, environment=own_store(folder), folder=folder)
 
 
 def _extended(sizes: tuple[int, int], values: tuple[float, float]) -> float:
@@ -124,12 +125,13 @@ def _forget_peak() -> None:
         place.write_text("5")
 
 
-def extract_here() -> None:
-    """Extract all layers of the folder's sample set as sketches, and tell what that took."""
+def extract_here(layers: str) -> None:
+    """Extract layers of the folder's sample set as sketches, and tell what that took."""
     folder = Path.cwd()
     with Watch(folder) as watch:
         began = time.perf_counter()
-        extract(dataset=f"parquet:{folder / SAMPLE_SET}", sigmas=(SIGMA,), storage="sketch", device="cpu")
+        dataset = f"parquet:{folder / SAMPLE_SET}"
+        extract(dataset=dataset, layers=(layers,), sigmas=(SIGMA,), storage="sketch", device="cpu")
         seconds = time.perf_counter() - began
     maps = _map_seconds()
     answer({
@@ -165,4 +167,4 @@ SKETCH = Benchmark(
 )
 
 if __name__ == "__main__":
-    extract_here()
+    extract_here(sys.argv[1])
