@@ -244,7 +244,7 @@ def visit(new_page, address, maps, workspace, *, seconds=0.0, things=0):
 @pytest.mark.timeout(3600)
 def test_twenty_visitors_do_not_meet_and_leave_nothing_behind(server, new_page, maps, workspace):
     process, address = server
-    visit(new_page, address, maps, workspace, things=3)  # between them everything: what all share is loaded and full now
+    visit(new_page, address, maps, workspace, things=3)  # between them everything: what all share is loaded now
     time.sleep(FORGOTTEN)
     before = memory(process)
     done = visit(new_page, address, maps, workspace, seconds=SECONDS)
