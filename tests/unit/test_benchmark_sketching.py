@@ -25,7 +25,7 @@ def found(size, *, seconds=0.01, disk=1500.0, memory=2000.0):
 @pytest.fixture
 def measured(monkeypatch, tmp_path):
     def measure(**changes):
-        monkeypatch.setattr(sketching, "_measured", lambda size, _: found(size, **changes))
+        monkeypatch.setattr(sketching, "_measured", lambda size, *_: found(size, **changes))
         return Result.of(SKETCH, measure_sketch(Setting(tmp_path)))
 
     return measure
