@@ -101,7 +101,7 @@ def _check_format(path: Path, metadata: dict[str, str]) -> None:
     if metadata.get("schema") not in READABLE:
         raise SchemaVersionError(
             f"{path} has schema {metadata.get('schema')!r}, but this version reads {' and '.join(READABLE)}; "
-            "fit the map anew"
+            "update DiffViews if a later version wrote it, else fit the map anew"
         )
 
 

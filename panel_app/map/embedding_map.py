@@ -14,7 +14,7 @@ from bokeh.plotting import figure as Figure
 from panel_app.components import MapKeys
 from panel_app.map.decoration import Decoration
 from panel_app.map.emphasis import LastEmphasis, emphasised
-from panel_app.map.figure import MapFigure
+from panel_app.map.figure import WIDEST, MapFigure
 from panel_app.map.hand import MapHand
 from panel_app.map.hover import HoverCard
 from panel_app.map.legend import MapLegend
@@ -93,9 +93,11 @@ class EmbeddingMap(pn.viewable.Viewer):
         self._redraw = Redraw()
         picture = hv.DynamicMap(self._picture, streams=[self._range, self._size, self._redraw])
         self._tap = hv.streams.Tap(source=picture)
+        self._press = hv.streams.PressUp(source=picture)  # what Bokeh makes of a click of over 300 ms
         self._pointer = hv.streams.PointerXY(source=picture)
         self._leave = hv.streams.MouseLeave(source=picture)
         self._tap.add_subscriber(self._on_tap)
+        self._press.add_subscriber(self._on_tap)
         self._pointer.add_subscriber(self._on_pointer)
         self._leave.add_subscriber(lambda **_: self._hover(None))
         self._lasso = hv.streams.Lasso(source=picture)
@@ -253,6 +255,7 @@ class EmbeddingMap(pn.viewable.Viewer):
 
     def _set_ranges(self) -> None:
         if self.session.opened is not None:
+            self._plot.limit(*self.session.opened.bounds)
             self._plot.move_to(*self.session.opened.bounds)
 
     def _draw_rings(self) -> None:
@@ -273,9 +276,12 @@ class EmbeddingMap(pn.viewable.Viewer):
 
     def zoom(self, factor: float) -> None:
         """Zoom about the middle of the view; a factor below 1 comes nearer."""
+        if self.session.opened is None:
+            return
         nearer = []
-        for low, high in self._view():
-            middle, half = (low + high) / 2, (high - low) / 2 * factor
+        for (low, high), (first, last) in zip(self._view(), self.session.opened.bounds, strict=True):
+            middle = (low + high) / 2
+            half = min((high - low) * factor, WIDEST * (last - first)) / 2
             nearer.append((middle - half, middle + half))
         self.look_at(*nearer)
 

@@ -11,6 +11,9 @@ from panel_app.map.point_grid import Range
 from panel_app.map.tools import BOX, HAND, LASSO
 
 _KINDS = {HAND: PanTool, BOX: BoxSelectTool, LASSO: LassoSelectTool}
+WIDEST = 4.0
+"""How many times as wide as the whole map a view can be; from further off nothing can be told apart."""
+
 _SHEET = ".bk-Canvas { --highlight-color: transparent; clip-path: inset(1px 0 0 1px); }"
 """No dotted frame after a click; the keys' pane draws one for those who come by keyboard. Bokeh clears its canvas half
 a pixel beside it, so that the first column and row would keep what was drawn there before: they are cut off."""
@@ -54,6 +57,18 @@ class MapFigure:
             for name, data in columns.items():
                 if sources[name].data != data:
                     sources[name].data = data
+
+        self._change(change)
+
+    def limit(self, x_range: Range, y_range: Range) -> None:
+        """Let the wheel zoom out no further than a view some times as wide as this one."""
+        figure = self.figure
+        if figure is None:
+            return
+
+        def change() -> None:
+            for axis, (low, high) in ((figure.x_range, x_range), (figure.y_range, y_range)):
+                axis.max_interval = WIDEST * (high - low)
 
         self._change(change)
 

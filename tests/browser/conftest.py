@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from explorer import PATIENCE, Explorer
 from scipy.spatial import cKDTree
 
 ROOT = Path(__file__).parents[2]
@@ -114,7 +115,7 @@ def url(store, workspace):
 def chromium():
     playwright_api = pytest.importorskip("playwright.sync_api")
     executable = next((p for p in ("/usr/bin/chromium", "/usr/bin/chromium-browser") if Path(p).exists()), None)
-    playwright_api.expect.set_options(timeout=30_000)  # the machine may be busy; a person would wait
+    playwright_api.expect.set_options(timeout=1000 * PATIENCE)
     with playwright_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=executable, args=CHROMIUM_FLAGS)
         yield browser
@@ -136,7 +137,7 @@ def new_page(chromium):
         if beside is None:
             contexts.append(chromium.new_context(viewport={"width": width, "height": height}, **options))
         page = (beside.context if beside else contexts[-1]).new_page()
-        page.set_default_timeout(30_000)
+        page.set_default_timeout(1000 * PATIENCE)
         watch(page)
         return page
 
@@ -189,6 +190,4 @@ def lonely(opened):
 
 @pytest.fixture
 def explorer(new_page, url, opened):
-    from explorer import Explorer
-
     return Explorer(new_page(), url, opened)

@@ -11,6 +11,8 @@ from playwright.sync_api import Page, expect
 
 SELECTED, NEIGHBOUR, PATH = (47, 111, 237), (229, 72, 77), (15, 157, 138)
 
+PATIENCE = 180
+"""Seconds that a test waits for a page: the machine may be busy, and a person would wait."""
 
 STILL = 5
 """Equal pictures in a row, a quarter of a second apart: a busy server draws anew long after the page has its size."""
@@ -23,20 +25,20 @@ class Explorer:
         self.page, self.url, self.opened = page, url, opened
 
     def open(self, query=""):
-        self.page.goto(f"{self.url}{query}", timeout=120_000)
-        expect(self.page.get_by_text(re.compile(r"[\d,]+ of [\d,]+ shown"))).to_be_visible(timeout=60_000)
-        expect(self.page.locator(".bk-events").first).to_be_visible(timeout=30_000)
+        self.page.goto(f"{self.url}{query}")
+        expect(self.page.get_by_text(re.compile(r"[\d,]+ of [\d,]+ shown"))).to_be_visible()
+        expect(self.page.locator(".bk-events").first).to_be_visible()
         self.settle()
         return self
 
-    def wait(self, condition, seconds=60):
+    def wait(self, condition, seconds=PATIENCE):
         """Wait for a condition; the page goes on meanwhile."""
         deadline = time.monotonic() + seconds
         while not condition():
             assert time.monotonic() < deadline, "timed out"
             self.page.wait_for_timeout(100)
 
-    def settle(self, seconds=45):
+    def settle(self, seconds=PATIENCE):
         """Wait until the map's picture has stood still for a while and is not empty."""
         deadline, before, still = time.monotonic() + seconds, None, 0
         while time.monotonic() < deadline:

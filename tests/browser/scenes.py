@@ -51,11 +51,11 @@ class Stage:
     def open(self, opened, view, **query):
         layer = opened.layer
         named = {"run": layer.parent_id, "layer": layer.layer, "sigma": layer.sigma, "view": view, **query}
-        self.page.goto(f"{self.explorer.url}?{urlencode(named)}", timeout=120_000)
+        self.page.goto(f"{self.explorer.url}?{urlencode(named)}")
         return self
 
     def ready(self):
-        expect(self.element).to_be_visible(timeout=60_000)
+        expect(self.element).to_be_visible()
         boxes = []
         self.explorer.wait(lambda: boxes.append(self.box) or boxes[-10:] == [boxes[-1]] * 10)  # the page settles late
         return self

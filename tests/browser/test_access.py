@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from conftest import serve, stop
-from explorer import Explorer
+from explorer import PATIENCE, Explorer
 from playwright.sync_api import expect
 from tornado.httpclient import HTTPClientError, HTTPRequest
 from tornado.websocket import websocket_connect
@@ -142,16 +142,16 @@ def test_member_logs_in_sees_the_map_and_generates_and_after_logout_sees_nothing
     with contextlib.closing(chromium.new_context(viewport={"width": 1440, "height": 900})) as context:
         page, outside = context.new_page(), []
         page.on("request", lambda r: outside.append(r.url))
-        page.set_default_timeout(30_000)
-        page.goto(f"{guarded}?sample={lonely[0]}", timeout=120_000)
+        page.set_default_timeout(1000 * PATIENCE)
+        page.goto(f"{guarded}?sample={lonely[0]}")
         page.locator("input[name=username]").fill("ada")
         page.locator("input[name=password]").fill(PASSWORD)
         page.locator("input[name=password]").press("Enter")
-        expect(page.get_by_text(re.compile(r"[\d,]+ of [\d,]+ shown"))).to_be_visible(timeout=90_000)
+        expect(page.get_by_text(re.compile(r"[\d,]+ of [\d,]+ shown"))).to_be_visible()
         explorer = Explorer(page, guarded, opened)
         explorer.tab("Generate")
         explorer.button("Generate").click()
-        expect(page.get_by_role("img", name="Generated").first).to_be_visible(timeout=90_000)
+        expect(page.get_by_role("img", name="Generated").first).to_be_visible()
         page.goto(guarded.removesuffix("/app") + "/logout")
         expect(page.get_by_text("You have logged out.")).to_be_visible()
         page.get_by_role("link", name="Log in again").click()

@@ -57,7 +57,7 @@ def test_clusters_colour_the_map_and_a_click_marks_one(analysis, explorer, data,
     explorer.page.get_by_role("textbox", name=re.compile("Fewest points")).fill("8")
     page.keyboard.press("Tab")
     explorer.button("Find clusters").click()
-    expect(page.get_by_text("points in none. Click a cluster")).to_be_visible(timeout=90_000)
+    expect(page.get_by_text("points in none. Click a cluster")).to_be_visible()
     numbers = find_clusters(opened.table[["x", "y"]].to_numpy(np.float64), 8)
     sizes = sorted(np.bincount(numbers[numbers >= 0]).tolist(), reverse=True)
     explorer.wait(lambda: len(rows(page)) == len(sizes))

@@ -28,15 +28,15 @@ class Comparing:
         self.explorer, self.page, self.data = explorer, explorer.page, data
 
     def open(self, query=""):
-        self.page.goto(f"{self.explorer.url}{query}", timeout=120_000)
+        self.page.goto(f"{self.explorer.url}{query}")
         return self
 
     def enter(self):
-        self.page.get_by_role("button", name="Compare", exact=True).click(timeout=60_000)
+        self.page.get_by_role("button", name="Compare", exact=True).click()
         return self.ready()
 
     def ready(self):
-        expect(self.page.get_by_text("samples in both")).to_be_visible(timeout=60_000)
+        expect(self.page.get_by_text("samples in both")).to_be_visible()
         expect(self.page.locator(".bk-events:visible")).to_have_count(2)
         self.explorer.wait(lambda: "against" in self.query())
         self.settle()

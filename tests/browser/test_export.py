@@ -25,7 +25,7 @@ def menu(explorer, opened, lonely):
     expect(explorer.page.get_by_text("Export this view")).to_be_visible()
 
     def save(button):
-        with explorer.page.expect_download(timeout=90_000) as download:
+        with explorer.page.expect_download() as download:
             explorer.button(button).click()
         name = download.value.suggested_filename
         expect(explorer.page.get_by_text(f"Saved {name}")).to_be_visible()

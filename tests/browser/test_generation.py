@@ -31,7 +31,7 @@ def generate(explorer):
     explorer.button("Generate").click()
     going_on = explorer.page.get_by_text(re.compile(r"^Generating: "))
     expect(going_on).to_be_visible()
-    expect(going_on).to_be_hidden(timeout=120_000)
+    expect(going_on).to_be_hidden()
     expect(explorer.button("Generate")).to_be_enabled()
 
 
@@ -163,7 +163,7 @@ def test_gallery_shows_loads_and_replays_what_was_logged(explorer, opened, lonel
     expect(page.get_by_role("textbox", name=re.compile("^Seed"))).to_have_value("41")
 
     first.get_by_role("button", name=re.compile("^Replay")).click()
-    expect(first.get_by_text(re.compile("^Replayed: 4 images equal"))).to_be_visible(timeout=120_000)
+    expect(first.get_by_text(re.compile("^Replayed: 4 images equal"))).to_be_visible()
     page.get_by_role("list", name="Logged generations").scroll_into_view_if_needed()
     keep(explorer, "generation-gallery")
     assert newest(workspace, opened.layer) == run

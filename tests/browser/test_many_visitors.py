@@ -12,7 +12,7 @@ import numpy as np
 import psutil
 import pytest
 from conftest import serve, stop
-from explorer import Explorer
+from explorer import PATIENCE, Explorer
 from playwright.sync_api import expect
 from scipy.spatial import cKDTree
 
@@ -22,8 +22,6 @@ VISITORS = 20
 SECONDS = float(os.environ.get("DIFFVIEWS_VISIT_SECONDS", "300"))
 FORGOTTEN = 90
 """Seconds within which the server lets go of visitors who left: it waits 15 for them to come back, and looks seldom."""
-PATIENCE = 180
-"""Seconds that a visitor waits for an answer while nineteen others ask for something too."""
 VIEWS = {None: "Map", "compare": "Compare", "noise": "Noise levels", "3d": "3-D"}
 COLOURS = {None: "Class", "distance_to_data": "Distance to data"}
 
@@ -55,12 +53,12 @@ class Visitor:
         if self.answer is not None:
             self.answer()
             self.answer = None
-        self.explorer.wait(self.is_as_expected, PATIENCE)
+        self.explorer.wait(self.is_as_expected)
         sample = self.expected["sample"]
         if sample is not None and self.expected["view"] is None:
             self.explorer.tab("Sample")
             named = self.page.get_by_text(re.compile(rf"^{re.escape(sample)}\b")).filter(visible=True)
-            expect(named.first).to_be_visible(timeout=PATIENCE * 1000)
+            expect(named.first).to_be_visible()
         assert self.page.get_by_text("did not work").count() == 0
 
     def is_as_expected(self):
@@ -87,19 +85,19 @@ class Visitor:
         self.expected["sample"] = self.choices.choice(self.opened.samples.sample_ids)
         asked = {key: value for key, value in self.expected.items() if value is not None}
         query = urlencode({"run": self.opened.layer.parent_id, **asked})
-        self.page.goto(f"{self.explorer.url}?{query}", timeout=PATIENCE * 1000)
+        self.page.goto(f"{self.explorer.url}?{query}")
         return self.see_map
 
     def see_map(self):
         shown = self.page.get_by_text(re.compile(r"[\d,]+ of [\d,]+ shown")).first
-        expect(shown).to_be_visible(timeout=PATIENCE * 1000)
-        expect(self.page.locator(".bk-events").first).to_be_visible(timeout=PATIENCE * 1000)
+        expect(shown).to_be_visible()
+        expect(self.page.locator(".bk-events").first).to_be_visible()
 
     def return_to_map(self):
         if self.expected["view"] is not None:
             self.expected["view"] = None
             self.turn()
-            self.explorer.wait(self.is_as_expected, PATIENCE)
+            self.explorer.wait(self.is_as_expected)
         self.see_map()
 
     def layer(self):
@@ -113,7 +111,7 @@ class Visitor:
     def turn(self):
         """Go to the view that is to be looked at."""
         views = self.page.get_by_role("group", name="View", exact=True).last
-        views.get_by_role("button", name=VIEWS[self.expected["view"]], exact=True).click(timeout=PATIENCE * 1000)
+        views.get_by_role("button", name=VIEWS[self.expected["view"]], exact=True).click()
 
     def colour(self):
         colour = self.choices.choice([colour for colour in COLOURS if colour != self.expected["colour"]])
@@ -125,17 +123,17 @@ class Visitor:
         self.return_to_map()
         self.explorer.tab("Sample")
         if self.expected["sample"] is not None:
-            self.explorer.button("Clear").click(timeout=PATIENCE * 1000)
+            self.explorer.button("Clear").click()
             self.expected["sample"] = None
-            self.explorer.wait(self.is_as_expected, PATIENCE)
+            self.explorer.wait(self.is_as_expected)
 
     def click(self):
         """Select a sample by its place on the map."""
         self.clear()
-        self.page.get_by_role("button", name="Reset view").click(timeout=PATIENCE * 1000)
+        self.page.get_by_role("button", name="Reset view").click()
         self.explorer.away()
         self.explorer.opened = self.opened
-        self.explorer.settle(PATIENCE)
+        self.explorer.settle()
         self.expected["sample"] = self.choices.choice(lonely(self.opened))
         self.explorer.click(self.expected["sample"])
 
@@ -145,8 +143,8 @@ class Visitor:
             self.check()
         self.return_to_map()
         self.explorer.tab("Sample")
-        self.explorer.button("Suggest nearest").click(timeout=PATIENCE * 1000)
-        return lambda: self.explorer.wait(self.has_own_neighbours, PATIENCE)
+        self.explorer.button("Suggest nearest").click()
+        return lambda: self.explorer.wait(self.has_own_neighbours)
 
     def has_own_neighbours(self):
         """Whether the neighbours in the address are those of one's own sample on one's own layer."""
@@ -156,12 +154,12 @@ class Visitor:
     def zoom(self):
         self.return_to_map()
         self.explorer.away()
-        self.explorer.settle(PATIENCE)
+        self.explorer.settle()
         before, box = self.explorer.map_pixels(), self.explorer.box
         self.page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
         self.page.mouse.wheel(0, -300)
         self.explorer.away()
-        return lambda: self.explorer.wait(lambda: (self.explorer.map_pixels() != before).any(), PATIENCE)
+        return lambda: self.explorer.wait(lambda: (self.explorer.map_pixels() != before).any())
 
     def generate(self):
         """Generate from one's own selection."""
@@ -171,7 +169,7 @@ class Visitor:
         self.return_to_map()
         self.explorer.tab("Generate")
         before = self.shown_runs()
-        self.explorer.button("Generate").click(timeout=PATIENCE * 1000)
+        self.explorer.button("Generate").click()
         return lambda: self.see_own_generation(before)
 
     def shown_runs(self):

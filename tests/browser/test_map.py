@@ -217,3 +217,37 @@ def test_map_is_reached_by_tab_and_answers_to_its_keys(explorer, lonely):
     expect(page.get_by_text("Keys and gestures of the map")).to_be_hidden()
     page.keyboard.press("Escape")
     expect(page.get_by_text("Hover over the map to see samples.")).to_be_visible()
+
+
+def test_click_that_is_held_selects_too(explorer, lonely):
+    """Bokeh calls it a press; a slow hand, or a busy machine, means a click."""
+    page = explorer.open().page
+    explorer.hover(lonely[0])
+    page.mouse.down()
+    page.wait_for_timeout(700)
+    page.mouse.up()
+    expect(page.get_by_text("Selected", exact=True)).to_be_visible()
+    assert parse_qs(urlsplit(page.url).query)["sample"] == [lonely[0]]
+
+
+def test_wheel_and_keys_zoom_out_only_until_the_map_is_a_quarter_of_the_view(explorer):
+    page = explorer.open().page
+
+    def share():
+        """How much of the view's width the samples take."""
+        drawn = np.ptp(explorer.map_pixels()[10:-10, 10:-10], axis=-1).max(axis=0) > 60
+        return np.ptp(np.flatnonzero(drawn)) / len(drawn)
+
+    box = explorer.box
+    for turn in (lambda: page.mouse.wheel(0, 600), lambda: page.keyboard.press("-")):
+        assert share() > 0.8
+        page.locator(".bk-events").first.focus()
+        page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+        for _ in range(8):
+            turn()
+            page.wait_for_timeout(200)
+        explorer.away()
+        explorer.settle()
+        assert 0.18 < share() < 0.3
+        page.keyboard.press("0")
+        explorer.wait(lambda: share() > 0.8)

@@ -108,7 +108,7 @@ def test_layer_without_slices_orders_them_from_the_page(stage, slices, opened, d
     other = next(r for r in records if not data.library.aligned_maps(runs_of[r.layer]))
     stage.open(opened, "noise", layer=other.layer)
     page = stage.page
-    expect(page.get_by_text("No aligned map of this layer yet")).to_be_visible(timeout=60_000)
+    expect(page.get_by_text("No aligned map of this layer yet")).to_be_visible()
     stage.explorer.button("Compute the aligned map").click()
     expect(page.get_by_text(re.compile("Computing the aligned map"))).to_be_visible()
     expect(stage.element).to_be_visible(timeout=180_000)

@@ -89,7 +89,7 @@ def test_prompts_are_read_searched_and_generated_from(new_page, prompt_url, prom
     explorer.wait(lambda: query(explorer).get("words") == "Red dog")
     keep(explorer, "prompts-search")
     page.reload()
-    expect(page.get_by_text(f"5 of {total} shown")).to_be_visible(timeout=60_000)
+    expect(page.get_by_text(f"5 of {total} shown")).to_be_visible()
     explorer.button("Show all again").click()
     expect(page.get_by_text(f"{total} of {total} shown")).to_be_visible()
 
@@ -116,7 +116,7 @@ def test_prompts_are_read_searched_and_generated_from(new_page, prompt_url, prom
     steps.fill(str(STEPS))
     steps.press("Tab")
     explorer.button("Generate").click()
-    expect(page.get_by_text("Baseline, no mask")).to_be_visible(timeout=120_000)
+    expect(page.get_by_text("Baseline, no mask")).to_be_visible()
     expect(page.get_by_text(f"“two {prompt}”").first).to_be_visible()
     made = explorer.picture(page.get_by_role("img", name=re.compile("^Generated")).first)
     assert made.std() > 5

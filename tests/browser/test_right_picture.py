@@ -81,7 +81,7 @@ class Visit:
     def open(self, layer, sigma):
         asked = {"run": self.logged.extraction, "layer": layer, "sigma": sigma}
         asked |= {"classes": json.dumps(self.classes)} if self.classes else {}
-        self.page.goto(f"{self.explorer.url}?{urlencode(asked)}", timeout=120_000)
+        self.page.goto(f"{self.explorer.url}?{urlencode(asked)}")
         self.ready()
 
     def asked(self, name):
@@ -142,10 +142,10 @@ class Visit:
         self.explorer.away()
         if self.view == "3-D":
             stack = self.stacks[self.asked("layer")].run_id
-            expect(self.page.locator(f"[data-key='{stack}']:visible")).to_be_visible(timeout=60_000)
+            expect(self.page.locator(f"[data-key='{stack}']:visible")).to_be_visible()
             self.rest(lambda: (self.stage.camera, self.stage.box), 6)
         else:
-            expect(self.page.locator(".bk-events:visible")).to_have_count(1 + (self.view != "Map"), timeout=60_000)
+            expect(self.page.locator(".bk-events:visible")).to_have_count(1 + (self.view != "Map"))
             self.rest(self.pixels, 3)
 
     def pixels(self):

@@ -14,7 +14,7 @@ def page_over(new_page):
         programs.append(program)
         page = new_page()
         pages.append(page)
-        page.goto(url, timeout=120_000)
+        page.goto(url)
         return page
 
     yield open_page
@@ -26,7 +26,7 @@ def page_over(new_page):
 
 def test_empty_store_says_what_to_do(page_over, tmp_path):
     page = page_over(f"sqlite:///{tmp_path}/mlflow.db")
-    expect(page.get_by_text("No extractions yet")).to_be_visible(timeout=60_000)
+    expect(page.get_by_text("No extractions yet")).to_be_visible()
     expect(page.get_by_text("diffviews demo")).to_be_visible()
     page.get_by_role("button").filter(has_text="Look for new runs").click()
     expect(page.get_by_text("No extractions yet")).to_be_visible()
@@ -34,5 +34,5 @@ def test_empty_store_says_what_to_do(page_over, tmp_path):
 
 def test_unreachable_server_is_a_sentence(page_over):
     page = page_over("http://127.0.0.1:9", MLFLOW_HTTP_REQUEST_MAX_RETRIES="0", MLFLOW_HTTP_REQUEST_TIMEOUT="2")
-    expect(page.get_by_text("127.0.0.1:9").first).to_be_visible(timeout=90_000)
+    expect(page.get_by_text("127.0.0.1:9").first).to_be_visible()
     assert "Traceback" not in page.content()

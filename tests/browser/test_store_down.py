@@ -31,8 +31,8 @@ def bucket(tmp_path_factory, clean_environment):
 
 
 def first_map(page, address, query=""):
-    page.goto(f"{address}{query}", timeout=120_000)
-    expect(page.get_by_text(re.compile("60 of 60 shown"))).to_be_visible(timeout=90_000)
+    page.goto(f"{address}{query}")
+    expect(page.get_by_text(re.compile("60 of 60 shown"))).to_be_visible()
 
 
 def choose_layer(page, name):
@@ -53,7 +53,7 @@ def test_bucket_that_is_down_leaves_what_was_fetched_and_is_told_until_it_answer
     program, url = serve(address)
     page = new_page()
     first_map(page, url, "?layer=midblock")
-    expect(page.get_by_text("The artifact store cannot be reached")).to_be_visible(timeout=60_000)
+    expect(page.get_by_text("The artifact store cannot be reached")).to_be_visible()
     expect(page.get_by_text("What this host has fetched before can still be looked at")).to_be_visible()
     explorer = Explorer(page, url, None)
     keep(explorer, "store-down")
@@ -61,14 +61,14 @@ def test_bucket_that_is_down_leaves_what_was_fetched_and_is_told_until_it_answer
     # What was never fetched cannot be opened: a sentence, and the map stays.
     choose_layer(page, "encoder_block_1")
     expect(page.get_by_text(re.compile("^midblock at σ 2"))).to_be_visible()
-    expect(page.get_by_text(re.compile("s3://team")).last).to_be_visible(timeout=60_000)
+    expect(page.get_by_text(re.compile("s3://team")).last).to_be_visible()
 
     proxy.faults.unavailable = 0.0
     explorer.button("Try again").click()
-    expect(page.get_by_text("The artifact store answers again.")).to_be_visible(timeout=60_000)
+    expect(page.get_by_text("The artifact store answers again.")).to_be_visible()
     expect(page.get_by_text("The artifact store cannot be reached")).to_be_hidden()
     choose_layer(page, "encoder_block_1")
-    expect(page.get_by_text(re.compile("^encoder_block_1 at σ 2"))).to_be_visible(timeout=60_000)
+    expect(page.get_by_text(re.compile("^encoder_block_1 at σ 2"))).to_be_visible()
     content = page.content()
     assert KEY not in content
     assert SECRET not in content
