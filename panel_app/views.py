@@ -10,7 +10,8 @@ from panel_app.compare import view as compare
 from panel_app.computing.jobs import JobQueue
 from panel_app.computing.studio import Studio
 from panel_app.generation.results import Results
-from panel_app.scenes import noise, space
+from panel_app.scenes.noise import NoiseView
+from panel_app.scenes.space import SpaceView
 from panel_app.session import Session
 from panel_app.state import MAP, ViewState
 from panel_app.theme import ONE_LINE
@@ -32,8 +33,8 @@ def further_views(session: Session, studio: Studio, queue: JobQueue, results: Re
     """Return the views beside the map, in the order of their buttons."""
     return (
         MainView(compare.COMPARE, "Compare", lambda: compare.CompareView(session, results.drawing), wide=True),
-        MainView(noise.NAME, "Noise levels", lambda: noise.NoiseView(session, studio, queue, results)),
-        MainView(space.NAME, "3-D", lambda: space.SpaceView(session, studio, queue, results)),
+        MainView(NoiseView.key, "Noise levels", lambda: NoiseView(session, studio, queue, results)),
+        MainView(SpaceView.key, "3-D", lambda: SpaceView(session, studio, queue, results)),
     )
 
 

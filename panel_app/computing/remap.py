@@ -13,8 +13,9 @@ from panel_app.clicks import after_typing
 from panel_app.computing.job_bar import JobBar
 from panel_app.computing.jobs import JobQueue
 from panel_app.computing.studio import Studio
-from panel_app.scenes import noise, space
+from panel_app.scenes.noise import NoiseView
 from panel_app.scenes.place import THREE_AXES
+from panel_app.scenes.space import SpaceView
 from panel_app.session import Session
 
 
@@ -110,12 +111,12 @@ class RemapPanel(pn.viewable.Viewer):
             self.session.tell("The re-computed map is logged; open its layer and choose it under Map.", "info")
         elif kind is MapKind.ALIGNED:
             state.across = replace(state.across, map_run=run_id)
-            state.view = noise.NAME
+            state.view = NoiseView.key
         else:
             self.session.choose_map(run_id)
             if dimensions == 3:
                 state.across = replace(state.across, axis=THREE_AXES)
-                state.view = space.NAME
+                state.view = SpaceView.key
 
     def _enable(self) -> None:
         self.button.disabled = self.bar.busy or self.session.opened is None

@@ -60,7 +60,7 @@ def test_noise_view_opens_the_slices_at_the_layers_own_noise_level(visit, runs):
     assert "midblock" in view.caption.object
     assert "σ 0.5, 2" in view.caption.object
     assert not view.order._layout.visible
-    assert not view.choice.visible
+    assert not view.chooser.visible
 
 
 def test_address_restores_where_the_player_stood_and_on_which_map(visit, runs):
@@ -68,7 +68,7 @@ def test_address_restores_where_the_player_stood_and_on_which_map(visit, runs):
     page, view = visit(view="noise", across=Across("older", 0.9).to_json())
     assert view.pane.scene.map_run == "older"
     assert view.pane.cloud.at == pytest.approx(np.log(0.9))
-    assert view.choice.visible
+    assert view.chooser.visible
     view.pane._answer({"at": float(np.log(1.5)), "of": "older"})
     assert page.session.state.across == Across("older", 1.5)
     assert "1.5" in page.session.state.to_query()["across"]
@@ -146,9 +146,9 @@ def test_unreadable_slices_are_a_sentence_and_are_tried_again(visit, runs, monke
 def test_space_shows_the_stack_then_a_map_in_three_dimensions_made_to_order(visit, runs):
     runs.added_maps = [aligned()]
     page, view = visit(view="3d")
-    assert view.axis.value == SIGMA_AXIS
+    assert view.chooser.value == SIGMA_AXIS
     assert view.pane.scene.positions.shape == (2, 60, 2)
-    view.axis.value = THREE_AXES
+    view.chooser.value = THREE_AXES
     assert page.session.state.across.axis == THREE_AXES
     finish(view._background)
     assert view.pane.scene is None
@@ -164,7 +164,7 @@ def test_map_in_three_dimensions_on_show_is_shown_in_space(visit, runs):
     solid = SimpleNamespace(run_id="solid", source_run="ext-1/midblock/2.0", params={"n_components": "3"})
     runs.added_maps = [solid]
     page, view = visit(view="3d", map="solid")
-    assert view.axis.value == THREE_AXES
+    assert view.chooser.value == THREE_AXES
     assert view.pane.scene.map_run == "solid"
     page.session.click("digits-0007")
     assert view.pane.cloud.marks == [{"index": view.pane.scene.index_of["digits-0007"], "kind": "selected"}]
