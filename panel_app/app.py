@@ -4,6 +4,7 @@ import sys
 
 import panel as pn
 import panel_material_ui as pmui
+from panel.io.resources import get_dist_path
 
 from diffviews.errors import DiffViewsError
 from panel_app.computing.jobs import JobQueue, shared_queue
@@ -11,6 +12,10 @@ from panel_app.dashboard import Dashboard
 from panel_app.settings import Settings
 from panel_app.shared import shared
 from panel_app.theme import THEME_CONFIG
+
+STYLES = "dist_url"
+"""Template variable with the address of Panel's own style sheets. Panel sets it when it has written a page; until then,
+and always for a session that a browser opens anew, it would send the visitor to another host for them."""
 
 
 def page() -> pmui.Page:
@@ -32,4 +37,5 @@ def page() -> pmui.Page:
 
 
 if pn.state.served:
+    pn.state.curdoc.template_variables.setdefault(STYLES, get_dist_path(cdn=False))
     page().servable()

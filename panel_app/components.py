@@ -141,6 +141,14 @@ class AddressBar(BrowserPane):
     _esm = _ESM / "address_bar.js"
 
 
+class ConnectionNotice(BrowserPane):
+    """Tells the visitor that the server no longer answers; the address holds the view, so that nothing is lost."""
+
+    text = param.String("The dashboard's server no longer answers. What you see is kept in the page's address.")
+
+    _esm = _ESM / "connection_notice.js"
+
+
 class Downloader(BrowserPane):
     """Hands files to the browser, which saves them; nothing of them is kept."""
 

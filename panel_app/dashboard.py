@@ -8,7 +8,7 @@ import panel_material_ui as pmui
 
 from panel_app.analysis.tab import AnalysisPanel
 from panel_app.cards import link
-from panel_app.components import AddressBar
+from panel_app.components import AddressBar, ConnectionNotice
 from panel_app.computing.jobs import JobQueue
 from panel_app.computing.order import OrderPanel
 from panel_app.computing.pending import PendingPanel
@@ -120,7 +120,8 @@ class Dashboard:
         self._body = pn.Row(self.views, side, sizing_mode="stretch_width", margin=0)
         side.visible = not self.views.wide
         self.session.state.param.watch(lambda *_: setattr(side, "visible", not self.views.wide), "view")
-        told = (self.address, self.exports, self.banner, self.alert, self.welcome)
+        unseen = (self.address, ConnectionNotice(height=0, margin=0), self.exports)
+        told = (*unseen, self.banner, self.alert, self.welcome)
         main = pn.Column(*told, self._body, sizing_mode="stretch_width", margin=(16, 16))
         self.page = pmui.Page(
             title="DiffViews",

@@ -56,7 +56,6 @@ class Views(pn.viewable.Viewer):
         labels = {"Map": MAP, **{view.label: view.name for view in further}}
         self.switch = pmui.RadioButtonGroup(
             label="View",
-            description="One map; two side by side; the layer at every noise level; a map in three dimensions.",
             options=labels,
             value=self._known(),
             size="small",

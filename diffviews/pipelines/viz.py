@@ -23,6 +23,9 @@ from diffviews.tracking.profiles import Profile, activate, load_profile
 logger = logging.getLogger(__name__)
 
 ADDRESS = "127.0.0.1"
+SESSION_WAITS = 120
+"""Seconds that the dashboard keeps a page whose browser is silent. Bokeh's own 15 are too few for a busy server: a page
+that opens its connection later stays empty."""
 MLFLOW_ENVIRONMENT = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
 """The UI alone: no messages to others, no job workers."""
 
@@ -193,6 +196,7 @@ def dashboard_command(port: int, address: str = ADDRESS) -> list[str]:
         sys.executable, "-m", "panel", "serve", str(folder / "app.py"), "--basic-login-template", login,
         "--logout-template", login, "--port", str(port), "--address", address,
         "--allow-websocket-origin", f"127.0.0.1:{port}", "--allow-websocket-origin", f"localhost:{port}",
+        "--unused-session-lifetime", str(SESSION_WAITS * 1000),
     ]  # fmt: skip
 
 

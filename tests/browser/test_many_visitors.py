@@ -17,11 +17,12 @@ from playwright.sync_api import expect
 from scipy.spatial import cKDTree
 
 from diffviews.pipelines.recipe import GenerationRecipe
+from diffviews.pipelines.viz import SESSION_WAITS
 
 VISITORS = 20
 SECONDS = float(os.environ.get("DIFFVIEWS_VISIT_SECONDS", "300"))
-FORGOTTEN = 90
-"""Seconds within which the server lets go of visitors who left: it waits 15 for them to come back, and looks seldom."""
+FORGOTTEN = SESSION_WAITS + 60
+"""Seconds within which the server lets go of visitors who left: it waits for them to come back, and looks seldom."""
 VIEWS = {None: "Map", "compare": "Compare", "noise": "Noise levels", "3d": "3-D"}
 COLOURS = {None: "Class", "distance_to_data": "Distance to data"}
 

@@ -15,6 +15,7 @@ import panel as pn
 import param
 from bokeh.document import Document
 from bokeh.events import RangesUpdate, Tap
+from bokeh.models import ImportedStyleSheet
 from dashboard_synthetic import SyntheticRuns, SyntheticStudio
 from panel.io.server import get_server
 from panel.io.state import set_curdoc
@@ -94,10 +95,7 @@ class Server:
 
     @contextlib.asynccontextmanager
     async def _visitor(self, ready):
-        address = f"127.0.0.1:{self._server.port}/app"
-        answer = await AsyncHTTPClient().fetch(f"http://{address}", request_timeout=60)
-        token = re.search(r'"token":"([^"]+)"', answer.body.decode()).group(1)
-        socket = await websocket_connect(f"ws://{address}/ws", subprotocols=["bokeh", token], max_message_size=10**9)
+        socket = await self._connect(await self._token())
         reader = asyncio.ensure_future(_read(socket))
         if ready:
             for part in ({"msgid": "1", "msgtype": "PATCH-DOC"}, {}, {"events": [READY]}):
@@ -108,6 +106,40 @@ class Server:
         self._newest = None
         socket.close()
         await reader
+        await self._end(session)
+
+    def styles_of_a_session_without_a_page(self):
+        """Addresses of the style sheets of a session that a browser's connection opens anew."""
+
+        async def main():
+            token = await self._token()
+            (session,) = self._server.get_sessions("/app")
+            await self._end(session)
+            socket = await self._connect(token)
+            await until(lambda: self._server.get_sessions("/app"))
+            (session,) = self._server.get_sessions("/app")
+            roots = session.document.roots
+            found = [sheet.url for root in roots for sheet in root.select({"type": ImportedStyleSheet})]
+            socket.close()
+            await self._end(session)
+            return found
+
+        return self._server.io_loop.run_sync(main, timeout=280)
+
+    async def _token(self):
+        answer = await AsyncHTTPClient().fetch(f"http://{self._address}", request_timeout=60)
+        return re.search(r'"token":"([^"]+)"', answer.body.decode()).group(1)
+
+    async def _connect(self, token):
+        return await websocket_connect(
+            f"ws://{self._address}/ws", subprotocols=["bokeh", token], max_message_size=10**9
+        )
+
+    @property
+    def _address(self):
+        return f"127.0.0.1:{self._server.port}/app"
+
+    async def _end(self, session):
         ended = asyncio.Event()
         session.document.on_session_destroyed(lambda _: ended.set())
         session.request_expiration()
@@ -170,28 +202,44 @@ async def redraw(visit):
     await visit.event(RangesUpdate, x0=0, x1=1, y0=0, y1=1)
 
 
-def left_behind(monkeypatch, do, ready=True):
-    """What stays of two visitors, by class."""
+def served(monkeypatch, do):
+    """Return what `do` finds out of a server."""
 
-    def come_and_go():
+    def serve():
         asyncio.set_event_loop(asyncio.new_event_loop())
         server = Server(monkeypatch)
         try:
-            server.run(do, ready=ready)  # what is made once a process is made now
-            before = settled(server)
-            server.run(do, do, ready=ready)
-            return settled(server) - before
+            return do(server)
         finally:
             server.stop()
 
     with ThreadPoolExecutor(1) as thread:  # Playwright's event loop runs in this one once a browser test has been
-        return thread.submit(come_and_go).result()
+        return thread.submit(serve).result()
+
+
+def left_behind(do, ready=True):
+    """Return what tells what stays of two visitors, by class."""
+
+    def find(server):
+        server.run(do, ready=ready)  # what is made once a process is made now
+        before = settled(server)
+        server.run(do, do, ready=ready)
+        return settled(server) - before
+
+    return find
 
 
 def test_nothing_of_visitors_stays_once_they_have_left(monkeypatch):
-    assert left_behind(monkeypatch, browse) == Counter()
+    assert served(monkeypatch, left_behind(browse)) == Counter()
 
 
 def test_visitor_who_leaves_before_the_page_is_ready_is_forgotten_too(monkeypatch):
     """HoloViews would wait for the page to be ready for ever, and the session for HoloViews."""
-    assert left_behind(monkeypatch, redraw, ready=False) == Counter()
+    assert served(monkeypatch, left_behind(redraw, ready=False)) == Counter()
+
+
+def test_session_without_a_page_asks_no_other_host_for_styles(monkeypatch):
+    """Panel knows where its own are only once it has written a page."""
+    found = served(monkeypatch, Server.styles_of_a_session_without_a_page)
+    assert found
+    assert not [address for address in found if address.startswith("http")]
