@@ -142,9 +142,9 @@ class AddressBar(BrowserPane):
 
 
 class ConnectionNotice(BrowserPane):
-    """Tells the visitor that the server no longer answers; the address holds the view, so that nothing is lost."""
+    """Tells the visitor that the server no longer answers, and how to go on."""
 
-    text = param.String("The dashboard's server no longer answers. What you see is kept in the page's address.")
+    text = param.String("The dashboard's server no longer answers. Loaded again, this page opens the same view.")
 
     _esm = _ESM / "connection_notice.js"
 
