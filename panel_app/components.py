@@ -141,6 +141,14 @@ class AddressBar(BrowserPane):
     _esm = _ESM / "address_bar.js"
 
 
+class BusyLine(BrowserPane):
+    """A line along the top of the window that moves while the server is at work."""
+
+    busy = param.Boolean(False, doc="whether it is")
+
+    _esm = _ESM / "busy_line.js"
+
+
 class ConnectionNotice(BrowserPane):
     """Tells the visitor that the server no longer answers, and how to go on."""
 

@@ -7,6 +7,7 @@ import panel as pn
 import panel_material_ui as pmui
 
 from panel_app.analysis.tab import AnalysisPanel
+from panel_app.busy import Busy
 from panel_app.cards import link
 from panel_app.components import AddressBar, ConnectionNotice
 from panel_app.computing.jobs import JobQueue
@@ -129,12 +130,15 @@ class Dashboard:
             main=[main],
             header=[self._header(), self.exports.button],
             sidebar_width=SIDEBAR_WIDTH,
+            busy_indicator=None,
             theme_config=THEME_CONFIG,
             sx=PAGE_SX,
             raw_css=[CSS_VARIABLES],
             meta_name="DiffViews",
             meta_description="What the layers of a diffusion model know, and which of them decide",
         )
+        self.busy = Busy(self.page)
+        main.append(self.busy)
         self.page.param.watch(self._turn, "dark_theme")
 
     def _header(self) -> pn.viewable.Viewable:
@@ -158,7 +162,7 @@ class Dashboard:
 
     def close(self) -> None:
         """Let go of the page when its visitor has left."""
-        for part in (self._queue, self.generation.past, self.pending, self.banner):
+        for part in (self._queue, self.generation.past, self.pending, self.banner, self.busy):
             part.leave()
         self.analysis.leave()
         self.exports.leave()
