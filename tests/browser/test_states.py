@@ -61,6 +61,22 @@ def test_page_whose_server_has_ended_says_so(new_page, store):
     keep(page, "server-gone")
 
 
+def test_line_moves_while_the_server_is_at_work(new_page, url):
+    page = new_page()
+    page.goto(url)
+    expect(page.get_by_text(re.compile("200 of 200 shown"))).to_be_visible()
+    page.evaluate("""() => {
+      const line = document.getElementById("busy-line")
+      window.moved = 0
+      const look = () => { window.moved += line.style.visibility === "visible" }
+      new MutationObserver(look).observe(line, {attributes: true})
+    }""")
+    page.get_by_role("button", name="Compare", exact=True).click()
+    expect(page.get_by_text("samples in both")).to_be_visible()
+    expect(page.get_by_role("progressbar", name="The server is at work")).to_be_hidden()
+    assert page.evaluate("window.moved") >= 1
+
+
 @pytest.mark.slow
 def test_page_that_takes_long_to_load_its_scripts_still_opens(new_page, url):
     """Bokeh would have dropped its session after 15 s, and the page would stay empty."""
