@@ -96,7 +96,7 @@ def serve(address, **environment):
 def stop(program):
     """End a server and return what it complained of: errors that passed through our own code."""
     program.terminate()
-    output, _ = program.communicate(timeout=20)
+    output, _ = program.communicate(timeout=PATIENCE)  # twenty visitors may have to be let go of
     log = output.decode(errors="replace")
     ours = re.search(r'File "[^"]*/(panel_app|diffviews)/|Error running application', log)
     return log[max(ours.start() - 2000, 0) : ours.start() + 2000] if ours else ""

@@ -227,7 +227,7 @@ def test_click_that_is_held_selects_too(explorer, lonely):
     page.wait_for_timeout(700)
     page.mouse.up()
     expect(page.get_by_text("Selected", exact=True)).to_be_visible()
-    assert parse_qs(urlsplit(page.url).query)["sample"] == [lonely[0]]
+    explorer.wait(lambda: parse_qs(urlsplit(page.url).query).get("sample") == [lonely[0]])
 
 
 def test_wheel_and_keys_zoom_out_only_until_the_map_is_a_quarter_of_the_view(explorer):
