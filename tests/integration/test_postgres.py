@@ -115,7 +115,7 @@ def test_two_writers_from_two_processes_do_not_disturb_one_another(member):
         )
         for layer in ("encoder_bottleneck", "decoder_block_4")
     ]  # fmt: skip
-    said = [writer.communicate(timeout=280)[0] for writer in writers]
+    said = [writer.communicate(timeout=500)[0] for writer in writers]
     assert [writer.returncode for writer in writers] == [0, 0], said
     workspace = open_workspace(experiment="two writers")
     found = workspace.catalog.extractions("two writers")
