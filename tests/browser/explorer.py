@@ -35,7 +35,7 @@ class Explorer:
         """Wait for a condition; the page goes on meanwhile."""
         deadline = time.monotonic() + seconds
         while not condition():
-            assert time.monotonic() < deadline, "timed out"
+            assert time.monotonic() < deadline, f"{condition.__qualname__} never came true at {self.page.url}"
             self.page.wait_for_timeout(100)
 
     def settle(self, seconds=PATIENCE):

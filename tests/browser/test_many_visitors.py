@@ -4,8 +4,11 @@ import json
 import os
 import random
 import re
+import tempfile
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from urllib.parse import parse_qs, urlencode, urlsplit
 
 import numpy as np
@@ -39,6 +42,7 @@ class Visitor:
     expected: dict[str, str | None] = field(default_factory=dict)
     """What the address must say; None where it must say nothing."""
     todo: list[str] = field(default_factory=list)
+    done: list[str] = field(default_factory=list)
     answer: object = None
     """What is still to be looked at of what was begun last."""
 
@@ -47,7 +51,19 @@ class Visitor:
         if not self.todo:
             self.todo = ["arrive", "layer", "click", "click", "suggest", "zoom", "view", "colour", "generate"]
             self.choices.shuffle(self.todo)
-        self.answer = getattr(self, self.todo.pop())()
+        self.done.append(self.todo.pop())
+        self.answer = getattr(self, self.done[-1])()
+
+    @contextmanager
+    def witnessed(self):
+        """Add to a failure what this visitor had done, and a picture of the page."""
+        try:
+            yield
+        except Exception as error:
+            picture = Path(tempfile.gettempdir()) / "diffviews-visitor.png"
+            self.page.screenshot(path=picture)
+            error.add_note(f"after {self.done} the address must say {self.expected} and is {self.page.url}: {picture}")
+            raise
 
     def check(self):
         """See one's own layer, sample, colour and view, in the address and in words, and what was begun last."""
@@ -224,19 +240,24 @@ def visit(new_page, address, maps, workspace, *, seconds=0.0, things=0):
     ]
     for visitor in visitors:
         visitor.answer = visitor.arrive()
-    for visitor in visitors:
-        visitor.check()
+    check_all(visitors)
     end, done = time.monotonic() + seconds, 0
     while time.monotonic() < end or done < things * VISITORS:
         for visitor in visitors:
-            visitor.begin()
-        for visitor in visitors:
-            visitor.check()
+            with visitor.witnessed():
+                visitor.begin()
+        check_all(visitors)
         done += VISITORS
+    check_all(visitors)
     for visitor in visitors:
-        visitor.check()
         visitor.page.close()
     return done
+
+
+def check_all(visitors):
+    for visitor in visitors:
+        with visitor.witnessed():
+            visitor.check()
 
 
 @pytest.mark.slow
