@@ -7,11 +7,12 @@ import panel_material_ui as pmui
 
 from diffviews.noise import format_sigma
 from panel_app.analysis.sample_lists import pictures_of, remainder, sample_entries
+from panel_app.best_layer import DECIDES, KNOWS
 from panel_app.cards import facts, hint, hint_small, link, selected_card
 from panel_app.components import Ranking, SampleList
 from panel_app.html import Html
 from panel_app.open_map import OpenMap
-from panel_app.session import DECIDES, KNOWS, Session
+from panel_app.session import Session
 from panel_app.theme import PANE_CSS
 
 BASELINE = "control_baseline"

@@ -96,7 +96,7 @@ class Navigation(pn.viewable.Viewer):
             self.sigmas,
             self.map,
             self._refresh,
-            section("View"),
+            section("Colours and filters"),
             self.colour,
             self.filters,
             sizing_mode="stretch_width",

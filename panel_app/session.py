@@ -1,30 +1,24 @@
 """One visit: turns what a visitor chooses into an opened map, and every failure into a sentence."""
 
 import functools
-import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
 
 import param
 
-from diffviews.errors import DiffViewsError, RunNotFoundError
-from diffviews.noise import format_sigma
+from diffviews.errors import RunNotFoundError
 from panel_app.analysis.clustering import CLUSTER, Clustering, FoundClusters
+from panel_app.best_layer import best_layer
 from panel_app.data import DataStore
+from panel_app.failures import told
 from panel_app.open_map import Neighbour, OpenMap
 from panel_app.scenes.place import ANYWHERE
 from panel_app.state import MAP, Address, Group, Selection, ViewState
 
-logger = logging.getLogger(__name__)
-
 P = ParamSpec("P")
 R = TypeVar("R")
 Severity = Literal["error", "warning", "info"]
-KNOWS = "knn_accuracy_activation"
-"""Metric: share of samples whose neighbours in activation space vote for their class."""
-DECIDES = "control_rate"
-"""Metric: share of masked generations that land in the masked class."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,14 +36,8 @@ def reported(
 
     @functools.wraps(method)
     def wrapper(self: "Session", *args: P.args, **kwargs: P.kwargs) -> R | None:
-        try:
+        with told(self.tell, method.__name__):
             return method(self, *args, **kwargs)
-        except DiffViewsError as error:
-            self.tell(str(error))
-        except Exception as error:
-            logger.exception("%s failed", method.__name__)
-            reason = str(error).strip().partition("\n")[0] or type(error).__name__
-            self.tell(f"This did not work: {reason}. The server's log has the details.")
         return None
 
     return wrapper
@@ -310,32 +298,6 @@ class Session(param.Parameterized):
             self.tell("Some samples of this address are not on this map and were left out.", "warning")
         self._select(selection)
         self.state.group = address.group.intersect(opened.row_of)
-
-
-def best_layer(layers: Sequence[Any], layer: str | None, sigma: float | None) -> tuple[Any, str]:
-    """Return the layer run nearest to what is asked for, and a sentence where it is another.
-
-    Args:
-        layers: layer runs of one extraction, at least one.
-        layer: layer asked for; None takes the one that knows and decides most.
-        sigma: noise level asked for; None takes any.
-    """
-    of_layer, lacking = [r for r in layers if r.layer == layer], ""
-    if layer is not None and not of_layer:
-        lacking = f"This extraction has no layer {layer!r}; another one is shown."
-    candidates = of_layer or layers
-    if sigma is not None:
-        gap = min(abs(r.sigma - sigma) for r in candidates)
-        if gap and layer is not None:
-            nearest = min(candidates, key=lambda r: abs(r.sigma - sigma)).sigma
-            lacking = f"There is no layer run at sigma {format_sigma(sigma)}; sigma {format_sigma(nearest)} is shown."
-        candidates = [r for r in candidates if abs(r.sigma - sigma) == gap]
-    return max(candidates, key=standing), lacking
-
-
-def standing(record: Any) -> float:
-    """Return how much a layer knows and decides together, 0 to 2."""
-    return float(record.metrics.get(KNOWS, 0.0) + record.metrics.get(DECIDES, 0.0))
 
 
 def _placed(address: Address, place: Address) -> Address:

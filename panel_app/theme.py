@@ -112,6 +112,12 @@ PAGE_SX: dict[str, Any] = {
 ONE_LINE: dict[str, Any] = {".MuiToggleButton-root": {"whiteSpace": "nowrap"}}
 """For buttons side by side that are not to break their words."""
 
+LABEL_BESIDE = """
+.MuiFormControl-root.MuiFormControl-root { flex-direction: row; align-items: center; gap: 10px; }
+.MuiFormLabel-root { flex: none; }
+"""
+"""Sheet of buttons side by side whose label stands before them instead of above."""
+
 HEADINGS_STAY: dict[str, Any] = {
     ".MuiTabs-root": {"position": "sticky", "top": 0, "zIndex": 2, "bgcolor": "background.paper"}
 }

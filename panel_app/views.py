@@ -14,7 +14,7 @@ from panel_app.scenes.noise import NoiseView
 from panel_app.scenes.space import SpaceView
 from panel_app.session import Session
 from panel_app.state import MAP, ViewState
-from panel_app.theme import ONE_LINE
+from panel_app.theme import LABEL_BESIDE, ONE_LINE
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +62,7 @@ class Views(pn.viewable.Viewer):
             margin=(0, 0, 10, 0),
             visible=bool(further),
             sx=ONE_LINE,
+            stylesheets=[LABEL_BESIDE],
         )
         self._stage = pn.Column(sizing_mode="stretch_width", margin=0)
         self._layout = pn.Column(self.switch, self._stage, sizing_mode="stretch_width", margin=0, min_width=480)

@@ -193,8 +193,8 @@ def dashboard_command(port: int, address: str = ADDRESS) -> list[str]:
     folder = Path(next(iter(spec.submodule_search_locations)))
     login = str(folder / "login.html")  # Panel's own asks another host for a logo
     return [
-        sys.executable, "-m", "panel", "serve", str(folder / "app.py"), "--basic-login-template", login,
-        "--logout-template", login, "--port", str(port), "--address", address,
+        sys.executable, "-m", "panel", "serve", str(folder / "app.py"), "--setup", str(folder / "ready.py"),
+        "--basic-login-template", login, "--logout-template", login, "--port", str(port), "--address", address,
         "--allow-websocket-origin", f"127.0.0.1:{port}", "--allow-websocket-origin", f"localhost:{port}",
         "--unused-session-lifetime", str(SESSION_WAITS * 1000),
     ]  # fmt: skip

@@ -6,11 +6,11 @@ from typing import Any
 import panel as pn
 
 from diffviews.noise import format_sigma
+from panel_app.best_layer import DECIDES, KNOWS
 from panel_app.cards import quiet
 from panel_app.compare.visit import Comparison
 from panel_app.components import Ranking
 from panel_app.inspector import BASELINE, METRIC_LABELS
-from panel_app.session import DECIDES, KNOWS
 
 _SHORT = {
     "knn_accuracy_map": "Knows on map",

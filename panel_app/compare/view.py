@@ -21,8 +21,8 @@ from panel_app.theme import PANE_CSS
 
 __all__ = ["COMPARE", "CompareView"]
 
-_BELOW = 500
-"""Pixels of the window left to what stands above and below the two maps."""
+_ROOM = {"room_below": 470, "least": 320}
+"""The two maps leave room for their legends, and for the headings of what stands below them."""
 _TITLES = {
     CHANGES: "Changed neighbours",
     CKA: "Similarity of layers",
@@ -42,8 +42,8 @@ class CompareView(pn.viewable.Viewer):
     def __init__(self, visit: Session, drawing: EmbeddingMap, **params: Any) -> None:
         super().__init__(**params)
         self.comparison = Comparison(visit)
-        self.left = EmbeddingMap(self.comparison.left, room_below=_BELOW)
-        self.right = EmbeddingMap(self.comparison.right, room_below=_BELOW)
+        self.left = EmbeddingMap(self.comparison.left, **_ROOM)
+        self.right = EmbeddingMap(self.comparison.right, **_ROOM)
         self.zoom = ZoomLink(self.comparison, self.left, self.right)
         self.choosers = SideChooser(self.comparison, right=False), SideChooser(self.comparison, right=True)
         self.changes = ChangesPanel(self.comparison)

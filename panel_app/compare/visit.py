@@ -7,13 +7,14 @@ from typing import Any
 import param
 
 from diffviews.errors import DiffViewsError, RunNotFoundError
+from panel_app.best_layer import best_layer, standing
 from panel_app.compare.against import Against
 from panel_app.compare.data import NeighbourhoodChange, Pairing
 from panel_app.compare.sides import Side
 from panel_app.computing.background import Background
 from panel_app.data import DataStore
 from panel_app.open_map import OpenMap
-from panel_app.session import Session, best_layer, standing
+from panel_app.session import Session
 
 COMPARE = "compare"
 """What the address calls the view."""

@@ -1,6 +1,5 @@
 """Work beside the page: a thread computes while the page goes on and shows that it does."""
 
-import logging
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -8,9 +7,7 @@ from typing import Any
 
 import panel as pn
 
-from diffviews.errors import DiffViewsError
-
-logger = logging.getLogger(__name__)
+from panel_app.failures import told
 
 _POLL_MS = 100
 
@@ -26,16 +23,12 @@ class _Task:
     error: str | None = None
 
     def run(self) -> None:
-        try:
+        with told(self._fail, "work beside the page"):
             self.result = self.work()
-        except DiffViewsError as error:
-            self.error = str(error)
-        except Exception as error:  # the page must hear of it in words; the cause is logged
-            logger.exception("work beside the page failed")
-            reason = str(error).strip().partition("\n")[0] or type(error).__name__
-            self.error = f"This did not work: {reason}. The server's log has the details."
-        finally:
-            self.over.set()
+        self.over.set()
+
+    def _fail(self, sentence: str) -> None:
+        self.error = sentence
 
 
 class Background:

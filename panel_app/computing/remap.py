@@ -114,6 +114,7 @@ class RemapPanel(pn.viewable.Viewer):
             state.view = NoiseView.key
         else:
             self.session.choose_map(run_id)
+            self.session.tell("The re-computed map is on show; the one logged with the layer stays under Map.", "info")
             if dimensions == 3:
                 state.across = replace(state.across, axis=THREE_AXES)
                 state.view = SpaceView.key

@@ -58,15 +58,15 @@ class MapView:
 def view_of(session: Session, drawing: EmbeddingMap) -> MapView:
     """Return what a visitor sees of the map."""
     opened, state = session.opened, session.state
-    view, pixels = drawing.seen
+    seen = drawing.seen
     return MapView(
         opened=opened,
         colour_by=state.colour_by,
         filter=state.filter,
         selection=state.selection,
         emphasis=emphasis_of(opened, state),
-        view=view,
-        pixels=pixels,
+        view=seen.view,
+        pixels=seen.pixels,
         paths=tuple(drawing.paths),
         step=drawing.step,
         labels=drawing.labels,

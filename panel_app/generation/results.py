@@ -8,7 +8,7 @@ import panel as pn
 import panel_material_ui as pmui
 import param
 
-from panel_app.cards import link
+from panel_app.cards import hint_small, link
 from panel_app.components import Gallery, ResultView
 from panel_app.generation.recipe_text import command_of
 from panel_app.generation.tracks import Track, path_colours
@@ -22,6 +22,7 @@ from panel_app.theme import PANE_CSS
 
 _KEPT = 24
 """Generations of a visit kept on show; all of them stay logged."""
+_ELSEWHERE = hint_small("Its path was placed on another map: choose that one's layer, σ and map to see it.")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -51,6 +52,7 @@ class Results(pn.viewable.Viewer):
         self.view = ResultView(self._on_view, margin=(4, 16, 10, 16))
         self.gallery = Gallery(self._on_gallery, margin=0)
         self._heading = Html("", stylesheets=[PANE_CSS], sizing_mode="stretch_width", margin=(12, 16, 6, 16))
+        self._elsewhere = Html(_ELSEWHERE, stylesheets=[PANE_CSS], visible=False, margin=(0, 16, 4, 16))
         self.past = pn.Column(
             Html('<div class="overline">This visit</div>', stylesheets=[PANE_CSS], margin=(14, 0, 6, 0)),
             self.gallery,
@@ -60,6 +62,7 @@ class Results(pn.viewable.Viewer):
         )
         self._layout = pmui.Paper(
             self._heading,
+            self._elsewhere,
             self.view,
             elevation=0,
             variant="outlined",
@@ -88,7 +91,7 @@ class Results(pn.viewable.Viewer):
         self.shown = shown
         result = shown.outcome.result
         self._layout.visible = self.past.visible = True
-        self.drawing.room_below = 620
+        self.drawing.room_below = 600
         url = self.session.store.library.run_url(shown.outcome.run_id)
         where = link(url, "MLflow run") or f'<span class="muted small">run {shown.outcome.run_id[:12]}</span>'
         detail = f"{escape(shown.detail)} · seed {result.seed}"
@@ -123,7 +126,9 @@ class Results(pn.viewable.Viewer):
         """Draw the path of the sample on show, and of generations kept beside it, on the map they were placed on."""
         self.tracks = self._tracked()
         paths = [path for track in self.tracks if self._fits(track.shown) for path in _drawn(track)]
-        step = self.view.step if self.shown is not None and self._fits(self.shown) else -1
+        shown = self.shown
+        step = self.view.step if shown is not None and self._fits(shown) else -1
+        self._elsewhere.visible = shown is not None and shown.outcome.path is not None and not self._fits(shown)
         self.drawing.param.update(paths=paths, step=step)
         self._draw_gallery()
 

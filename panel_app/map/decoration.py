@@ -1,15 +1,15 @@
 """What is put on the map besides dots: names of places, and pictures of samples where few are in view."""
 
-import threading
 from typing import Any
 
+from panel_app.computing.background import Background
 from panel_app.map.figure import MapFigure
 from panel_app.map.labels import MapLabel, fitting, labels_of
 from panel_app.map.overlays import Look, name_columns, picture_columns
 from panel_app.map.point_grid import Range
 from panel_app.map.thumbnails import Placed, Previews, colours_of, placed
 from panel_app.open_map import OpenMap
-from panel_app.state import ViewState
+from panel_app.session import Session
 
 _NEAR = 0.75
 """A view of at most this share of the map, on both axes, counts as near."""
@@ -19,12 +19,13 @@ class Decoration:
     """Names and pictures of one visitor's map.
 
     Args:
-        state: says what is shown, and how it is coloured.
+        session: its state says what is shown, and how it is coloured; it tells of pictures that cannot be read.
         plot: the figure that they are put on.
     """
 
-    def __init__(self, state: ViewState, plot: MapFigure) -> None:
-        self._state, self._plot = state, plot
+    def __init__(self, session: Session, plot: MapFigure) -> None:
+        self._state, self._plot = session.state, plot
+        self.reading = Background(session.tell)
         self._names: tuple[Any, tuple[MapLabel, ...]] = (None, ())
         self._previews = Previews()
         self.placed = Placed()
@@ -60,16 +61,15 @@ class Decoration:
         colours = colours_of(opened, rows, opened.colouring(self._state.colour_by))
         sample_ids = [opened.sample_at(row) for row in rows]
 
-        def show() -> None:
-            shown = self._previews.of(opened, sample_ids)
+        def show(shown: list[str]) -> None:
             if self.placed is chosen:  # the view has not moved on meanwhile
                 frames, pictures = picture_columns(places, shown, colours, chosen.side)
                 self._plot.put(frames=frames, pictures=pictures)
 
         if self._previews.has(opened, sample_ids):
-            show()
+            show(self._previews.of(opened, sample_ids))
         else:
-            threading.Thread(target=show, name="pictures of the map", daemon=True).start()
+            self.reading.start(lambda: self._previews.of(opened, sample_ids), show)
 
 
 def is_near(bounds: tuple[Range, Range], view: tuple[Range, Range]) -> bool:

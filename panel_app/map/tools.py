@@ -12,7 +12,7 @@ from panel_app.html import Html
 from panel_app.map.marking import WAYS, Way
 from panel_app.open_map import OpenMap
 from panel_app.state import Group
-from panel_app.theme import PANE_CSS
+from panel_app.theme import LABEL_BESIDE, PANE_CSS
 
 HAND, BOX, LASSO = "hand", "box", "lasso"
 _TOOLS = (
@@ -76,15 +76,15 @@ class MapTools(pn.viewable.Viewer):
 
     def _build_bar(self, clear: Callable[[], None]) -> None:
         self._ways = pmui.RadioButtonGroup(
-            label="",
+            label="Marking",
             description="What the next box or lasso does to the samples marked before.",
             options=_WAYS,
             value=self.way,
             size="small",
             margin=(0, 6, 0, 0),
+            stylesheets=[LABEL_BESIDE],
         )
         self._ways.param.watch(lambda event: self.param.update(way=event.new), "value")
-        self._caption = Html('<span class="muted small">Marking:</span>', stylesheets=[PANE_CSS], margin=(8, 4, 0, 0))
         self._told = Html("", stylesheets=[PANE_CSS], margin=(8, 6, 0, 0))
         self._clear = pmui.Button(
             label="Clear marks",
@@ -95,9 +95,7 @@ class MapTools(pn.viewable.Viewer):
             description="Marks nothing; the selected sample and its neighbours stay.",
             on_click=lambda _: clear(),
         )
-        self.bar = pn.Row(
-            self._caption, self._ways, self._told, self._clear, margin=(0, 12), height=BAR_HEIGHT, visible=False
-        )
+        self.bar = pn.Row(self._ways, self._told, self._clear, margin=(0, 12), height=BAR_HEIGHT, visible=False)
 
     def _follow_tool(self) -> None:
         for name, button in self._tools.items():
@@ -112,7 +110,7 @@ class MapTools(pn.viewable.Viewer):
         self._show_bar()
 
     def _show_bar(self) -> None:
-        self._ways.visible = self._caption.visible = self.tool != HAND
+        self._ways.visible = self.tool != HAND
         self.bar.visible = self.tool != HAND or self._clear.visible
 
 

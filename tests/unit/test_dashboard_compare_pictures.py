@@ -183,10 +183,10 @@ def test_maps_follow_the_selected_sample(page):
 
 def test_pointing_at_a_sample_of_one_map_rings_it_on_the_other(page):
     page.comparison.left.state.hovered = "digits-0033"
-    ring = page.right._plot._sources["hover"].data
+    ring = page.right.figure._sources["hover"].data
     assert (ring["x"][0], ring["y"][0]) == pytest.approx(page.right.session.opened.position("digits-0033"))
     page.comparison.left.state.hovered = None
-    assert page.right._plot._sources["hover"].data["x"] == []
+    assert page.right.figure._sources["hover"].data["x"] == []
 
 
 # -- work beside the page --------------------------------------------------------------------

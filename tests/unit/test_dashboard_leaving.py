@@ -61,7 +61,7 @@ class Visit:
         await asyncio.sleep(0.1)
 
     async def event(self, kind, **values):
-        figure = self.dashboard.drawing._figure
+        figure = self.dashboard.drawing.figure.figure
         await self.do(lambda: self.session.document.callbacks.trigger_event(kind(figure, **values)))
 
 

@@ -90,7 +90,7 @@ def session():
 def near(session):
     """A map whose visitor has come nearer, and where to."""
     drawing = EmbeddingMap(session)
-    drawing._pane.get_root()
+    drawing.plot.pane.get_root()
     (x0, x1), (y0, y1) = session.opened.bounds
     view = (x0, (x0 + x1) / 2), ((y0 + y1) / 2, y1)
     drawing.look_at(*view)
@@ -106,7 +106,7 @@ def test_zoom_stays_while_the_same_points_get_other_columns_and_colours(session,
     session.drop_clusters()
     session.choose_map(None)
     assert (drawing.view, drawing.seen[0]) == (view, view)
-    assert drawing._range.contents == dict(zip(("x_range", "y_range"), view, strict=True))
+    assert drawing.plot.range.contents == dict(zip(("x_range", "y_range"), view, strict=True))
 
 
 def test_points_of_another_map_are_all_shown(session, near):

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import time
 
 import numpy as np
 import pandas as pd
@@ -9,6 +10,7 @@ import pytest
 from dashboard_synthetic import SyntheticRuns
 from PIL import Image
 
+from diffviews.errors import CorruptDataError
 from panel_app.data import DataStore
 from panel_app.filter import Filter
 from panel_app.map.embedding_map import EmbeddingMap
@@ -295,6 +297,24 @@ def test_frames_have_the_colours_of_their_points(opened):
     assert ramp.colour_at(9.0) == "#ffffff"
 
 
+def test_pictures_that_cannot_be_read_are_told(drawing, session, opened, monkeypatch):
+    def lost(samples, sample_ids):
+        raise CorruptDataError(f"the picture of {sample_ids[0]} is gone; extract again")
+
+    monkeypatch.setattr(type(opened.samples), "thumbnails_of", lost)
+    x, y = opened.position("digits-0003")
+    drawing.pointed(x, y)
+    assert session.notice.text == "the picture of digits-0003 is gone; extract again"
+    assert session.state.hovered == "digits-0003"
+    session.notice = None
+    drawing.decoration.show(opened, ((x - 2, x + 2), (y - 2, y + 2)), (800, 500), LIGHT)
+    deadline = time.monotonic() + 10
+    while session.notice is None and time.monotonic() < deadline:
+        drawing.decoration.reading.follow()
+        time.sleep(0.01)
+    assert session.notice.text.endswith("is gone; extract again")
+
+
 # -- keys ------------------------------------------------------------------------------
 
 
@@ -315,7 +335,7 @@ def test_escape_clears_help_then_marks_then_the_selection(drawing, session):
 
 def test_keys_zoom_move_and_suggest(drawing, session, opened):
     seen = []
-    drawing._range.add_subscriber(lambda x_range, y_range: seen.append((x_range, y_range)))
+    drawing.plot.range.add_subscriber(lambda x_range, y_range: seen.append((x_range, y_range)))
     (x0, x1), _ = opened.bounds
     for key in ("+", "ArrowRight", "0"):
         drawing.hand.on_message({"key": key})

@@ -355,11 +355,27 @@ def test_recomputed_map_is_opened_and_the_logged_one_stays(dashboard):
     finish(dashboard.remap.bar)
     assert session.state.map_run == "map-1"
     assert session.opened.map_run == "map-1"
+    assert session.notice.text.startswith("The re-computed map is on show")
     assert session.state.selection.sample_id == "digits-0003"
     assert session.opened.position("digits-0003") != own.position("digits-0003")
     session.choose_map(None)
     assert session.opened is own
     assert (own.table[["x", "y"]].to_numpy() == places).all()
+
+
+def test_path_of_another_map_is_not_drawn_and_the_page_says_so(dashboard):
+    session, results = dashboard.session, dashboard.results
+    session.click("digits-0003")
+    generate(dashboard)
+    assert dashboard.drawing.paths
+    assert not results._elsewhere.visible
+    dashboard.remap.compute()
+    finish(dashboard.remap.bar)
+    assert not dashboard.drawing.paths
+    assert results._elsewhere.visible
+    session.choose_map(None)
+    assert dashboard.drawing.paths
+    assert not results._elsewhere.visible
 
 
 def test_legend_filters_and_all_classes_again_means_no_filter(dashboard):

@@ -1,5 +1,8 @@
 """What `viz` is told reaches the dashboard's process, and what is impossible is refused before anything starts."""
 
+import subprocess
+import sys
+
 import pytest
 
 from diffviews.errors import AdapterNotFoundError, ConfigError, SampleSetError
@@ -103,3 +106,19 @@ def test_first_generation_takes_the_first_values():
     recipe = view.generation.form.recipe()
     assert (recipe.num_steps, recipe.guidance_scale) == (5, 2.0)
     view.close()
+
+
+_LOADS = """
+import runpy, sys
+runpy.run_path(sys.argv[1])
+before = set(sys.modules)
+runpy.run_path(sys.argv[2])
+print([name for name in sys.modules if name not in before and name.split(".")[0] != "panel"])
+"""
+
+
+def test_all_that_a_first_visit_imports_is_loaded_before_the_dashboard_listens():
+    command = viz_module.dashboard_command(5006)
+    setup, app = command[command.index("--setup") + 1], command[command.index("serve") + 1]
+    loaded = subprocess.run([sys.executable, "-c", _LOADS, setup, app], capture_output=True, text=True, check=True)
+    assert loaded.stdout.strip() == "[]"

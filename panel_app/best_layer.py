@@ -1,0 +1,37 @@
+"""Which layer run a visitor means, and how much a layer knows and decides."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from diffviews.noise import format_sigma
+
+KNOWS = "knn_accuracy_activation"
+"""Metric: share of samples whose neighbours in activation space vote for their class."""
+DECIDES = "control_rate"
+"""Metric: share of masked generations that land in the masked class."""
+
+
+def best_layer(layers: Sequence[Any], layer: str | None, sigma: float | None) -> tuple[Any, str]:
+    """Return the layer run nearest to what is asked for, and a sentence where it is another.
+
+    Args:
+        layers: layer runs of one extraction, at least one.
+        layer: layer asked for; None takes the one that knows and decides most.
+        sigma: noise level asked for; None takes any.
+    """
+    of_layer, lacking = [r for r in layers if r.layer == layer], ""
+    if layer is not None and not of_layer:
+        lacking = f"This extraction has no layer {layer!r}; another one is shown."
+    candidates = of_layer or layers
+    if sigma is not None:
+        gap = min(abs(r.sigma - sigma) for r in candidates)
+        if gap and layer is not None:
+            nearest = min(candidates, key=lambda r: abs(r.sigma - sigma)).sigma
+            lacking = f"There is no layer run at sigma {format_sigma(sigma)}; sigma {format_sigma(nearest)} is shown."
+        candidates = [r for r in candidates if abs(r.sigma - sigma) == gap]
+    return max(candidates, key=standing), lacking
+
+
+def standing(record: Any) -> float:
+    """Return how much a layer knows and decides together, 0 to 2."""
+    return float(record.metrics.get(KNOWS, 0.0) + record.metrics.get(DECIDES, 0.0))

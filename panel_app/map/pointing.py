@@ -1,0 +1,101 @@
+"""The point that is pointed at: found under the pointer, ringed on the map, told by a card."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from panel_app.failures import told
+from panel_app.map.figure import MapFigure
+from panel_app.map.hover import HoverCard
+from panel_app.map.point_grid import Range
+from panel_app.map.thumbnails import Placed
+from panel_app.session import Session
+
+_REACH = 11
+"""Pixels around the pointer within which the nearest point counts as meant."""
+
+
+class Seen(NamedTuple):
+    """What a visitor sees of a map."""
+
+    view: tuple[Range, Range]
+    """The visible ranges of x and y."""
+    pixels: tuple[float, float]
+    """Width and height of the map on the screen."""
+    radius: float
+    """Of a dot, in pixels."""
+    placed: Placed
+    """The points that are shown as pictures."""
+
+    @property
+    def span(self) -> tuple[float, float]:
+        """Width and height of the visible part."""
+        (x0, x1), (y0, y1) = self.view
+        return x1 - x0, y1 - y0
+
+    def diameter(self, row: int | None = None) -> float:
+        """Return how large the ring of a point is, in pixels; None is any that is no picture."""
+        return self.placed.side + 8 if row in self.placed.rows else 2 * self.radius + 6
+
+
+class Pointing:
+    """Knows which point is meant, here or elsewhere on the page.
+
+    Args:
+        session: whose samples are pointed at.
+        plot: the figure that the ring is put on.
+        seen: returns what the visitor sees now.
+    """
+
+    def __init__(self, session: Session, plot: MapFigure, seen: Callable[[], Seen]) -> None:
+        self._session, self._plot, self._seen = session, plot, seen
+        self._row: int | None = None
+        """The point under the pointer on this map."""
+        self.card = HoverCard()
+        session.state.param.watch(lambda event: self._point_at(event.new), "hovered")
+
+    def nearest(self, x: float | None, y: float | None) -> int | None:
+        """Return the row of the shown point that a place means, if any."""
+        opened = self._session.opened
+        if opened is None or x is None or y is None:
+            return None
+        seen = self._seen()
+        reach = max(_REACH, seen.placed.side / 2 if seen.placed.rows else 0)
+        within = (reach * seen.span[0] / seen.pixels[0], reach * seen.span[1] / seen.pixels[1])
+        found: int | None = opened.row_near(float(x), float(y), within=within, wanted=self._session.state.filter)
+        return found
+
+    def hover(self, row: int | None) -> None:
+        """Point at a row of the map's table, or (None) at nothing."""
+        state, opened = self._session.state, self._session.opened
+        if row == self._row:
+            return
+        self._row = row
+        if row is None or opened is None:
+            state.hovered = None
+            self._ring([])
+            self.card.hide()
+            return
+        state.hovered = opened.sample_at(row)
+        seen = self._seen()
+        x, y = (float(opened.table[axis].iloc[row]) for axis in "xy")
+        self._ring([(x, y, seen.diameter(row))])
+        with told(self._session.tell, "pointing at a sample"):
+            self.card.show(opened, row, seen.view, seen.pixels)
+
+    def show(self) -> None:
+        """Ring on another map what was pointed at on the one before."""
+        opened, sample_id = self._session.opened, self._session.state.hovered
+        known = opened is not None and sample_id in opened.row_of
+        self._ring([(*opened.position(sample_id), self._seen().diameter())] if known else [])
+
+    def _point_at(self, sample_id: str | None) -> None:
+        """Ring a sample that is pointed at elsewhere: on another map, or in a list."""
+        opened = self._session.opened
+        if opened is None or (self._row is not None and sample_id == opened.sample_at(self._row)):
+            return
+        self._row = None
+        self.card.hide()
+        self.show()
+
+    def _ring(self, rings: list[tuple[float, float, float]]) -> None:
+        self._plot.put(hover={name: [ring[i] for ring in rings] for i, name in enumerate(("x", "y", "size"))})
