@@ -193,16 +193,17 @@ class EmbeddingMap(pn.viewable.Viewer):
 
     def _show_map(self) -> None:
         opened = self.session.opened
-        self._pointing.hover(None)
-        self._canvas.visible = opened is not None
         before, self._shown = self._shown, None if opened is None else (opened.layer.run_id, opened.map_run)
+        is_another = self._shown != before  # the same points with other columns are seen, and pointed at, as before
+        if is_another:
+            self._pointing.hover(None)
+        self._canvas.visible = opened is not None
         if opened is None:
             return
-        is_another = self._shown != before  # the same points with other columns are seen from where one stood
         if is_another:
             self.plot.forget()
             self.view = None
-        self._pointing.show()
+            self._pointing.show()
         self._tell_marked()
         self.plot.redraw()
         if is_another:

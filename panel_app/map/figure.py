@@ -14,9 +14,10 @@ _KINDS = {HAND: PanTool, BOX: BoxSelectTool, LASSO: LassoSelectTool}
 WIDEST = 4.0
 """How many times as wide as the whole map a view can be; from further off nothing can be told apart."""
 
-_SHEET = ".bk-Canvas { --highlight-color: transparent; clip-path: inset(1px 0 0 1px); }"
+_SHEET = ".bk-Canvas { --highlight-color: transparent; clip-path: inset(2px 0 0 2px); }"
 """No dotted frame after a click; the keys' pane draws one for those who come by keyboard. Bokeh clears its canvas half
-a pixel beside it, so that the first column and row would keep what was drawn there before: they are cut off."""
+a pixel beside it, so that the first column and row would keep what was drawn there before: they are cut off, and one
+more, for the canvas itself may begin between two pixels."""
 
 
 class MapFigure:

@@ -156,6 +156,23 @@ def test_compare_links_two_maps_by_sample_and_lists_what_changes_most(comparing,
         wait(lambda side=side: comparing.ringed(side, order[2]) > 30)
 
 
+def test_nothing_of_an_earlier_view_stays_at_the_edge_of_a_map(comparing):
+    comparing.open().enter()
+    for side in (0, 1):
+        box = comparing.box(side)
+        comparing.page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+        comparing.page.mouse.wheel(0, -600)
+        comparing.page.mouse.move(5, 400)
+        comparing.settle()
+        reset = comparing.page.get_by_role("button", name="Reset view")
+        reset.and_(comparing.page.locator(":visible")).nth(side).click()
+        comparing.page.mouse.move(5, 400)
+        comparing.settle()
+        pixels = comparing.explorer.pixels(box)
+        assert np.ptp(pixels[:4]) < 12
+        assert np.ptp(pixels[:, :4]) < 12
+
+
 def test_cell_of_the_similarity_opens_its_pair_and_a_row_of_the_table_either_side(comparing, opened, data):
     page, wait = comparing.page, comparing.explorer.wait
     comparing.open().enter()

@@ -109,6 +109,16 @@ def test_zoom_stays_while_the_same_points_get_other_columns_and_colours(session,
     assert drawing.plot.range.contents == dict(zip(("x_range", "y_range"), view, strict=True))
 
 
+def test_card_stays_while_the_same_points_get_other_columns_and_goes_with_another_map(session, near):
+    drawing, _ = near
+    drawing.pointed(*session.opened.position("digits-0003"))
+    card = drawing._pointing.card.pane
+    session.opened = session.opened.with_columns(change=np.zeros(120))
+    assert (card.visible, session.state.hovered) == (True, "digits-0003")
+    session.choose_layer(session.opened.layer.layer, 0.5 if session.opened.layer.sigma == 2.0 else 2.0)
+    assert (card.visible, session.state.hovered) == (False, None)
+
+
 def test_points_of_another_map_are_all_shown(session, near):
     drawing, view = near
     first = session.opened
