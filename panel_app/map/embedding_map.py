@@ -50,6 +50,7 @@ class EmbeddingMap(pn.viewable.Viewer):
         self.figure = MapFigure()
         self._radius = 3.0
         self._shown: tuple[str, str] | None = None
+        self._is_another = False
         self._emphasis = LastEmphasis()
         self.decoration = Decoration(session, self.figure)
         self.plot = MapPlot(self)
@@ -136,9 +137,12 @@ class EmbeddingMap(pn.viewable.Viewer):
         return ((0.0, 1.0), (0.0, 1.0)) if opened is None else opened.bounds
 
     def adopt(self, figure: Figure) -> None:
-        """Put the rings and paths on a figure that HoloViews has made."""
-        if self.figure.adopt(figure, self.tools.tool):
-            self._set_ranges()
+        """Begin at all of another map together with its first picture; put rings and paths on a new figure."""
+        is_new = self.figure.adopt(figure, self.tools.tool)
+        if is_new or self._is_another:
+            self._is_another = False
+            self.figure.begin(*self.bounds())
+        if is_new:
             self._draw_rings()
             self._draw_paths()
 
@@ -201,19 +205,13 @@ class EmbeddingMap(pn.viewable.Viewer):
         if opened is None:
             return
         if is_another:
+            self._is_another = True
             self.plot.forget()
             self.view = None
             self._pointing.show()
         self._tell_marked()
         self.plot.redraw()
-        if is_another:
-            self._set_ranges()
         self._draw_rings()
-
-    def _set_ranges(self) -> None:
-        if self.session.opened is not None:
-            self.figure.limit(*self.session.opened.bounds)
-            self.figure.move_to(*self.session.opened.bounds)
 
     def _draw_rings(self) -> None:
         opened = self.session.opened

@@ -61,17 +61,15 @@ class MapFigure:
 
         self._change(change)
 
-    def limit(self, x_range: Range, y_range: Range) -> None:
-        """Let the wheel zoom out no further than a view some times as wide as this one."""
+    def begin(self, x_range: Range, y_range: Range) -> None:
+        """Show all of a map that was not shown before, and let the wheel zoom out no further than some times as wide.
+
+        Only while HoloViews draws: then the models may be changed, and the browser gets the view with the picture.
+        """
         figure = self.figure
-        if figure is None:
-            return
-
-        def change() -> None:
+        if figure is not None:
             for axis, (low, high) in ((figure.x_range, x_range), (figure.y_range, y_range)):
-                axis.max_interval = WIDEST * (high - low)
-
-        self._change(change)
+                axis.update(start=low, end=high, reset_start=low, reset_end=high, max_interval=WIDEST * (high - low))
 
     def move_to(self, x_range: Range, y_range: Range) -> None:
         """Show this part of the map."""
