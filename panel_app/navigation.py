@@ -110,7 +110,11 @@ class Navigation(pn.viewable.Viewer):
     def _steer(self, action: Any) -> Any:
         def answer(event: param.parameterized.Event) -> None:
             if not self._following and event.new != event.old:
-                action(event.new)
+                self._following = True  # what is half done would take back the very choice that is being answered
+                try:
+                    action(event.new)
+                finally:
+                    self._following = False
                 self.follow()
 
         return answer

@@ -71,7 +71,11 @@ class SideChooser(pn.viewable.Viewer):
     def _steer(self, action: Callable[[Any], None]) -> Callable[[Any], None]:
         def answer(event: Any) -> None:
             if not self._following and event.new is not None and event.new != event.old:
-                action(event.new)
+                self._following = True  # what is half done would take back the very choice that is being answered
+                try:
+                    action(event.new)
+                finally:
+                    self._following = False
                 self.follow()
 
         return answer

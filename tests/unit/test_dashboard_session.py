@@ -363,6 +363,18 @@ def test_recomputed_map_is_opened_and_the_logged_one_stays(dashboard):
     assert (own.table[["x", "y"]].to_numpy() == places).all()
 
 
+def test_choice_is_not_taken_back_while_it_is_answered(dashboard):
+    """Panel does not send a browser again what it chose, so a value put in between would stay in sight."""
+    dashboard.remap.compute()
+    finish(dashboard.remap.bar)
+    before, chosen = dashboard.session.state.sigma, dashboard.navigation.sigma
+    seen = []
+    chosen.param.watch(lambda event: seen.append(event.new), "value")
+    chosen.value = other = 2.0 if before == 0.5 else 0.5
+    assert dashboard.session.opened.layer.sigma == other
+    assert seen == [other]
+
+
 def test_path_of_another_map_is_not_drawn_and_the_page_says_so(dashboard):
     session, results = dashboard.session, dashboard.results
     session.click("digits-0003")
