@@ -156,11 +156,11 @@ def test_compare_links_two_maps_by_sample_and_lists_what_changes_most(comparing,
         wait(lambda side=side: comparing.ringed(side, order[2]) > 30)
 
 
-def test_nothing_of_an_earlier_view_stays_at_the_edge_of_a_map(comparing):
+def test_nothing_of_an_earlier_view_stays_at_the_edge_of_a_map(comparing, lonely):
     comparing.open().enter()
     for side in (0, 1):
         box = comparing.box(side)
-        comparing.page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+        comparing.page.mouse.move(*comparing.place(side, lonely[0]))
         comparing.page.mouse.wheel(0, -600)
         comparing.page.mouse.move(5, 400)
         comparing.settle()
