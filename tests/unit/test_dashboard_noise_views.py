@@ -43,7 +43,7 @@ def visit(runs):
     def make(**query):
         page = Dashboard(DataStore(runs), SyntheticStudio(runs), JobQueue())
         page.open({"layer": "midblock", "sigma": "2", **query})
-        assert page.session.notice is None or page.session.notice.severity == "info", page.session.notice
+        assert page.session.notice is None, page.session.notice
         kind = {"noise": NoiseView, "3d": SpaceView}[query["view"]]
         view = kind(page.session, SyntheticStudio(runs), JobQueue(), page.results)
         finish(view._background)
@@ -185,7 +185,7 @@ def test_recomputed_maps_of_every_kind_open_where_they_are_seen(runs, kind, dime
     assert page.remap.dimensions.disabled == (kind is MapKind.ALIGNED)
     page.remap.compute()
     finish(page.remap.bar)
-    assert page.session.notice is None or page.session.notice.severity == "info", page.session.notice
+    assert page.session.notice is None or page.session.notice.text.startswith("The re-computed map is on show")
     logged = runs.added_maps[0]
     assert (logged.params["map"], logged.params["n_components"]) == made
     assert page.session.state.view == view
@@ -210,6 +210,6 @@ def test_address_that_names_an_aligned_map_alone_opens_its_slices(runs):
     )
     page = Dashboard(DataStore(runs), SyntheticStudio(runs), JobQueue())
     page.open({"run": "older"})
-    assert page.session.notice is None or page.session.notice.severity == "info", page.session.notice
+    assert page.session.notice is None, page.session.notice
     assert page.session.state.view == "noise"
     assert page.session.state.across == Across(map_run="older")
