@@ -47,12 +47,12 @@ COMMANDS = {
     "viz": Command("diffviews.pipelines.viz:viz", "serve the dashboard", aliases=(("-m", "model"),)),
     "layers": Command("diffviews.pipelines.layers:layers", "list a model's hook points with shapes and bytes"),
     "import": Command(
-        "diffviews.pipelines.import_legacy:import_legacy",
-        "a data folder in the older layout becomes runs",
+        "diffviews.pipelines.legacy.import_legacy:import_legacy",
+        "a data folder in the legacy layout becomes runs",
         positional=("path",),
     ),
     "convert": Command(
-        "diffviews.pipelines.convert:convert", "per-sample .npz activations into one .npy", positional=("path",)
+        "diffviews.pipelines.legacy.convert:convert", "per-sample .npz activations into one .npy", positional=("path",)
     ),
     "checkpoints": Command(
         "diffviews.pipelines.checkpoints:checkpoints", "list the public checkpoints known by name, with their licences"

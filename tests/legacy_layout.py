@@ -1,4 +1,4 @@
-"""Writes folders in the older on-disk layout, in the forms in which they occur."""
+"""Writes folders in the legacy on-disk layout, in the forms in which they occur."""
 
 import json
 from pathlib import Path

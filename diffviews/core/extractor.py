@@ -1,4 +1,4 @@
-"""Extraction: capturing layers' activations, and the older files they are kept in."""
+"""Extraction: capturing layers' activations, and the legacy files they are kept in."""
 
 import json
 import zlib

@@ -24,7 +24,7 @@ DEFAULT_BUCKET = "diffviews"
 DATA = "data"
 """What all keys of the shared layout begin with."""
 LAYER_FILES = (".npy", ".json", ".csv")
-"""A layer of the older cache: activations, parameters, and the table, sent last, by which others find it."""
+"""A layer of the legacy cache: activations, parameters, and the table, sent last, by which others find it."""
 
 
 def shared_bucket_address(bucket: str | None = None) -> str:
@@ -170,7 +170,7 @@ def download_model(store: ObjectStore, model: str, folder: Path, *, checkpoints:
 
 
 class R2LayerCache(_Bucket):
-    """Computed layers of the older cache: `data/{model}/layer_cache/{layer}.csv`, `.json` and `.npy`.
+    """Computed layers of the legacy cache: `data/{model}/layer_cache/{layer}.csv`, `.json` and `.npy`.
 
     It knows a layer by model and name alone; the cache by fingerprint is `data.shared_layers`.
 
@@ -244,8 +244,8 @@ class R2LayerCache(_Bucket):
         return self._queue is None or self._queue.flush(timeout)
 
 
-def older_layer_objects(store: ObjectStore, model: str, layer: str) -> dict[str, StoredObject]:
-    """Return {ending: object} of a layer in the older cache, empty when table or parameters are missing.
+def legacy_layer_objects(store: ObjectStore, model: str, layer: str) -> dict[str, StoredObject]:
+    """Return {ending: object} of a layer in the legacy cache, empty when table or parameters are missing.
 
     Raises:
         StoreError: if the store cannot be used.

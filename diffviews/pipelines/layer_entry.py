@@ -26,8 +26,8 @@ from diffviews.tracking.active_run import ActiveRun
 from diffviews.tracking.artifacts import ArtifactFolder
 from diffviews.tracking.schema import MapKind, RunTags, fingerprint
 
-Origin = Literal["local", "shared", "run", "older", "extraction"]
-"""Where a layer was found: this machine's cache, the shared bucket, a logged run, the bucket's older cache,
+Origin = Literal["local", "shared", "run", "legacy", "extraction"]
+"""Where a layer was found: this machine's cache, the shared bucket, a logged run, the bucket's legacy cache,
 or nowhere, so that it was extracted."""
 
 SHARED_FILES = ("samples.parquet", "model.json", "config.json", "columns.parquet")

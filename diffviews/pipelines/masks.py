@@ -11,7 +11,7 @@ from diffviews.adapters.condition import Conditioning
 from diffviews.core.extractor import mean_activations
 from diffviews.core.interventions import DirectionTarget, FixedTarget, Intervention, MatchedTarget, Target
 from diffviews.data.activations import ActivationReader
-from diffviews.data.legacy import UNKNOWN_MODEL_DIGEST
+from diffviews.data.legacy.datasets import UNKNOWN_MODEL_DIGEST
 from diffviews.errors import RunNotFoundError, SelectionError, ShapeError
 from diffviews.noise import format_sigma
 from diffviews.pipelines.recipe import GenerationRecipe

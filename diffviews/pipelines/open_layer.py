@@ -3,7 +3,7 @@
     with open_layer("edm-digits", "decoder_block_4", 2.0) as layer:
         layer.points(), layer.projector(), layer.activations().rows(ids)
 
-Order: this machine's cache, the shared bucket, a run with the same fingerprint, the bucket's older cache,
+Order: this machine's cache, the shared bucket, a run with the same fingerprint, the bucket's legacy cache,
 extraction. What was found is then stored where it was missing; the bucket gets it in the background.
 """
 
@@ -21,8 +21,8 @@ from diffviews.errors import ConfigError, CorruptDataError, RunNotFoundError, Sc
 from diffviews.pipelines.datasets import open_dataset
 from diffviews.pipelines.extract import ExtractionJob
 from diffviews.pipelines.layer_entry import OpenedLayer, Origin, fill_from_run, log_entry
+from diffviews.pipelines.legacy.layer import LegacyLayer
 from diffviews.pipelines.models import absolute, load_model
-from diffviews.pipelines.older_layer import OlderLayer
 from diffviews.pipelines.plan import Conditioning, ExtractionPlan, check_sigmas, choose_layers, resolve_conditioning
 from diffviews.pipelines.recipe import Precision
 from diffviews.pipelines.workspace import Workspace, open_workspace
@@ -125,7 +125,7 @@ class LayerOpener:
             DiffViewsError: if it can neither be found nor extracted.
         """
         model, wanted = plan.adapter.model_type, plan.layer_fingerprint(*key)
-        found = self.find(model, wanted) or self._from_older(plan, key)
+        found = self.find(model, wanted) or self._from_legacy(plan, key)
         if found is not None:
             return found
         ExtractionJob(plan, self.workspace, devices).run()
@@ -180,24 +180,24 @@ class LayerOpener:
             draft.about = fill_from_run(self.workspace, run_id, draft.folder)
         return self.cache.open(fingerprint)
 
-    def _from_older(self, plan: ExtractionPlan, key: LayerKey) -> OpenedLayer | None:
+    def _from_legacy(self, plan: ExtractionPlan, key: LayerKey) -> OpenedLayer | None:
         if self.shared is None:
             return None
-        with _tolerated("the older cache is left out"):
-            older = OlderLayer.find(self.shared.store, plan, key)
-            if older is None:
+        with _tolerated("the legacy cache is left out"):
+            legacy = LegacyLayer.find(self.shared.store, plan, key)
+            if legacy is None:
                 return None
-            found = self.find(plan.adapter.model_type, older.fingerprint())
+            found = self.find(plan.adapter.model_type, legacy.fingerprint())
             if found is not None:
                 return found
-            return self._fitted(older)
+            return self._fitted(legacy)
         return None
 
-    def _fitted(self, older: OlderLayer) -> OpenedLayer | None:
-        with self.cache.adding(older.fingerprint()) as draft:
-            draft.about = older.fill(draft.folder)
-        entry = self.cache.open(older.fingerprint())
-        return None if entry is None else self._stored("older", older.plan.adapter.model_type, entry, None)
+    def _fitted(self, legacy: LegacyLayer) -> OpenedLayer | None:
+        with self.cache.adding(legacy.fingerprint()) as draft:
+            draft.about = legacy.fill(draft.folder)
+        entry = self.cache.open(legacy.fingerprint())
+        return None if entry is None else self._stored("legacy", legacy.plan.adapter.model_type, entry, None)
 
     def _stored(
         self, origin: Origin, model: str, entry: CachedLayer, run_id: str | None, *, log: bool = True

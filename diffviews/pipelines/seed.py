@@ -6,7 +6,7 @@ from pathlib import Path
 
 from diffviews.data.checkpoints import PICKLED
 from diffviews.data.layer_cache import LayerCache
-from diffviews.data.legacy import find_models
+from diffviews.data.legacy.datasets import find_models
 from diffviews.data.r2_cache import DATA, shared_bucket
 from diffviews.data.remote.bulk import EXCLUDED_FOLDERS
 from diffviews.data.remote.object_store import ObjectStore

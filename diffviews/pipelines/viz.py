@@ -96,7 +96,7 @@ def viz(
         mlflow_ui: address of an MLflow UI that runs already, for links.
         device: for generations: auto, cpu, cuda, cuda:N or mps.
         address: to listen on; anything but 127.0.0.1 lets others in.
-        data_dir: data folder in the older layout to import first.
+        data_dir: data folder in the legacy layout to import first.
         embeddings: table of coordinates (<model>/embeddings/<name>.csv) of that layout, or folder of such: import it
             with what it is of, and open it first; without data_dir, from the model's folder that it lies in.
         model: open this model first; with data_dir, import this one alone.
@@ -117,9 +117,9 @@ def viz(
     _check_generations(adapter, checkpoint_path or data_dir or embeddings, num_steps, guidance_scale)
     first = None
     if data_dir is not None or embeddings is not None:
-        from diffviews.pipelines.older_data import import_older_data  # all that maps need, which serving does not
+        from diffviews.pipelines.legacy.viz_import import import_for_viz  # all that maps need, which serving does not
 
-        first = import_older_data(
+        first = import_for_viz(
             data_dir, embeddings, model=model, adapter=adapter, profile=profile, experiment=experiment
         )
     programs = Programs()

@@ -1,4 +1,4 @@
-"""The functions that notebooks use: load activations of the older layout, embed them, save the map."""
+"""The functions that notebooks use: load activations of the legacy layout, embed them, save the map."""
 
 import json
 import logging
@@ -136,7 +136,7 @@ def load_dataset_activations(
     low_memory: bool = False,
     use_mmap: bool = True,
 ) -> tuple[np.ndarray, pd.DataFrame]:
-    """Read the activations of an older data set: row i of the matrix belongs to row i of the table.
+    """Read the activations of a legacy data set: row i of the matrix belongs to row i of the table.
 
     `dataset_info.json` lists `samples`, each with a `sample_id` and either an `activation_path`, relative
     to the data set's root two folders above `activation_dir`, with the `batch_index` of its row; or

@@ -1,4 +1,4 @@
-"""Importing the older layout end to end: runs as of an extraction, maps as recorded, masks that work."""
+"""Importing the legacy layout end to end: runs as of an extraction, maps as recorded, masks that work."""
 
 import json
 import shutil
@@ -10,12 +10,12 @@ import pytest
 from PIL import Image
 
 from diffviews.adapters.edm_digits import EDMDigitsAdapter
-from diffviews.data.legacy import UNKNOWN_MODEL_DIGEST
+from diffviews.data.legacy.datasets import UNKNOWN_MODEL_DIGEST
 from diffviews.errors import ConfigError, CorruptDataError, LayerNotFoundError, SampleSetError, ShapeError
-from diffviews.pipelines import older_data
 from diffviews.pipelines.embed import embed
 from diffviews.pipelines.generate import generate
-from diffviews.pipelines.import_legacy import import_legacy
+from diffviews.pipelines.legacy import viz_import
+from diffviews.pipelines.legacy.import_legacy import import_legacy
 from diffviews.pipelines.recipe import GenerationRecipe
 from diffviews.pipelines.workspace import open_workspace
 from diffviews.processing.map_parameters import MapParameters
@@ -286,24 +286,24 @@ def test_folder_without_configuration_needs_the_adapter(own_store):
 
 
 def test_named_table_of_coordinates_is_imported_and_opened_first(own_store, monkeypatch):
-    monkeypatch.setattr(older_data, "import_legacy", partial(import_legacy, maps=SMALL))
+    monkeypatch.setattr(viz_import, "import_legacy", partial(import_legacy, maps=SMALL))
     made = digits_folder(own_store / "data" / "digits", 12)
     made.write_map("second")
     folders = made.folder / "embeddings"
-    first = older_data.import_older_data(None, str(folders / "second.csv"), model="edm-digits")
+    first = viz_import.import_for_viz(None, str(folders / "second.csv"), model="edm-digits")
     catalog = open_workspace().catalog
     assert catalog.map(first).params["imported"] == "second.csv"
-    again = older_data.import_older_data("data", str(folders))
+    again = viz_import.import_for_viz("data", str(folders))
     assert catalog.map(again).params["imported"] == "demo_embeddings.csv"
     assert len(catalog.runs(Kind.IMPORT)) == 1  # tables of the folder's own change nothing of the import
     outside = own_store / "elsewhere.csv"
     outside.write_text((folders / "second.csv").read_text())
-    elsewhere = older_data.import_older_data("data", str(outside))
+    elsewhere = viz_import.import_for_viz("data", str(outside))
     assert catalog.map(elsewhere).params["imported"] == "elsewhere.csv"
     outside.write_text("sample_id,umap_x,umap_y\nnobody,0,1\n")
     with pytest.raises(SampleSetError, match="gives no coordinates of the imported samples"):
-        older_data.import_older_data("data", str(outside))
-    assert older_data.import_older_data("data", None) is None
+        viz_import.import_for_viz("data", str(outside))
+    assert viz_import.import_for_viz("data", None) is None
 
 
 def runs_of(store):

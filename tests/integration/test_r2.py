@@ -18,9 +18,10 @@ import pytest
 from diffviews.data.remote.store_errors import ObjectNotFoundError, StoreError
 from diffviews.data.shared_layers import SharedLayers
 from diffviews.errors import ConfigError
-from diffviews.pipelines import captured, older_layer
+from diffviews.pipelines import captured
 from diffviews.pipelines import extract as extract_module
 from diffviews.pipelines.generate import generate
+from diffviews.pipelines.legacy import layer as legacy_layer
 from diffviews.pipelines.open_layer import LayerOpener, OpenedLayer, open_layer
 from diffviews.pipelines.recipe import GenerationRecipe
 from diffviews.pipelines.workspace import open_workspace
@@ -108,7 +109,7 @@ def computed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     for module, function, name in (
         (extract_module, "capture_activations", "capture"),
         (captured, "fit_map", "fit"),
-        (older_layer, "fit_given_map", "fit"),
+        (legacy_layer, "fit_given_map", "fit"),
     ):
         monkeypatch.setattr(module, function, counted(name, getattr(module, function)))
     return done
@@ -207,7 +208,7 @@ def test_nowhere_found_it_is_extracted_once(team: Team, computed: list[str]) -> 
     assert computed == ["capture", "fit"]
 
 
-def older_files(folder: Path, ids: list[str], **stated: Any) -> Path:
+def legacy_files(folder: Path, ids: list[str], **stated: Any) -> Path:
     folder.mkdir()
     rng = np.random.default_rng(0)
     table = pd.DataFrame({"sample_id": ids, "umap_x": rng.normal(size=len(ids)), "umap_y": rng.normal(size=len(ids))})
@@ -217,7 +218,7 @@ def older_files(folder: Path, ids: list[str], **stated: Any) -> Path:
     return folder
 
 
-def test_older_cache_is_read_once_into_a_run_and_fitted_once(
+def test_legacy_cache_is_read_once_into_a_run_and_fitted_once(
     team: Team, tmp_path: Path, computed: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     from diffviews.data.r2_cache import R2LayerCache
@@ -226,10 +227,10 @@ def test_older_cache_is_read_once_into_a_run_and_fitted_once(
     caplog.set_level(logging.INFO)
     options = {"experiment": "older", "layer": "midblock", "max_samples": 40, "conditioning": "label"}
     ids = list(open_source("digits", max_samples=40, resolution=16).sample_ids)
-    made = older_files(tmp_path / "made", ids[::-1], sigma=SIGMA)
+    made = legacy_files(tmp_path / "made", ids[::-1], sigma=SIGMA)
     assert R2LayerCache().upload_layer("edm-digits", "midblock", made)
     with opened(**options) as layer:
-        assert layer.origin == "older"
+        assert layer.origin == "legacy"
         recorded = pd.read_csv(made / "midblock.csv")
         assert list(layer.points()["sample_id"]) == list(recorded["sample_id"])
         np.testing.assert_allclose(layer.points()["x"], recorded["umap_x"], rtol=1e-6)
@@ -244,7 +245,7 @@ def test_older_cache_is_read_once_into_a_run_and_fitted_once(
             assert again.origin == ("shared" if forget else "local")
             pd.testing.assert_frame_equal(again.points(), layer.points() if not forget else again.points())
     assert computed == ["fit"]
-    other = older_files(tmp_path / "other", ids, sigma=0.5)
+    other = legacy_files(tmp_path / "other", ids, sigma=0.5)
     assert R2LayerCache().upload_layer("edm-digits", "midblock", other)
     with opened(**options) as extracted:
         assert extracted.origin == "extraction"

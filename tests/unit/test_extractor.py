@@ -1,4 +1,4 @@
-"""Capturing activations, and the older files of them."""
+"""Capturing activations, and the legacy files of them."""
 
 import json
 from pathlib import Path

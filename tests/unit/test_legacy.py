@@ -1,4 +1,4 @@
-"""Reading the older on-disk layout: what is found, what is refused, and what is never opened."""
+"""Reading the legacy on-disk layout: what is found, what is refused, and what is never opened."""
 
 import json
 from pathlib import Path
@@ -8,11 +8,11 @@ import pytest
 
 from diffviews.core.extractor import convert_to_fast_format, load_activations
 from diffviews.core.generator import save_generated_sample
-from diffviews.data.legacy import LegacyDataset, find_models, read_dataset
-from diffviews.data.legacy_arrays import NpyFile, NpzFile, PlacedActivations
-from diffviews.data.legacy_maps import read_maps
+from diffviews.data.legacy.arrays import NpyFile, NpzFile, PlacedActivations
+from diffviews.data.legacy.datasets import LegacyDataset, find_models, read_dataset
+from diffviews.data.legacy.maps import read_maps
 from diffviews.errors import ConfigError, CorruptDataError, LayerNotFoundError, SampleSetError
-from diffviews.pipelines.convert import convert
+from diffviews.pipelines.legacy.convert import convert
 from tests.legacy_layout import LAYERS, LegacyFolder, activations_of, digits_folder, pixels_of
 
 

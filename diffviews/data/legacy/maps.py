@@ -1,4 +1,4 @@
-"""Maps of the older layout: coordinates in `embeddings/*.csv`, their parameters in the `.json` beside."""
+"""Maps of the legacy layout: coordinates in `embeddings/*.csv`, their parameters in the `.json` beside."""
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from diffviews.data.legacy import LegacyDataset
-from diffviews.data.legacy_records import read_json
+from diffviews.data.legacy.datasets import LegacyDataset
+from diffviews.data.legacy.records import read_json
 from diffviews.errors import CorruptDataError, SampleSetError
 
 logger = logging.getLogger(__name__)

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from diffviews.core.extractor import convert_to_fast_format
 from diffviews.data.disk import format_bytes, require_disk_space
-from diffviews.data.legacy_arrays import NpzFile, describe_matrix
+from diffviews.data.legacy.arrays import NpzFile, describe_matrix
 from diffviews.errors import ConfigError, CorruptDataError, LayerNotFoundError, SampleSetError, unknown_name
 
 logger = logging.getLogger(__name__)

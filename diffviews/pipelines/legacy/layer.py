@@ -1,4 +1,4 @@
-"""A layer of the bucket's older cache, read once and fitted once: its coordinates stay, its projector is new.
+"""A layer of the bucket's legacy cache, read once and fitted once: its coordinates stay, its projector is new.
 
 That cache names a layer by model and name alone. What it does not contradict is believed: the samples must be
 those asked for, and a sigma it states must be the one asked for. Its weights are not known.
@@ -15,9 +15,9 @@ import pandas as pd
 
 from diffviews.data.activations import ActivationWriter
 from diffviews.data.layout import LayerKey
-from diffviews.data.legacy import UNKNOWN_MODEL_DIGEST
-from diffviews.data.legacy_maps import AXES, MIN_POINTS
-from diffviews.data.r2_cache import DATA, older_layer_objects
+from diffviews.data.legacy.datasets import UNKNOWN_MODEL_DIGEST
+from diffviews.data.legacy.maps import AXES, MIN_POINTS
+from diffviews.data.r2_cache import DATA, legacy_layer_objects
 from diffviews.data.remote.bulk import StoredObject
 from diffviews.data.remote.object_store import ObjectStore
 from diffviews.errors import CorruptDataError
@@ -33,8 +33,8 @@ _MAX_CELLS = 2**33
 
 
 @dataclass(frozen=True, slots=True)
-class OlderLayer:
-    """A layer of the older cache that may answer a plan."""
+class LegacyLayer:
+    """A layer of the legacy cache that may answer a plan."""
 
     store: ObjectStore
     plan: ExtractionPlan
@@ -42,19 +42,19 @@ class OlderLayer:
     objects: dict[str, StoredObject]
 
     @classmethod
-    def find(cls, store: ObjectStore, plan: ExtractionPlan, key: LayerKey) -> "OlderLayer | None":
+    def find(cls, store: ObjectStore, plan: ExtractionPlan, key: LayerKey) -> "LegacyLayer | None":
         """Return the layer, None if the cache has no table, parameters and activations of it.
 
         Raises:
             StoreError: if the store cannot be used.
         """
-        objects = older_layer_objects(store, plan.adapter.model_type, key[0])
+        objects = legacy_layer_objects(store, plan.adapter.model_type, key[0])
         return cls(store, plan, key, objects) if {".csv", ".json", ".npy"} <= set(objects) else None
 
     def fingerprint(self) -> str:
         """Digest of what its run depends on: these versions of the files, the samples, the noise level."""
         return fingerprint(
-            kind="older-layer",
+            kind="older-layer",  # its first name, by which layers fitted before are found
             model=self.plan.adapter.model_type,
             layer=self.key[0],
             sigma=self.key[1],
@@ -70,10 +70,10 @@ class OlderLayer:
             StoreError: if it cannot be downloaded.
             CorruptDataError: if a file of it cannot be read.
         """
-        table, stated, values = self._read(folder / "older")
+        table, stated, values = self._read(folder / "legacy")
         problem = self._mismatch(table, stated, values)
         if problem:
-            logger.info("layer %s of the older cache is not used: %s", self.key[0], problem)
+            logger.info("layer %s of the legacy cache is not used: %s", self.key[0], problem)
             return None
         ids = [str(sample_id) for sample_id in table["sample_id"]]
         samples = self.plan.samples.select(ids)
@@ -88,7 +88,7 @@ class OlderLayer:
         fitted.projector.save(folder / projector_name(None))
         samples.write_parquet(folder / "samples.parquet")
         self._store(folder / "activations.zarr", ids, activations)
-        (folder / "older" / "layer.npy").unlink()  # stored as Zarr now
+        (folder / "legacy" / "layer.npy").unlink()  # stored as Zarr now
         return self._about({name: float(value) for name, value in measured.quality.summary.items()})
 
     def _read(self, folder: Path) -> tuple[pd.DataFrame, dict[str, Any], np.ndarray]:
@@ -100,7 +100,7 @@ class OlderLayer:
             stated = json.loads((folder / "layer.json").read_text(encoding="utf-8"))
             values = np.load(folder / "layer.npy", mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError) as error:
-            raise CorruptDataError(f"{stem} of the older cache cannot be read: {error}") from error
+            raise CorruptDataError(f"{stem} of the legacy cache cannot be read: {error}") from error
         return table, stated if isinstance(stated, dict) else {}, values
 
     def _mismatch(self, table: pd.DataFrame, stated: dict[str, Any], values: np.ndarray) -> str:
@@ -123,7 +123,7 @@ class OlderLayer:
         if any(not isinstance(value, int | float) or not np.isclose(value, self.key[1]) for value in sigmas):
             return f"it is of sigma {sigmas}"
         if not sigmas:
-            logger.warning("layer %s of the older cache does not say its sigma; %g is believed", *self.key)
+            logger.warning("layer %s of the legacy cache does not say its sigma; %g is believed", *self.key)
         return ""
 
     def _shape(self) -> tuple[int, ...]:

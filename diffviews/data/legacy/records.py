@@ -1,4 +1,4 @@
-"""What the older layout's metadata says of one sample: ids, noise levels, classes, prompts."""
+"""What the legacy layout's metadata says of one sample: ids, noise levels, classes, prompts."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""Activation files of the older layout: `.npz` with an array a layer, `.npy` with all layers side by side.
+"""Activation files of the legacy layout: `.npz` with an array a layer, `.npy` with all layers side by side.
 
 Nothing in them is ever unpickled, and no array is allocated before its file is long enough to hold it.
 """

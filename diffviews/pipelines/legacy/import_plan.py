@@ -1,4 +1,4 @@
-"""The plan of an import: one data set of an older folder, its model, and what of it becomes runs."""
+"""The plan of an import: one data set of a legacy folder, its model, and what of it becomes runs."""
 
 import logging
 from collections.abc import Mapping
@@ -12,9 +12,9 @@ from diffviews.adapters.base import GeneratorAdapter
 from diffviews.adapters.edm import NETWORK_OPTIONS, EDMAdapter
 from diffviews.adapters.registry import get_adapter, load_adapter
 from diffviews.data.folder_source import open_pictures
-from diffviews.data.legacy import UNKNOWN_MODEL_DIGEST, LegacyDataset, LegacyModel, digest_files
-from diffviews.data.legacy_arrays import PlacedActivations
-from diffviews.data.legacy_maps import LegacyMap
+from diffviews.data.legacy.arrays import PlacedActivations
+from diffviews.data.legacy.datasets import UNKNOWN_MODEL_DIGEST, LegacyDataset, LegacyModel, digest_files
+from diffviews.data.legacy.maps import LegacyMap
 from diffviews.data.pictures import check_resolution
 from diffviews.data.samples import SampleSet
 from diffviews.errors import AdapterNotFoundError, ConfigError, DiffViewsError, LayerNotFoundError, unknown_name
@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class ImportedModel:
-    """What is known of the model that older activations came from."""
+    """What is known of the model that legacy activations came from."""
 
     name: str
     digest: str

@@ -1,4 +1,4 @@
-"""The `import` job: a data folder in the older layout becomes runs like those of an extraction."""
+"""The `import` job: a data folder in the legacy layout becomes runs like those of an extraction."""
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,13 +13,13 @@ from tqdm import tqdm
 from diffviews.data.activations import ActivationWriter
 from diffviews.data.disk import format_bytes, require_disk_space
 from diffviews.data.layout import LayerKey, estimate_bytes
-from diffviews.data.legacy import LegacyModel, find_models, read_dataset
-from diffviews.data.legacy_maps import LegacyMap, read_maps, tables_in
+from diffviews.data.legacy.datasets import LegacyModel, find_models, read_dataset
+from diffviews.data.legacy.maps import LegacyMap, read_maps, tables_in
 from diffviews.errors import ConfigError, SampleSetError, unknown_name
 from diffviews.noise import format_sigma
 from diffviews.pipelines.captured import CapturedArray
-from diffviews.pipelines.import_plan import ImportedModel, ImportPlan
 from diffviews.pipelines.layer_run import LayerRuns, log_map, measure
+from diffviews.pipelines.legacy.import_plan import ImportedModel, ImportPlan
 from diffviews.pipelines.summary import RANKED, ExtractionSummary
 from diffviews.pipelines.workspace import Workspace, open_workspace
 from diffviews.processing.given_map import fit_given_map
@@ -76,7 +76,7 @@ def import_legacy(
     profile: str | None = None,
     experiment: str | None = None,
 ) -> ImportOutcome:
-    """Import a data folder in the older layout: activations, pictures, classes, and the maps that came with them.
+    """Import a data folder in the legacy layout: activations, pictures, classes, and the maps that came with them.
 
     Each data set of each model becomes one run with a layer run for every layer and noise level, mapped
     and measured as an extraction's are. Coordinates in embeddings/*.csv are kept, each table a map of its own.

@@ -1,17 +1,17 @@
-"""What `viz` imports before it serves: a data folder in the older layout, and the table of places to open."""
+"""What `viz` imports before it serves: a data folder in the legacy layout, and the table of places to open."""
 
 import logging
 from pathlib import Path
 
-from diffviews.data.legacy_maps import tables_in
+from diffviews.data.legacy.maps import tables_in
 from diffviews.errors import ConfigError
-from diffviews.pipelines.import_legacy import ImportOutcome, import_legacy
+from diffviews.pipelines.legacy.import_legacy import ImportOutcome, import_legacy
 from diffviews.pipelines.workspace import Workspace, open_workspace
 
 logger = logging.getLogger(__name__)
 
 
-def import_older_data(
+def import_for_viz(
     data_dir: str | None,
     embeddings: str | None,
     *,
@@ -23,7 +23,7 @@ def import_older_data(
     """Import a data folder and return the run of the map to open first, None where no table is named.
 
     Args:
-        data_dir: folder in the older layout; None: the one whose embeddings/ holds the table.
+        data_dir: folder in the legacy layout; None: the one whose embeddings/ holds the table.
         embeddings: table of coordinates or folder of such, of which the first is opened.
         model: import this one only.
         adapter: adapter of the folders whose config.json names none.

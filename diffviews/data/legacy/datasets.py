@@ -1,4 +1,4 @@
-"""The older on-disk layout: one folder a model, read as it is and changed in nothing.
+"""The legacy on-disk layout: one folder a model, read as it is and changed in nothing.
 
     <model>/config.json                              adapter, checkpoint, resolution, class_order, …
     <model>/metadata/<dataset>/dataset_info.json     {"samples": [{sample_id, class_label, image_path, …}, …]}
@@ -21,8 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from diffviews.data.legacy_arrays import ActivationFile, NpyFile, Place, open_activations
-from diffviews.data.legacy_records import (
+from diffviews.data.legacy.arrays import ActivationFile, NpyFile, Place, open_activations
+from diffviews.data.legacy.records import (
     class_name,
     class_order,
     image_ids,
@@ -132,7 +132,7 @@ def find_models(path: Path) -> list[LegacyModel]:
     folders = [path] if _is_model(path) else [child for child in sorted(path.iterdir()) if _is_model(child)]
     if not folders:
         raise SampleSetError(
-            f"{path} holds no data in the older layout: neither it nor a folder in it has config.json, metadata/ "
+            f"{path} holds no data in the legacy layout: neither it nor a folder in it has config.json, metadata/ "
             "or activations/"
         )
     return [LegacyModel(folder.resolve(), _config(folder)) for folder in folders]
