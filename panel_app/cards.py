@@ -5,7 +5,7 @@ from html import escape
 from typing import Any
 
 from panel_app.html import Html
-from panel_app.open_map import OpenMap
+from panel_app.layer_map import LayerMap
 from panel_app.points import CLASS, PROMPT, SIGMA, shortened
 from panel_app.theme import PANE_CSS
 
@@ -23,62 +23,62 @@ def column_label(column: str) -> str:
     return column.replace("_", " ").capitalize()
 
 
-def picture(opened: OpenMap, address: str, size: int, *, alt: str = "", style: str = "") -> str:
+def picture(layer_map: LayerMap, address: str, size: int, *, alt: str = "", style: str = "") -> str:
     """Return a picture of a sample, `size` pixels a side; only small ones show their pixels."""
-    kind = "px" if opened.is_small else "photo"
+    kind = "px" if layer_map.is_small else "photo"
     return f'<img class="{kind}" src="{address}" alt="{escape(alt)}" width="{size}" height="{size}" style="{style}">'
 
 
-def hover_card(opened: OpenMap, row: int) -> str:
+def hover_card(layer_map: LayerMap, row: int) -> str:
     """Return the card beside a hovered point: picture, class, the beginning of the prompt, id, sigma."""
-    sample_id = opened.sample_at(row)
-    text, prompt = opened.text_of(sample_id), opened.prompt_of(sample_id)
+    sample_id = layer_map.sample_at(row)
+    text, prompt = layer_map.text_of(sample_id), layer_map.prompt_of(sample_id)
     told = f'<div class="small clamp">{escape(shortened(prompt, 120))}</div>' if prompt and prompt != text else ""
     return (
         '<div style="display:flex;gap:12px;align-items:center;padding:10px 14px 10px 10px;border-radius:10px;'
         "background:var(--dv-surface);box-shadow:0 4px 18px rgba(0,0,0,.22);border:1px solid var(--dv-faint);"
         'width:max-content;max-width:320px">'
-        f'<div style="flex:none">{picture(opened, opened.thumbnail(sample_id), 72)}</div>'
+        f'<div style="flex:none">{picture(layer_map, layer_map.thumbnail(sample_id), 72)}</div>'
         f'<div><div class="title">{escape(shortened(text, 120))}</div>{told}'
         f'<div class="muted small">{escape(sample_id)}</div>'
-        f'<div class="muted small num">{opened.sigma_at(row)}</div></div></div>'
+        f'<div class="muted small num">{layer_map.sigma_at(row)}</div></div></div>'
     )
 
 
-def selected_card(opened: OpenMap, sample_id: str) -> str:
+def selected_card(layer_map: LayerMap, sample_id: str) -> str:
     """Return the card of the selected sample, ringed as on the map, with its whole prompt and its numbers."""
-    row = opened.row_of[sample_id]
+    row = layer_map.row_of[sample_id]
     numbers = " · ".join(
-        f'<span title="{told}">{column_label(column).lower()} {opened.table[column].iloc[row]:.2f}</span>'
+        f'<span title="{told}">{column_label(column).lower()} {layer_map.table[column].iloc[row]:.2f}</span>'
         for column, told in _NUMBERS.items()
-        if column in opened.numeric_columns
+        if column in layer_map.numeric_columns
     )
     ring = "box-shadow:0 0 0 3px var(--dv-selected);border-radius:8px"
-    shown = picture(opened, opened.thumbnail(sample_id), 96, alt=sample_id, style=ring)
-    prompt = opened.prompt_of(sample_id)
+    shown = picture(layer_map, layer_map.thumbnail(sample_id), 96, alt=sample_id, style=ring)
+    prompt = layer_map.prompt_of(sample_id)
     told = f'<p class="whole" style="margin-top:10px">{escape(prompt)}</p>' if prompt else ""
-    title = opened.text_of(sample_id)
+    title = layer_map.text_of(sample_id)
     heading = f'<div class="title" style="font-size:18px;margin:2px 0">{escape(title)}</div>' if title != prompt else ""
     return (
         '<div style="display:flex;gap:14px;align-items:center">'
         f'<div style="flex:none">{shown}</div>'
         '<div><div class="overline" style="color:var(--dv-selected)">Selected</div>'
         f"{heading}"
-        f'<div class="muted small">{escape(sample_id)} · {opened.sigma_at(row)}</div>'
-        f'<div class="muted small">{_values(opened, row)}</div>'
+        f'<div class="muted small">{escape(sample_id)} · {layer_map.sigma_at(row)}</div>'
+        f'<div class="muted small">{_values(layer_map, row)}</div>'
         f'<div class="muted small num" style="margin-top:2px">{numbers}</div></div></div>{told}'
     )
 
 
-def _values(opened: OpenMap, row: int) -> str:
+def _values(layer_map: LayerMap, row: int) -> str:
     """Return a sample's values in the extraction's further columns."""
-    others = (c for c in opened.categorical_columns if c not in (CLASS, PROMPT, SIGMA))
-    return " · ".join(f"{escape(column_label(c))} {escape(str(opened.table[c].iloc[row]))}" for c in others)
+    others = (c for c in layer_map.categorical_columns if c not in (CLASS, PROMPT, SIGMA))
+    return " · ".join(f"{escape(column_label(c))} {escape(str(layer_map.table[c].iloc[row]))}" for c in others)
 
 
-def thumbnail_strip(opened: OpenMap, sample_ids: Sequence[str], *, limit: int = 12, size: int = 30) -> str:
+def thumbnail_strip(layer_map: LayerMap, sample_ids: Sequence[str], *, limit: int = 12, size: int = 30) -> str:
     """Return pictures of samples in a row, and how many more there are."""
-    shown = "".join(picture(opened, address, size) for address in opened.thumbnails(sample_ids[:limit]))
+    shown = "".join(picture(layer_map, address, size) for address in layer_map.thumbnails(sample_ids[:limit]))
     more = f'<span class="muted small">+{len(sample_ids) - limit}</span>' if len(sample_ids) > limit else ""
     return f'<div style="display:flex;flex-wrap:wrap;gap:5px;align-items:center">{shown}{more}</div>'
 

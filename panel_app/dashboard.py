@@ -82,7 +82,7 @@ class Dashboard:
         self.views = Views(self.session.state, on_map, further_views(self.session, studio, queue, self.results))
         self._build()
         self.session.param.watch(self._tell, "notice")
-        self.session.param.watch(lambda *_: self._show_welcome(), "opened")
+        self.session.param.watch(lambda *_: self._show_welcome(), "map")
         self.session.state.param.watch(lambda *_: self._write_address(), list(ADDRESSED))
         self._show_welcome()
 
@@ -188,6 +188,6 @@ class Dashboard:
         self.alert.param.update(object=notice.text, severity=notice.severity, visible=True, closed=False)
 
     def _show_welcome(self) -> None:
-        empty = self.session.opened is None
+        empty = self.session.map is None
         self.welcome.object = UNOPENED if self.session.extractions else WELCOME
         self.welcome.visible, self._body.visible = empty, not empty

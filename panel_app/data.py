@@ -10,8 +10,8 @@ from diffviews.data.samples import SampleSet
 from diffviews.errors import RunNotFoundError
 from diffviews.noise import format_sigma
 from panel_app.compare.data import Comparisons
+from panel_app.layer_map import LayerMap
 from panel_app.model_facts import ModelFacts
-from panel_app.open_map import OpenMap
 from panel_app.points import LEVEL, join_points
 from panel_app.recent import Recent
 from panel_app.sample_rows import SampleRows
@@ -84,8 +84,8 @@ class DataStore:
 
     def __init__(self, library: Library, *, max_maps: int = 16) -> None:
         self.library = library
-        self._maps = Recent[OpenMap](max_maps, _weight)
-        self._slices = Recent[tuple[OpenMap, ...]](max_maps, lambda slices: sum(map(_weight, slices)))
+        self._maps = Recent[LayerMap](max_maps, _weight)
+        self._slices = Recent[tuple[LayerMap, ...]](max_maps, lambda slices: sum(map(_weight, slices)))
         self._samples = Recent[SampleSet](4)
         self._facts = Recent[ModelFacts](64)
         self._derived = Recent[Any](64)
@@ -110,24 +110,24 @@ class DataStore:
         wanted = f"layer {layer!r} at sigma {format_sigma(sigma)}"
         raise RunNotFoundError(f"this extraction has no finished {wanted}; it has {', '.join(known[:8]) or 'none yet'}")
 
-    def open(self, layer: Any, map_run: str | None = None) -> OpenMap:
+    def open(self, layer: Any, map_run: str | None = None) -> LayerMap:
         """Return a layer run's map, or a re-computed one of it."""
         run = map_run or layer.run_id
         return self._maps.get(run, lambda: self._load(layer, run))
 
-    def slices(self, map_run: str, layers: Sequence[Any]) -> tuple[OpenMap, ...]:
+    def slices(self, map_run: str, layers: Sequence[Any]) -> tuple[LayerMap, ...]:
         """Return an aligned map's slices, one at the noise level of each of these layer runs of its layer."""
         key = (map_run, *(layer.run_id for layer in layers))
         return self._slices.get(key, lambda: tuple(self._load(layer, map_run, layer.sigma) for layer in layers))
 
-    def derived(self, opened: OpenMap, what: Hashable, make: Callable[[], T]) -> T:
+    def derived(self, layer_map: LayerMap, what: Hashable, make: Callable[[], T]) -> T:
         """Return what was made of a map, such as its clusters; once for all visitors."""
-        value: T = self._derived.get((opened.map_run, opened.layer.run_id, what), make)
+        value: T = self._derived.get((layer_map.map_run, layer_map.layer.run_id, what), make)
         return value
 
-    def known_derived(self, opened: OpenMap, what: Hashable) -> Any:
+    def known_derived(self, layer_map: LayerMap, what: Hashable) -> Any:
         """Return what was made of a map before, or None."""
-        return self._derived.known((opened.map_run, opened.layer.run_id, what))
+        return self._derived.known((layer_map.map_run, layer_map.layer.run_id, what))
 
     def samples(self, extraction: str) -> SampleSet:
         """Return the sample set of an extraction."""
@@ -141,11 +141,11 @@ class DataStore:
         """Return the further columns of an extraction's samples, or None."""
         return self._columns.get(extraction, lambda: self.library.columns(extraction))
 
-    def _load(self, layer: Any, run: str, slice_sigma: float | None = None) -> OpenMap:
+    def _load(self, layer: Any, run: str, slice_sigma: float | None = None) -> LayerMap:
         samples = self.samples(layer.parent_id)
         table = join_points(self.library.points(run, slice_sigma), samples, self.columns(layer.parent_id))
         projector = self.library.projector(run, slice_sigma)
-        return OpenMap(
+        return LayerMap(
             layer=layer,
             map_run=run,
             table=table,
@@ -157,8 +157,8 @@ class DataStore:
         )
 
 
-def _weight(opened: OpenMap) -> int:
-    return 1 + len(opened.table) // _POINTS_OF_ONE
+def _weight(layer_map: LayerMap) -> int:
+    return 1 + len(layer_map.table) // _POINTS_OF_ONE
 
 
 def _is_level(table: pd.DataFrame, sigma: float) -> np.ndarray | None:

@@ -9,7 +9,7 @@ import param
 
 from panel_app.cards import column_label
 from panel_app.html import Html
-from panel_app.open_map import OpenMap
+from panel_app.layer_map import LayerMap
 from panel_app.session import Session
 from panel_app.theme import PANE_CSS
 
@@ -30,7 +30,7 @@ class FilterPanel(pn.viewable.Viewer):
         self.column.param.watch(self._steer(lambda _: None), "value")
         self.values.param.watch(self._steer(lambda chosen: self._change(values=chosen)), "value")
         self.range.param.watch(self._steer(lambda limits: self._change(limits=limits)), "value_throttled")
-        session.param.watch(lambda *_: self.follow(), "opened")
+        session.param.watch(lambda *_: self.follow(), "map")
         session.state.param.watch(lambda *_: self._follow_change(), "filter")
         self.follow()
 
@@ -91,15 +91,15 @@ class FilterPanel(pn.viewable.Viewer):
 
     def _change(self, *, words: str | None = None, values: Any = None, limits: Any = None) -> None:
         """Change one part of the filter."""
-        opened, state, column = self.session.opened, self.session.state, self.column.value
-        if opened is None:
+        layer_map, state, column = self.session.map, self.session.state, self.column.value
+        if layer_map is None:
             return
         if words is not None:
             state.filter = state.filter.with_words(words)
-        elif values is not None and column in opened.categorical_columns:
-            everything = len(values) == len(opened.categories_of(column))
+        elif values is not None and column in layer_map.categorical_columns:
+            everything = len(values) == len(layer_map.categories_of(column))
             state.filter = state.filter.with_values(column, () if everything else tuple(values))
-        elif limits is not None and column in opened.numeric_columns:
+        elif limits is not None and column in layer_map.numeric_columns:
             state.filter = state.filter.with_range(column, self._limits(limits))
 
     def _limits(self, chosen: tuple[float, float]) -> tuple[float, float] | None:
@@ -120,44 +120,44 @@ class FilterPanel(pn.viewable.Viewer):
 
     def follow(self) -> None:
         """Show the session's filter."""
-        opened, wanted = self.session.opened, self.session.state.filter
-        if self._following or opened is None:
+        layer_map, wanted = self.session.map, self.session.state.filter
+        if self._following or layer_map is None:
             return
         self._following = True
         try:
-            self._follow_column(opened)
+            self._follow_column(layer_map)
             self.words.value = wanted.words
-            self._told.object = f'<p class="muted small">Hidden by {escape(_told(opened, wanted))}.</p>'
+            self._told.object = f'<p class="muted small">Hidden by {escape(_told(layer_map, wanted))}.</p>'
             self._active.visible = bool(wanted)
         finally:
             self._following = False
 
-    def _follow_column(self, opened: OpenMap) -> None:
-        options, wanted = column_options(opened), self.session.state.filter
+    def _follow_column(self, layer_map: LayerMap) -> None:
+        options, wanted = column_options(layer_map), self.session.state.filter
         column = self.column.value
         if column not in options.values():
-            column = next((c for c in wanted.columns if c in options.values()), opened.default_colour)
+            column = next((c for c in wanted.columns if c in options.values()), layer_map.default_colour)
         self.column.param.update(options=options, value=column)
-        numeric = column in opened.numeric_columns
+        numeric = column in layer_map.numeric_columns
         self.values.visible, self.range.visible = not numeric, numeric
         if not numeric:
-            categories = list(opened.categories_of(column))
+            categories = list(layer_map.categories_of(column))
             if list(self.values.options) != categories:
                 self.values.param.update(options=categories, value=[])
             self.values.value = list(wanted.values_of(column))
             return
-        low, high = opened.range_of(column)
+        low, high = layer_map.range_of(column)
         end = high if high > low else low + 1.0
         limits = wanted.range_of(column) or (low, end)
         shown = (max(limits[0], low), min(limits[1], end))
         self.range.param.update(start=low, end=end, step=(end - low) / _STEPS, value=shown)
 
 
-def column_options(opened: OpenMap) -> dict[str, str]:
+def column_options(layer_map: LayerMap) -> dict[str, str]:
     """Return what can colour and filter a map, by its name for people: categories first, then numbers."""
-    return {column_label(c): c for c in (*opened.categorical_columns, *opened.numeric_columns)}
+    return {column_label(c): c for c in (*layer_map.categorical_columns, *layer_map.numeric_columns)}
 
 
-def _told(opened: OpenMap, wanted: Any) -> str:
+def _told(layer_map: LayerMap, wanted: Any) -> str:
     parts = [column_label(column) for column in wanted.columns]
     return ", ".join([*parts, f"the words “{wanted.words}”"] if wanted.words else parts)

@@ -11,7 +11,7 @@ from panel_app.best_layer import DECIDES, KNOWS
 from panel_app.cards import facts, hint, hint_small, link, selected_card
 from panel_app.components import Ranking, SampleList
 from panel_app.html import Html
-from panel_app.open_map import OpenMap
+from panel_app.layer_map import LayerMap
 from panel_app.session import Session
 from panel_app.theme import PANE_CSS
 
@@ -103,7 +103,7 @@ class SamplePanel(pn.viewable.Viewer):
             self._card, self._controls, self._heading, self.list, sizing_mode="stretch_width", margin=(0, 16, 16, 16)
         )
         state.param.watch(lambda *_: self.show(), ["selection"])
-        session.param.watch(lambda *_: self.show(), ["opened", "distances"])
+        session.param.watch(lambda *_: self.show(), ["map", "distances"])
         self.show()
 
     def __panel__(self) -> pn.viewable.Viewable:
@@ -111,14 +111,14 @@ class SamplePanel(pn.viewable.Viewer):
 
     def show(self) -> None:
         """Show the session's selection."""
-        opened, chosen = self.session.opened, self.session.state.selection
-        selected = opened is not None and chosen.sample_id in opened.row_of
+        layer_map, chosen = self.session.map, self.session.state.selection
+        selected = layer_map is not None and chosen.sample_id in layer_map.row_of
         self._controls.visible = self._heading.visible = self.list.visible = selected
         if not selected:
             self._card.object = hint("Hover over the map to see samples. Click one to select it.")
             self.list.entries = []
             return
-        self._card.object = selected_card(opened, chosen.sample_id)
+        self._card.object = selected_card(layer_map, chosen.sample_id)
         count = len(chosen.neighbours)
         kinds = f"{len(chosen.suggested)} suggested, {len(chosen.manual)} chosen" if count else "none yet"
         self._heading.object = (
@@ -129,9 +129,9 @@ class SamplePanel(pn.viewable.Viewer):
         order = sorted(chosen.neighbours, key=lambda s: distances.get(s, float("inf")))
         tones = {s: "manual" if s in chosen.manual else "suggested" for s in order}
         self.list.param.update(
-            entries=sample_entries(opened, order, distances=distances, tones=tones), more=remainder(opened, order)
+            entries=sample_entries(layer_map, order, distances=distances, tones=tones), more=remainder(layer_map, order)
         )
-        self._rule.object = hint_small(_rule(opened))
+        self._rule.object = hint_small(_rule(layer_map))
 
     def _change_space(self, event: Any) -> None:
         self.session.state.space = event.new
@@ -146,13 +146,13 @@ class SamplePanel(pn.viewable.Viewer):
             self.session.toggle(sample_id)
 
 
-def _rule(opened: OpenMap) -> str:
+def _rule(layer_map: LayerMap) -> str:
     """Return what is suggested, and what a click on the map does."""
-    level = f"σ {format_sigma(opened.layer.sigma)}"
+    level = f"σ {format_sigma(layer_map.layer.sigma)}"
     same = (
         f"This map holds several noise levels; only samples at {level} are suggested and averaged, for activations "
         "of different noise do not average to anything. "
-        if opened.is_joint
+        if layer_map.is_joint
         else ""
     )
     return same + "Suggested ones get thin rings. Click one on the map to remove it, any other sample to add it."
@@ -191,7 +191,7 @@ class LayersPanel(pn.viewable.Viewer):
             "average make that class? Click a heading to sort, a row to open the layer."
         )
         self._layout = pn.Column(self._intro, self.table, sizing_mode="stretch_width", margin=(0, 12, 16, 12))
-        session.param.watch(lambda *_: self.show(), ["layers", "opened"])
+        session.param.watch(lambda *_: self.show(), ["layers", "map"])
         self.show()
 
     def __panel__(self) -> pn.viewable.Viewable:
@@ -199,7 +199,7 @@ class LayersPanel(pn.viewable.Viewer):
 
     def show(self) -> None:
         """Show the session's layers."""
-        opened = self.session.opened
+        layer_map = self.session.map
         self.table.rows = [
             {
                 "id": record.run_id,
@@ -209,7 +209,7 @@ class LayersPanel(pn.viewable.Viewer):
                 "knows": record.metrics.get(KNOWS),
                 "decides": record.metrics.get(DECIDES),
                 "baseline": record.metrics.get(BASELINE),
-                "active": opened is not None and record.run_id == opened.layer.run_id,
+                "active": layer_map is not None and record.run_id == layer_map.layer.run_id,
             }
             for record in self.session.layers
         ]
@@ -227,7 +227,7 @@ class RunPanel(pn.viewable.Viewer):
         super().__init__(**params)
         self.session = session
         self._body = _html(margin=(12, 16))
-        session.param.watch(lambda *_: self.show(), ["opened", "extractions"])
+        session.param.watch(lambda *_: self.show(), ["map", "extractions"])
         self.show()
 
     def __panel__(self) -> pn.viewable.Viewable:
@@ -235,8 +235,8 @@ class RunPanel(pn.viewable.Viewer):
 
     def show(self) -> None:
         """Show the session's run."""
-        opened, state = self.session.opened, self.session.state
-        if opened is None:
+        layer_map, state = self.session.map, self.session.state
+        if layer_map is None:
             self._body.object = hint("Nothing is open.")
             return
         url = self.session.store.library.run_url
@@ -244,17 +244,17 @@ class RunPanel(pn.viewable.Viewer):
         run = {
             "Model": getattr(extraction, "model", ""),
             "Dataset": getattr(extraction, "dataset", ""),
-            "Samples": f"{len(opened.samples):,}",
-            "Layer": opened.layer.layer,
-            "σ": format_sigma(opened.layer.sigma),
-            "Layer run": opened.layer.run_id,
+            "Samples": f"{len(layer_map.samples):,}",
+            "Layer": layer_map.layer.layer,
+            "σ": format_sigma(layer_map.layer.sigma),
+            "Layer run": layer_map.layer.run_id,
         }
-        links = [link(url(opened.map_run), "Open this run in MLflow")]
-        if opened.map_run != opened.layer.run_id:
-            run["Map run"] = opened.map_run
-            links.append(link(url(opened.layer.run_id), "Open its layer run in MLflow"))
+        links = [link(url(layer_map.map_run), "Open this run in MLflow")]
+        if layer_map.map_run != layer_map.layer.run_id:
+            run["Map run"] = layer_map.map_run
+            links.append(link(url(layer_map.layer.run_id), "Open its layer run in MLflow"))
         links.append(link(url(state.extraction), "Open its parent run in MLflow"))
-        measured = sorted(opened.layer.metrics.items(), key=_metric_order)
+        measured = sorted(layer_map.layer.metrics.items(), key=_metric_order)
         metrics = [(METRIC_LABELS.get(k, k), v) for k, v in measured if k != "nan_count"]  # `nonfinite` says it
         self._body.object = "".join(
             [
@@ -265,8 +265,8 @@ class RunPanel(pn.viewable.Viewer):
                 '<div class="overline" style="margin:18px 0 4px">Measures</div>',
                 facts(metrics) if metrics else hint("This run has no measures."),
                 '<div class="overline" style="margin:18px 0 4px">Parameters</div>',
-                facts(sorted(opened.layer.params.items()))
-                if opened.layer.params
+                facts(sorted(layer_map.layer.params.items()))
+                if layer_map.layer.params
                 else hint("This run has no parameters."),
             ]
         )

@@ -39,7 +39,7 @@ class Navigation(pn.viewable.Viewer):
         ):
             widget.param.watch(self._steer(action), "value")
         self.colour.param.watch(self._steer(lambda value: session.state.param.update(colour_by=value)), "value")
-        session.param.watch(lambda *_: self.follow(), ["opened", "extractions", "layers", "maps"])
+        session.param.watch(lambda *_: self.follow(), ["map", "extractions", "layers", "maps"])
         session.state.param.watch(lambda *_: self.follow(), ["colour_by", "experiment", "map_run"])
         self.follow()
 
@@ -146,10 +146,10 @@ class Navigation(pn.viewable.Viewer):
         _offer(self.map, maps, state.map_run or _OWN)
 
     def _follow_view(self) -> None:
-        opened, state = self.session.opened, self.session.state
-        if opened is None:
+        layer_map, state = self.session.map, self.session.state
+        if layer_map is None:
             return
-        _offer(self.colour, column_options(opened), state.colour_by)
+        _offer(self.colour, column_options(layer_map), state.colour_by)
 
 
 def section(title: str) -> Html:

@@ -1,4 +1,4 @@
-"""One visit: turns what a visitor chooses into an opened map, and every failure into a sentence."""
+"""One visitor's session: turns what is chosen into a map on show, and every failure into a sentence."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -12,7 +12,7 @@ from panel_app.analysis.clustering import CLUSTER, Clustering, FoundClusters
 from panel_app.best_layer import best_layer
 from panel_app.data import DataStore
 from panel_app.failures import told
-from panel_app.open_map import Neighbour, OpenMap
+from panel_app.layer_map import LayerMap, Neighbour
 from panel_app.scenes.place import ANYWHERE
 from panel_app.state import MAP, Address, Group, Selection, ViewState
 
@@ -46,7 +46,7 @@ def reported(
 class Session(param.Parameterized):
     """The visitor's state, what it opens, and what to tell the visitor. No widgets."""
 
-    opened = param.Parameter(None, doc="OpenMap on show, or None")
+    map = param.Parameter(None, doc="LayerMap on show, or None")
     extractions = param.List(default=[], doc="extractions of the chosen experiment, newest first")
     layers = param.List(default=[], doc="layer runs of the chosen extraction")
     maps = param.List(default=[], doc="re-computed maps of the layer run on show")
@@ -129,7 +129,7 @@ class Session(param.Parameterized):
     @reported
     def choose_map(self, map_run: str | None) -> None:
         """Show a re-computed map of this layer, or (None) its own."""
-        layer = self.opened.layer
+        layer = self.map.layer
         self._show(self.store.open(layer, map_run), map_run)
 
     @reported
@@ -141,8 +141,8 @@ class Session(param.Parameterized):
         self.extractions = list(self.store.library.extractions(self.state.experiment))
         if self.state.extraction is not None:
             self.layers = list(self.store.library.layers(self.state.extraction))
-        if self.opened is not None:
-            self.maps = list(self.store.library.maps(self.opened.layer.run_id))
+        if self.map is not None:
+            self.maps = list(self.store.library.maps(self.map.layer.run_id))
 
     # -- clusters -------------------------------------------------------------------------
 
@@ -155,7 +155,7 @@ class Session(param.Parameterized):
             colour: colour the map by them; False does so only if the colour that was asked for was theirs.
         """
         self.state.clusters = str(found.asked)
-        self.opened = found.on(self.opened)
+        self.map = found.on(self.map)
         if colour or self._colour_awaited:
             self.state.colour_by = CLUSTER
         self._colour_awaited = False
@@ -164,7 +164,7 @@ class Session(param.Parameterized):
     def drop_clusters(self) -> None:
         """Show the map without clusters."""
         self.state.clusters, self._colour_awaited = None, False
-        self._show(self.store.open(self.opened.layer, self.state.map_run), self.state.map_run)
+        self._show(self.store.open(self.map.layer, self.state.map_run), self.state.map_run)
 
     # -- choosing samples -----------------------------------------------------------------
 
@@ -181,7 +181,7 @@ class Session(param.Parameterized):
     @reported
     def mark(self, sample_ids: Sequence[str]) -> None:
         """Mark these samples together in place of those marked before."""
-        self.state.group = Group().union(sample_ids).intersect(self.opened.row_of)
+        self.state.group = Group().union(sample_ids).intersect(self.map.row_of)
 
     @reported
     def toggle(self, sample_id: str) -> None:
@@ -195,13 +195,13 @@ class Session(param.Parameterized):
         if chosen.sample_id is None:
             self.tell("Click a point on the map first; then its nearest samples can be suggested.", "info")
             return
-        found: tuple[Neighbour, ...] = self.opened.neighbours(chosen.sample_id, self.state.k, self.state.space)
+        found: tuple[Neighbour, ...] = self.map.neighbours(chosen.sample_id, self.state.k, self.state.space)
         self._select(chosen.suggest(tuple(n.sample_id for n in found)))
 
     @reported
     def select(self, selection: Selection) -> None:
         """Select a sample and neighbours, those on this map only."""
-        self._select(selection.only(self.opened.row_of))
+        self._select(selection.only(self.map.row_of))
 
     @reported
     def clear(self) -> None:
@@ -218,17 +218,17 @@ class Session(param.Parameterized):
         self.state.selection = selection
 
     def _measure(self, selection: Selection) -> None:
-        if selection.sample_id is None or self.opened is None:
+        if selection.sample_id is None or self.map is None:
             self.distances = {}
         else:
-            self.distances = self.opened.distances(selection.sample_id, selection.neighbours, self.state.space)
+            self.distances = self.map.distances(selection.sample_id, selection.neighbours, self.state.space)
 
     def _refresh_neighbours(self) -> None:
         """Keep the selected samples on another map; suggestions are made anew, for nearness differs there."""
-        kept = self.state.selection.only(self.opened.row_of)
+        kept = self.state.selection.only(self.map.row_of)
         if kept.suggested:
-            k = min(max(self.state.k, 1), len(self.opened.row_of) - 1)
-            found = self.opened.neighbours(kept.sample_id, k, self.state.space)
+            k = min(max(self.state.k, 1), len(self.map.row_of) - 1)
+            found = self.map.neighbours(kept.sample_id, k, self.state.space)
             kept = kept.suggest(tuple(n.sample_id for n in found))
         self._select(kept)
 
@@ -266,38 +266,38 @@ class Session(param.Parameterized):
         if map_run is not None and map_run not in {m.run_id for m in maps}:
             self.tell("The map of this address is no longer logged; the layer's own is shown.", "warning")
             map_run = None
-        opened: OpenMap = self.store.open(record, map_run)
+        layer_map: LayerMap = self.store.open(record, map_run)
         self.maps = maps
-        self._show(opened, map_run)
+        self._show(layer_map, map_run)
 
-    def _show(self, opened: OpenMap, map_run: str | None) -> None:
+    def _show(self, layer_map: LayerMap, map_run: str | None) -> None:
         """Show a map; colour, filter and selection stay as far as it has them."""
-        layer, asked = opened.layer, Clustering.read(self.state.clusters)
-        if asked is not None and (known := self.store.known_derived(opened, asked)) is not None:
-            opened = known.on(opened)
+        layer, asked = layer_map.layer, Clustering.read(self.state.clusters)
+        if asked is not None and (known := self.store.known_derived(layer_map, asked)) is not None:
+            layer_map = known.on(layer_map)
         with param.parameterized.batch_call_watchers(self.state):
             self.state.layer, self.state.sigma, self.state.map_run = layer.layer, layer.sigma, map_run
-            self.state.filter = opened.fitting(self.state.filter)
-            if self.state.colour_by not in (*opened.categorical_columns, *opened.numeric_columns):
+            self.state.filter = layer_map.fitting(self.state.filter)
+            if self.state.colour_by not in (*layer_map.categorical_columns, *layer_map.numeric_columns):
                 self._colour_awaited = self.state.clusters is not None and self.state.colour_by == CLUSTER
-                self.state.colour_by = opened.default_colour
-        self.opened = opened
-        self.state.group = self.state.group.intersect(opened.row_of)
+                self.state.colour_by = layer_map.default_colour
+        self.map = layer_map
+        self.state.group = self.state.group.intersect(layer_map.row_of)
         self._refresh_neighbours()
 
     def _restore(self, address: Address) -> None:
-        opened = self.opened
-        if opened is None:
+        layer_map = self.map
+        if layer_map is None:
             return
-        self.state.filter = opened.fitting(address.filter)
-        if address.colour in (*opened.categorical_columns, *opened.numeric_columns):
+        self.state.filter = layer_map.fitting(address.filter)
+        if address.colour in (*layer_map.categorical_columns, *layer_map.numeric_columns):
             self.state.colour_by = address.colour
         self._colour_awaited = self.state.clusters is not None and address.colour == CLUSTER
-        selection = address.selection.only(opened.row_of)
+        selection = address.selection.only(layer_map.row_of)
         if address.selection.sample_id and selection != address.selection:
             self.tell("Some samples of this address are not on this map and were left out.", "warning")
         self._select(selection)
-        self.state.group = address.group.intersect(opened.row_of)
+        self.state.group = address.group.intersect(layer_map.row_of)
 
 
 def _placed(address: Address, place: Address) -> Address:

@@ -62,7 +62,7 @@ class StoreBanner(pn.viewable.Viewer):
         self._answer(trouble)
         if trouble is None:
             self.session.tell("The artifact store answers again.", "info")
-            if self.session.opened is None:
+            if self.session.map is None:
                 self.session.refresh()
 
     def _follow_alert(self) -> None:

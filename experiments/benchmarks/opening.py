@@ -51,12 +51,12 @@ def open_and_draw() -> None:
     (extraction,) = workspace.catalog.extractions()
     started = time.perf_counter()
     store = DataStore(LoggedRuns(workspace))
-    opened = store.open(store.layer_run(extraction.run_id, LAYER, SIGMA))
-    opened.picture(Window(*opened.bounds, 820, 540), opened.default_colour)
+    layer_map = store.open(store.layer_run(extraction.run_id, LAYER, SIGMA))
+    layer_map.picture(Window(*layer_map.bounds, 820, 540), layer_map.default_colour)
     ended = time.perf_counter()
     answer({
         "imports": imported - began, "start": started - imported, "seconds": ended - started,
-        "samples": len(opened.table), "umap": float("umap" in sys.modules),
+        "samples": len(layer_map.table), "umap": float("umap" in sys.modules),
     })  # fmt: skip
 
 
@@ -79,7 +79,7 @@ def fit_again() -> None:
 OPENING = Benchmark(
     "opening",
     "opening a logged layer to its first picture, local store, server up; 1,168 samples",
-    "`DataStore.open` and `OpenMap.picture` in a fresh process, drawing compiled as the server does when it starts",
+    "`DataStore.open` and `LayerMap.picture` in a fresh process, drawing compiled as the server does when it starts",
     "reading the activations and fitting the map again, umap compiled before",
     Target("seconds", 1.0),
     measure_opening,

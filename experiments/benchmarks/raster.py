@@ -14,8 +14,8 @@ from diffviews.data.pictures import encode_png
 from experiments.benchmarks.benchmark import Benchmark, Measurement, Row, Setting
 from experiments.benchmarks.measurement import Target, interleave, seconds_of
 from experiments.benchmarks.synthetic import CLUSTERS, cluster_of
+from panel_app.layer_map import LayerMap
 from panel_app.map.raster import Window, draw_points
-from panel_app.open_map import OpenMap
 
 T = TypeVar("T")
 
@@ -28,7 +28,7 @@ ZOOMS = (1.0, 0.7, 0.5, 0.5, 0.3, 0.1, 0.1, 0.02)
 COLUMN = "class"
 
 
-def large_map(count: int) -> OpenMap:
+def large_map(count: int) -> LayerMap:
     """Return a map of so many points in ten clusters; it knows places and classes and nothing else."""
     random = np.random.default_rng(0)
     centres = random.uniform(-12, 12, (CLUSTERS, 2)).astype(np.float32)
@@ -37,16 +37,16 @@ def large_map(count: int) -> OpenMap:
     codes = pd.Series(classes.astype(str), dtype="category")
     table = pd.DataFrame({"x": places[:, 0], "y": places[:, 1], COLUMN: codes})
     nothing: Any = None
-    return OpenMap(
+    return LayerMap(
         layer=nothing, map_run="", table=table, row_of={}, samples=nothing, projector=nothing, projector_row_of={}
     )
 
 
 def measure_drawing(setting: Setting, count: int) -> Measurement:
     """Draw one window after another as PNG."""
-    opened = large_map(setting.size(count, 30_000))
-    colouring, points, table = opened.colouring(COLUMN), opened.points(COLUMN), opened.table
-    walk = list(_windows(opened))
+    layer_map = large_map(setting.size(count, 30_000))
+    colouring, points, table = layer_map.colouring(COLUMN), layer_map.points(COLUMN), layer_map.table
+    walk = list(_windows(layer_map))
 
     def ours(window: Window) -> bytes:
         return encode_png(draw_points(points, window, colouring))
@@ -72,31 +72,29 @@ def measure_drawing(setting: Setting, count: int) -> Measurement:
 
 def measure_lookup(setting: Setting) -> Measurement:
     """Find the point under the pointer at many places."""
-    opened = large_map(setting.size(10_000_000, 30_000))
-    x, y = (opened.table[axis].to_numpy() for axis in "xy")
+    layer_map = large_map(setting.size(10_000_000, 30_000))
+    x, y = (layer_map.table[axis].to_numpy() for axis in "xy")
     random = np.random.default_rng(1)
     places = [(float(x[row] + 0.01), float(y[row] - 0.01)) for row in random.integers(0, len(x), 40)]
     reach = ((x.max() - x.min()) * 11 / WIDTH, (y.max() - y.min()) * 11 / HEIGHT)
 
     def ours(place: tuple[float, float]) -> int | None:
-        return opened.row_near(*place, within=reach)
+        return layer_map.row_near(*place, within=reach)
 
     def theirs(place: tuple[float, float]) -> int:
         return int(np.argmin(np.square((x - place[0]) / reach[0]) + np.square((y - place[1]) / reach[1])))
 
     wrong = sum(ours(place) != theirs(place) for place in places[:5])
-    compared = interleave(
-        _in_turn(ours, places), _in_turn(theirs, places), repeats=len(places), alternative_repeats=5
-    )
+    compared = interleave(_in_turn(ours, places), _in_turn(theirs, places), repeats=len(places), alternative_repeats=5)
     return Measurement(
         compared, {"points": len(x)}, failure=f"{wrong} of 5 look-ups found another point." if wrong else ""
     )
 
 
-def _windows(opened: OpenMap) -> Iterator[Window]:
+def _windows(layer_map: LayerMap) -> Iterator[Window]:
     """Yield the windows of a walk: zooming in on a point in the crowd, panning on the way."""
-    (x0, x1), (y0, y1) = opened.bounds
-    goal = opened.table.iloc[0]
+    (x0, x1), (y0, y1) = layer_map.bounds
+    goal = layer_map.table.iloc[0]
     for turn, zoom in enumerate(ZOOMS):
         shift = zoom * 0.1 * (turn % 3)
         ranges = [
@@ -142,7 +140,7 @@ DRAW_10M = Benchmark(
 LOOKUP = Benchmark(
     "look-up",
     "hover or click look-up at 10 M points",
-    "`OpenMap.row_near`, by the grid of cells",
+    "`LayerMap.row_near`, by the grid of cells",
     "the distance to every point",
     Target("seconds", 0.01),
     measure_lookup,

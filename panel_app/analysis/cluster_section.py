@@ -89,7 +89,7 @@ class ClusterSection(pn.viewable.Viewer):
             sizing_mode="stretch_width",
             margin=0,
         )
-        session.param.watch(lambda *_: self._follow(), "opened")
+        session.param.watch(lambda *_: self._follow(), "map")
         self._follow()
 
     def __panel__(self) -> pn.viewable.Viewable:
@@ -106,8 +106,8 @@ class ClusterSection(pn.viewable.Viewer):
         if found is None:
             self.table.rows = []
             return
-        opened, group = self.session.opened, self.session.state.group
-        colours = dict(zip(found.names, opened.colouring(CLUSTER).colours, strict=False))
+        layer_map, group = self.session.map, self.session.state.group
+        colours = dict(zip(found.names, layer_map.colouring(CLUSTER).colours, strict=False))
         marked = frozenset(group.sample_ids)
         self.table.param.update(
             empty=_FOUND_NONE,
@@ -123,7 +123,7 @@ class ClusterSection(pn.viewable.Viewer):
                     "trust": _number(s.trust),
                     "trust_text": _text(s.trust),
                     "title": f"Mark the {s.size:,} points of cluster {found.names[s.number]}",
-                    "active": bool(marked) and marked == frozenset(found.members(opened, s.number)),
+                    "active": bool(marked) and marked == frozenset(found.members(layer_map, s.number)),
                 }
                 for s in found.summaries
             ],
@@ -137,51 +137,51 @@ class ClusterSection(pn.viewable.Viewer):
     @property
     def found(self) -> FoundClusters | None:
         """The clusters of the map on show, if it has any."""
-        opened, asked = self.session.opened, Clustering.read(self.session.state.clusters)
-        if opened is None or asked is None or CLUSTER not in opened.table:
+        layer_map, asked = self.session.map, Clustering.read(self.session.state.clusters)
+        if layer_map is None or asked is None or CLUSTER not in layer_map.table:
             return None
-        found: FoundClusters | None = self.session.store.known_derived(opened, asked)
+        found: FoundClusters | None = self.session.store.known_derived(layer_map, asked)
         return found
 
     def _follow(self) -> None:
         """Find on another map what was asked for on the last one."""
-        opened, asked = self.session.opened, Clustering.read(self.session.state.clusters)
-        if opened is not None and asked is not None and CLUSTER not in opened.table:
+        layer_map, asked = self.session.map, Clustering.read(self.session.state.clusters)
+        if layer_map is not None and asked is not None and CLUSTER not in layer_map.table:
             self.space.value, self.min_size.value = asked.space, asked.min_size
             self._start(asked, colour=False)
         self._enable()
 
     def _start(self, asked: Clustering, *, colour: bool) -> None:
-        opened, store = self.session.opened, self.session.store
-        if opened is None or self.bar.busy:
+        layer_map, store = self.session.map, self.session.store
+        if layer_map is None or self.bar.busy:
             return
         self._colour = colour
 
         def work(report: Report) -> Any:
             report(0, 0)
-            found = store.derived(opened, asked, lambda: find(opened, asked))
+            found = store.derived(layer_map, asked, lambda: find(layer_map, asked))
             report(1, 1)
-            return opened, found
+            return layer_map, found
 
         self.button.disabled = True
         self.bar.start("Finding clusters", work)
 
     def _done(self, result: Any) -> None:
         on, found = result
-        opened = self.session.opened
-        if opened is not None and (opened.map_run, opened.layer.run_id) == (on.map_run, on.layer.run_id):
+        layer_map = self.session.map
+        if layer_map is not None and (layer_map.map_run, layer_map.layer.run_id) == (on.map_run, on.layer.run_id):
             self.session.show_clusters(found, colour=self._colour)
             self.show()
         else:
             self._follow()
 
     def _enable(self) -> None:
-        self.button.disabled = self.bar.busy or self.session.opened is None
+        self.button.disabled = self.bar.busy or self.session.map is None
 
     def _on_table(self, message: dict[str, Any]) -> None:
         number, found = str(message.get("open")), self.found
         if found is not None and number.isdecimal() and int(number) < len(found.names):
-            self.session.mark(found.members(self.session.opened, int(number)))
+            self.session.mark(found.members(self.session.map, int(number)))
 
 
 def _number(value: float) -> float | None:

@@ -9,7 +9,7 @@ import pandas as pd
 
 from diffviews.processing.clusters import NONE, ClusterSummary, describe_clusters, find_clusters
 from diffviews.processing.enrichment import enrich_words
-from panel_app.open_map import OpenMap
+from panel_app.layer_map import LayerMap
 from panel_app.points import CLASS, LEVEL, NO_CLUSTER, UNLABELLED
 from panel_app.state import Space
 
@@ -63,36 +63,36 @@ class FoundClusters:
         codes = np.where(self.numbers == NONE, len(self.names), self.numbers).astype(np.int64)
         return pd.Categorical.from_codes(codes, categories=pd.Index([*self.names, *([NO_CLUSTER] if alone else [])]))
 
-    def on(self, opened: OpenMap) -> OpenMap:
+    def on(self, layer_map: LayerMap) -> LayerMap:
         """Return the map with these clusters as a further column."""
-        return opened.with_columns(**{CLUSTER: self.column})
+        return layer_map.with_columns(**{CLUSTER: self.column})
 
-    def members(self, opened: OpenMap, number: int) -> tuple[str, ...]:
+    def members(self, layer_map: LayerMap, number: int) -> tuple[str, ...]:
         """Return the samples of a cluster, each once."""
         rows = np.flatnonzero(self.numbers == number)
-        return tuple(dict.fromkeys(opened.table["sample_id"].iloc[rows].astype(str)))
+        return tuple(dict.fromkeys(layer_map.table["sample_id"].iloc[rows].astype(str)))
 
 
-def find(opened: OpenMap, asked: Clustering) -> FoundClusters:
+def find(layer_map: LayerMap, asked: Clustering) -> FoundClusters:
     """Return the clusters of a map.
 
     Raises:
         ConfigError: if the least size makes no cluster.
     """
-    numbers = find_clusters(_points(opened, asked.space), asked.min_size)
-    classes = opened.table[CLASS].where(opened.table[CLASS] != UNLABELLED)
-    trust = opened.table[TRUST].to_numpy(np.float64) if TRUST in opened.table else None
+    numbers = find_clusters(_points(layer_map, asked.space), asked.min_size)
+    classes = layer_map.table[CLASS].where(layer_map.table[CLASS] != UNLABELLED)
+    trust = layer_map.table[TRUST].to_numpy(np.float64) if TRUST in layer_map.table else None
     summaries = describe_clusters(numbers, pd.Categorical(classes), trust)
-    names = tuple(f"{s.number + 1}: {_name(opened, numbers, s)}" for s in summaries)
+    names = tuple(f"{s.number + 1}: {_name(layer_map, numbers, s)}" for s in summaries)
     return FoundClusters(asked, numbers, summaries, names)
 
 
-def _points(opened: OpenMap, space: Space) -> np.ndarray:
+def _points(layer_map: LayerMap, space: Space) -> np.ndarray:
     """Return the coordinates in which points are near, (N, d) by row of the table."""
     if space == "map":
-        return opened.table[[axis for axis in "xyz" if axis in opened.table]].to_numpy(np.float64)
-    projector = opened.projector
-    points = projector.pca_points[_projector_rows(opened)].astype(np.float64)
+        return layer_map.table[[axis for axis in "xyz" if axis in layer_map.table]].to_numpy(np.float64)
+    projector = layer_map.projector
+    points = projector.pca_points[_projector_rows(layer_map)].astype(np.float64)
     if projector.parameters.metric in ("cosine", "correlation"):  # Euclidean distance orders unit rows alike
         if projector.parameters.metric == "correlation":
             points = points - points.mean(axis=1, keepdims=True)
@@ -100,21 +100,21 @@ def _points(opened: OpenMap, space: Space) -> np.ndarray:
     return points
 
 
-def _projector_rows(opened: OpenMap) -> np.ndarray:
-    ids, levels = list(opened.projector.sample_ids), getattr(opened.projector, "row_sigmas", None)
-    if not opened.is_joint or levels is None:
-        return pd.Index(ids).get_indexer(opened.table["sample_id"].astype(str))
+def _projector_rows(layer_map: LayerMap) -> np.ndarray:
+    ids, levels = list(layer_map.projector.sample_ids), getattr(layer_map.projector, "row_sigmas", None)
+    if not layer_map.is_joint or levels is None:
+        return pd.Index(ids).get_indexer(layer_map.table["sample_id"].astype(str))
     keys = pd.MultiIndex.from_arrays([ids, np.asarray(levels, np.float64)])
-    wanted = pd.MultiIndex.from_arrays([opened.table["sample_id"].astype(str), opened.table[LEVEL]])
+    wanted = pd.MultiIndex.from_arrays([layer_map.table["sample_id"].astype(str), layer_map.table[LEVEL]])
     return keys.get_indexer(wanted)
 
 
-def _name(opened: OpenMap, numbers: np.ndarray, summary: ClusterSummary) -> str:
+def _name(layer_map: LayerMap, numbers: np.ndarray, summary: ClusterSummary) -> str:
     """Return what is commonest in a cluster: its class, or the words that set its prompts apart."""
     if summary.majority is not None:
         return f"mostly {summary.majority.partition(': ')[2] or summary.majority}"
     member = numbers == summary.number
-    prompts: Sequence[str | None] = [None if pd.isna(p) else str(p) for p in opened.table["prompt"]]
+    prompts: Sequence[str | None] = [None if pd.isna(p) else str(p) for p in layer_map.table["prompt"]]
     if summary.number >= _NAMED_BY_WORDS or member.all() or not any(prompts):
         return f"{summary.size:,} samples"
     words = [row.value for row in enrich_words(member, prompts) if row.log2_fold > 0 and row.q < 0.05]

@@ -16,7 +16,7 @@ from panel_app.components import Ranking, SampleList
 from panel_app.computing.job_bar import JobBar
 from panel_app.computing.jobs import JobQueue
 from panel_app.html import Html
-from panel_app.open_map import OpenMap
+from panel_app.layer_map import LayerMap
 from panel_app.points import UNLABELLED
 from panel_app.session import Session
 from panel_app.state import BY_CLASS
@@ -109,19 +109,19 @@ class GroupSection(pn.viewable.Viewer):
 
     def show(self) -> None:
         """Show the session's group."""
-        opened = self.session.opened
+        layer_map = self.session.map
         ids, marked = self._group()
         self._body.visible = bool(ids)
-        if opened is None or not ids:
+        if layer_map is None or not ids:
             self._heading.object = hint(
                 "Mark samples to see what sets them apart from the rest: with lasso or box on the map, by clicking "
                 "a cluster, or by selecting a sample with its neighbours."
             )
             self.list.entries = []
             return
-        _offer(self.by, comparisons(opened))
+        _offer(self.by, comparisons(layer_map))
         kind = "marked" if marked else "selected"
-        others = len(opened.row_of) - len(ids)
+        others = len(layer_map.row_of) - len(ids)
         plural = "sample" if len(ids) == 1 else "samples"
         self._heading.object = (
             f'<div class="title">{len(ids):,} {kind} {plural} '
@@ -129,39 +129,39 @@ class GroupSection(pn.viewable.Viewer):
         )
         self.clear.visible = self.list.removable = marked
         self.list.param.update(
-            entries=sample_entries(opened, ids, active=self.session.state.selection.sample_id),
-            more=remainder(opened, ids),
+            entries=sample_entries(layer_map, ids, active=self.session.state.selection.sample_id),
+            more=remainder(layer_map, ids),
         )
         self._compare()
 
     def _group(self) -> tuple[tuple[str, ...], bool]:
         """Return the samples compared with the rest, and whether they were marked."""
-        state, opened = self.session.state, self.session.opened
+        state, layer_map = self.session.state, self.session.map
         marked = len(state.group) > 0
         ids = state.group.sample_ids if marked else state.selection.members
-        return tuple(s for s in ids if opened is not None and s in opened.row_of), marked
+        return tuple(s for s in ids if layer_map is not None and s in layer_map.row_of), marked
 
     def _compare(self) -> None:
-        opened, (ids, _) = self.session.opened, self._group()
-        if opened is None or not ids or not self.by.value:
+        layer_map, (ids, _) = self.session.map, self._group()
+        if layer_map is None or not ids or not self.by.value:
             return
         by = self.by.value
-        work = comparison(opened, ids, by)
-        many = len(opened.row_of) > _QUICK_TEXTS if by == WORDS else _values(opened, by) > _QUICK
+        work = comparison(layer_map, ids, by)
+        many = len(layer_map.row_of) > _QUICK_TEXTS if by == WORDS else _values(layer_map, by) > _QUICK
         if not many:
             try:
                 self._fill(work())
             except SelectionError as error:
                 self.table.param.update(rows=[], empty=str(error))
         elif not self.bar.busy:
-            asked = (opened.map_run, ids, by)
+            asked = (layer_map.map_run, ids, by)
             self.table.param.update(rows=[], empty="Comparing…")
             self.bar.start("Comparing", lambda _: (asked, work()))
 
     def _done(self, result: tuple[Any, Compared]) -> None:
         """Show what the queue found, or compare again where something else is asked for by now."""
-        opened, (ids, _) = self.session.opened, self._group()
-        if opened is not None and result[0] == (opened.map_run, ids, self.by.value):
+        layer_map, (ids, _) = self.session.map, self._group()
+        if layer_map is not None and result[0] == (layer_map.map_run, ids, self.by.value):
             self._fill(result[1])
         else:
             self._compare()
@@ -169,7 +169,7 @@ class GroupSection(pn.viewable.Viewer):
     def _fill(self, rows: Compared) -> None:
         """Show what a comparison found."""
         ids, _ = self._group()
-        rest = len(self.session.opened.row_of) - len(ids)
+        rest = len(self.session.map.row_of) - len(ids)
         by_number = self.by.value == NUMBERS
         columns = _NUMBER_COLUMNS if by_number else _VALUE_COLUMNS
         empty = "No prompt has words to compare." if self.by.value == WORDS else "There is nothing to compare."
@@ -187,37 +187,37 @@ class GroupSection(pn.viewable.Viewer):
     def _on_list(self, message: dict[str, Any]) -> None:
         if isinstance(sample_id := message.get("remove"), str):
             self.session.state.group = self.session.state.group.minus([sample_id])
-        elif isinstance(sample_id := message.get("open"), str) and sample_id in self.session.opened.row_of:
+        elif isinstance(sample_id := message.get("open"), str) and sample_id in self.session.map.row_of:
             self.session.choose_sample(sample_id)
 
 
-def comparisons(opened: OpenMap) -> dict[str, str]:
+def comparisons(layer_map: LayerMap) -> dict[str, str]:
     """Return what a group can be compared by, by label."""
-    options = {column_label(c): c for c in opened.categorical_columns if opened.categories_of(c) != (UNLABELLED,)}
-    if opened.table["prompt"].notna().any():
+    options = {column_label(c): c for c in layer_map.categorical_columns if layer_map.categories_of(c) != (UNLABELLED,)}
+    if layer_map.table["prompt"].notna().any():
         options["Words of the prompts"] = WORDS
-    if opened.numeric_columns:
+    if layer_map.numeric_columns:
         options["Numbers"] = NUMBERS
     return options
 
 
-def comparison(opened: OpenMap, sample_ids: Sequence[str], by: str) -> Callable[[], Compared]:
+def comparison(layer_map: LayerMap, sample_ids: Sequence[str], by: str) -> Callable[[], Compared]:
     """Return the work of comparing samples with the rest of a map, each sample once.
 
     Args:
-        opened: the map.
+        layer_map: the map.
         sample_ids: the group.
         by: a column with categories, `WORDS` or `NUMBERS`.
     """
 
     def work() -> Compared:
-        table = opened.table.iloc[sorted(opened.row_of.values())] if opened.is_joint else opened.table
+        table = layer_map.table.iloc[sorted(layer_map.row_of.values())] if layer_map.is_joint else layer_map.table
         member = table["sample_id"].isin(list(sample_ids)).to_numpy(dtype=bool)
         if by == NUMBERS:
-            return compare_numbers(member, table[list(opened.numeric_columns)])
+            return compare_numbers(member, table[list(layer_map.numeric_columns)])
         if by == WORDS:
             return enrich_words(member, [None if pd.isna(p) else str(p) for p in table["prompt"]])
-        column = by if by in opened.categorical_columns else BY_CLASS
+        column = by if by in layer_map.categorical_columns else BY_CLASS
         values = table[column].cat
         known = [name for name in values.categories if name != UNLABELLED]
         return enrich_values(member, values.set_categories(known))
@@ -264,8 +264,8 @@ def p_text(p: float) -> str:
     return f"{p:.2f}" if p >= 0.01 else f"{p:.3f}" if p >= 0.001 else f"{p:.0e}"
 
 
-def _values(opened: OpenMap, by: str) -> int:
-    return len(opened.categories_of(by)) if by in opened.categorical_columns else 0
+def _values(layer_map: LayerMap, by: str) -> int:
+    return len(layer_map.categories_of(by)) if by in layer_map.categorical_columns else 0
 
 
 def _offer(widget: Any, options: dict[str, str]) -> None:

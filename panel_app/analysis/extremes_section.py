@@ -12,7 +12,7 @@ from panel_app.analysis.sample_lists import pictures_of, sample_entries
 from panel_app.cards import column_label, hint
 from panel_app.components import SampleList
 from panel_app.html import Html
-from panel_app.open_map import OpenMap
+from panel_app.layer_map import LayerMap
 from panel_app.session import Session
 from panel_app.theme import PANE_CSS
 
@@ -94,19 +94,21 @@ class ExtremesSection(pn.viewable.Viewer):
 
     def show(self) -> None:
         """Show the remarkable samples among those that the filter shows."""
-        opened, state = self.session.opened, self.session.state
-        lacks = opened is None or self.measure.column not in opened.numeric_columns
+        layer_map, state = self.session.map, self.session.state
+        lacks = layer_map is None or self.measure.column not in layer_map.numeric_columns
         self.colour.visible = self.list.visible = not lacks
-        if opened is None or lacks:
+        if layer_map is None or lacks:
             self._told.object = hint(self.measure.lacking)
             self.list.entries = []
             return
         coloured = state.colour_by == self.measure.column
         self.colour.param.update(
-            label=f"Colour by {column_label(opened.default_colour).lower()} again" if coloured else self.measure.button
+            label=f"Colour by {column_label(layer_map.default_colour).lower()} again"
+            if coloured
+            else self.measure.button
         )
-        found = extremes(opened, self.measure, opened.shown(state.filter), _LISTED)
-        values = opened.table[self.measure.column].to_numpy(np.float64)
+        found = extremes(layer_map, self.measure, layer_map.shown(state.filter), _LISTED)
+        values = layer_map.table[self.measure.column].to_numpy(np.float64)
         values = values[np.isfinite(values)]
         self._told.object = (
             f'<p class="small muted num">Mean {values.mean():.2f}, from {values.min():.2f} to {values.max():.2f}. '
@@ -114,32 +116,32 @@ class ExtremesSection(pn.viewable.Viewer):
         )
         self.list.param.update(
             empty="The filter shows no sample with this number.",
-            entries=sample_entries(opened, list(found), distances=found, active=state.selection.sample_id),
+            entries=sample_entries(layer_map, list(found), distances=found, active=state.selection.sample_id),
         )
 
     def _toggle_colour(self) -> None:
         state = self.session.state
         if state.colour_by == self.measure.column:
-            state.colour_by = self.session.opened.default_colour
+            state.colour_by = self.session.map.default_colour
         else:
             state.colour_by = self.measure.column
 
     def _on_list(self, message: dict[str, Any]) -> None:
         sample_id = message.get("open")
-        if isinstance(sample_id, str) and sample_id in self.session.opened.row_of:
+        if isinstance(sample_id, str) and sample_id in self.session.map.row_of:
             self.session.choose_sample(sample_id)
 
 
-def extremes(opened: OpenMap, measure: Measure, shown: Any, count: int) -> dict[str, float]:
+def extremes(layer_map: LayerMap, measure: Measure, shown: Any, count: int) -> dict[str, float]:
     """Return the samples at the remarkable end of a number with their values, the most remarkable first.
 
     Args:
-        opened: the map; of a joint one the points at its layer run's noise level.
+        layer_map: the map; of a joint one the points at its layer run's noise level.
         measure: the number.
         shown: rows of its table to look among.
         count: how many at most.
     """
-    rows = shown if not opened.is_joint else shown[shown.index.isin(list(opened.row_of.values()))]
+    rows = shown if not layer_map.is_joint else shown[shown.index.isin(list(layer_map.row_of.values()))]
     values = rows[measure.column].to_numpy(np.float64)
     finite = np.flatnonzero(np.isfinite(values))
     order = finite[np.argsort(-values[finite] if measure.largest else values[finite], kind="stable")][:count]

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from panel_app.open_map import OpenMap
+from panel_app.layer_map import LayerMap
 from panel_app.points import shortened
 from panel_app.session import Session
 
@@ -15,7 +15,7 @@ LONGEST = 200
 
 
 def sample_entries(
-    opened: OpenMap,
+    layer_map: LayerMap,
     sample_ids: Sequence[str],
     *,
     distances: Mapping[str, float] | None = None,
@@ -25,23 +25,23 @@ def sample_entries(
     """Return entries of `SampleList`, in this order; samples that the map lacks are left out.
 
     Args:
-        opened: the map.
+        layer_map: the map.
         sample_ids: whom to list.
         distances: number shown beside a sample.
         tones: how a sample's picture is ringed: 'manual' or 'suggested'.
         active: sample that stands out.
     """
-    known = [s for s in sample_ids if s in opened.row_of][:LONGEST]
+    known = [s for s in sample_ids if s in layer_map.row_of][:LONGEST]
     first = known[:WITH_PICTURES]
-    pictures = dict(zip(first, opened.thumbnails(first), strict=True))
+    pictures = dict(zip(first, layer_map.thumbnails(first), strict=True))
     distances, tones = distances or {}, tones or {}
     return [
         {
             "id": s,
             "src": pictures.get(s, ""),
-            "title": shortened(opened.text_of(s), 80),
-            "note": _note(opened, s),
-            "help": opened.prompt_of(s) or opened.text_of(s),
+            "title": shortened(layer_map.text_of(s), 80),
+            "note": _note(layer_map, s),
+            "help": layer_map.prompt_of(s) or layer_map.text_of(s),
             "detail": f"{distances[s]:.2f}" if s in distances else "",
             "distance": distances.get(s),
             "tone": tones.get(s, ""),
@@ -51,9 +51,9 @@ def sample_entries(
     ]
 
 
-def remainder(opened: OpenMap, sample_ids: Iterable[str]) -> str:
+def remainder(layer_map: LayerMap, sample_ids: Iterable[str]) -> str:
     """Return the sentence below a list that is longer than what it shows."""
-    count = sum(s in opened.row_of for s in sample_ids)
+    count = sum(s in layer_map.row_of for s in sample_ids)
     return f"The first {LONGEST} of {count:,}; export holds all." if count > LONGEST else ""
 
 
@@ -61,15 +61,15 @@ def pictures_of(session: Session) -> Callable[[Sequence[str]], list[str]]:
     """Return what answers a list that asks for the pictures of its entries."""
 
     def answer(sample_ids: Sequence[str]) -> list[str]:
-        opened = session.opened
-        known = [s for s in sample_ids if opened is not None and s in opened.row_of]
-        found = dict(zip(known, opened.thumbnails(known), strict=True)) if known else {}
+        layer_map = session.map
+        known = [s for s in sample_ids if layer_map is not None and s in layer_map.row_of]
+        found = dict(zip(known, layer_map.thumbnails(known), strict=True)) if known else {}
         return [found.get(s, "") for s in sample_ids]
 
     return answer
 
 
-def _note(opened: OpenMap, sample_id: str) -> str:
+def _note(layer_map: LayerMap, sample_id: str) -> str:
     """Return the beginning of a sample's prompt where its class is its title."""
-    prompt = opened.prompt_of(sample_id)
-    return shortened(prompt, 60) if prompt and prompt != opened.text_of(sample_id) else ""
+    prompt = layer_map.prompt_of(sample_id)
+    return shortened(prompt, 60) if prompt and prompt != layer_map.text_of(sample_id) else ""

@@ -60,7 +60,7 @@ class AnalysisPanel(pn.viewable.Viewer):
         )
         self.part.param.watch(lambda _: self._turn(), "value")
         self.param.watch(lambda _: self.show(), "active")
-        session.param.watch(lambda *_: self.show(), "opened")
+        session.param.watch(lambda *_: self.show(), "map")
         session.state.param.watch(lambda *_: self.show(), ["group", "selection", "filter", "colour_by"])
 
     def __panel__(self) -> pn.viewable.Viewable:
@@ -70,7 +70,7 @@ class AnalysisPanel(pn.viewable.Viewer):
         """Show the analysis that is looked at."""
         if not self.active:
             return
-        empty = self.session.opened is None
+        empty = self.session.map is None
         self._nothing.visible, self._stage.visible = empty, not empty
         if not empty:
             self._parts[self.part.value].show()

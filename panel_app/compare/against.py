@@ -1,4 +1,4 @@
-"""What stands beside the visit's own map in the compare view, as keys that fit into an address."""
+"""What stands beside the session's own map in the compare view, as keys that fit into an address."""
 
 import json
 import math

@@ -16,12 +16,12 @@ from PIL import Image
 from diffviews.processing.procrustes import overlay
 from panel_app.cards import hint
 from panel_app.compare.against import BETWEEN
+from panel_app.compare.comparison import Comparison
 from panel_app.compare.data import FEWEST
-from panel_app.compare.visit import Comparison
 from panel_app.components import BrowserPane
 from panel_app.html import Html
+from panel_app.layer_map import LayerMap
 from panel_app.map.raster import Colouring, Window, disc_radius, draw
-from panel_app.open_map import OpenMap
 from panel_app.state import Selection
 from panel_app.theme import NEIGHBOUR, PANE_CSS, SELECTED
 
@@ -51,7 +51,7 @@ class Moving:
     colouring: Colouring
 
     @classmethod
-    def of(cls, left: OpenMap, right: OpenMap, sample_ids: tuple[str, ...], colour_by: str) -> Self:
+    def of(cls, left: LayerMap, right: LayerMap, sample_ids: tuple[str, ...], colour_by: str) -> Self:
         """Lay two maps over each other by the samples that both have.
 
         Args:
@@ -60,7 +60,7 @@ class Moving:
             sample_ids: samples on both, at least 2.
             colour_by: column of the left map.
         """
-        rows = [np.array([opened.row_of[s] for s in sample_ids]) for opened in (left, right)]
+        rows = [np.array([layer_map.row_of[s] for s in sample_ids]) for layer_map in (left, right)]
         places = [o.table[["x", "y"]].to_numpy(np.float64)[r] for o, r in zip((left, right), rows, strict=True)]
         laid = overlay(*places)
         both = np.concatenate([laid.first, laid.second])
@@ -127,9 +127,9 @@ class BetweenPanel(pn.viewable.Viewer):
         self.stage = MovingPicture(self._on_message, margin=0)
         self._layout = pn.Column(self.told, self.stage, sizing_mode="stretch_width", margin=0)
         comparison.param.watch(lambda *_: self.show(), "pairing")
-        comparison.visit.param.watch(lambda *_: self.show(), "opened")
-        comparison.visit.state.param.watch(lambda *_: self.show(), ["colour_by", "against"])
-        comparison.visit.state.param.watch(lambda *_: self._mark(), ["selection", "hovered"])
+        comparison.session.param.watch(lambda *_: self.show(), "map")
+        comparison.session.state.param.watch(lambda *_: self.show(), ["colour_by", "against"])
+        comparison.session.state.param.watch(lambda *_: self._mark(), ["selection", "hovered"])
         self.stage.param.watch(lambda event: comparison.set(share=round(event.new, 3)), "share")
         self.show()
 
@@ -141,7 +141,7 @@ class BetweenPanel(pn.viewable.Viewer):
         if self._comparison.against.tool != BETWEEN:
             return
         self.stage.share = self._comparison.against.share
-        left, right, pairing = self._comparison.left.opened, self._comparison.right.plain, self._comparison.pairing
+        left, right, pairing = self._comparison.left.map, self._comparison.right.plain, self._comparison.pairing
         key = (left, right, pairing, self._comparison.left.state.colour_by)
         if key == self._moving[0]:
             return
@@ -179,7 +179,7 @@ class BetweenPanel(pn.viewable.Viewer):
         moving = self._moving[1]
         if moving is None or self._comparison.against.tool != BETWEEN:
             return
-        state = self._comparison.visit.state
+        state = self._comparison.session.state
         self.stage.marks = marks_of(moving, state.selection, state.hovered)
 
     def _on_message(self, message: dict[str, Any]) -> None:
@@ -193,7 +193,7 @@ class BetweenPanel(pn.viewable.Viewer):
         if "choose" in message and sample_id is not None:
             self._comparison.left.click(sample_id)
         elif "point" in message:
-            self._comparison.visit.state.hovered = sample_id
+            self._comparison.session.state.hovered = sample_id
 
     def _draw(self, moving: Moving, asked: dict[str, Any]) -> None:
         numbers = [asked.get(name) for name in ("width", "height", "draw")]

@@ -12,11 +12,11 @@ import param
 from diffviews.errors import DiffViewsError
 from panel_app.cards import hint, picture
 from panel_app.compare.against import LARGEST_K
+from panel_app.compare.comparison import Comparison
 from panel_app.compare.data import FEWEST, NeighbourhoodChange, nearest
-from panel_app.compare.visit import Comparison
 from panel_app.components import BrowserPane
 from panel_app.html import Html
-from panel_app.open_map import OpenMap
+from panel_app.layer_map import LayerMap
 from panel_app.points import shortened
 from panel_app.theme import PANE_CSS
 
@@ -46,8 +46,8 @@ class ChangesPanel(pn.viewable.Viewer):
         self._order: tuple[Any, list[str]] = (None, [])
         self._build()
         comparison.param.watch(lambda *_: self._show_new(), ["change", "pairing", "measuring"])
-        comparison.visit.state.param.watch(lambda *_: self.show(), "selection")
-        comparison.visit.state.param.watch(lambda *_: self._follow(), "against")
+        comparison.session.state.param.watch(lambda *_: self.show(), "selection")
+        comparison.session.state.param.watch(lambda *_: self._follow(), "against")
         self._follow()
         self._show_new()
 
@@ -111,19 +111,19 @@ class ChangesPanel(pn.viewable.Viewer):
         self._show_kept(change)
 
     def _show_table(self, change: NeighbourhoodChange) -> None:
-        opened, order = self._comparison.visit.opened, self._sorted(change)
+        layer_map, order = self._comparison.session.map, self._sorted(change)
         shown = order[: self._limit]
-        selected = self._comparison.visit.state.selection.sample_id
+        selected = self._comparison.session.state.selection.sample_id
         self.table.param.update(
             entries=[
                 {
                     "id": sample_id,
                     "src": address,
-                    "title": shortened(opened.text_of(sample_id), 80),
+                    "title": shortened(layer_map.text_of(sample_id), 80),
                     "change": change.values[sample_id],
                     "active": sample_id == selected,
                 }
-                for sample_id, address in zip(shown, opened.thumbnails(shown), strict=True)
+                for sample_id, address in zip(shown, layer_map.thumbnails(shown), strict=True)
             ],
             more=f"Show {min(_PAGE, len(order) - len(shown))} more of {len(order):,}"
             if len(order) > len(shown)
@@ -132,32 +132,32 @@ class ChangesPanel(pn.viewable.Viewer):
 
     def _sorted(self, change: NeighbourhoodChange) -> list[str]:
         """Return the samples in the order asked for, sorted once."""
-        opened, key = self._comparison.visit.opened, (change, self.table.sort, self.table.down)
+        layer_map, key = self._comparison.session.map, (change, self.table.sort, self.table.down)
         if self._order[0] != key:
-            known = [s for s in change.values if s in opened.row_of]
-            self._order = key, sorted_samples(opened, known, change, by=self.table.sort, down=self.table.down)
+            known = [s for s in change.values if s in layer_map.row_of]
+            self._order = key, sorted_samples(layer_map, known, change, by=self.table.sort, down=self.table.down)
         return self._order[1]
 
     def _show_kept(self, change: NeighbourhoodChange) -> None:
-        comparison, sample_id = self._comparison, self._comparison.visit.state.selection.sample_id
-        left, right = comparison.visit.opened, comparison.right.plain
+        comparison, sample_id = self._comparison, self._comparison.session.state.selection.sample_id
+        left, right = comparison.session.map, comparison.right.plain
         if sample_id is None or right is None or sample_id not in change.values or sample_id not in left.row_of:
             self.kept.object = hint("Click a sample, here or on a map: the neighbours that it keeps are shown here.")
             return
         ids = comparison.pairing.sample_ids
         try:
-            near = [nearest(opened, ids, sample_id, change.k) for opened in (left, right)]
+            near = [nearest(layer_map, ids, sample_id, change.k) for layer_map in (left, right)]
         except DiffViewsError as error:
             self.kept.object = hint(str(error))
             return
         self.kept.object = kept_html(left, sample_id, near[0], near[1])
 
     def _on_message(self, message: dict[str, Any]) -> None:
-        state, change = self._comparison.visit.state, self._comparison.change
+        state, change = self._comparison.session.state, self._comparison.change
         if change is None:
             return
         if message.get("choose") in change.values:
-            self._comparison.visit.choose_sample(message["choose"])
+            self._comparison.session.choose_sample(message["choose"])
         elif "point" in message:
             state.hovered = message["point"] if message["point"] in change.values else None
         elif message.get("sort") in ("change", "name"):
@@ -186,23 +186,23 @@ def summary(comparison: Comparison) -> str:
 
 
 def sorted_samples(
-    opened: OpenMap, sample_ids: list[str], change: NeighbourhoodChange, *, by: str, down: bool
+    layer_map: LayerMap, sample_ids: list[str], change: NeighbourhoodChange, *, by: str, down: bool
 ) -> list[str]:
     """Return samples by how much changes or by name; equal ones by id, so that the order is always the same."""
     if by == "name":
-        return sorted(sample_ids, key=lambda s: (opened.text_of(s), s), reverse=down)
+        return sorted(sample_ids, key=lambda s: (layer_map.text_of(s), s), reverse=down)
     return sorted(sample_ids, key=lambda s: (-change.values[s] if down else change.values[s], s))
 
 
-def kept_html(opened: OpenMap, sample_id: str, left: tuple[str, ...], right: tuple[str, ...]) -> str:
+def kept_html(layer_map: LayerMap, sample_id: str, left: tuple[str, ...], right: tuple[str, ...]) -> str:
     """Return the neighbours that a sample keeps, loses and gains from left to right."""
     groups = (
         ("On both maps", [s for s in left if s in right]),
         ("Near on the left only", [s for s in left if s not in right]),
         ("Near on the right only", [s for s in right if s not in left]),
     )
-    title = escape(shortened(opened.text_of(sample_id), 80))
-    face = picture(opened, opened.thumbnails([sample_id])[0], 56, style="box-shadow:0 0 0 2px var(--dv-selected)")
+    title = escape(shortened(layer_map.text_of(sample_id), 80))
+    face = picture(layer_map, layer_map.thumbnails([sample_id])[0], 56, style="box-shadow:0 0 0 2px var(--dv-selected)")
     parts = [
         '<div style="display:flex;gap:12px;align-items:center;margin-bottom:6px">'
         f'{face}<div><div class="title">{title}</div><div class="muted small">{escape(sample_id)}</div></div></div>'
@@ -210,8 +210,8 @@ def kept_html(opened: OpenMap, sample_id: str, left: tuple[str, ...], right: tup
     for heading, members in groups:
         parts.append(f'<div class="overline" style="margin:10px 0 4px">{heading}: {len(members)}</div>')
         faces = "".join(
-            f'<span title="{escape(f"{opened.text_of(s)}, {s}", quote=True)}">{picture(opened, a, 40)}</span>'
-            for s, a in zip(members, opened.thumbnails(members), strict=True)
+            f'<span title="{escape(f"{layer_map.text_of(s)}, {s}", quote=True)}">{picture(layer_map, a, 40)}</span>'
+            for s, a in zip(members, layer_map.thumbnails(members), strict=True)
         )
         parts.append(f'<div style="display:flex;flex-wrap:wrap;gap:5px">{faces}</div>' if members else hint("none"))
     return "".join(parts)

@@ -9,7 +9,7 @@ import param
 
 from diffviews.errors import DiffViewsError
 from diffviews.noise import format_sigma
-from panel_app.compare.visit import Comparison
+from panel_app.compare.comparison import Comparison
 from panel_app.components import BrowserPane
 from panel_app.theme import SEQUENTIAL
 
@@ -40,8 +40,8 @@ class CkaPanel(pn.viewable.Viewer):
         super().__init__(**params)
         self._comparison = comparison
         self.heatmap = Heatmap(self._on_message, margin=(10, 0))
-        comparison.visit.param.watch(lambda *_: self.show(), "opened")
-        comparison.visit.state.param.watch(lambda *_: self.show(), "against")
+        comparison.session.param.watch(lambda *_: self.show(), "map")
+        comparison.session.state.param.watch(lambda *_: self.show(), "against")
         self.show()
 
     def __panel__(self) -> pn.viewable.Viewable:
@@ -49,16 +49,16 @@ class CkaPanel(pn.viewable.Viewer):
 
     def show(self) -> None:
         """Show the similarity of the layers, the pair on show outlined."""
-        visit = self._comparison.visit
-        opened, against = visit.opened, self._comparison.against
-        if opened is None:
+        session = self._comparison.session
+        layer_map, against = session.map, self._comparison.against
+        if layer_map is None:
             return
-        layer = opened.layer
+        layer = layer_map.layer
         same = against.run == layer.parent_id and against.sigma == layer.sigma
         pair = [layer.layer, against.layer] if same and against.layer else ["", ""]
         level = format_sigma(layer.sigma)
         try:
-            table = visit.store.comparisons.similarity(layer.parent_id, layer.sigma)
+            table = session.store.comparisons.similarity(layer.parent_id, layer.sigma)
             problem = f"This extraction logged no similarity of layers at σ {level}; extracting several at once does."
         except DiffViewsError as error:
             table, problem = None, str(error)
@@ -71,7 +71,7 @@ class CkaPanel(pn.viewable.Viewer):
 
     def _on_message(self, message: dict[str, Any]) -> None:
         left, right = str(message.get("left")), str(message.get("right"))
-        opened = self._comparison.visit.opened
+        layer_map = self._comparison.session.map
         known = self.heatmap.layers
-        if opened is not None and left in known and right in known:
-            self._comparison.choose_pair(left, right, opened.layer.sigma)
+        if layer_map is not None and left in known and right in known:
+            self._comparison.choose_pair(left, right, layer_map.layer.sigma)

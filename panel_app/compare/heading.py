@@ -8,7 +8,7 @@ from typing import Any
 import panel as pn
 import panel_material_ui as pmui
 
-from panel_app.compare.visit import Comparison
+from panel_app.compare.comparison import Comparison
 from panel_app.html import Html
 from panel_app.navigation import OWN_MAP, extraction_label, map_label, sigma_options
 from panel_app.theme import PANE_CSS
@@ -30,9 +30,9 @@ class SideChooser(pn.viewable.Viewer):
         self._comparison, self._right = comparison, right
         self._following = False
         self._build("right" if right else "left")
-        visit = comparison.visit
-        visit.param.watch(lambda *_: self.follow(), ["opened", "extractions", "layers", "maps"])
-        visit.state.param.watch(lambda *_: self.follow(), ["experiment", "map_run"])
+        session = comparison.session
+        session.param.watch(lambda *_: self.follow(), ["map", "extractions", "layers", "maps"])
+        session.state.param.watch(lambda *_: self.follow(), ["experiment", "map_run"])
         comparison.param.watch(lambda *_: self.follow(), ["opening", "pairing", "problem"])
         self.follow()
 
@@ -84,16 +84,16 @@ class SideChooser(pn.viewable.Viewer):
         self, run: str, layer: str | None = None, sigma: float | None = None, map_run: str | None = None
     ) -> None:
         """Open what is chosen; what is not named stays as it is on this side, as far as it is there."""
-        now = self._comparison.right.state if self._right else self._comparison.visit.state
+        now = self._comparison.right.state if self._right else self._comparison.session.state
         layer, sigma = layer or now.layer, now.sigma if sigma is None else sigma
         if self._right:
             self._comparison.choose(run, layer, sigma, map_run)
         else:
-            self._comparison.visit.choose(run, layer, sigma, map_run)
+            self._comparison.session.choose(run, layer, sigma, map_run)
 
     def follow(self) -> None:
         """Show what this side shows."""
-        if self._following or self._comparison.visit.opened is None:
+        if self._following or self._comparison.session.map is None:
             return
         self._following = True
         try:
@@ -102,14 +102,14 @@ class SideChooser(pn.viewable.Viewer):
             self._following = False
 
     def _offer(self) -> None:
-        visit, side = self._comparison.visit, self._comparison.right
-        shown = side.plain if self._right else visit.opened
+        session, side = self._comparison.session, self._comparison.right
+        shown = side.plain if self._right else session.map
         state, layers, maps = (
-            (side.state, side.layers, side.maps) if self._right else (visit.state, visit.layers, visit.maps)
+            (side.state, side.layers, side.maps) if self._right else (session.state, session.layers, session.maps)
         )
         for widget in (self.layer, self.sigma, self.map):
             widget.disabled = shown is None
-        extractions = extraction_options(visit.extractions)
+        extractions = extraction_options(session.extractions)
         if shown is None:
             _offer(self.extraction, extractions, self._comparison.against.run)
             self.told.object = ""

@@ -8,7 +8,7 @@ import panel as pn
 from diffviews.noise import format_sigma
 from panel_app.best_layer import DECIDES, KNOWS
 from panel_app.cards import quiet
-from panel_app.compare.visit import Comparison
+from panel_app.compare.comparison import Comparison
 from panel_app.components import Ranking
 from panel_app.inspector import BASELINE, METRIC_LABELS
 
@@ -52,7 +52,7 @@ class QualityTable(pn.viewable.Viewer):
             sizing_mode="stretch_width",
             margin=(8, 0),
         )
-        comparison.visit.param.watch(lambda *_: self.show(), ["opened", "layers"])
+        comparison.session.param.watch(lambda *_: self.show(), ["map", "layers"])
         comparison.param.watch(lambda *_: self.show(), "opening")
         self.show()
 
@@ -61,11 +61,11 @@ class QualityTable(pn.viewable.Viewer):
 
     def show(self) -> None:
         """Show the layer runs that can be opened."""
-        visit, right = self._comparison.visit, self._comparison.right
-        if visit.opened is None:
+        session, right = self._comparison.session, self._comparison.right
+        if session.map is None:
             return
-        others = [] if right.plain is None or right.plain.layer.parent_id == visit.state.extraction else right.layers
-        self._records = {record.run_id: record for record in (*visit.layers, *others)}
+        others = [] if right.plain is None or right.plain.layer.parent_id == session.state.extraction else right.layers
+        self._records = {record.run_id: record for record in (*session.layers, *others)}
         shown = list(self._records.values())
         self.table.param.update(
             columns=quality_columns(shown, several=bool(others)), rows=[self._row(r) for r in shown]
@@ -74,7 +74,7 @@ class QualityTable(pn.viewable.Viewer):
     def _row(self, record: Any) -> dict[str, Any]:
         plain = self._comparison.right.plain
         places = {
-            "left": record.run_id == self._comparison.visit.opened.layer.run_id,
+            "left": record.run_id == self._comparison.session.map.layer.run_id,
             "right": plain is not None and record.run_id == plain.layer.run_id,
         }
         return {
@@ -97,7 +97,7 @@ class QualityTable(pn.viewable.Viewer):
         if message.get("beside"):
             self._comparison.choose(record.parent_id, record.layer, record.sigma)
         else:
-            self._comparison.visit.choose(record.parent_id, record.layer, record.sigma)
+            self._comparison.session.choose(record.parent_id, record.layer, record.sigma)
 
 
 def quality_columns(records: Sequence[Any], *, several: bool) -> list[dict[str, Any]]:

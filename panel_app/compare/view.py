@@ -10,9 +10,9 @@ from panel_app.compare.against import BETWEEN, CHANGES, CKA, QUALITY, TOOLS
 from panel_app.compare.between import BetweenPanel
 from panel_app.compare.changes import ChangesPanel
 from panel_app.compare.cka_heatmap import CkaPanel
+from panel_app.compare.comparison import COMPARE, Comparison
 from panel_app.compare.heading import SideChooser
 from panel_app.compare.quality import QualityTable
-from panel_app.compare.visit import COMPARE, Comparison
 from panel_app.compare.zoom import ZoomLink
 from panel_app.html import Html
 from panel_app.map.embedding_map import EmbeddingMap
@@ -35,13 +35,13 @@ class CompareView(pn.viewable.Viewer):
     """Two maps and what they share. Whatever is selected, hovered, marked or filtered on one is so on the other.
 
     Args:
-        visit: the visitor's session, whose map is the left one.
+        session: the visitor's session, whose map is the left one.
         drawing: the map of the map view, which knows whether the page is dark.
     """
 
-    def __init__(self, visit: Session, drawing: EmbeddingMap, **params: Any) -> None:
+    def __init__(self, session: Session, drawing: EmbeddingMap, **params: Any) -> None:
         super().__init__(**params)
-        self.comparison = Comparison(visit)
+        self.comparison = Comparison(session)
         self.left = EmbeddingMap(self.comparison.left, **_ROOM)
         self.right = EmbeddingMap(self.comparison.right, **_ROOM)
         self.zoom = ZoomLink(self.comparison, self.left, self.right)
@@ -52,7 +52,7 @@ class CompareView(pn.viewable.Viewer):
         self.between = BetweenPanel(self.comparison)
         self._build()
         self.comparison.param.watch(lambda *_: self.follow(), ["pairing", "opening", "measuring", "problem"])
-        visit.state.param.watch(lambda *_: self.follow(), "against")
+        session.state.param.watch(lambda *_: self.follow(), "against")
         drawing.param.watch(lambda event: self._take_theme(event.new), "dark")
         self._take_theme(drawing.dark)
         self.follow()

@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from panel_app.compare.visit import Comparison
+from panel_app.compare.comparison import Comparison
+from panel_app.layer_map import LayerMap
 from panel_app.map.embedding_map import EmbeddingMap
-from panel_app.open_map import OpenMap
 
 Range = tuple[float, float]
 View = tuple[Range, Range]
@@ -54,8 +54,8 @@ class ZoomLink:
         self._linking = False
         for own, other in ((left, right), (right, left)):
             own.param.watch(lambda event, own=own, other=other: self._moved(own, other), "view")
-        comparison.visit.state.param.watch(lambda *_: self._centre(), "selection")
-        comparison.visit.state.param.watch(self._switched, "against")
+        comparison.session.state.param.watch(lambda *_: self._centre(), "selection")
+        comparison.session.state.param.watch(self._switched, "against")
 
     def _switched(self, event: Any) -> None:
         if event.new.follow and not event.old.follow:
@@ -65,10 +65,10 @@ class ZoomLink:
 
     def _moved(self, own: EmbeddingMap, other: EmbeddingMap) -> None:
         """Bring the other map to the same share of itself, or, following, to the same sample."""
-        against, opened, beside = self._comparison.against, own.session.opened, other.session.opened
-        if self._linking or opened is None or beside is None or not (against.together or against.follow):
+        against, layer_map, beside = self._comparison.against, own.session.map, other.session.map
+        if self._linking or layer_map is None or beside is None or not (against.together or against.follow):
             return
-        share = shares(own.view or opened.bounds, opened.bounds)
+        share = shares(own.view or layer_map.bounds, layer_map.bounds)
         view = part(share, beside.bounds)
         if against.follow and own.view is not None and (place := self._place(beside)) is not None:
             view = around(place, share, beside.bounds)
@@ -79,20 +79,20 @@ class ZoomLink:
         if not self._comparison.against.follow:
             return
         for drawing in self._maps:
-            opened = drawing.session.opened
-            place = None if opened is None else self._place(opened)
-            if opened is None or place is None:
+            layer_map = drawing.session.map
+            place = None if layer_map is None else self._place(layer_map)
+            if layer_map is None or place is None:
                 continue
-            share = shares(drawing.view, opened.bounds) if drawing.view else ((0.0, CLOSE), (0.0, CLOSE))
-            self._look(drawing, around(place, share, opened.bounds))
+            share = shares(drawing.view, layer_map.bounds) if drawing.view else ((0.0, CLOSE), (0.0, CLOSE))
+            self._look(drawing, around(place, share, layer_map.bounds))
 
-    def _place(self, opened: OpenMap) -> tuple[float, float] | None:
-        sample_id = self._comparison.visit.state.selection.sample_id
-        return opened.position(sample_id) if sample_id in opened.row_of else None
+    def _place(self, layer_map: LayerMap) -> tuple[float, float] | None:
+        sample_id = self._comparison.session.state.selection.sample_id
+        return layer_map.position(sample_id) if sample_id in layer_map.row_of else None
 
     def _look(self, drawing: EmbeddingMap, view: View) -> None:
-        opened = drawing.session.opened
-        if opened is None or is_same(drawing.view or opened.bounds, view):
+        layer_map = drawing.session.map
+        if layer_map is None or is_same(drawing.view or layer_map.bounds, view):
             return
         self._linking = True
         try:

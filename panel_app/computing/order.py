@@ -20,7 +20,7 @@ from panel_app.computing.job_bar import JobBar
 from panel_app.computing.jobs import JobQueue
 from panel_app.computing.studio import Studio
 from panel_app.generation.fields import field, read_sigma
-from panel_app.open_map import OpenMap
+from panel_app.layer_map import LayerMap
 from panel_app.session import Session
 
 
@@ -74,7 +74,7 @@ class OrderPanel(pn.viewable.Viewer):
         self.layers.param.watch(lambda *_: self._tell(), "value")
         self.sigmas.param.watch(lambda *_: self._tell(), "value")
         self.storage.param.watch(lambda *_: self._tell(), "value")
-        session.param.watch(lambda *_: self.follow(), ["opened", "layers"])
+        session.param.watch(lambda *_: self.follow(), ["map", "layers"])
         self.follow()
 
     def __panel__(self) -> pn.viewable.Viewable:
@@ -82,50 +82,52 @@ class OrderPanel(pn.viewable.Viewer):
 
     def follow(self) -> None:
         """Offer the layers of the model on show, those that lack first."""
-        opened = self.session.opened
-        if opened is None:
+        layer_map = self.session.map
+        if layer_map is None:
             return
         present = {record.layer for record in self.session.layers}
-        every = list(opened.facts.layers)
+        every = list(layer_map.facts.layers)
         offered = [layer for layer in every if layer not in present] + [layer for layer in every if layer in present]
         if list(self.layers.options) != offered:
             self.layers.param.update(options=offered, value=[v for v in self.layers.value if v in offered])
         if not self.sigmas.value:
             self.sigmas.value = ", ".join(format_sigma(s) for s in sorted({r.sigma for r in self.session.layers}))
-        if self._followed != opened.layer.parent_id:
-            kept = opened.layer.params.get("storage")
-            self._followed, self.storage.value = opened.layer.parent_id, "sketch" if kept == "sketch" else "full"
+        if self._followed != layer_map.layer.parent_id:
+            kept = layer_map.layer.params.get("storage")
+            self._followed, self.storage.value = layer_map.layer.parent_id, "sketch" if kept == "sketch" else "full"
         self._tell()
         self._enable()
 
     def _tell(self) -> None:
         """Say what would be ordered, or why nothing can be."""
-        opened = self.session.opened
-        if opened is None:
+        layer_map = self.session.map
+        if layer_map is None:
             return
-        lacking = len(set(opened.facts.layers) - {record.layer for record in self.session.layers})
-        told = self._impossible(opened) or _told(lacking, len(opened.samples)) + self._told_size(opened)
+        lacking = len(set(layer_map.facts.layers) - {record.layer for record in self.session.layers})
+        told = self._impossible(layer_map) or _told(lacking, len(layer_map.samples)) + self._told_size(layer_map)
         self.note.object = f'<p class="muted small">{told}</p>'
 
-    def _told_size(self, opened: OpenMap) -> str:
+    def _told_size(self, layer_map: LayerMap) -> str:
         """Return how much an order of full activations writes, '' for others and while it is not known."""
-        shapes = {layer: opened.facts.layers[layer] for layer in self.layers.value if layer in opened.facts.layers}
+        shapes = {
+            layer: layer_map.facts.layers[layer] for layer in self.layers.value if layer in layer_map.facts.layers
+        }
         try:
             levels = len(read_sigmas(self.sigmas.value))
         except ConfigError:  # told when it is ordered
             return ""
         if self.storage.value != "full" or not shapes:
             return ""
-        dtype = "float32" if opened.layer.params.get("dtype") == "float32" else "float16"
-        size = levels * estimate_bytes(len(opened.samples), shapes, dtype)
+        dtype = "float32" if layer_map.layer.params.get("dtype") == "float32" else "float16"
+        size = levels * estimate_bytes(len(layer_map.samples), shapes, dtype)
         return f" It writes {format_bytes(size)} of activations."
 
     def order(self) -> None:
         """Queue the extraction that is asked for."""
-        opened = self.session.opened
+        layer_map = self.session.map
         try:
             arguments = arguments_of(
-                opened, self.layers.value, read_sigmas(self.sigmas.value), self.session.layers, self.storage.value
+                layer_map, self.layers.value, read_sigmas(self.sigmas.value), self.session.layers, self.storage.value
             )
         except DiffViewsError as error:
             self.session.tell(str(error))
@@ -141,21 +143,21 @@ class OrderPanel(pn.viewable.Viewer):
             self.session.choose(run_id, *self._wanted)
 
     def _enable(self) -> None:
-        opened = self.session.opened
-        self.button.disabled = self.bar.busy or opened is None or bool(self._impossible(opened))
+        layer_map = self.session.map
+        self.button.disabled = self.bar.busy or layer_map is None or bool(self._impossible(layer_map))
 
-    def _impossible(self, opened: OpenMap) -> str:
+    def _impossible(self, layer_map: LayerMap) -> str:
         """Return why nothing further can be extracted of what is on show, '' where it can."""
-        record = next((e for e in self.session.extractions if e.run_id == opened.layer.parent_id), None)
+        record = next((e for e in self.session.extractions if e.run_id == layer_map.layer.parent_id), None)
         kind = str(getattr(record, "kind", ""))
         if kind == "generate-dataset":
-            more = f"diffviews extract --dataset run:{escape(opened.layer.parent_id)}"
+            more = f"diffviews extract --dataset run:{escape(layer_map.layer.parent_id)}"
             return f"These activations were captured while their samples were made. <code>{more}</code> captures more."
         if kind == "import":
             return "These activations were imported: this host does not know how to make more of them."
-        if not opened.layer.params.get("dataset"):
+        if not layer_map.layer.params.get("dataset"):
             return "It was not noted what samples these are; extract them anew with <code>diffviews extract</code>."
-        if not opened.facts.layers:
+        if not layer_map.facts.layers:
             return "The layers of this model were not noted; extract it anew with <code>diffviews extract</code>."
         return ""
 
@@ -181,7 +183,7 @@ def read_sigmas(text: str) -> tuple[float, ...]:
 
 
 def arguments_of(
-    opened: OpenMap,
+    layer_map: LayerMap,
     layers: Sequence[str],
     sigmas: Sequence[float],
     present: Collection[Any],
@@ -190,7 +192,7 @@ def arguments_of(
     """Return the arguments of `extract` for further layers, all else as in the extraction on show.
 
     Args:
-        opened: map on show.
+        layer_map: map on show.
         layers: hook points, in any order.
         sigmas: noise levels.
         present: layer runs of the extraction on show.
@@ -199,7 +201,7 @@ def arguments_of(
     Raises:
         ConfigError: if no layer is named, or all that is asked for is there already.
     """
-    noted = opened.layer.params
+    noted = layer_map.layer.params
     if not layers:
         raise ConfigError("no layer is chosen; choose one or more under “Layers”")
     there = {(record.layer, record.sigma) for record in present}
@@ -207,12 +209,12 @@ def arguments_of(
     if {(layer, sigma) for layer in layers for sigma in sigmas} <= there and not richer:
         raise ConfigError("this extraction holds these layers at these noise levels already; open them in the list")
     arguments = {
-        "model": opened.layer.model,
+        "model": layer_map.layer.model,
         "checkpoint": noted.get("checkpoint") or None,
         "dataset": noted["dataset"],
         "layers": list(layers),
         "sigmas": list(sigmas),
-        "max_samples": len(opened.samples),
+        "max_samples": len(layer_map.samples),
         "conditioning": noted.get("conditioning", "auto"),
         "batch_size": int(noted.get("batch_size", 128)),
         "dtype": noted.get("dtype", "float16"),

@@ -84,7 +84,7 @@ class RemapPanel(pn.viewable.Viewer):
         parts = (self.kind, self.dimensions, self.n_neighbors, self.min_dist, self.pca, self.button)
         note = quiet("A further map, logged as a run; this one stays as it is.")
         self._layout = pn.Column(*parts, note, self.bar, sizing_mode="stretch_width", margin=0)
-        session.param.watch(lambda *_: self._enable(), "opened")
+        session.param.watch(lambda *_: self._enable(), "map")
         self.kind.param.watch(lambda *_: self._enable(), "value")
         self._enable()
 
@@ -93,7 +93,7 @@ class RemapPanel(pn.viewable.Viewer):
 
     def compute(self) -> None:
         """Queue the map that the sliders ask for."""
-        layer_run, studio, kind = self.session.opened.layer.run_id, self.studio, MapKind(self.kind.value)
+        layer_run, studio, kind = self.session.map.layer.run_id, self.studio, MapKind(self.kind.value)
         parameters = MapParameters(
             n_neighbors=int(self.n_neighbors.value),
             min_dist=float(self.min_dist.value),
@@ -106,8 +106,8 @@ class RemapPanel(pn.viewable.Viewer):
 
     def _done(self, run_id: str) -> None:
         self.session.refresh()
-        opened, state, (kind, dimensions) = self.session.opened, self.session.state, self._ordered
-        if opened is None or opened.layer.run_id != self._layer_run:
+        layer_map, state, (kind, dimensions) = self.session.map, self.session.state, self._ordered
+        if layer_map is None or layer_map.layer.run_id != self._layer_run:
             self.session.tell("The re-computed map is logged; open its layer and choose it under Map.", "info")
         elif kind is MapKind.ALIGNED:
             state.across = replace(state.across, map_run=run_id)
@@ -120,5 +120,5 @@ class RemapPanel(pn.viewable.Viewer):
                 state.view = SpaceView.key
 
     def _enable(self) -> None:
-        self.button.disabled = self.bar.busy or self.session.opened is None
+        self.button.disabled = self.bar.busy or self.session.map is None
         self.dimensions.disabled = self.kind.value == MapKind.ALIGNED

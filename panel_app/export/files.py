@@ -15,7 +15,7 @@ from diffviews.pipelines.report import Report, ReportedGeneration, ReportedSampl
 from diffviews.processing.sheet import sheet_png, sheet_svg
 from panel_app.cards import column_label
 from panel_app.export.sheet import MapView, map_sheet
-from panel_app.open_map import OpenMap
+from panel_app.layer_map import LayerMap
 from panel_app.points import LEVEL, PROMPT, SIGMA
 
 Scope = Literal["selection", "marked", "shown"]
@@ -53,8 +53,10 @@ class ExportedView:
     @property
     def stem(self) -> str:
         """Beginning of the file names: model, layer, noise level."""
-        opened = self.seen.opened
-        return file_stem(opened.layer.model, opened.layer.layer, None if opened.is_joint else opened.layer.sigma)
+        layer_map = self.seen.map
+        return file_stem(
+            layer_map.layer.model, layer_map.layer.layer, None if layer_map.is_joint else layer_map.layer.sigma
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +76,7 @@ def make_file(view: ExportedView, kind: Kind) -> ExportedFile:
         SelectionError: if there is no sample to export, or they are too many.
         ConfigError: if the picture would be impossibly large.
     """
-    stem, opened = view.stem, view.seen.opened
+    stem, layer_map = view.stem, view.seen.map
     if kind == "png":
         sheet = map_sheet(view.seen, width=view.width, dpi=view.dpi)
         return ExportedFile(f"{stem}_map.png", "image/png", sheet_png(sheet, view.dpi))
@@ -87,7 +89,7 @@ def make_file(view: ExportedView, kind: Kind) -> ExportedFile:
         raise SelectionError("there is no sample to export; select, mark or show some")
     if kind == "zip":
         return ExportedFile(
-            f"{stem}_{view.scope}.zip", "application/zip", pictures_zip(opened.samples, view.sample_ids)
+            f"{stem}_{view.scope}.zip", "application/zip", pictures_zip(layer_map.samples, view.sample_ids)
         )
     table = samples_table(view)
     if kind == "csv":
@@ -101,11 +103,11 @@ def samples_table(view: ExportedView) -> pd.DataFrame:
     Columns: sample_id, class, prompt, x, y, of a joint map sigma, those of the map and of the extraction, the role
     in the selection, and the distance to the selected sample. A joint map has a row for each noise level shown.
     """
-    opened, chosen = view.seen.opened, view.seen.selection
+    layer_map, chosen = view.seen.map, view.seen.selection
     if view.scope == "shown":
-        rows = opened.shown(view.seen.filter)
+        rows = layer_map.shown(view.seen.filter)
     else:
-        rows = opened.table.iloc[[opened.row_of[s] for s in view.sample_ids]]
+        rows = layer_map.table.iloc[[layer_map.row_of[s] for s in view.sample_ids]]
     table = rows.drop(columns=[c for c in (SIGMA, PROMPT) if c in rows]).rename(columns={LEVEL: "sigma"})
     order = [c for c in _FIRST if c in table]
     table = table[[*order, *(c for c in table.columns if c not in order)]]
@@ -127,25 +129,24 @@ def roles_of(view: ExportedView) -> dict[str, str]:
 
 def report_of(view: ExportedView) -> Report:
     """Return what a report of a view tells."""
-    seen, opened = view.seen, view.seen.opened
-    layer, sheet = opened.layer, map_sheet(view.seen, width=view.width, dpi=_REPORT_DPI)
-    shown = len(opened.points(seen.colour_by, seen.filter).grid)
-    text = (
-        f"{sheet.title}, {shown:,} of {len(opened.table):,} shown, coloured by {column_label(seen.colour_by).lower()}"
-    )
+    seen, layer_map = view.seen, view.seen.map
+    layer, sheet = layer_map.layer, map_sheet(view.seen, width=view.width, dpi=_REPORT_DPI)
+    shown = len(layer_map.points(seen.colour_by, seen.filter).grid)
+    colour = column_label(seen.colour_by).lower()
+    text = f"{sheet.title}, {shown:,} of {len(layer_map.table):,} shown, coloured by {colour}"
     run = {
         "Model": str(layer.model or ""),
         "Dataset": str(layer.dataset or ""),
-        "Samples": f"{len(opened.samples):,}",
+        "Samples": f"{len(layer_map.samples):,}",
         "Layer": layer.layer,
         "σ": format_sigma(layer.sigma),
         "Layer run": layer.run_id,
-        "Map run": opened.map_run,
+        "Map run": layer_map.map_run,
         "Extraction": str(layer.parent_id),
     }
     return Report(
         title=f"{layer.model}: {sheet.title}",
-        subtitle=f"{layer.dataset or ''} · {len(opened.samples):,} samples",
+        subtitle=f"{layer.dataset or ''} · {len(layer_map.samples):,} samples",
         map_png=sheet_png(sheet, _REPORT_DPI),
         map_text=text,
         run=run,
@@ -155,19 +156,19 @@ def report_of(view: ExportedView) -> Report:
         samples_note=_samples_note(view),
         generations=[_generation(view, shown) for shown in view.generations],
         links=view.links,
-        pixelated=opened.is_small,
+        pixelated=layer_map.is_small,
     )
 
 
 def _reported(view: ExportedView) -> list[ReportedSample]:
-    opened, roles = view.seen.opened, roles_of(view)
-    chosen = [s for s in view.seen.selection.members if s in opened.row_of]
+    layer_map, roles = view.seen.map, roles_of(view)
+    chosen = [s for s in view.seen.selection.members if s in layer_map.row_of]
     chosen.sort(key=lambda s: -1.0 if s == view.seen.selection.sample_id else view.distances.get(s, np.inf))
-    marked = [s for s in view.marked if s in opened.row_of and s not in chosen][:_REPORTED]
+    marked = [s for s in view.marked if s in layer_map.row_of and s not in chosen][:_REPORTED]
     ids = [*chosen, *marked]
-    pictures = opened.samples.thumbnails_of(ids) if ids else []
+    pictures = layer_map.samples.thumbnails_of(ids) if ids else []
     return [
-        ReportedSample(s, roles[s], opened.text_of(s), opened.prompt_of(s) or "", picture, view.distances.get(s))
+        ReportedSample(s, roles[s], layer_map.text_of(s), layer_map.prompt_of(s) or "", picture, view.distances.get(s))
         for s, picture in zip(ids, pictures, strict=True)
     ]
 
@@ -195,15 +196,15 @@ def _light(image: np.ndarray) -> bytes:
 
 
 def _about(view: ExportedView) -> dict[str, Any]:
-    opened: OpenMap = view.seen.opened
-    layer = opened.layer
+    layer_map: LayerMap = view.seen.map
+    layer = layer_map.layer
     return {
         "model": layer.model,
         "dataset": layer.dataset,
         "layer": layer.layer,
         "sigma": layer.sigma,
         "layer_run": layer.run_id,
-        "map_run": opened.map_run,
+        "map_run": layer_map.map_run,
         "scope": view.scope,
         "links": dict(view.links),
     }

@@ -101,7 +101,7 @@ class ExportMenu(pn.viewable.Viewer):
 
     def open(self) -> None:
         """Open the menu."""
-        if self.session.opened is None:
+        if self.session.map is None:
             self.session.tell("There is no map to export yet.", "info")
             return
         counts = {scope: len(self._sample_ids(scope)) for scope in _NAMES}
@@ -115,12 +115,12 @@ class ExportMenu(pn.viewable.Viewer):
 
     def export(self, kind: Kind) -> None:
         """Make a file of the view, save it, and log it if the switch says so."""
-        if self.session.opened is None or self.bar.busy:
+        if self.session.map is None or self.bar.busy:
             return
         view, library = self.noted(), self.session.store.library
         logged = self.log.value
-        title = f"{kind} of {view.seen.opened.layer.layer} σ {view.seen.opened.layer.sigma:g}"
-        source, address = view.seen.opened.map_run, view.links.get("This view in the dashboard", "")
+        title = f"{kind} of {view.seen.map.layer.layer} σ {view.seen.map.layer.sigma:g}"
+        source, address = view.seen.map.map_run, view.links.get("This view in the dashboard", "")
 
         def work(report: Report) -> Any:
             report(0, 0)
@@ -137,21 +137,21 @@ class ExportMenu(pn.viewable.Viewer):
     def noted(self) -> ExportedView:
         """Return the view as it is now."""
         session, url = self.session, self.session.store.library.run_url
-        opened, scope = session.opened, self.scope.value
+        layer_map, scope = session.map, self.scope.value
         runs = {
-            "Layer run in MLflow": opened.layer.run_id,
-            "Map run in MLflow": opened.map_run if opened.map_run != opened.layer.run_id else None,
-            "Extraction in MLflow": opened.layer.parent_id,
+            "Layer run in MLflow": layer_map.layer.run_id,
+            "Map run in MLflow": layer_map.map_run if layer_map.map_run != layer_map.layer.run_id else None,
+            "Extraction in MLflow": layer_map.layer.parent_id,
         }
         links = {"This view in the dashboard": _address(session)}
         links |= {text: found for text, run in runs.items() if run and (found := url(run))}
-        made = [shown for shown in self.results.made if shown.map_run == opened.map_run]
+        made = [shown for shown in self.results.made if shown.map_run == layer_map.map_run]
         return ExportedView(
             seen=view_of(session, self.drawing),
             scope=scope,
             sample_ids=self._sample_ids(scope),
             distances=dict(session.distances),
-            marked=tuple(s for s in session.state.group.sample_ids if s in opened.row_of),
+            marked=tuple(s for s in session.state.group.sample_ids if s in layer_map.row_of),
             width=float(self.width.value or WIDTH),
             dpi=int(self.dpi.value or DPI),
             generations=made,
@@ -164,11 +164,11 @@ class ExportMenu(pn.viewable.Viewer):
         self._queue.leave()
 
     def _sample_ids(self, scope: Scope) -> tuple[str, ...]:
-        opened, state = self.session.opened, self.session.state
+        layer_map, state = self.session.map, self.session.state
         if scope == "shown":
-            return tuple(dict.fromkeys(opened.shown(state.filter)["sample_id"].astype(str)))
+            return tuple(dict.fromkeys(layer_map.shown(state.filter)["sample_id"].astype(str)))
         chosen = state.selection.members if scope == "selection" else state.group.sample_ids
-        return tuple(s for s in chosen if s in opened.row_of)
+        return tuple(s for s in chosen if s in layer_map.row_of)
 
     def _button(self, kind: Kind, label: str, icon: str, told: str) -> pmui.Button:
         return pmui.Button(

@@ -10,13 +10,13 @@ from diffviews.data.pictures import encode_png
 from diffviews.processing.sheet import MM_PER_INCH, PT, Box, Circle, Item, Line, Picture, Sheet, Words
 from panel_app.cards import column_label
 from panel_app.filter import Filter
+from panel_app.layer_map import LayerMap
 from panel_app.map.embedding_map import EmbeddingMap
 from panel_app.map.emphasis import Emphasis, emphasis_of, emphasised
 from panel_app.map.labels import fitting, labels_of
 from panel_app.map.overlays import LIGHT, DrawnPath, path_columns, picture_columns, ring_columns
 from panel_app.map.raster import Colouring, Window, draw_points
 from panel_app.map.thumbnails import Placed, addresses, colours_of, placed
-from panel_app.open_map import OpenMap
 from panel_app.points import short_sigma, shortened
 from panel_app.session import Session
 from panel_app.state import Selection
@@ -40,7 +40,7 @@ View = tuple[tuple[float, float], tuple[float, float]]
 class MapView:
     """A map as it is seen at one moment; nothing of it changes, so that a thread can draw it."""
 
-    opened: OpenMap
+    map: LayerMap
     colour_by: str
     filter: Filter
     selection: Selection
@@ -57,14 +57,14 @@ class MapView:
 
 def view_of(session: Session, drawing: EmbeddingMap) -> MapView:
     """Return what a visitor sees of the map."""
-    opened, state = session.opened, session.state
+    layer_map, state = session.map, session.state
     seen = drawing.seen
     return MapView(
-        opened=opened,
+        map=layer_map,
         colour_by=state.colour_by,
         filter=state.filter,
         selection=state.selection,
-        emphasis=emphasis_of(opened, state),
+        emphasis=emphasis_of(layer_map, state),
         view=seen.view,
         pixels=seen.pixels,
         paths=tuple(drawing.paths),
@@ -85,7 +85,7 @@ def map_sheet(seen: MapView, *, width: float = WIDTH, dpi: int = DPI) -> Sheet:
     across = width - 2 * _EDGE
     scale = across / seen.pixels[0]
     area = (_EDGE, _EDGE + 10.0, across, seen.pixels[1] * scale)
-    colouring = seen.opened.colouring(seen.colour_by)
+    colouring = seen.map.colouring(seen.colour_by)
     legend, below = _legend(seen, colouring, area[1] + area[3] + 3.0, across)
     title = _title(seen)
     items = (*_heading(seen, title, across), *_map(seen, colouring, area, scale, dpi), *legend)
@@ -93,14 +93,16 @@ def map_sheet(seen: MapView, *, width: float = WIDTH, dpi: int = DPI) -> Sheet:
 
 
 def _title(seen: MapView) -> str:
-    layer = seen.opened.layer
-    where = "over several σ" if seen.opened.is_joint else f"at σ {short_sigma(layer.sigma)}"
+    layer = seen.map.layer
+    where = "over several σ" if seen.map.is_joint else f"at σ {short_sigma(layer.sigma)}"
     return f"{layer.layer} {where}"
 
 
 def _heading(seen: MapView, title: str, across: float) -> list[Item]:
-    opened, shown = seen.opened, len(seen.opened.points(seen.colour_by, seen.filter).grid)
-    about = f"{opened.layer.model or ''} · {opened.layer.dataset or ''} · {shown:,} of {len(opened.table):,} shown"
+    layer_map, shown = seen.map, len(seen.map.points(seen.colour_by, seen.filter).grid)
+    about = (
+        f"{layer_map.layer.model or ''} · {layer_map.layer.dataset or ''} · {shown:,} of {len(layer_map.table):,} shown"
+    )
     coloured = f"coloured by {column_label(seen.colour_by).lower()}"
     return [
         Words(_EDGE, _EDGE + 2.0, title, _TITLE, LIGHT.ink, bold=True),
@@ -113,15 +115,13 @@ def _map(seen: MapView, colouring: Colouring, area: Any, scale: float, dpi: int)
     left, top, across, high = area
     items: list[Item] = [Picture(left, top, across, high, _dots(seen, colouring, across, high, dpi))]
     near = (
-        placed(seen.opened.points(seen.colour_by, seen.filter).grid, seen.view, seen.pixels)
-        if seen.pictures
-        else Placed()
+        placed(seen.map.points(seen.colour_by, seen.filter).grid, seen.view, seen.pixels) if seen.pictures else Placed()
     )
     items += _pictures(seen, colouring, near, area, scale)
     items += _paths(seen, area, scale)
     items += _rings(seen, area, scale)
     if seen.labels and not near.rows:
-        names = fitting(labels_of(seen.opened, seen.colour_by, seen.filter), seen.view, seen.pixels)
+        names = fitting(labels_of(seen.map, seen.colour_by, seen.filter), seen.view, seen.pixels)
         for name in names:
             x, y = _place(seen, area, name.x, name.y)
             items.append(Words(x, y, name.text, 13 * scale, LIGHT.ink, bold=True, anchor="middle", halo=LIGHT.paper))
@@ -133,8 +133,8 @@ def _dots(seen: MapView, colouring: Colouring, across: float, high: float, dpi: 
     size = tuple(max(round(side * dpi / MM_PER_INCH), 1) for side in (across, high))
     window = Window(*seen.view, *size)
     finer = size[0] / seen.pixels[0]
-    radius = seen.opened.dot_radius(window, round(seen.pixels[0] * seen.pixels[1])) * finer
-    points = seen.opened.points(seen.colour_by, seen.filter)
+    radius = seen.map.dot_radius(window, round(seen.pixels[0] * seen.pixels[1])) * finer
+    points = seen.map.points(seen.colour_by, seen.filter)
     pixels = draw_points(points, window, colouring, radius=radius)
     if seen.emphasis:
         pixels = emphasised(pixels, seen.emphasis, window, colouring, radius=radius, ink=LIGHT.ink, scale=finer)
@@ -145,10 +145,10 @@ def _dots(seen: MapView, colouring: Colouring, across: float, high: float, dpi: 
 
 
 def _pictures(seen: MapView, colouring: Colouring, near: Placed, area: Any, scale: float) -> list[Item]:
-    opened, rows = seen.opened, near.rows
-    places = [(float(x), float(y)) for x, y in opened.table[["x", "y"]].iloc[list(rows)].to_numpy()]
-    shown = addresses(opened, [opened.sample_at(row) for row in rows])
-    frames, pictures = picture_columns(places, shown, colours_of(opened, rows, colouring), near.side)
+    layer_map, rows = seen.map, near.rows
+    places = [(float(x), float(y)) for x, y in layer_map.table[["x", "y"]].iloc[list(rows)].to_numpy()]
+    shown = addresses(layer_map, [layer_map.sample_at(row) for row in rows])
+    frames, pictures = picture_columns(places, shown, colours_of(layer_map, rows, colouring), near.side)
     items: list[Item] = []
     for fx, fy, size, colour, address in zip(
         frames["x"], frames["y"], frames["size"], frames["colour"], pictures["url"], strict=True
@@ -159,14 +159,14 @@ def _pictures(seen: MapView, colouring: Colouring, near: Placed, area: Any, scal
             if made is None:
                 items.append(Box(*corner, colour))
             else:
-                items.append(Picture(*corner, base64.b64decode(made.partition(",")[2]), sharp=opened.is_small))
+                items.append(Picture(*corner, base64.b64decode(made.partition(",")[2]), sharp=layer_map.is_small))
     return items
 
 
 def _rings(seen: MapView, area: Any, scale: float) -> list[Item]:
     window = Window(*seen.view, round(seen.pixels[0]), round(seen.pixels[1]))
-    radius = seen.opened.dot_radius(window, round(seen.pixels[0] * seen.pixels[1]))
-    rings = ring_columns(seen.opened, seen.selection, radius, LIGHT, seen.filter)
+    radius = seen.map.dot_radius(window, round(seen.pixels[0] * seen.pixels[1]))
+    rings = ring_columns(seen.map, seen.selection, radius, LIGHT, seen.filter)
     rows = list(zip(*(rings[name] for name in ("x", "y", "size", "width", "colour", "alpha")), strict=True))
     items: list[Item] = []
     for halo in (True, False):
@@ -210,7 +210,7 @@ def _legend(seen: MapView, colouring: Colouring, top: float, across: float) -> t
     if not colouring.categorical:
         return _scale(seen, colouring, top), top + 8.0
     counts = np.bincount(
-        seen.opened.points(seen.colour_by, seen.filter).values, minlength=len(colouring.categories)
+        seen.map.points(seen.colour_by, seen.filter).values, minlength=len(colouring.categories)
     ).tolist()
     entries = [(*e, True) for e in zip(colouring.categories, colouring.colours, counts, strict=True)]
     if len(entries) > _MOST_ENTRIES:

@@ -8,7 +8,7 @@ import panel_material_ui as pmui
 from diffviews.pipelines.recipe import GenerationRecipe
 from panel_app.cards import quiet
 from panel_app.generation.fields import field
-from panel_app.open_map import OpenMap
+from panel_app.layer_map import LayerMap
 from panel_app.session import Session
 
 UNIFORM, RANDOM = -1, None
@@ -66,13 +66,13 @@ class AskedFor(pn.viewable.Viewer):
 
     def follow(self) -> None:
         """Ask for what the model on show takes, and take over the selected sample's prompt."""
-        opened: OpenMap | None = self.session.opened
-        if opened is None:
+        layer_map: LayerMap | None = self.session.map
+        if layer_map is None:
             return
-        asks = opened.facts.asks
+        asks = layer_map.facts.asks
         self._prompts.visible, self.wanted.visible = asks == "prompt", asks == "class"
         if asks == "class":
-            self._follow_classes(opened)
+            self._follow_classes(layer_map)
         elif asks == "prompt":
             own = self._own()
             if own is not None and (self.prompt.value or "") in ("", self._filled):
@@ -81,7 +81,7 @@ class AskedFor(pn.viewable.Viewer):
 
     def recipe_fields(self) -> dict[str, Any]:
         """Return the recipe's fields on what is asked for."""
-        asks = self.session.opened.facts.asks
+        asks = self.session.map.facts.asks
         if asks == "prompt":
             return {"prompt": (self.prompt.value or "").strip(), "negative_prompt": (self.negative.value or "").strip()}
         return {"class_label": self.wanted.value} if asks == "class" else {}
@@ -98,16 +98,16 @@ class AskedFor(pn.viewable.Viewer):
 
     def _own(self) -> str | None:
         """Return the prompt of the selected sample."""
-        opened, chosen = self.session.opened, self.session.state.selection.sample_id
-        return opened.prompt_of(chosen) if opened is not None and chosen in opened.row_of else None
+        layer_map, chosen = self.session.map, self.session.state.selection.sample_id
+        return layer_map.prompt_of(chosen) if layer_map is not None and chosen in layer_map.row_of else None
 
     def _offer_own(self) -> None:
         own = self._own()
         self.take.visible = own is not None and own != self.prompt.value
 
-    def _follow_classes(self, opened: OpenMap) -> None:
+    def _follow_classes(self, layer_map: LayerMap) -> None:
         """Offer the classes that occur, or all numbers where the samples have none; those the model lacks never."""
-        count, named = opened.facts.num_classes, opened.samples.classes
+        count, named = layer_map.facts.num_classes, layer_map.samples.classes
         labels = list(named) or list(range(count or 0))
         classes = {_class_text(label, named.get(label)): label for label in labels if count is None or label < count}
         options = {"Uniform: all classes alike": UNIFORM, "Random per sample": RANDOM, **classes}

@@ -52,15 +52,15 @@ class Averaged(pn.viewable.Viewer):
     @property
     def sample_ids(self) -> tuple[str, ...]:
         """The samples to average, those on this map only."""
-        opened, state = self.session.opened, self.session.state
-        if opened is None:
+        layer_map, state = self.session.map, self.session.state
+        if layer_map is None:
             return ()
         if self.source.value == "group" and len(state.group):
             members = state.group.sample_ids
         else:
             chosen = state.selection
             members = chosen.members if self.include.value or not chosen.neighbours else chosen.neighbours
-        return tuple(s for s in members if s in opened.row_of)
+        return tuple(s for s in members if s in layer_map.row_of)
 
     def follow(self) -> None:
         """Offer the group while there is one; take it by itself where nothing is selected."""
@@ -75,26 +75,26 @@ class Averaged(pn.viewable.Viewer):
 
     def show(self) -> None:
         """Say what is averaged: how many samples, of which layer, at which noise level."""
-        opened, averaged = self.session.opened, self.sample_ids
+        layer_map, averaged = self.session.map, self.sample_ids
         by_group = self.source.visible and self.source.value == "group"
         self.include.visible = not by_group and bool(self.session.state.selection.neighbours)
-        if opened is None or not averaged:
+        if layer_map is None or not averaged:
             self._told.object = hint(
                 "Select a point to mask this layer with its average, or mark many with lasso or box; without either, "
                 "nothing is masked."
             )
             return
         samples = "1 sample" if len(averaged) == 1 else f"the average of {len(averaged):,} samples"
-        where = f"at σ {short_sigma(opened.layer.sigma)}"
+        where = f"at σ {short_sigma(layer_map.layer.sigma)}"
         self._told.object = (
-            f'<p style="margin-bottom:8px">Masks <b>{escape(opened.layer.layer)}</b> {where} with {samples}</p>'
-            + thumbnail_strip(opened, averaged)
+            f'<p style="margin-bottom:8px">Masks <b>{escape(layer_map.layer.layer)}</b> {where} with {samples}</p>'
+            + thumbnail_strip(layer_map, averaged)
         )
 
     def load(self, sample_ids: tuple[str, ...]) -> None:
         """Select these samples: few as a sample with its neighbours, many as a marked group."""
-        state, opened = self.session.state, self.session.opened
-        known = tuple(s for s in sample_ids if opened is not None and s in opened.row_of)
+        state, layer_map = self.session.state, self.session.map
+        known = tuple(s for s in sample_ids if layer_map is not None and s in layer_map.row_of)
         self.include.value = True
         if len(known) > _LARGEST_SELECTION:
             state.group = Group(known)

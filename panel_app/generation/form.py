@@ -46,7 +46,7 @@ class GenerationForm(pn.viewable.Viewer):
         for widget in self._layout.select(WidgetBase):
             widget.param.watch(lambda *_: self.check(), "value")
         session.state.param.watch(lambda *_: self.follow(), ["selection", "group"])
-        session.param.watch(lambda *_: self.follow(), "opened")
+        session.param.watch(lambda *_: self.follow(), "map")
         self.follow()
 
     def __panel__(self) -> pn.viewable.Viewable:
@@ -69,10 +69,10 @@ class GenerationForm(pn.viewable.Viewer):
 
     def follow(self) -> None:
         """Offer what the model on show takes, and show what would be averaged."""
-        opened = self.session.opened
-        if opened is None:
+        layer_map = self.session.map
+        if layer_map is None:
             return
-        self.sampling.follow(opened.facts)
+        self.sampling.follow(layer_map.facts)
         self.asked.follow()
         self.mask.follow()
         self.averaged.follow()
@@ -80,10 +80,10 @@ class GenerationForm(pn.viewable.Viewer):
 
     def check(self) -> None:
         """Tell what contradicts itself, or may surprise, before anything is ordered."""
-        if self.session.opened is None or self._loading:
+        if self.session.map is None or self._loading:
             return
         try:
-            told = remarks(self.recipe(), self.session.opened.facts)
+            told = remarks(self.recipe(), self.session.map.facts)
             self.trouble = ""
         except DiffViewsError as error:
             told = (str(error),)
@@ -101,24 +101,24 @@ class GenerationForm(pn.viewable.Viewer):
         Raises:
             DiffViewsError: if its fields contradict each other.
         """
-        opened = self.session.opened
-        if opened is None:
+        layer_map = self.session.map
+        if layer_map is None:
             raise SelectionError("open a layer first; generations are drawn on its map")
-        averaged, captured = self.averaged.sample_ids, opened.layer.params
-        own = opened.map_run != opened.layer.run_id
+        averaged, captured = self.averaged.sample_ids, layer_map.layer.params
+        own = layer_map.map_run != layer_map.layer.run_id
         recipe = GenerationRecipe(
-            model=opened.layer.model,
+            model=layer_map.layer.model,
             checkpoint=captured.get("checkpoint") or None,
             precision=_precision(captured.get("precision")),
-            layer_run=opened.layer.run_id,
-            map_run=opened.map_run if own else None,
+            layer_run=layer_map.layer.run_id,
+            map_run=layer_map.map_run if own else None,
             sample_ids=averaged,
             num_samples=int(self.count.value),
             **self.asked.recipe_fields(),
             **(self.mask.recipe_fields() if averaged else {}),
             **self.sampling.recipe_fields(),
         )
-        check_recipe(recipe, opened.facts)
+        check_recipe(recipe, layer_map.facts)
         return recipe
 
     def load(self, recipe: GenerationRecipe) -> None:

@@ -139,11 +139,11 @@ class MaskSection(pn.viewable.Viewer):
 
     def follow(self) -> None:
         """Offer the layers of what is on show, and tell their grids."""
-        opened = self.session.opened
-        layers = list(dict.fromkeys(r.layer for r in self.session.layers if r.sigma == opened.layer.sigma))
+        layer_map = self.session.map
+        layers = list(dict.fromkeys(r.layer for r in self.session.layers if r.sigma == layer_map.layer.sigma))
         if list(self.layers.options) != layers:
             self.layers.param.update(options=layers, value=[v for v in self.layers.value if v in layers])
-        self.passes.description = _BY_PROMPT if opened.facts.takes_prompts else _BY_CLASS
+        self.passes.description = _BY_PROMPT if layer_map.facts.takes_prompts else _BY_CLASS
         self._show_grid()
 
     def follow_steps(self, steps: int) -> None:
@@ -192,12 +192,12 @@ class MaskSection(pn.viewable.Viewer):
 
     def _shapes(self) -> Shapes:
         """Return the shapes of the masked layers, as far as they are known."""
-        opened = self.session.opened
-        known = opened.facts.layers if opened is not None else {}
-        return {layer: known[layer] for layer in self.layers.value or [opened.layer.layer] if layer in known}
+        layer_map = self.session.map
+        known = layer_map.facts.layers if layer_map is not None else {}
+        return {layer: known[layer] for layer in self.layers.value or [layer_map.layer.layer] if layer in known}
 
     def _show_grid(self) -> None:
-        if self.session.opened is None:
+        if self.session.map is None:
             return
         shapes = self._shapes()
         self._grid.object = f'<p class="muted small">{grid_text(shapes)}</p>'

@@ -16,7 +16,7 @@ from panel_app.generation.form import GenerationForm
 from panel_app.generation.past import PastGenerations
 from panel_app.generation.results import Results, Shown
 from panel_app.generation.sampling_section import MODELS_OWN, FirstValues
-from panel_app.open_map import OpenMap
+from panel_app.layer_map import LayerMap
 from panel_app.session import Session
 
 
@@ -34,7 +34,7 @@ class GenerationPanel(pn.viewable.Viewer):
     ) -> None:
         super().__init__(**params)
         self.session, self.studio, self.results = session, studio, results
-        self._asked_on: OpenMap | None = None
+        self._asked_on: LayerMap | None = None
         self.form = GenerationForm(session, first)
         self.button = pmui.Button(
             label="Generate",
@@ -50,7 +50,7 @@ class GenerationPanel(pn.viewable.Viewer):
             self.form, self.button, note, self.bar, results.past, self.past,
             sizing_mode="stretch_width", margin=(0, 16, 16, 16),
         )  # fmt: skip
-        session.param.watch(lambda *_: self._enable(), "opened")
+        session.param.watch(lambda *_: self._enable(), "map")
         self.form.param.watch(lambda *_: self._enable(), "trouble")
         self._enable()
 
@@ -64,7 +64,7 @@ class GenerationPanel(pn.viewable.Viewer):
         except DiffViewsError as error:
             self.session.tell(str(error))
             return
-        self._asked_on = self.session.opened
+        self._asked_on = self.session.map
         studio = self.studio
         self.button.disabled = True
         self.bar.start("Generating", lambda report: studio.generate(recipe, report))
@@ -76,14 +76,14 @@ class GenerationPanel(pn.viewable.Viewer):
 
     def _show_again(self, outcome: Any) -> None:
         """Show a logged generation; its map has been opened."""
-        if self.session.opened is not None:
-            self.results.add(_shown(outcome, self.session.opened))
+        if self.session.map is not None:
+            self.results.add(_shown(outcome, self.session.map))
 
     def _enable(self) -> None:
-        self.button.disabled = self.bar.busy or self.session.opened is None or bool(self.form.trouble)
+        self.button.disabled = self.bar.busy or self.session.map is None or bool(self.form.trouble)
 
 
-def _shown(outcome: Any, opened: OpenMap) -> Shown:
-    title, detail = describe(outcome.recipe, opened.samples.classes, opened.facts.asks)
-    far = opened.table["distance_to_data"].median() if "distance_to_data" in opened.numeric_columns else None
-    return Shown(outcome, title, f"{opened.layer.layer}, {detail}", opened.map_run, far)
+def _shown(outcome: Any, layer_map: LayerMap) -> Shown:
+    title, detail = describe(outcome.recipe, layer_map.samples.classes, layer_map.facts.asks)
+    far = layer_map.table["distance_to_data"].median() if "distance_to_data" in layer_map.numeric_columns else None
+    return Shown(outcome, title, f"{layer_map.layer.layer}, {detail}", layer_map.map_run, far)

@@ -69,7 +69,7 @@ class PastGenerations(pn.viewable.Viewer):
         self._shows = Background(self._fail)
         self.bar = JobBar(queue, on_over=self._draw, on_done=self._compared, on_told=self._tell)
         self._build()
-        session.param.watch(lambda *_: self.refresh(), "opened")
+        session.param.watch(lambda *_: self.refresh(), "map")
 
     def __panel__(self) -> pn.viewable.Viewable:
         return self._layout
@@ -88,15 +88,11 @@ class PastGenerations(pn.viewable.Viewer):
         self.list = PastList(self._on_list, margin=0)
         self._told = Html("", stylesheets=[PANE_CSS], margin=(6, 0), sizing_mode="stretch_width")
         self.newer, self.older = (
-            pmui.Button(
-                label=label, variant="text", size="small", margin=0, on_click=lambda _, by=by: self._turn(by)
-            )
+            pmui.Button(label=label, variant="text", size="small", margin=0, on_click=lambda _, by=by: self._turn(by))
             for label, by in (("Newer", -1), ("Older", 1))
         )
         self._pages = pn.Row(self.newer, self._told, self.older, sizing_mode="stretch_width", margin=(4, 0))
-        self._body = pn.Column(
-            self.scope, self.bar, self.list, self._pages, sizing_mode="stretch_width", margin=0
-        )
+        self._body = pn.Column(self.scope, self.bar, self.list, self._pages, sizing_mode="stretch_width", margin=0)
         self._layout = pmui.Accordion(
             ("Logged generations", self._body),
             elevation=0,
@@ -114,11 +110,11 @@ class PastGenerations(pn.viewable.Viewer):
 
     def refresh(self) -> None:
         """Look what is logged, once the list is unfolded."""
-        opened = self.session.opened
-        if not self.is_open or opened is None:
+        layer_map = self.session.map
+        if not self.is_open or layer_map is None:
             return
         of_layer = self.scope.value == "layer"
-        runs = {opened.layer.run_id} if of_layer else {record.run_id for record in self.session.layers}
+        runs = {layer_map.layer.run_id} if of_layer else {record.run_id for record in self.session.layers}
         generations = self.session.store.library.generations
         if not self._entries:
             self.list.empty = "Looking for generations…"
@@ -156,10 +152,10 @@ class PastGenerations(pn.viewable.Viewer):
         self.newer.disabled, self.older.disabled = first == 0, first + PAGE >= total
 
     def _row(self, entry: _Entry) -> dict[str, Any]:
-        record, opened = entry.record, self.session.opened
+        record, layer_map = entry.record, self.session.map
         title, detail, src = record.name, entry.trouble, ""
-        if entry.leaf is not None and opened is not None:
-            title, mask = describe(entry.leaf.recipe, opened.samples.classes, opened.facts.asks)
+        if entry.leaf is not None and layer_map is not None:
+            title, mask = describe(entry.leaf.recipe, layer_map.samples.classes, layer_map.facts.asks)
             detail, src = f"{record.layer}, {mask}, seed {entry.leaf.recipe.seed}", entry.leaf.thumbnail
         return {
             "id": record.run_id,
@@ -228,11 +224,11 @@ class PastGenerations(pn.viewable.Viewer):
 
     def _open(self, recipe: GenerationRecipe) -> None:
         """Bring the map to the front that a recipe was made on."""
-        opened, session = self.session.opened, self.session
+        layer_map, session = self.session.map, self.session
         wanted = next((r for r in session.layers if r.run_id == recipe.layer_run), None)
-        if wanted is None or opened is None:
+        if wanted is None or layer_map is None:
             return
-        if (opened.layer.run_id, opened.map_run) != (wanted.run_id, recipe.map_run or wanted.run_id):
+        if (layer_map.layer.run_id, layer_map.map_run) != (wanted.run_id, recipe.map_run or wanted.run_id):
             session.choose(wanted.parent_id, wanted.layer, wanted.sigma, recipe.map_run)
 
     def _note(self, run_id: str, text: str) -> None:

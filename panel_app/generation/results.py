@@ -70,7 +70,7 @@ class Results(pn.viewable.Viewer):
             margin=(14, 0, 0, 0),
             visible=False,
         )
-        session.param.watch(lambda *_: self._draw_path(), "opened")
+        session.param.watch(lambda *_: self._draw_path(), "map")
 
     def __panel__(self) -> pn.viewable.Viewable:
         return self._layout
@@ -145,8 +145,8 @@ class Results(pn.viewable.Viewer):
 
     def _fits(self, shown: Shown) -> bool:
         """Whether a path lies on the map on show."""
-        opened = self.session.opened
-        return opened is not None and shown.map_run == opened.map_run and shown.outcome.path is not None
+        layer_map = self.session.map
+        return layer_map is not None and shown.map_run == layer_map.map_run and shown.outcome.path is not None
 
     def _draw_gallery(self) -> None:
         url = self.session.store.library.run_url

@@ -10,6 +10,7 @@ import param
 from bokeh.plotting import figure as Figure
 
 from panel_app.components import MapKeys
+from panel_app.layer_map import LayerMap
 from panel_app.map.decoration import Decoration
 from panel_app.map.emphasis import LastEmphasis, emphasised
 from panel_app.map.figure import WIDEST, MapFigure
@@ -21,7 +22,6 @@ from panel_app.map.point_grid import Range
 from panel_app.map.pointing import Pointing, Seen
 from panel_app.map.raster import Window
 from panel_app.map.tools import BAR_HEIGHT, MapTools
-from panel_app.open_map import OpenMap
 from panel_app.session import Session
 
 _SHIFT = 0.15
@@ -56,7 +56,7 @@ class EmbeddingMap(pn.viewable.Viewer):
         self.plot = MapPlot(self)
         self._pointing = Pointing(session, self.figure, lambda: self.seen)
         self._build()
-        session.param.watch(lambda *_: self._show_map(), "opened")
+        session.param.watch(lambda *_: self._show_map(), "map")
         session.state.param.watch(lambda *_: self.plot.redraw(), ["filter", "colour_by", "group", "highlight"])
         session.state.param.watch(lambda *_: self._draw_rings(), ["selection", "filter"])
         session.state.param.watch(lambda *_: self._tell_marked(), ["group", "filter"])
@@ -65,7 +65,7 @@ class EmbeddingMap(pn.viewable.Viewer):
         self.param.watch(lambda *_: self._draw_rings(), "dark")
         self.param.watch(lambda *_: self._fit(), "room_below")
         self.tools.bar.param.watch(lambda *_: self._fit(), "visible")
-        if session.opened is not None:
+        if session.map is not None:
             self._show_map()
 
     def __panel__(self) -> pn.viewable.Viewable:
@@ -133,8 +133,8 @@ class EmbeddingMap(pn.viewable.Viewer):
 
     def bounds(self) -> tuple[Range, Range]:
         """Return the ranges of x and y of all of the map."""
-        opened: OpenMap | None = self.session.opened
-        return ((0.0, 1.0), (0.0, 1.0)) if opened is None else opened.bounds
+        layer_map: LayerMap | None = self.session.map
+        return ((0.0, 1.0), (0.0, 1.0)) if layer_map is None else layer_map.bounds
 
     def adopt(self, figure: Figure) -> None:
         """Begin at all of another map together with its first picture; put rings and paths on a new figure."""
@@ -148,13 +148,13 @@ class EmbeddingMap(pn.viewable.Viewer):
 
     def draw(self, view: tuple[Range, Range], size: tuple[int, int], scale: float) -> np.ndarray:
         """Return the picture of a part of the map, and put names and pictures of samples over it."""
-        opened: OpenMap | None = self.session.opened
-        if opened is None:
+        layer_map: LayerMap | None = self.session.map
+        if layer_map is None:
             return np.zeros((*size[::-1], 4), np.uint8)
         window = Window(*view, round(size[0] * scale), round(size[1] * scale))
-        self._note_radius(opened.dot_radius(window, size[0] * size[1]))
-        pixels = self._draw(opened, window, scale)
-        self.decoration.show(opened, view, size, self._look(), labels=self.labels, pictures=self.pictures)
+        self._note_radius(layer_map.dot_radius(window, size[0] * size[1]))
+        pixels = self._draw(layer_map, window, scale)
+        self.decoration.show(layer_map, view, size, self._look(), labels=self.labels, pictures=self.pictures)
         return pixels
 
     def moved(self, view: tuple[Range, Range] | None) -> None:
@@ -165,7 +165,7 @@ class EmbeddingMap(pn.viewable.Viewer):
         """Select the sample that a click means."""
         row = self._pointing.nearest(x, y)
         if row is not None:
-            self.session.click(self.session.opened.sample_at(row))
+            self.session.click(self.session.map.sample_at(row))
 
     def pointed(self, x: float | None, y: float | None) -> None:
         """Show which sample the pointer means."""
@@ -181,13 +181,13 @@ class EmbeddingMap(pn.viewable.Viewer):
 
     # -- drawing ---------------------------------------------------------------------------
 
-    def _draw(self, opened: OpenMap, window: Window, ratio: float) -> np.ndarray:
+    def _draw(self, layer_map: LayerMap, window: Window, ratio: float) -> np.ndarray:
         """Return the picture of a window; what comes forward is drawn over the shared picture of all points."""
         state, radius = self.session.state, self._radius * ratio
-        pixels = opened.picture(window, state.colour_by, state.filter, radius=radius)
-        emphasis = self._emphasis.of(opened, state)
+        pixels = layer_map.picture(window, state.colour_by, state.filter, radius=radius)
+        emphasis = self._emphasis.of(layer_map, state)
         if emphasis:
-            colouring = opened.colouring(state.colour_by)
+            colouring = layer_map.colouring(state.colour_by)
             look = self._look().ink
             pixels = emphasised(pixels, emphasis, window, colouring, radius=radius, ink=look, scale=ratio)
         if self.paths:  # step back, so that the path stands out
@@ -196,13 +196,13 @@ class EmbeddingMap(pn.viewable.Viewer):
         return pixels
 
     def _show_map(self) -> None:
-        opened = self.session.opened
-        before, self._shown = self._shown, None if opened is None else (opened.layer.run_id, opened.map_run)
+        layer_map = self.session.map
+        before, self._shown = self._shown, None if layer_map is None else (layer_map.layer.run_id, layer_map.map_run)
         is_another = self._shown != before  # the same points with other columns are seen, and pointed at, as before
         if is_another:
             self._pointing.hover(None)
-        self._canvas.visible = opened is not None
-        if opened is None:
+        self._canvas.visible = layer_map is not None
+        if layer_map is None:
             return
         if is_another:
             self._is_another = True
@@ -214,11 +214,11 @@ class EmbeddingMap(pn.viewable.Viewer):
         self._draw_rings()
 
     def _draw_rings(self) -> None:
-        opened = self.session.opened
-        if opened is None:
+        layer_map = self.session.map
+        if layer_map is None:
             return
         state = self.session.state
-        self.figure.put(rings=ring_columns(opened, state.selection, self._radius, self._look(), state.filter))
+        self.figure.put(rings=ring_columns(layer_map, state.selection, self._radius, self._look(), state.filter))
 
     def _draw_paths(self) -> None:
         lines, dots, labels = path_columns(self.paths, self.step, self.seen.span, self._look())
@@ -231,10 +231,10 @@ class EmbeddingMap(pn.viewable.Viewer):
 
     def zoom(self, factor: float) -> None:
         """Zoom about the middle of the view; a factor below 1 comes nearer."""
-        if self.session.opened is None:
+        if self.session.map is None:
             return
         nearer = []
-        for (low, high), (first, last) in zip(self.seen.view, self.session.opened.bounds, strict=True):
+        for (low, high), (first, last) in zip(self.seen.view, self.session.map.bounds, strict=True):
             middle = (low + high) / 2
             half = min((high - low) * factor, WIDEST * (last - first)) / 2
             nearer.append((middle - half, middle + half))
@@ -242,8 +242,8 @@ class EmbeddingMap(pn.viewable.Viewer):
 
     def reset(self) -> None:
         """Show all of the map again."""
-        if self.session.opened is not None:
-            self.look_at(*self.session.opened.bounds)
+        if self.session.map is not None:
+            self.look_at(*self.session.map.bounds)
 
     def pan(self, right: float, up: float) -> None:
         """Move the view by shares of its width and height."""
@@ -258,7 +258,7 @@ class EmbeddingMap(pn.viewable.Viewer):
 
     def _tell_marked(self) -> None:
         state = self.session.state
-        self.tools.tell(self.session.opened, state.group, state.filter)
+        self.tools.tell(self.session.map, state.group, state.filter)
 
     @property
     def seen(self) -> Seen:

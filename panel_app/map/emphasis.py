@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 from scipy.ndimage import maximum_filter
 
+from panel_app.layer_map import LayerMap
 from panel_app.map.raster import Colouring, Points, Window, draw_points, over
-from panel_app.open_map import OpenMap
 from panel_app.state import ViewState
 
 _FADED = 0.16
@@ -35,24 +35,24 @@ class LastEmphasis:
     def __init__(self) -> None:
         self._last: tuple[Any, Emphasis] = (None, Emphasis())
 
-    def of(self, opened: OpenMap, state: ViewState) -> Emphasis:
+    def of(self, layer_map: LayerMap, state: ViewState) -> Emphasis:
         """Return what `emphasis_of` finds."""
-        key = (opened.map_run, opened.layer.run_id, state.colour_by, state.filter, state.group, state.highlight)
+        key = (layer_map.map_run, layer_map.layer.run_id, state.colour_by, state.filter, state.group, state.highlight)
         if self._last[0] != key:
-            self._last = key, emphasis_of(opened, state)
+            self._last = key, emphasis_of(layer_map, state)
         return self._last[1]
 
 
-def emphasis_of(opened: OpenMap, state: ViewState) -> Emphasis:
+def emphasis_of(layer_map: LayerMap, state: ViewState) -> Emphasis:
     """Return what a view brings forward of the points that it shows."""
-    colouring = opened.colouring(state.colour_by)
-    points = opened.points(state.colour_by, state.filter)
+    colouring = layer_map.colouring(state.colour_by)
+    points = layer_map.points(state.colour_by, state.filter)
     highlighted = marked = None
     if state.highlight in colouring.categories:
         highlighted = points.only(points.values == colouring.categories.index(state.highlight))
     if len(state.group):
-        held = np.zeros(len(opened.table), dtype=bool)
-        held[opened.rows_of(state.group.sample_ids)] = True
+        held = np.zeros(len(layer_map.table), dtype=bool)
+        held[layer_map.rows_of(state.group.sample_ids)] = True
         marked = points.only(held[points.grid.rows])
     return Emphasis(highlighted, marked)
 

@@ -35,7 +35,7 @@ class MapHand:
         """Answer a key, or note which keys are down while the pointer goes down."""
         if "key" not in message:
             self._held = {name: message.get(name) is True for name in self._held}
-        elif self._session.opened is not None and message["key"] in self._actions:
+        elif self._session.map is not None and message["key"] in self._actions:
             self._actions[message["key"]]()
 
     def escape(self) -> None:
@@ -54,21 +54,21 @@ class MapHand:
 
     def mark_box(self, bounds: tuple[float, float, float, float] | None) -> None:
         """Mark what is in a box, given as left, bottom, right, top."""
-        if bounds is not None and self._session.opened is not None:
+        if bounds is not None and self._session.map is not None:
             left, bottom, right, top = bounds
             self._mark(rows_in_box(self._shown(), (left, right), (bottom, top)))
 
     def mark_outline(self, outline: np.ndarray | None) -> None:
         """Mark what a lasso goes round, (m, 2) corners."""
-        if outline is not None and self._session.opened is not None:
+        if outline is not None and self._session.map is not None:
             self._mark(rows_in_outline(self._shown(), outline))
 
     def _shown(self) -> PointGrid:
-        state, opened = self._session.state, self._session.opened
-        grid: PointGrid = opened.points(state.colour_by, state.filter).grid
+        state, layer_map = self._session.state, self._session.map
+        grid: PointGrid = layer_map.points(state.colour_by, state.filter).grid
         return grid
 
     def _mark(self, rows: np.ndarray) -> None:
         state = self._session.state
         way = way_held(self._tools.way, **self._held)
-        state.group = combined(state.group, self._session.opened.samples_at(rows), way)
+        state.group = combined(state.group, self._session.map.samples_at(rows), way)

@@ -4,8 +4,8 @@ import panel as pn
 
 from panel_app.cards import hover_card
 from panel_app.html import Html
+from panel_app.layer_map import LayerMap
 from panel_app.map.point_grid import Range
-from panel_app.open_map import OpenMap
 from panel_app.theme import PANE_CSS
 
 _ROOM = (330, 150)
@@ -28,9 +28,9 @@ class HoverCard(pn.viewable.Viewer):
         """Show nothing."""
         self.pane.visible = False
 
-    def show(self, opened: OpenMap, row: int, view: tuple[Range, Range], pixels: tuple[float, float]) -> None:
+    def show(self, layer_map: LayerMap, row: int, view: tuple[Range, Range], pixels: tuple[float, float]) -> None:
         """Show the card of a point beside it, on the side where there is room."""
-        x, y = (float(opened.table[axis].iloc[row]) for axis in "xy")
+        x, y = (float(layer_map.table[axis].iloc[row]) for axis in "xy")
         (x0, x1), (y0, y1) = view
         left, top = (x - x0) / (x1 - x0) * pixels[0], (1 - (y - y0) / (y1 - y0)) * pixels[1]
         has_right, has_below = left < pixels[0] - _ROOM[0], top < pixels[1] - _ROOM[1]
@@ -42,4 +42,4 @@ class HoverCard(pn.viewable.Viewer):
             "pointer-events": "none",
             "z-index": "10",
         }
-        self.pane.param.update(object=hover_card(opened, row), styles=styles, visible=True)
+        self.pane.param.update(object=hover_card(layer_map, row), styles=styles, visible=True)

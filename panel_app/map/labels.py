@@ -11,9 +11,9 @@ import pandas as pd
 from scipy.ndimage import gaussian_filter, maximum_filter
 
 from panel_app.filter import Filter
+from panel_app.layer_map import LayerMap
 from panel_app.map.point_grid import PointGrid, Range
 from panel_app.map.raster import Points
-from panel_app.open_map import OpenMap
 from panel_app.points import CLASS, NO_CLUSTER, PROMPT, SIGMA, UNLABELLED, shortened
 
 _CELLS = 48
@@ -39,16 +39,24 @@ class MapLabel:
     """Where two would overlap, the heavier stays."""
 
 
-def labels_of(opened: OpenMap, colour_by: str, wanted: Filter) -> tuple[MapLabel, ...]:
+def labels_of(layer_map: LayerMap, colour_by: str, wanted: Filter) -> tuple[MapLabel, ...]:
     """Return the names that suit a view: of what colours it, else of its prompts' words, else of its classes."""
-    colouring = opened.colouring(colour_by)
+    colouring = layer_map.colouring(colour_by)
     numeric = not colouring.categorical
-    column = CLASS if numeric and CLASS in opened.categorical_columns else colouring.column
-    named = set(opened.categories_of(column)) - {UNLABELLED, NO_CLUSTER} if column in opened.categorical_columns else ()
-    if column not in (SIGMA, PROMPT) and 1 < len(named) <= _MOST_CATEGORIES and not (numeric and _has_prompts(opened)):
-        return category_labels(opened.points(column, wanted), opened.categories_of(column))
-    if _has_prompts(opened):
-        return word_labels(opened.points(opened.default_colour, wanted).grid, opened.table["prompt"])
+    column = CLASS if numeric and CLASS in layer_map.categorical_columns else colouring.column
+    named = (
+        set(layer_map.categories_of(column)) - {UNLABELLED, NO_CLUSTER}
+        if column in layer_map.categorical_columns
+        else ()
+    )
+    if (
+        column not in (SIGMA, PROMPT)
+        and 1 < len(named) <= _MOST_CATEGORIES
+        and not (numeric and _has_prompts(layer_map))
+    ):
+        return category_labels(layer_map.points(column, wanted), layer_map.categories_of(column))
+    if _has_prompts(layer_map):
+        return word_labels(layer_map.points(layer_map.default_colour, wanted).grid, layer_map.table["prompt"])
     return ()
 
 
@@ -107,8 +115,8 @@ def fitting(labels: Sequence[MapLabel], view: tuple[Range, Range], pixels: tuple
     return tuple(label for label, _, _ in kept)
 
 
-def _has_prompts(opened: OpenMap) -> bool:
-    return opened.table["prompt"].nunique() > 1
+def _has_prompts(layer_map: LayerMap) -> bool:
+    return layer_map.table["prompt"].nunique() > 1
 
 
 def _spread(count: int, most: int = _MOST_COUNTED) -> slice:

@@ -9,8 +9,8 @@ import panel as pn
 from panel_app.cards import column_label
 from panel_app.components import ColourKey
 from panel_app.html import Html
+from panel_app.layer_map import LayerMap
 from panel_app.map.raster import Colouring
-from panel_app.open_map import OpenMap
 from panel_app.points import short_sigma
 from panel_app.session import Session
 from panel_app.theme import PANE_CSS
@@ -27,7 +27,7 @@ class MapLegend(pn.viewable.Viewer):
         self.session = session
         self.key = ColourKey(self._toggle, margin=(6, 12, 8, 12))
         self.caption = Html("", margin=(7, 8, 0, 14), sizing_mode="stretch_width", stylesheets=[PANE_CSS])
-        session.param.watch(lambda *_: self.show(), "opened")
+        session.param.watch(lambda *_: self.show(), "map")
         session.state.param.watch(lambda *_: self.show(), ["filter", "colour_by", "highlight"])
         session.state.param.watch(lambda *_: self._tell(), "selection")
         session.state.param.watch(lambda *_: session.state.param.update(highlight=None), "colour_by")
@@ -38,14 +38,14 @@ class MapLegend(pn.viewable.Viewer):
 
     def show(self) -> None:
         """Show the session's map and colouring."""
-        opened, state = self.session.opened, self.session.state
-        self.key.visible = self.caption.visible = opened is not None
-        if opened is None:
+        layer_map, state = self.session.map, self.session.state
+        self.key.visible = self.caption.visible = layer_map is not None
+        if layer_map is None:
             return
         self._tell()
-        colouring = opened.colouring(state.colour_by)
+        colouring = layer_map.colouring(state.colour_by)
         if colouring.categorical:
-            values = opened.points(state.colour_by, state.filter).values
+            values = layer_map.points(state.colour_by, state.filter).values
             counts = np.bincount(values, minlength=len(colouring.categories))
             chosen = state.filter.values_of(colouring.column)
             self.key.param.update(scale={}, entries=_entries(colouring, counts, chosen, state.highlight))
@@ -59,30 +59,30 @@ class MapLegend(pn.viewable.Viewer):
 
     def _tell(self) -> None:
         """Say which map this is, and how much of it is shown."""
-        opened, state = self.session.opened, self.session.state
-        if opened is not None:
-            self.caption.object = _caption(opened, opened.count_shown(state.filter), self._hidden(opened))
+        layer_map, state = self.session.map, self.session.state
+        if layer_map is not None:
+            self.caption.object = _caption(layer_map, layer_map.count_shown(state.filter), self._hidden(layer_map))
 
-    def _hidden(self, opened: OpenMap) -> int:
+    def _hidden(self, layer_map: LayerMap) -> int:
         """Return how many of the ringed samples the filter hides."""
         state = self.session.state
-        rows = [opened.row_of[s] for s in state.selection.members if s in opened.row_of]
-        return int(np.count_nonzero(~opened.rows.mask(state.filter)[rows])) if state.filter else 0
+        rows = [layer_map.row_of[s] for s in state.selection.members if s in layer_map.row_of]
+        return int(np.count_nonzero(~layer_map.rows.mask(state.filter)[rows])) if state.filter else 0
 
     def _toggle(self, message: dict[str, Any]) -> None:
         """Answer a click on a value: highlight it, then show only it; while values are chosen, add or remove it."""
-        name, opened, state = message.get("toggle"), self.session.opened, self.session.state
-        if opened is None:
+        name, layer_map, state = message.get("toggle"), self.session.map, self.session.state
+        if layer_map is None:
             return
-        column = opened.colouring(state.colour_by).column
-        if column not in opened.categorical_columns or name not in opened.categories_of(column):
+        column = layer_map.colouring(state.colour_by).column
+        if column not in layer_map.categorical_columns or name not in layer_map.categories_of(column):
             return
         before = state.filter.values_of(column)
         if not before and state.highlight != name:
             state.highlight = name
             return
         chosen = tuple(c for c in before if c != name) if name in before else (*before, name)
-        everything = len(chosen) == len(opened.categories_of(column))
+        everything = len(chosen) == len(layer_map.categories_of(column))
         state.param.update(highlight=None, filter=state.filter.with_values(column, () if everything else chosen))
 
 
@@ -117,12 +117,12 @@ def _help(name: str, chosen: tuple[str, ...], highlight: str | None) -> str:
     return f"Show only {name}" if name == highlight else f"Highlight {name}; click again to show only it"
 
 
-def _caption(opened: OpenMap, shown: int, hidden: int) -> str:
-    where = "over several σ" if opened.is_joint else f"at σ {short_sigma(opened.layer.sigma)}"
+def _caption(layer_map: LayerMap, shown: int, hidden: int) -> str:
+    where = "over several σ" if layer_map.is_joint else f"at σ {short_sigma(layer_map.layer.sigma)}"
     sigma = f'<span class="muted" style="font-weight:400">{where}</span>'
     ringed = f"{hidden} ringed hidden · " if hidden else ""
     return (
         '<div style="display:flex;flex-wrap:wrap;justify-content:space-between;gap:0 16px;align-items:baseline;'
-        f'white-space:nowrap"><span class="title">{escape(opened.layer.layer)} {sigma}</span>'
-        f'<span class="muted num small">{ringed}{shown:,} of {len(opened.table):,} shown</span></div>'
+        f'white-space:nowrap"><span class="title">{escape(layer_map.layer.layer)} {sigma}</span>'
+        f'<span class="muted num small">{ringed}{shown:,} of {len(layer_map.table):,} shown</span></div>'
     )

@@ -9,8 +9,8 @@ from bokeh.models import ColumnDataSource
 from bokeh.plotting import figure as Figure
 
 from panel_app.filter import SHOW_ALL, Filter
+from panel_app.layer_map import LayerMap
 from panel_app.map.labels import MapLabel
-from panel_app.open_map import OpenMap
 from panel_app.points import short_sigma
 from panel_app.state import Selection
 from panel_app.theme import BASELINE_PATH, NEIGHBOUR, PATH, SELECTED
@@ -49,26 +49,26 @@ class DrawnPath:
 
 
 def ring_columns(
-    opened: OpenMap, selection: Selection, radius: float, look: Look, wanted: Filter = SHOW_ALL
+    layer_map: LayerMap, selection: Selection, radius: float, look: Look, wanted: Filter = SHOW_ALL
 ) -> Columns:
     """Return the rings of a selection: thin for suggested neighbours, thick for chosen ones, blue for the selected.
 
     Args:
-        opened: the map; samples that it lacks get no ring.
+        layer_map: the map; samples that it lacks get no ring.
         selection: what is ringed.
         radius: of a point's dot, in pixels.
         look: the page's colours.
         wanted: what is shown; rings of hidden samples are faint.
     """
     size = 2 * radius + 9
-    shown = opened.rows.mask(wanted) if wanted else None
+    shown = layer_map.rows.mask(wanted) if wanted else None
     rings = [(s, size, 1.6, NEIGHBOUR) for s in selection.suggested]
     rings += [(s, size + 2, 3.6, NEIGHBOUR) for s in selection.manual]
     rings += [(selection.sample_id, size + 4, 4.0, SELECTED)] if selection.sample_id else []
     rows = [
-        (*opened.position(s), diameter, width, colour, look.paper, _ring_alpha(shown, opened.row_of[s]))
+        (*layer_map.position(s), diameter, width, colour, look.paper, _ring_alpha(shown, layer_map.row_of[s]))
         for s, diameter, width, colour in rings
-        if s in opened.row_of
+        if s in layer_map.row_of
     ]
     return _columns("rings", rows)
 

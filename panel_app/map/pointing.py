@@ -55,43 +55,43 @@ class Pointing:
 
     def nearest(self, x: float | None, y: float | None) -> int | None:
         """Return the row of the shown point that a place means, if any."""
-        opened = self._session.opened
-        if opened is None or x is None or y is None:
+        layer_map = self._session.map
+        if layer_map is None or x is None or y is None:
             return None
         seen = self._seen()
         reach = max(_REACH, seen.placed.side / 2 if seen.placed.rows else 0)
         within = (reach * seen.span[0] / seen.pixels[0], reach * seen.span[1] / seen.pixels[1])
-        found: int | None = opened.row_near(float(x), float(y), within=within, wanted=self._session.state.filter)
+        found: int | None = layer_map.row_near(float(x), float(y), within=within, wanted=self._session.state.filter)
         return found
 
     def hover(self, row: int | None) -> None:
         """Point at a row of the map's table, or (None) at nothing."""
-        state, opened = self._session.state, self._session.opened
+        state, layer_map = self._session.state, self._session.map
         if row == self._row:
             return
         self._row = row
-        if row is None or opened is None:
+        if row is None or layer_map is None:
             state.hovered = None
             self._ring([])
             self.card.hide()
             return
-        state.hovered = opened.sample_at(row)
+        state.hovered = layer_map.sample_at(row)
         seen = self._seen()
-        x, y = (float(opened.table[axis].iloc[row]) for axis in "xy")
+        x, y = (float(layer_map.table[axis].iloc[row]) for axis in "xy")
         self._ring([(x, y, seen.diameter(row))])
         with told(self._session.tell, "pointing at a sample"):
-            self.card.show(opened, row, seen.view, seen.pixels)
+            self.card.show(layer_map, row, seen.view, seen.pixels)
 
     def show(self) -> None:
         """Ring on another map what was pointed at on the one before."""
-        opened, sample_id = self._session.opened, self._session.state.hovered
-        known = opened is not None and sample_id in opened.row_of
-        self._ring([(*opened.position(sample_id), self._seen().diameter())] if known else [])
+        layer_map, sample_id = self._session.map, self._session.state.hovered
+        known = layer_map is not None and sample_id in layer_map.row_of
+        self._ring([(*layer_map.position(sample_id), self._seen().diameter())] if known else [])
 
     def _point_at(self, sample_id: str | None) -> None:
         """Ring a sample that is pointed at elsewhere: on another map, or in a list."""
-        opened = self._session.opened
-        if opened is None or (self._row is not None and sample_id == opened.sample_at(self._row)):
+        layer_map = self._session.map
+        if layer_map is None or (self._row is not None and sample_id == layer_map.sample_at(self._row)):
             return
         self._row = None
         self.card.hide()

@@ -8,9 +8,9 @@ import numpy as np
 from PIL import Image
 
 from diffviews.data.pictures import encode_png
+from panel_app.layer_map import LayerMap
 from panel_app.map.point_grid import PointGrid, Range
 from panel_app.map.raster import Colouring
-from panel_app.open_map import OpenMap
 from panel_app.pictures import PREVIEW, png_address
 
 MOST = 150
@@ -59,12 +59,12 @@ def placed(grid: PointGrid, view: tuple[Range, Range], pixels: tuple[float, floa
     return Placed(tuple(grid.rows[places[taken]].tolist()), side)
 
 
-def addresses(opened: OpenMap, sample_ids: Sequence[str]) -> list[str]:
+def addresses(layer_map: LayerMap, sample_ids: Sequence[str]) -> list[str]:
     """Return pictures as data addresses; small ones are enlarged pixel by pixel, for a canvas would blur them."""
     if not sample_ids:
         return []
-    data = opened.samples.thumbnails_of(sample_ids)
-    return [_enlarged(png) if opened.is_small else png_address(png, PREVIEW) for png in data]
+    data = layer_map.samples.thumbnails_of(sample_ids)
+    return [_enlarged(png) if layer_map.is_small else png_address(png, PREVIEW) for png in data]
 
 
 class Previews:
@@ -73,23 +73,23 @@ class Previews:
     def __init__(self) -> None:
         self._shown: dict[tuple[str, str], str] = {}
 
-    def has(self, opened: OpenMap, sample_ids: Sequence[str]) -> bool:
+    def has(self, layer_map: LayerMap, sample_ids: Sequence[str]) -> bool:
         """Whether nothing would have to be read."""
-        return all((opened.layer.parent_id, sample_id) in self._shown for sample_id in sample_ids)
+        return all((layer_map.layer.parent_id, sample_id) in self._shown for sample_id in sample_ids)
 
-    def of(self, opened: OpenMap, sample_ids: Sequence[str]) -> list[str]:
+    def of(self, layer_map: LayerMap, sample_ids: Sequence[str]) -> list[str]:
         """Return the pictures of samples, and keep only these."""
-        extraction, kept = opened.layer.parent_id, self._shown
+        extraction, kept = layer_map.layer.parent_id, self._shown
         missing = [s for s in sample_ids if (extraction, s) not in kept]
-        read = dict(zip(missing, addresses(opened, missing), strict=True))
+        read = dict(zip(missing, addresses(layer_map, missing), strict=True))
         found = {(extraction, s): read.get(s) or kept[extraction, s] for s in sample_ids}
         self._shown = found
         return [found[extraction, s] for s in sample_ids]
 
 
-def colours_of(opened: OpenMap, rows: Sequence[int], colouring: Colouring) -> list[str]:
+def colours_of(layer_map: LayerMap, rows: Sequence[int], colouring: Colouring) -> list[str]:
     """Return the colour that each point has on the map, as #rrggbb."""
-    values = opened.table[colouring.column].iloc[list(rows)]
+    values = layer_map.table[colouring.column].iloc[list(rows)]
     if colouring.categorical:
         key = dict(zip(colouring.categories, colouring.colours, strict=True))
         return [key[str(value)] for value in values]

@@ -9,8 +9,8 @@ import param
 
 from panel_app.filter import Filter
 from panel_app.html import Html
+from panel_app.layer_map import LayerMap
 from panel_app.map.marking import WAYS, Way
-from panel_app.open_map import OpenMap
 from panel_app.state import Group
 from panel_app.theme import LABEL_BESIDE, PANE_CSS
 
@@ -102,9 +102,9 @@ class MapTools(pn.viewable.Viewer):
             button.sx = _CHOSEN if name == self.tool else {}
         self._show_bar()
 
-    def tell(self, opened: OpenMap | None, group: Group, wanted: Filter) -> None:
+    def tell(self, layer_map: LayerMap | None, group: Group, wanted: Filter) -> None:
         """Say how many samples are marked."""
-        text = "" if opened is None else told(opened, group, wanted)
+        text = "" if layer_map is None else told(layer_map, group, wanted)
         self._told.object = f'<span class="small num">{escape(text)}</span>'
         self._clear.visible = bool(group)
         self._show_bar()
@@ -114,14 +114,14 @@ class MapTools(pn.viewable.Viewer):
         self.bar.visible = self.tool != HAND or self._clear.visible
 
 
-def told(opened: OpenMap, group: Group, wanted: Filter) -> str:
+def told(layer_map: LayerMap, group: Group, wanted: Filter) -> str:
     """Return how many samples are marked, and how many of them a filter hides."""
     if not len(group):
         return "Nothing marked yet: drag on the map."
     text = f"{len(group):,} marked"
     if wanted:
-        rows = opened.rows_of(group.sample_ids)
-        hidden = len(group) - len(opened.samples_at(rows[opened.rows.mask(wanted)[rows]]))
+        rows = layer_map.rows_of(group.sample_ids)
+        hidden = len(group) - len(layer_map.samples_at(rows[layer_map.rows.mask(wanted)[rows]]))
         text += f", {hidden:,} of them hidden by the filter" if hidden else ""
     return text
 

@@ -74,7 +74,7 @@ class CloudPane(pn.viewable.Viewer):
         self.cloud = PointCloud(self._answer, solid=solid, label=label, visible=False, margin=(0, 6))
         state = session.state
         self.param.watch(lambda *_: self._load(), "scene")
-        session.param.watch(lambda *_: self._colour(), "opened")
+        session.param.watch(lambda *_: self._colour(), "map")
         state.param.watch(lambda *_: self._colour(), ["filter", "colour_by", "highlight"])
         state.param.watch(lambda *_: self._mark(), ["selection", "group"])
 
@@ -108,10 +108,10 @@ class CloudPane(pn.viewable.Viewer):
         )
 
     def _colours(self) -> bytes:
-        opened, state = self.session.opened, self.session.state
-        if opened is None:
+        layer_map, state = self.session.map, self.session.state
+        if layer_map is None:
             return b""
-        return self.scene.colours(opened, state.colour_by, state.filter, state.highlight).tobytes()
+        return self.scene.colours(layer_map, state.colour_by, state.filter, state.highlight).tobytes()
 
     def _colour(self) -> None:
         if self.scene is not None:

@@ -47,7 +47,7 @@ class NoiseView(SceneView):
         self.session.state.across = replace(self.session.state.across, map_run=run_id)
 
     def _wanted(self) -> tuple[tuple[Any, ...], str, Callable[[], Found]]:
-        layer, store = self.session.opened.layer, self.session.store
+        layer, store = self.session.map.layer, self.session.store
         wanted = self.session.state.across.map_run
         asked = (layer.parent_id, layer.layer, wanted)
         return asked, "Opening the slices…", lambda: aligned_scene(store, layer, wanted)

@@ -91,11 +91,11 @@ class MapOrder(pn.viewable.Viewer):
 
     def make(self) -> None:
         """Queue the map."""
-        opened, studio, order = self.session.opened, self.studio, self._order
-        if opened is None:
+        layer_map, studio, order = self.session.map, self.studio, self._order
+        if layer_map is None:
             return
-        self._ordered_for = opened.layer
-        run = opened.layer.run_id
+        self._ordered_for = layer_map.layer
+        run = layer_map.layer.run_id
         self.bar.start(order.title, lambda report: studio.embed(run, order.parameters, report, order.kind))
         self._enable()
 

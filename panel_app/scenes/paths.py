@@ -48,9 +48,9 @@ def _placed(scene: Scene, outcome: Any, map_run: str, variant: str) -> Any:
     if map_run == scene.map_run:
         return outcome.path
     name = "trajectory" if variant == "masked" else "baseline_trajectory"
-    layer, layer_runs = scene.maps[0].layer.layer, {opened.layer.run_id for opened in scene.maps}
+    layer, layer_runs = scene.maps[0].layer.layer, {layer_map.layer.run_id for layer_map in scene.maps}
     kept = getattr(outcome.result, name, None) or {}
     if outcome.recipe.layer_run not in layer_runs or layer not in kept:
         return None
-    projectors = {opened.layer.sigma: opened.projector for opened in scene.maps}
+    projectors = {layer_map.layer.sigma: layer_map.projector for layer_map in scene.maps}
     return place_path(projectors, kept[layer], outcome.result.sigmas, variant=variant)

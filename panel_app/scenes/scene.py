@@ -9,8 +9,8 @@ import pandas as pd
 
 from diffviews.errors import ConfigError, SelectionError
 from panel_app.filter import Filter
+from panel_app.layer_map import LayerMap
 from panel_app.map.raster import Colouring
-from panel_app.open_map import OpenMap
 from panel_app.points import short_sigma
 from panel_app.state import Group, Selection
 
@@ -32,7 +32,7 @@ class Scene:
     """The same samples on one or several maps: immutable; each sample is addressed by its place in `sample_ids`."""
 
     map_run: str
-    maps: tuple[OpenMap, ...]
+    maps: tuple[LayerMap, ...]
     """Slices by ascending sigma, or the one map."""
     sample_ids: tuple[str, ...]
     """Samples drawn, those that every map has."""
@@ -48,7 +48,7 @@ class Scene:
         object.__setattr__(self, "index_of", {s: index for index, s in enumerate(self.sample_ids)})
 
     @classmethod
-    def of_slices(cls, map_run: str, slices: Sequence[OpenMap]) -> Self:
+    def of_slices(cls, map_run: str, slices: Sequence[LayerMap]) -> Self:
         """Stack the slices of an aligned map.
 
         Raises:
@@ -56,33 +56,35 @@ class Scene:
         """
         if len(slices) < 2:
             raise ConfigError(f"an aligned map needs slices at two noise levels or more, not {len(slices)}")
-        ascending = sorted(slices, key=lambda opened: opened.layer.sigma)
+        ascending = sorted(slices, key=lambda layer_map: layer_map.layer.sigma)
         return cls._of(map_run, ascending, ["x", "y"])
 
     @classmethod
-    def of_solid(cls, opened: OpenMap) -> Self:
+    def of_solid(cls, layer_map: LayerMap) -> Self:
         """Show a map of three components.
 
         Raises:
             ConfigError: if the map has but two.
         """
-        if "z" not in opened.table:
+        if "z" not in layer_map.table:
             raise ConfigError("this map has two dimensions; compute one with three to see it in space")
-        return cls._of(opened.map_run, [opened], ["x", "y", "z"])
+        return cls._of(layer_map.map_run, [layer_map], ["x", "y", "z"])
 
     @classmethod
-    def _of(cls, map_run: str, maps: Sequence[OpenMap], axes: list[str]) -> Self:
+    def _of(cls, map_run: str, maps: Sequence[LayerMap], axes: list[str]) -> Self:
         shared = [s for s in maps[0].row_of if all(s in other.row_of for other in maps[1:])]
         step = -(-len(shared) * len(maps) // MOST_PLACES) or 1
         drawn = tuple(shared[::step])
-        rows = np.array([[opened.row_of[s] for s in drawn] for opened in maps], np.int64).reshape(len(maps), -1)
-        places = [opened.table[axes].to_numpy(np.float32)[chosen] for opened, chosen in zip(maps, rows, strict=True)]
+        rows = np.array([[layer_map.row_of[s] for s in drawn] for layer_map in maps], np.int64).reshape(len(maps), -1)
+        places = [
+            layer_map.table[axes].to_numpy(np.float32)[chosen] for layer_map, chosen in zip(maps, rows, strict=True)
+        ]
         return cls(map_run, tuple(maps), drawn, rows, np.stack(places), len(shared))
 
     @property
     def sigmas(self) -> tuple[float, ...]:
         """Noise level of each slice."""
-        return tuple(float(opened.layer.sigma) for opened in self.maps)
+        return tuple(float(layer_map.layer.sigma) for layer_map in self.maps)
 
     @property
     def levels(self) -> list[dict[str, Any]]:
@@ -93,7 +95,7 @@ class Scene:
         """Return the slice whose noise level is nearest on a logarithmic scale."""
         return int(np.argmin(np.abs(np.log(self.sigmas) - np.log(sigma))))
 
-    def colours(self, on_map: OpenMap, colour_by: str, wanted: Filter, highlight: str | None = None) -> np.ndarray:
+    def colours(self, on_map: LayerMap, colour_by: str, wanted: Filter, highlight: str | None = None) -> np.ndarray:
         """Return the samples' colours as the map beside has them, (N, 4) uint8; a hidden sample has alpha 0.
 
         Args:
@@ -115,7 +117,7 @@ class Scene:
         colours[:, 3] = np.where(self.shown(on_map, wanted), alpha, 0)
         return colours
 
-    def shown(self, on_map: OpenMap, wanted: Filter) -> np.ndarray:
+    def shown(self, on_map: LayerMap, wanted: Filter) -> np.ndarray:
         """Return which samples a filter shows on a map, (N,) bool; those that the map lacks, only without a filter."""
         if not wanted:
             return np.ones(len(self.sample_ids), dtype=bool)

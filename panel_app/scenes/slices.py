@@ -7,7 +7,7 @@ from typing import Any
 from diffviews.errors import RunNotFoundError
 from diffviews.noise import format_sigma
 from panel_app.data import DataStore
-from panel_app.open_map import OpenMap
+from panel_app.layer_map import LayerMap
 from panel_app.scenes.scene import Scene
 
 
@@ -65,17 +65,17 @@ def solid_maps(maps: Sequence[Any]) -> tuple[Any, ...]:
     return tuple(m for m in maps if m.params.get("n_components") == "3")
 
 
-def solid_scene(store: DataStore, opened: OpenMap, maps: Sequence[Any]) -> Found:
+def solid_scene(store: DataStore, layer_map: LayerMap, maps: Sequence[Any]) -> Found:
     """Open a map in three dimensions: the one on show if it has them, else the newest of its layer run.
 
     Args:
         store: of the logged runs.
-        opened: the map on show.
+        layer_map: the map on show.
         maps: MapRecords of its layer run, newest first.
     """
     found = solid_maps(maps)
-    if "z" in opened.table:
-        return Found(found, Scene.of_solid(opened))
+    if "z" in layer_map.table:
+        return Found(found, Scene.of_solid(layer_map))
     if not found:
         return Found()
-    return Found(found, Scene.of_solid(store.open(opened.layer, found[0].run_id)))
+    return Found(found, Scene.of_solid(store.open(layer_map.layer, found[0].run_id)))

@@ -46,20 +46,20 @@ class SpaceView(SceneView):
 
     def _axis(self) -> str:
         """Return the axis that the state names; a map in three dimensions on show asks for its own."""
-        opened = self.session.opened
-        own = THREE_AXES if opened is not None and "z" in opened.table else SIGMA_AXIS
+        layer_map = self.session.map
+        own = THREE_AXES if layer_map is not None and "z" in layer_map.table else SIGMA_AXIS
         return self.session.state.across.axis or own
 
     def _wanted(self) -> tuple[tuple[Any, ...], str, Callable[[], Found]]:
-        axis, opened, store = self._axis(), self.session.opened, self.session.store
+        axis, layer_map, store = self._axis(), self.session.map, self.session.store
         self._set_chooser(value=axis)
         if axis == SIGMA_AXIS:
-            layer, wanted = opened.layer, self.session.state.across.map_run
+            layer, wanted = layer_map.layer, self.session.state.across.map_run
             asked: tuple[Any, ...] = (axis, layer.parent_id, layer.layer, wanted)
             return asked, "Opening the slices…", lambda: aligned_scene(store, layer, wanted)
         maps = list(self.session.maps)
-        asked = (axis, opened.map_run, *(m.run_id for m in solid_maps(maps)))
-        return asked, "Opening the map…", lambda: solid_scene(store, opened, maps)
+        asked = (axis, layer_map.map_run, *(m.run_id for m in solid_maps(maps)))
+        return asked, "Opening the map…", lambda: solid_scene(store, layer_map, maps)
 
     def _offer(self, levels: tuple[float, ...]) -> None:
         if self.chooser.value == THREE_AXES:

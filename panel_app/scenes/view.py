@@ -52,7 +52,7 @@ class SceneView(pn.viewable.Viewer):
             pn.Row(self.caption, self.chooser, sizing_mode="stretch_width", margin=0), self.order, self._shown,
             elevation=0, variant="outlined", sizing_mode="stretch_width", margin=0,
         )  # fmt: skip
-        session.param.watch(lambda *_: self.follow(), ["opened", "maps"])
+        session.param.watch(lambda *_: self.follow(), ["map", "maps"])
         session.state.param.watch(lambda *_: self.follow(), ["view", "across"])
         session.state.param.watch(lambda *_: self._describe(), "filter")
         results.param.watch(lambda *_: self._draw_paths(), "tracks")
@@ -92,7 +92,7 @@ class SceneView(pn.viewable.Viewer):
 
     def follow(self) -> None:
         """Open what the session shows, unless it is open already or nobody looks."""
-        if self.session.state.view != self.key or self.session.opened is None:
+        if self.session.state.view != self.key or self.session.map is None:
             return
         asked, meanwhile, find = self._wanted()
         if asked == self._loaded:
@@ -120,8 +120,8 @@ class SceneView(pn.viewable.Viewer):
 
     def _made(self, layer: Any, run_id: str) -> None:
         """Show a map that was ordered here, if its layer is still on show."""
-        opened = self.session.opened
-        if opened is None or (opened.layer.parent_id, opened.layer.layer) != (layer.parent_id, layer.layer):
+        layer_map = self.session.map
+        if layer_map is None or (layer_map.layer.parent_id, layer_map.layer.layer) != (layer.parent_id, layer.layer):
             self.session.tell(f"The map of {layer.layer} is logged; open that layer to see it.", "info")
             return
         self._loaded = None
@@ -162,7 +162,7 @@ class SceneView(pn.viewable.Viewer):
 def _caption(session: Session, scene: Scene, what: str) -> str:
     """Return what a scene is, how many samples it shows, and what it leaves out, as HTML."""
     drawn = len(scene.sample_ids)
-    shown = int(scene.shown(session.opened, session.state.filter).sum())
+    shown = int(scene.shown(session.map, session.state.filter).sum())
     left_out = "" if drawn == scene.total else f", chosen evenly from {scene.total:,}"
     return (
         '<div style="display:flex;flex-wrap:wrap;gap:0 12px;align-items:baseline">'

@@ -161,7 +161,7 @@ def data(workspace):
 
 
 @pytest.fixture(scope="session")
-def opened(data):
+def layer_map(data):
     """The map that a first visit opens."""
     from panel_app.session import Session
     from panel_app.state import Address
@@ -169,25 +169,25 @@ def opened(data):
     session = Session(data)
     session.start(Address())
     assert session.notice is None, session.notice
-    return session.opened
+    return session.map
 
 
 @pytest.fixture(scope="session")
-def lonely(opened):
+def lonely(layer_map):
     """Samples that no other overlaps on the screen, so that a click can only mean them; typical ones first."""
-    table = opened.table
-    (x0, x1), (y0, y1) = opened.bounds
+    table = layer_map.table
+    (x0, x1), (y0, y1) = layer_map.bounds
     points = np.stack([(table["x"] - x0) / (x1 - x0) * 740, (table["y"] - y0) / (y1 - y0) * 380], axis=1)
     gaps = cKDTree(points).query(points, k=2)[0][:, 1]
     apart = [str(s) for s in table["sample_id"].iloc[np.argsort(-gaps)[:40]]]
 
     def is_typical(sample_id):
-        near = opened.neighbours(sample_id, 5, "activation")
-        return {opened.text_of(n.sample_id) for n in near} == {opened.text_of(sample_id)}
+        near = layer_map.neighbours(sample_id, 5, "activation")
+        return {layer_map.text_of(n.sample_id) for n in near} == {layer_map.text_of(sample_id)}
 
     return sorted(apart, key=lambda sample_id: not is_typical(sample_id))
 
 
 @pytest.fixture
-def explorer(new_page, url, opened):
-    return Explorer(new_page(), url, opened)
+def explorer(new_page, url, layer_map):
+    return Explorer(new_page(), url, layer_map)

@@ -21,8 +21,8 @@ STILL = 5
 class Explorer:
     """One visitor's page; `opened` is what it should show, read from the store by the test itself."""
 
-    def __init__(self, page: Page, url: str, opened):
-        self.page, self.url, self.opened = page, url, opened
+    def __init__(self, page: Page, url: str, layer_map):
+        self.page, self.url, self.map = page, url, layer_map
 
     def open(self, query=""):
         self.page.goto(f"{self.url}{query}")
@@ -59,8 +59,8 @@ class Explorer:
 
     def place(self, sample_id):
         """Where a sample is on the screen while all of the map is shown."""
-        (x0, x1), (y0, y1) = self.opened.bounds
-        x, y = self.opened.position(sample_id)
+        (x0, x1), (y0, y1) = self.map.bounds
+        x, y = self.map.position(sample_id)
         box = self.box
         return box["x"] + (x - x0) / (x1 - x0) * box["width"], box["y"] + (y1 - y) / (y1 - y0) * box["height"]
 

@@ -48,8 +48,8 @@ class Stage:
         self.explorer, self.page = explorer, explorer.page
         self.element = explorer.page.locator("[data-camera]:visible")
 
-    def open(self, opened, view, **query):
-        layer = opened.layer
+    def open(self, layer_map, view, **query):
+        layer = layer_map.layer
         named = {"run": layer.parent_id, "layer": layer.layer, "sigma": layer.sigma, "view": view, **query}
         self.page.goto(f"{self.explorer.url}?{urlencode(named)}")
         return self
@@ -133,10 +133,10 @@ class Stage:
         clip = {"x": place[0] - reach, "y": place[1] - reach, "width": 2 * reach, "height": 2 * reach}
         return count_colour(self.explorer.pixels(clip), colour, tolerance=20)
 
-    def expect_card_of(self, sample_id, opened):
+    def expect_card_of(self, sample_id, layer_map):
         """The hover card tells of this sample, with its own picture."""
         card = self.element.locator(".card")
         expect(card.get_by_text(sample_id, exact=True)).to_be_visible()
         shown = self.explorer.picture(card.locator("img"))
-        assert (shown == opened.samples.images_of([sample_id])[0]).all()
+        assert (shown == layer_map.samples.images_of([sample_id])[0]).all()
         return card

@@ -138,7 +138,7 @@ def test_forged_cookie_is_refused(guarded):
     assert urllib.parse.urlsplit(visitor.ask(guarded)[0]).path.endswith("/login")
 
 
-def test_member_logs_in_sees_the_map_and_generates_and_after_logout_sees_nothing(guarded, chromium, opened, lonely):
+def test_member_logs_in_sees_the_map_and_generates_and_after_logout_sees_nothing(guarded, chromium, layer_map, lonely):
     with contextlib.closing(chromium.new_context(viewport={"width": 1440, "height": 900})) as context:
         page, outside = context.new_page(), []
         page.on("request", lambda r: outside.append(r.url))
@@ -148,7 +148,7 @@ def test_member_logs_in_sees_the_map_and_generates_and_after_logout_sees_nothing
         page.locator("input[name=password]").fill(PASSWORD)
         page.locator("input[name=password]").press("Enter")
         expect(page.get_by_text(re.compile(r"[\d,]+ of [\d,]+ shown"))).to_be_visible()
-        explorer = Explorer(page, guarded, opened)
+        explorer = Explorer(page, guarded, layer_map)
         explorer.tab("Generate")
         explorer.button("Generate").click()
         expect(page.get_by_role("img", name="Generated").first).to_be_visible()

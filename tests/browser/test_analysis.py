@@ -32,14 +32,16 @@ def rows(page):
     ]
 
 
-def test_marked_samples_of_an_address_are_compared_with_the_rest(analysis, explorer, opened):
-    ids = [str(s) for s in opened.table["sample_id"][opened.table["class"] == opened.categories_of("class")[3]]][:12]
-    ids += [s for s in opened.row_of if s not in ids][:8]
+def test_marked_samples_of_an_address_are_compared_with_the_rest(analysis, explorer, layer_map):
+    ids = [
+        str(s) for s in layer_map.table["sample_id"][layer_map.table["class"] == layer_map.categories_of("class")[3]]
+    ][:12]
+    ids += [s for s in layer_map.row_of if s not in ids][:8]
     page = analysis("Group", f"?group={quote(json.dumps(ids))}")
     expect(page.get_by_text("20 marked samples")).to_be_visible()
-    expect(page.get_by_text(f"against the other {len(opened.row_of) - 20:,}")).to_be_visible()
-    member = opened.table["sample_id"].isin(ids).to_numpy()
-    expected = enrich_values(member, opened.table["class"].astype(str))
+    expect(page.get_by_text(f"against the other {len(layer_map.row_of) - 20:,}")).to_be_visible()
+    member = layer_map.table["sample_id"].isin(ids).to_numpy()
+    expected = enrich_values(member, layer_map.table["class"].astype(str))
     explorer.wait(lambda: len(rows(page)) == len(expected))
     shown = rows(page)
     assert [row[0] for row in shown] == [row.value for row in expected]
@@ -52,13 +54,13 @@ def test_marked_samples_of_an_address_are_compared_with_the_rest(analysis, explo
     explorer.wait(lambda: "group" not in query(explorer))
 
 
-def test_clusters_colour_the_map_and_a_click_marks_one(analysis, explorer, data, opened):
+def test_clusters_colour_the_map_and_a_click_marks_one(analysis, explorer, data, layer_map):
     page = analysis("Clusters")
     explorer.page.get_by_role("textbox", name=re.compile("Fewest points")).fill("8")
     page.keyboard.press("Tab")
     explorer.button("Find clusters").click()
     expect(page.get_by_text("points in none. Click a cluster")).to_be_visible()
-    numbers = find_clusters(opened.table[["x", "y"]].to_numpy(np.float64), 8)
+    numbers = find_clusters(layer_map.table[["x", "y"]].to_numpy(np.float64), 8)
     sizes = sorted(np.bincount(numbers[numbers >= 0]).tolist(), reverse=True)
     explorer.wait(lambda: len(rows(page)) == len(sizes))
     assert [int(row[1]) for row in rows(page)] == sizes
@@ -69,14 +71,14 @@ def test_clusters_colour_the_map_and_a_click_marks_one(analysis, explorer, data,
     page.locator("tbody:visible tr").first.click()
     page.get_by_role("button", name="Group", exact=True).click()
     expect(page.get_by_text(f"{sizes[0]} marked samples")).to_be_visible()
-    shared = data.open(opened.layer)
+    shared = data.open(layer_map.layer)
     assert CLUSTER not in shared.table
 
 
-def test_outliers_are_listed_with_their_pictures_and_open_by_keyboard(analysis, explorer, opened):
+def test_outliers_are_listed_with_their_pictures_and_open_by_keyboard(analysis, explorer, layer_map):
     page = analysis("Outliers")
     items = page.get_by_role("list", name="Outliers").get_by_role("listitem")
-    far = opened.table.nlargest(40, "distance_to_data")
+    far = layer_map.table.nlargest(40, "distance_to_data")
     expect(items.first.locator(".id")).to_have_text(str(far["sample_id"].iloc[0]))
     assert [item.locator(".id").inner_text() for item in items.all()[:5]] == list(far["sample_id"].iloc[:5])
     late = items.nth(35)
@@ -84,7 +86,7 @@ def test_outliers_are_listed_with_their_pictures_and_open_by_keyboard(analysis, 
     image = late.locator("img")
     expect(image).to_be_visible()
     sample_id = late.locator(".id").inner_text()
-    assert (explorer.picture(image) == opened.samples.images_of([sample_id])[0]).all()
+    assert (explorer.picture(image) == layer_map.samples.images_of([sample_id])[0]).all()
     items.nth(0).focus()
     page.keyboard.press("ArrowDown")
     page.keyboard.press("Enter")
@@ -103,10 +105,10 @@ def test_trust_colours_the_map_in_one_click(analysis, explorer):
     expect(page.get_by_text("among strangers")).to_be_visible()
 
 
-def test_neighbours_can_be_sorted_by_class_and_name_and_removed_by_key(explorer, opened, lonely):
+def test_neighbours_can_be_sorted_by_class_and_name_and_removed_by_key(explorer, layer_map, lonely):
     page = explorer.open(f"?sample={lonely[0]}").page
     explorer.button("Suggest nearest").click()
-    near = [n.sample_id for n in opened.neighbours(lonely[0], 5, "activation")]
+    near = [n.sample_id for n in layer_map.neighbours(lonely[0], 5, "activation")]
     assert [row[0] for row in explorer.neighbours()] == near
     page.get_by_role("button", name="Name", exact=True).click()
     assert [row[0] for row in explorer.neighbours()] == sorted(near)
@@ -117,10 +119,10 @@ def test_neighbours_can_be_sorted_by_class_and_name_and_removed_by_key(explorer,
     assert [row[0] for row in explorer.neighbours(4)] == near[1:]
 
 
-def test_run_id_of_a_layer_copied_from_mlflow_opens_that_layer(explorer, data, opened):
-    other = next(r for r in data.library.layers(opened.layer.parent_id) if r.layer != opened.layer.layer)
+def test_run_id_of_a_layer_copied_from_mlflow_opens_that_layer(explorer, data, layer_map):
+    other = next(r for r in data.library.layers(layer_map.layer.parent_id) if r.layer != layer_map.layer.layer)
     page = explorer.open(f"?run={other.run_id}").page
     explorer.wait(lambda: query(explorer).get("layer") == other.layer)
-    assert query(explorer)["run"] == opened.layer.parent_id
+    assert query(explorer)["run"] == layer_map.layer.parent_id
     assert float(query(explorer)["sigma"]) == other.sigma
     assert page.get_by_text("is not finished").count() == 0

@@ -71,9 +71,9 @@ class Comparing:
         return self.page.locator(".bk-events:visible").nth(side).bounding_box()
 
     def place(self, side, sample_id):
-        opened = (self.left, self.right)[side]()
-        (x0, x1), (y0, y1) = opened.bounds
-        x, y = opened.position(sample_id)
+        layer_map = (self.left, self.right)[side]()
+        (x0, x1), (y0, y1) = layer_map.bounds
+        x, y = layer_map.position(sample_id)
         box = self.box(side)
         return box["x"] + (x - x0) / (x1 - x0) * box["width"], box["y"] + (y1 - y) / (y1 - y0) * box["height"]
 
@@ -103,8 +103,8 @@ def changes(left, right, k):
     """Share of each sample's k nearest that are others on the other map, by brute force."""
     ids = [s for s in left.row_of if s in right.row_of]
     near = []
-    for opened in (left, right):
-        points = np.asarray(opened.projector.pca_points, np.float64)[[opened.projector_row_of[s] for s in ids]]
+    for layer_map in (left, right):
+        points = np.asarray(layer_map.projector.pca_points, np.float64)[[layer_map.projector_row_of[s] for s in ids]]
         gaps = cdist(points, points)
         np.fill_diagonal(gaps, np.inf)
         near.append(np.argsort(gaps, axis=1, kind="stable")[:, :k])
@@ -112,10 +112,10 @@ def changes(left, right, k):
     return {s: 1 - count / k for s, count in zip(ids, kept, strict=True)}
 
 
-def test_compare_links_two_maps_by_sample_and_lists_what_changes_most(comparing, opened, lonely):
+def test_compare_links_two_maps_by_sample_and_lists_what_changes_most(comparing, layer_map, lonely):
     page, wait = comparing.page, comparing.explorer.wait
     comparing.open().enter()
-    layer, sigma = opened.layer.layer, opened.layer.sigma
+    layer, sigma = layer_map.layer.layer, layer_map.layer.sigma
     assert (comparing.query()["layer"], float(comparing.query()["sigma"])) == (layer, sigma)
     assert comparing.right().layer.layer != layer
 
@@ -125,7 +125,7 @@ def test_compare_links_two_maps_by_sample_and_lists_what_changes_most(comparing,
     wait(lambda: comparing.right().layer.layer == layer)
     comparing.choose_right("σ", f"{other:g}")
     wait(lambda: comparing.right().layer.sigma == other)
-    expect(page.get_by_text(f"{len(opened.table):,} samples in both")).to_be_visible()
+    expect(page.get_by_text(f"{len(layer_map.table):,} samples in both")).to_be_visible()
     comparing.settle()
 
     # A click on the left rings the same sample on the right, at its own place there.
@@ -173,11 +173,11 @@ def test_nothing_of_an_earlier_view_stays_at_the_edge_of_a_map(comparing, lonely
         assert np.ptp(pixels[:, :4]) < 12
 
 
-def test_cell_of_the_similarity_opens_its_pair_and_a_row_of_the_table_either_side(comparing, opened, data):
+def test_cell_of_the_similarity_opens_its_pair_and_a_row_of_the_table_either_side(comparing, layer_map, data):
     page, wait = comparing.page, comparing.explorer.wait
     comparing.open().enter()
     page.get_by_role("tab", name="Similarity of layers").click()
-    table = data.comparisons.similarity(opened.layer.parent_id, opened.layer.sigma)
+    table = data.comparisons.similarity(layer_map.layer.parent_id, layer_map.layer.sigma)
     cell = page.locator("rect.cell[data-pair='0,1']")
     cell.hover()
     expect(page.locator(".value:visible")).to_have_text(f"{table.iloc[0, 1]:.3f}")
@@ -192,7 +192,7 @@ def test_cell_of_the_similarity_opens_its_pair_and_a_row_of_the_table_either_sid
     wait(lambda: (comparing.right().layer.layer, comparing.right().layer.sigma) == (table.index[0], 2.0))
 
 
-def test_samples_move_from_one_map_to_the_other(comparing, opened):
+def test_samples_move_from_one_map_to_the_other(comparing, layer_map):
     page = comparing.page
     against = {"tool": "between"}
     query = urlencode({"view": "compare", "theme": "dark", "against": json.dumps(against)})

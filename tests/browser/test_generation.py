@@ -13,12 +13,12 @@ from diffviews.cli import parse_arguments
 from diffviews.pipelines.recipe import GenerationRecipe
 
 
-def members_of(opened, count):
-    return [str(s) for s in opened.table["sample_id"].iloc[:count]]
+def members_of(layer_map, count):
+    return [str(s) for s in layer_map.table["sample_id"].iloc[:count]]
 
 
-def grouped(opened, count):
-    return f"?group={json.dumps(members_of(opened, count))}"
+def grouped(layer_map, count):
+    return f"?group={json.dumps(members_of(layer_map, count))}"
 
 
 def fill(explorer, label, value):
@@ -54,13 +54,13 @@ def copied(explorer):
     return lambda: explorer.page.evaluate("navigator.clipboard.readText()")
 
 
-def test_marked_group_masks_and_its_seeds_stand_side_by_side(explorer, opened, workspace, copied):
-    page = explorer.open(grouped(opened, 40)).page
+def test_marked_group_masks_and_its_seeds_stand_side_by_side(explorer, layer_map, workspace, copied):
+    page = explorer.open(grouped(layer_map, 40)).page
     explorer.tab("Generate")
     expect(page.get_by_text("the average of 40 samples")).to_be_visible()
     generate(explorer)
-    run = newest(workspace, opened.layer)
-    assert recipe_of(workspace, run).sample_ids == tuple(members_of(opened, 40))
+    run = newest(workspace, layer_map.layer)
+    assert recipe_of(workspace, run).sample_ids == tuple(members_of(layer_map, 40))
 
     # Every column is one seed: what was generated over its baseline over their difference, to the pixel.
     folder = workspace.folder(run)
@@ -132,14 +132,14 @@ def test_contradiction_is_told_while_it_is_typed_and_nothing_can_be_ordered(expl
     expect(explorer.button("Generate")).to_be_enabled()
 
 
-def test_gallery_shows_loads_and_replays_what_was_logged(explorer, opened, lonely, workspace):
+def test_gallery_shows_loads_and_replays_what_was_logged(explorer, layer_map, lonely, workspace):
     page = explorer.open(f"?sample={lonely[0]}").page
     explorer.tab("Generate")
     heading(explorer, "Sampling").click()
     fill(explorer, "Steps", "6")
     fill(explorer, "Seed", "41")
     generate(explorer)
-    run = newest(workspace, opened.layer)
+    run = newest(workspace, layer_map.layer)
 
     # Another visit finds it again, newest first, with its first image and its run.
     page.goto("about:blank")
@@ -166,10 +166,10 @@ def test_gallery_shows_loads_and_replays_what_was_logged(explorer, opened, lonel
     expect(first.get_by_text(re.compile("^Replayed: 4 images equal"))).to_be_visible()
     page.get_by_role("list", name="Logged generations").scroll_into_view_if_needed()
     keep(explorer, "generation-gallery")
-    assert newest(workspace, opened.layer) == run
+    assert newest(workspace, layer_map.layer) == run
 
 
-def test_layer_that_is_not_extracted_can_be_ordered_and_opens(explorer, opened, workspace):
+def test_layer_that_is_not_extracted_can_be_ordered_and_opens(explorer, layer_map, workspace):
     page = explorer.open().page
     before = {record.run_id for record in workspace.catalog.extractions()}
     page.get_by_role("combobox", name=re.compile("^Layers")).last.click()
@@ -181,7 +181,7 @@ def test_layer_that_is_not_extracted_can_be_ordered_and_opens(explorer, opened, 
     expect(page.get_by_text("decoder_block_2 at σ 1")).to_be_visible(timeout=240_000)
     (new,) = {record.run_id for record in workspace.catalog.extractions()} - before
     record = workspace.catalog.extraction(new)
-    assert record.params["num_samples"] == str(len(opened.samples))
+    assert record.params["num_samples"] == str(len(layer_map.samples))
     for layer in workspace.catalog.layers(new):  # a first visit opens the newest extraction, which others rely on
         workspace.catalog.connection.call(lambda client, run=layer.run_id: client.delete_run(run))
     workspace.catalog.connection.call(lambda client: client.delete_run(new))

@@ -90,7 +90,7 @@ class Visitor:
         return self.explorer.page
 
     @property
-    def opened(self):
+    def layer_map(self):
         return self.maps[self.expected["layer"], self.expected["sigma"]]
 
     # -- what a visitor does; each returns what is to be looked at afterwards ------------------
@@ -99,9 +99,9 @@ class Visitor:
         """Follow a link to a sample on some layer's map."""
         layer, sigma = self.choices.choice(list(self.maps))
         self.expected = {"layer": layer, "sigma": sigma, "view": None, "colour": None}
-        self.expected["sample"] = self.choices.choice(self.opened.samples.sample_ids)
+        self.expected["sample"] = self.choices.choice(self.map.samples.sample_ids)
         asked = {key: value for key, value in self.expected.items() if value is not None}
-        query = urlencode({"run": self.opened.layer.parent_id, **asked})
+        query = urlencode({"run": self.map.layer.parent_id, **asked})
         self.page.goto(f"{self.explorer.url}?{query}")
         return self.see_map
 
@@ -149,9 +149,9 @@ class Visitor:
         self.clear()
         self.page.get_by_role("button", name="Reset view").click()
         self.explorer.away()
-        self.explorer.opened = self.opened
+        self.explorer.map = self.map
         self.explorer.settle()
-        self.expected["sample"] = self.choices.choice(lonely(self.opened))
+        self.expected["sample"] = self.choices.choice(lonely(self.map))
         self.explorer.click(self.expected["sample"])
 
     def suggest(self):
@@ -165,7 +165,7 @@ class Visitor:
 
     def has_own_neighbours(self):
         """Whether the neighbours in the address are those of one's own sample on one's own layer."""
-        near = [n.sample_id for n in self.opened.neighbours(self.expected["sample"], 5, "activation")]
+        near = [n.sample_id for n in self.map.neighbours(self.expected["sample"], 5, "activation")]
         return json.loads(self.query().get("near", "[]")) == near
 
     def zoom(self):
@@ -195,15 +195,15 @@ class Visitor:
     def see_own_generation(self, before):
         self.explorer.wait(lambda: self.shown_runs() not in ([], before), 2 * PATIENCE)
         run = self.shown_runs()[0].removeprefix("run ")
-        made = next(g for g in self.workspace.catalog.generations(self.opened.layer.run_id) if g.run_id.startswith(run))
+        made = next(g for g in self.workspace.catalog.generations(self.map.layer.run_id) if g.run_id.startswith(run))
         recipe = self.workspace.folder(made.run_id).path("recipe.json").read_text()
         assert GenerationRecipe.from_json(recipe).sample_ids[0] == self.expected["sample"]
 
 
-def lonely(opened):
+def lonely(layer_map):
     """Samples that no other overlaps on the screen, so that a click can only mean them."""
-    (x0, x1), (y0, y1) = opened.bounds
-    table = opened.table
+    (x0, x1), (y0, y1) = layer_map.bounds
+    table = layer_map.table
     points = np.stack([(table["x"] - x0) / (x1 - x0) * 580, (table["y"] - y0) / (y1 - y0) * 400], axis=1)
     gaps = cKDTree(points).query(points, k=2)[0][:, 1]
     return [str(s) for s in table["sample_id"].iloc[np.argsort(-gaps)[:12]]]
@@ -219,9 +219,9 @@ def server(store):
 
 
 @pytest.fixture
-def maps(data, opened):
+def maps(data, layer_map):
     """What each layer and noise level must show, read from the store by the test itself."""
-    records = data.library.layers(opened.layer.parent_id)
+    records = data.library.layers(layer_map.layer.parent_id)
     return {(r.layer, f"{r.sigma:g}"): data.open(r) for r in records}
 
 

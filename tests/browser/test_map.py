@@ -66,7 +66,7 @@ def circle(middle, radius, count=24):
 
 def gaps_to(explorer, middle):
     """How far each sample is from a place of the screen."""
-    return {s: math.dist(explorer.place(s), middle) for s in explorer.opened.row_of}
+    return {s: math.dist(explorer.place(s), middle) for s in explorer.map.row_of}
 
 
 def test_lasso_marks_exactly_the_samples_within_and_adds_removes_and_clears(explorer, lonely):
@@ -101,18 +101,18 @@ def test_lasso_marks_exactly_the_samples_within_and_adds_removes_and_clears(expl
     explorer.wait(lambda: not marked(explorer))
 
 
-def zoomed(opened, times):
+def zoomed(layer_map, times):
     """The view after zooming in so many times."""
     view = []
-    for low, high in opened.bounds:
+    for low, high in layer_map.bounds:
         middle, half = (low + high) / 2, (high - low) / 2 * 0.65**times
         view.append((middle - half, middle + half))
     return view
 
 
-def isolated(opened, view, box):
+def isolated(layer_map, view, box):
     """Samples in a view, where they are in it in pixels, and how far from the next."""
-    table = opened.table
+    table = layer_map.table
     (x0, x1), (y0, y1) = view
     inside = table[(table["x"] > x0) & (table["x"] < x1) & (table["y"] > y0) & (table["y"] < y1)]
     x = (inside["x"].to_numpy() - x0) / (x1 - x0) * box["width"]
@@ -121,14 +121,14 @@ def isolated(opened, view, box):
     return inside["sample_id"].tolist(), list(zip(x.tolist(), y.tolist(), strict=True)), apart.min(axis=1)
 
 
-def test_pictures_take_the_dots_place_when_near_and_belong_to_their_samples(explorer, opened):
+def test_pictures_take_the_dots_place_when_near_and_belong_to_their_samples(explorer, layer_map):
     page = explorer.open().page
     keep(explorer, "map-labels")
     box = explorer.box
-    times = next(n for n in range(1, 12) if 0 < len(isolated(opened, zoomed(opened, n), box)[0]) <= MOST)
-    view = zoomed(opened, times)
-    ids, places, apart = isolated(opened, view, box)
-    side = placed(opened.grid, view, (box["width"], box["height"])).side
+    times = next(n for n in range(1, 12) if 0 < len(isolated(layer_map, zoomed(layer_map, n), box)[0]) <= MOST)
+    view = zoomed(layer_map, times)
+    ids, places, apart = isolated(layer_map, view, box)
+    side = placed(layer_map.grid, view, (box["width"], box["height"])).side
     page.locator(".bk-events").first.focus()
     for _ in range(times):
         page.keyboard.press("+")
@@ -136,7 +136,7 @@ def test_pictures_take_the_dots_place_when_near_and_belong_to_their_samples(expl
     explorer.settle()
     keep(explorer, "map-thumbnails")
     images = np.stack(
-        [np.asarray(Image.fromarray(i).convert("L").resize((8, 8))) for i in opened.samples.images_of(ids)]
+        [np.asarray(Image.fromarray(i).convert("L").resize((8, 8))) for i in layer_map.samples.images_of(ids)]
     )
     seen = 0
     for sample_id, place, gap in zip(ids, places, apart, strict=True):
@@ -158,16 +158,16 @@ def test_pictures_take_the_dots_place_when_near_and_belong_to_their_samples(expl
     explorer.wait(lambda: (np.abs(explorer.map_pixels() - with_pictures).max(axis=-1) > 30).mean() > 0.005)
 
 
-def test_click_in_the_legend_highlights_and_another_shows_only_that_class(explorer, opened, lonely):
+def test_click_in_the_legend_highlights_and_another_shows_only_that_class(explorer, layer_map, lonely):
     page = explorer.open().page
     page.get_by_text("Labels", exact=True).click()
     explorer.settle()
-    lit = opened.text_of(lonely[0])
-    other = next(s for s in lonely if opened.text_of(s) != lit)
-    colouring = opened.colouring("class")
+    lit = layer_map.text_of(lonely[0])
+    other = next(s for s in lonely if layer_map.text_of(s) != lit)
+    colouring = layer_map.colouring("class")
     colour_of = {
         s: tuple(
-            int(colouring.colours[colouring.categories.index(opened.text_of(s))][i : i + 2], 16) for i in (1, 3, 5)
+            int(colouring.colours[colouring.categories.index(layer_map.text_of(s))][i : i + 2], 16) for i in (1, 3, 5)
         )
         for s in (lonely[0], other)
     }
@@ -178,10 +178,10 @@ def test_click_in_the_legend_highlights_and_another_shows_only_that_class(explor
     explorer.away()
     explorer.wait(lambda: explorer.count_near(other, colour_of[other], reach=5) == 0)
     assert explorer.count_near(lonely[0], colour_of[lonely[0]], reach=5) > 3
-    total = len(opened.table)
+    total = len(layer_map.table)
     expect(page.get_by_text(f"{total:,} of {total:,} shown")).to_be_visible()
     button.click()
-    count = int((opened.table["class"] == lit).sum())
+    count = int((layer_map.table["class"] == lit).sum())
     expect(page.get_by_text(f"{count:,} of {total:,} shown")).to_be_visible()
 
 

@@ -14,13 +14,13 @@ RING = 120
 
 
 @pytest.fixture(scope="session")
-def slices(workspace, opened):
+def slices(workspace, layer_map):
     from diffviews.pipelines.embed import embed
     from diffviews.processing.map_parameters import MapParameters
     from diffviews.tracking.schema import MapKind
 
-    run = embed(opened.layer.run_id, MapParameters(), workspace, kind=MapKind.ALIGNED).run_id
-    return Slices(workspace, run, ("0.5", "2"), opened.table["sample_id"])
+    run = embed(layer_map.layer.run_id, MapParameters(), workspace, kind=MapKind.ALIGNED).run_id
+    return Slices(workspace, run, ("0.5", "2"), layer_map.table["sample_id"])
 
 
 @pytest.fixture
@@ -33,9 +33,9 @@ def farthest(slices):
     return int(np.argmax(np.linalg.norm(slices.places[0] - slices.places[-1], axis=1)))
 
 
-def test_play_moves_a_sample_along_the_logged_slices(stage, slices, opened):
+def test_play_moves_a_sample_along_the_logged_slices(stage, slices, layer_map):
     index = farthest(slices)
-    stage.open(opened, "noise", sample=slices.sample_ids[index], across='{"sigma": 2}').ready()
+    stage.open(layer_map, "noise", sample=slices.sample_ids[index], across='{"sigma": 2}').ready()
     page, spot = stage.page, lambda at: stage.plane(slices, at)[index]
 
     def ring(at):
@@ -65,14 +65,14 @@ def test_play_moves_a_sample_along_the_logged_slices(stage, slices, opened):
     stage.explorer.wait(lambda: '"sigma": 0.5' in query(stage.explorer).get("across", ""))
 
 
-def test_hover_and_click_between_two_slices_mean_the_sample_that_is_there(stage, slices, opened):
-    stage.open(opened, "noise", across='{"sigma": 0.8}').ready()
+def test_hover_and_click_between_two_slices_mean_the_sample_that_is_there(stage, slices, layer_map):
+    stage.open(layer_map, "noise", across='{"sigma": 0.8}').ready()
     assert stage.at == pytest.approx(np.log(0.8), abs=1e-3)
     places = stage.plane(slices, stage.at)
     first, second = stage.alone(places)[:2]
     for index in (first, second):
         stage.hover(places[index])
-        card = stage.expect_card_of(slices.sample_ids[index], opened)
+        card = stage.expect_card_of(slices.sample_ids[index], layer_map)
         expect(card.get_by_text("σ 0.5")).to_be_visible()
     stage.click(places[first])
     stage.explorer.wait(lambda: query(stage.explorer).get("sample") == slices.sample_ids[first])
@@ -86,8 +86,8 @@ def test_hover_and_click_between_two_slices_mean_the_sample_that_is_there(stage,
     stage.explorer.wait(lambda: stage.count(stage.plane(slices, stage.at)[first], SELECTED) > RING)
 
 
-def test_keys_and_wheel_zoom_and_zero_shows_all_again(stage, slices, opened):
-    stage.open(opened, "noise").ready()
+def test_keys_and_wheel_zoom_and_zero_shows_all_again(stage, slices, layer_map):
+    stage.open(layer_map, "noise").ready()
     whole = stage.camera
     stage.element.focus()
     stage.page.keyboard.press("+")
@@ -95,18 +95,18 @@ def test_keys_and_wheel_zoom_and_zero_shows_all_again(stage, slices, opened):
     places = stage.plane(slices, stage.at)
     index = stage.alone(places)[0]
     stage.hover(places[index])
-    stage.expect_card_of(slices.sample_ids[index], opened)
+    stage.expect_card_of(slices.sample_ids[index], layer_map)
     stage.page.mouse.wheel(0, -200)
     stage.explorer.wait(lambda: stage.camera["zoom"] > 1.3 * whole["zoom"])
     stage.page.keyboard.press("0")
     stage.explorer.wait(lambda: stage.camera == whole)
 
 
-def test_layer_without_slices_orders_them_from_the_page(stage, slices, opened, data):
-    records = data.library.layers(opened.layer.parent_id)
+def test_layer_without_slices_orders_them_from_the_page(stage, slices, layer_map, data):
+    records = data.library.layers(layer_map.layer.parent_id)
     runs_of = {r.layer: [s.run_id for s in records if s.layer == r.layer] for r in records}
     other = next(r for r in records if not data.library.aligned_maps(runs_of[r.layer]))
-    stage.open(opened, "noise", layer=other.layer)
+    stage.open(layer_map, "noise", layer=other.layer)
     page = stage.page
     expect(page.get_by_text("No aligned map of this layer yet")).to_be_visible()
     stage.explorer.button("Compute the aligned map").click()

@@ -53,7 +53,7 @@ def prompt_map(prompts):
     session = Session(DataStore(LoggedRuns(open_workspace())))
     session.start(Address())
     assert session.notice is None, session.notice
-    return session.opened
+    return session.map
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +126,7 @@ def test_prompts_are_read_searched_and_generated_from(new_page, prompt_url, prom
 
 def apart(explorer):
     """A sample that no other overlaps on the screen."""
-    spots = {s: explorer.place(s) for s in explorer.opened.row_of}
+    spots = {s: explorer.place(s) for s in explorer.map.row_of}
     gaps = {
         s: min((abs(x - a) ** 2 + abs(y - b) ** 2) for o, (a, b) in spots.items() if o != s)
         for s, (x, y) in spots.items()

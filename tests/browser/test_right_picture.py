@@ -51,18 +51,18 @@ class Logged:
 
 
 @pytest.fixture(scope="module")
-def logged(workspace, opened):
-    return Logged(workspace, opened.layer.parent_id)
+def logged(workspace, layer_map):
+    return Logged(workspace, layer_map.layer.parent_id)
 
 
 @pytest.fixture(scope="module")
-def stacks(workspace, logged, opened):
+def stacks(workspace, logged, layer_map):
     """The aligned maps of two layers, by layer."""
     from diffviews.pipelines.embed import embed
     from diffviews.processing.map_parameters import MapParameters
     from diffviews.tracking.schema import MapKind
 
-    layers = [opened.layer.layer, next(layer for layer, _ in logged.runs if layer != opened.layer.layer)]
+    layers = [layer_map.layer.layer, next(layer for layer, _ in logged.runs if layer != layer_map.layer.layer)]
     made = {}
     for layer in layers:
         run = embed(logged.runs[layer, "2"], MapParameters(), workspace, kind=MapKind.ALIGNED).run_id
@@ -235,10 +235,10 @@ class Visit:
 
 @pytest.mark.parametrize("classes", [(), ("3: three", "8: eight")], ids=["all", "filtered"])
 def test_picture_is_that_of_the_sample_clicked_in_every_view_after_every_change(
-    new_page, url, logged, stacks, opened, classes
+    new_page, url, logged, stacks, layer_map, classes
 ):
     visit = Visit(new_page(), url, logged, stacks, classes)
-    visit.open(opened.layer.layer, f"{opened.layer.sigma:g}")
+    visit.open(layer_map.layer.layer, f"{layer_map.layer.sigma:g}")
     for place, change in product(PLACES, CHANGES):
         visit.change(change, place)
         visit.click_one(place)

@@ -13,13 +13,13 @@ RING = 120
 
 
 @pytest.fixture(scope="session")
-def solid(workspace, opened):
+def solid(workspace, layer_map):
     """Run and positions of a map with three components."""
     from diffviews.pipelines.embed import embed
     from diffviews.processing.map_parameters import MapParameters
 
-    run = embed(opened.layer.run_id, MapParameters(n_components=3), workspace).run_id
-    return run, solid_places(workspace, run, opened.table["sample_id"])
+    run = embed(layer_map.layer.run_id, MapParameters(n_components=3), workspace).run_id
+    return run, solid_places(workspace, run, layer_map.table["sample_id"])
 
 
 @pytest.fixture
@@ -27,13 +27,13 @@ def stage(explorer):
     return Stage(explorer)
 
 
-def test_click_in_the_stack_selects_the_sample_under_the_pointer(stage, slices, opened):  # noqa: F811
-    stage.open(opened, "3d", across='{"axis": "sigma"}').ready()
+def test_click_in_the_stack_selects_the_sample_under_the_pointer(stage, slices, layer_map):  # noqa: F811
+    stage.open(layer_map, "3d", across='{"axis": "sigma"}').ready()
     places, count = stage.stack(slices), len(slices.sample_ids)
     chosen = stage.alone(places)[0]
     index, level = chosen % count, chosen // count
     stage.hover(places[chosen])
-    card = stage.expect_card_of(slices.sample_ids[index], opened)
+    card = stage.expect_card_of(slices.sample_ids[index], layer_map)
     expect(card.get_by_text(f"σ {('0.5', '2')[level]}")).to_be_visible()
     stage.click(places[chosen])
     stage.explorer.wait(lambda: query(stage.explorer).get("sample") == slices.sample_ids[index])
@@ -47,8 +47,8 @@ def test_click_in_the_stack_selects_the_sample_under_the_pointer(stage, slices, 
     keep(stage.explorer, "space")
 
 
-def test_turned_by_keys_and_by_hand_it_still_means_the_sample_that_is_there(stage, slices, opened):  # noqa: F811
-    stage.open(opened, "3d", across='{"axis": "sigma"}', theme="dark").ready()
+def test_turned_by_keys_and_by_hand_it_still_means_the_sample_that_is_there(stage, slices, layer_map):  # noqa: F811
+    stage.open(layer_map, "3d", across='{"axis": "sigma"}', theme="dark").ready()
     first = stage.camera
     stage.element.focus()
     for key in ("ArrowLeft", "ArrowLeft", "ArrowDown", "+"):
@@ -65,7 +65,7 @@ def test_turned_by_keys_and_by_hand_it_still_means_the_sample_that_is_there(stag
     chosen = stage.alone(places)[0]
     stage.hover(places[chosen])
     sample_id = slices.sample_ids[chosen % len(slices.sample_ids)]
-    stage.expect_card_of(sample_id, opened)
+    stage.expect_card_of(sample_id, layer_map)
     stage.click(places[chosen])
     stage.explorer.wait(lambda: query(stage.explorer).get("sample") == sample_id)
     keep(stage.explorer, "space-dark")
@@ -74,25 +74,25 @@ def test_turned_by_keys_and_by_hand_it_still_means_the_sample_that_is_there(stag
     stage.explorer.wait(lambda: stage.camera == first)
 
 
-def test_map_in_three_dimensions_shows_its_samples_where_it_has_them(stage, solid, opened):
+def test_map_in_three_dimensions_shows_its_samples_where_it_has_them(stage, solid, layer_map):
     run, positions = solid
-    stage.open(opened, "3d", map=run).ready()
+    stage.open(layer_map, "3d", map=run).ready()
     assert stage.element.get_attribute("data-key") == run
-    ids = opened.table["sample_id"].tolist()
+    ids = layer_map.table["sample_id"].tolist()
     places = stage.solid(positions)
     chosen = stage.alone(places)[0]
     stage.hover(places[chosen])
-    stage.expect_card_of(ids[chosen], opened)
+    stage.expect_card_of(ids[chosen], layer_map)
     stage.click(places[chosen])
     stage.explorer.wait(lambda: query(stage.explorer).get("sample") == ids[chosen])
     stage.explorer.wait(lambda: stage.count(places[chosen], SELECTED) > RING)
 
 
-def test_hidden_classes_cannot_be_clicked(stage, slices, opened):  # noqa: F811
-    shown = opened.categories_of("class")[0]
-    stage.open(opened, "3d", across='{"axis": "sigma"}', classes=f'["{shown}"]').ready()
+def test_hidden_classes_cannot_be_clicked(stage, slices, layer_map):  # noqa: F811
+    shown = layer_map.categories_of("class")[0]
+    stage.open(layer_map, "3d", across='{"axis": "sigma"}', classes=f'["{shown}"]').ready()
     places, count = stage.stack(slices), len(slices.sample_ids)
-    hidden = np.array([opened.text_of(s) != shown for s in slices.sample_ids] * 2)
+    hidden = np.array([layer_map.text_of(s) != shown for s in slices.sample_ids] * 2)
     gaps = np.array([np.linalg.norm(places[~hidden] - place, axis=1).min() for place in places])
     chosen = int(np.argmax(np.where(hidden, gaps, 0)))
     stage.click(places[chosen])
@@ -104,7 +104,7 @@ def test_hidden_classes_cannot_be_clicked(stage, slices, opened):  # noqa: F811
     stage.explorer.wait(lambda: query(stage.explorer).get("sample") == slices.sample_ids[expected])
 
 
-def test_generated_path_is_seen_over_noise_levels_and_in_the_stack(stage, slices, opened, lonely):  # noqa: F811
+def test_generated_path_is_seen_over_noise_levels_and_in_the_stack(stage, slices, layer_map, lonely):  # noqa: F811
     explorer, page = stage.explorer, stage.page
 
     def look(view):
@@ -115,7 +115,7 @@ def test_generated_path_is_seen_over_noise_levels_and_in_the_stack(stage, slices
     def drawn():
         return count_colour(explorer.pixels(stage.box), PATH, tolerance=20)
 
-    stage.open(opened, "3d", sample=lonely[0]).ready()
+    stage.open(layer_map, "3d", sample=lonely[0]).ready()
     before = {"3-D": drawn()}
     look("Noise levels")
     before["Noise levels"] = drawn()

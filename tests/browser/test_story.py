@@ -26,9 +26,9 @@ def finished_generations(workspace, layer):
     return {record.run_id for record in workspace.catalog.generations(layer.run_id)}
 
 
-def test_story_from_first_look_to_the_path_of_a_masked_generation(explorer, opened, lonely, workspace):
+def test_story_from_first_look_to_the_path_of_a_masked_generation(explorer, layer_map, lonely, workspace):
     page = explorer.open().page
-    total = len(opened.table)
+    total = len(layer_map.table)
     expect(page.get_by_text(f"{total:,} of {total:,} shown")).to_be_visible()
 
     # Hover: the card shows this sample and no other.
@@ -36,9 +36,9 @@ def test_story_from_first_look_to_the_path_of_a_masked_generation(explorer, open
     explorer.hover(chosen)
     card = page.get_by_text(chosen, exact=True).first
     expect(card).to_be_visible()
-    expect(page.get_by_text(opened.text_of(chosen), exact=True).first).to_be_visible()
+    expect(page.get_by_text(layer_map.text_of(chosen), exact=True).first).to_be_visible()
     shown = page.locator("img.px:visible").first
-    assert (explorer.picture(shown) == opened.samples.images_of([chosen])[0]).all()
+    assert (explorer.picture(shown) == layer_map.samples.images_of([chosen])[0]).all()
     keep(explorer, "hover")
 
     # Click: ringed in blue, and the panel tells of it.
@@ -49,7 +49,7 @@ def test_story_from_first_look_to_the_path_of_a_masked_generation(explorer, open
     assert explorer.count_near(other, SELECTED) == 0
 
     # Suggest: the nearest in activation space, with their distances, ringed thinly in red.
-    expected = opened.neighbours(chosen, 5, "activation")
+    expected = layer_map.neighbours(chosen, 5, "activation")
     explorer.button("Suggest nearest").click()
     expect(page.get_by_text("5 suggested, 0 chosen")).to_be_visible()
     listed = explorer.neighbours()
@@ -69,7 +69,7 @@ def test_story_from_first_look_to_the_path_of_a_masked_generation(explorer, open
     explorer.away()
 
     # Generate from their average.
-    before = finished_generations(workspace, opened.layer)
+    before = finished_generations(workspace, layer_map.layer)
     explorer.tab("Generate")
     expect(page.get_by_text("the average of 5 samples")).to_be_visible()
     explorer.button("Generate").click()
@@ -86,7 +86,7 @@ def test_story_from_first_look_to_the_path_of_a_masked_generation(explorer, open
     assert np.abs(pictures["Difference"] - stretched).max() <= 1
 
     # It is one new run, linked, finished, and of these samples.
-    (run,) = finished_generations(workspace, opened.layer) - before
+    (run,) = finished_generations(workspace, layer_map.layer) - before
     link = page.get_by_role("link", name="MLflow run").first
     assert link.get_attribute("href").endswith(f"/runs/{run}?workflowType=machine_learning")
     recipe = workspace.folder(run).path("recipe.json").read_text()
@@ -108,7 +108,7 @@ def test_story_from_first_look_to_the_path_of_a_masked_generation(explorer, open
     expect(page.get_by_text(re.compile(r"distance to the data \d"))).to_be_visible()
 
 
-def test_address_holds_the_view_and_opens_it_again(explorer, opened, lonely):
+def test_address_holds_the_view_and_opens_it_again(explorer, layer_map, lonely):
     page = explorer.open().page
     explorer.click(lonely[0])
     expect(page.get_by_text("Selected", exact=True)).to_be_visible()
@@ -117,7 +117,7 @@ def test_address_holds_the_view_and_opens_it_again(explorer, opened, lonely):
     explorer.choose("Colour by", "Distance to data")
     explorer.wait(lambda: query(explorer).get("colour") == "distance_to_data")
     asked = query(explorer)
-    assert asked["run"] == opened.layer.parent_id
+    assert asked["run"] == layer_map.layer.parent_id
     assert asked["sample"] == lonely[0]
     listed = explorer.neighbours()
     page.reload()
@@ -127,9 +127,9 @@ def test_address_holds_the_view_and_opens_it_again(explorer, opened, lonely):
     expect(page.get_by_text("Distance to data", exact=True).first).to_be_visible()
 
 
-def test_cancel_stops_between_two_steps_and_leaves_no_finished_run(explorer, opened, lonely, workspace):
+def test_cancel_stops_between_two_steps_and_leaves_no_finished_run(explorer, layer_map, lonely, workspace):
     page = explorer.open(f"?sample={lonely[0]}").page
-    before = finished_generations(workspace, opened.layer)
+    before = finished_generations(workspace, layer_map.layer)
     explorer.tab("Generate")
     page.get_by_role("button", name="Sampling", exact=True).click()
     steps = page.get_by_role("textbox", name=re.compile("^Steps"))
@@ -139,12 +139,12 @@ def test_cancel_stops_between_two_steps_and_leaves_no_finished_run(explorer, ope
     expect(page.get_by_text(re.compile(r"Generating: step \d+ of \d+"))).to_be_visible()
     explorer.button("Cancel").click()
     expect(page.get_by_text("Generating was cancelled; nothing was logged as finished.")).to_be_visible()
-    assert finished_generations(workspace, opened.layer) == before
+    assert finished_generations(workspace, layer_map.layer) == before
     expect(explorer.button("Generate")).to_be_enabled()
 
 
-def test_second_visitor_waits_in_the_queue_and_sees_the_place(explorer, new_page, url, opened, lonely):
-    other = Explorer(new_page(), url, opened)
+def test_second_visitor_waits_in_the_queue_and_sees_the_place(explorer, new_page, url, layer_map, lonely):
+    other = Explorer(new_page(), url, layer_map)
     for visitor in (explorer, other):
         visitor.open(f"?sample={lonely[0]}").tab("Generate")
         visitor.page.get_by_role("button", name="Sampling", exact=True).click()
@@ -161,15 +161,15 @@ def test_second_visitor_waits_in_the_queue_and_sees_the_place(explorer, new_page
     expect(explorer.page.get_by_text("Generating was cancelled")).to_be_visible()
 
 
-def test_class_filter_hides_points_but_never_mixes_samples_up(explorer, opened, lonely):
+def test_class_filter_hides_points_but_never_mixes_samples_up(explorer, layer_map, lonely):
     page = explorer.open().page
     hidden = lonely[0]
-    shown = next(s for s in lonely if opened.text_of(s) != opened.text_of(hidden))
-    name = opened.text_of(shown)
+    shown = next(s for s in lonely if layer_map.text_of(s) != layer_map.text_of(hidden))
+    name = layer_map.text_of(shown)
     page.get_by_title(f"Highlight {name}; click again").click()
     page.get_by_title(f"Show only {name}").click()
-    count = int((opened.table["class"] == name).sum())
-    expect(page.get_by_text(f"{count:,} of {len(opened.table):,} shown")).to_be_visible()
+    count = int((layer_map.table["class"] == name).sum())
+    expect(page.get_by_text(f"{count:,} of {len(layer_map.table):,} shown")).to_be_visible()
     explorer.settle()
     explorer.click(hidden)
     page.wait_for_timeout(1000)
@@ -178,35 +178,35 @@ def test_class_filter_hides_points_but_never_mixes_samples_up(explorer, opened, 
     expect(page.get_by_text(shown, exact=False).first).to_be_visible()
     explorer.button("Suggest nearest").click()
     expect(page.get_by_text("5 suggested, 0 chosen")).to_be_visible()
-    expected = opened.neighbours(shown, 5, "activation")
+    expected = layer_map.neighbours(shown, 5, "activation")
     assert [row[0] for row in explorer.neighbours()] == [n.sample_id for n in expected]
     explorer.away()
     picture = explorer.picture(page.locator(f'img[alt="{shown}"]'))
-    assert (picture == opened.samples.images_of([shown])[0]).all()
+    assert (picture == layer_map.samples.images_of([shown])[0]).all()
 
 
-def test_ranking_opens_the_layer_clicked_and_the_sample_stays_itself(explorer, data, opened, lonely):
+def test_ranking_opens_the_layer_clicked_and_the_sample_stays_itself(explorer, data, layer_map, lonely):
     page = explorer.open(f"?sample={lonely[0]}").page
     explorer.tab("Layers")
-    other = next(r for r in data.library.layers(opened.layer.parent_id) if r.layer != opened.layer.layer)
+    other = next(r for r in data.library.layers(layer_map.layer.parent_id) if r.layer != layer_map.layer.layer)
     page.get_by_title(f"Open {other.layer} at σ {other.sigma:g}").click()
     expect(page.get_by_text(f"{other.layer} at σ {other.sigma:g}")).to_be_visible()
-    explorer.opened = data.open(other)
+    explorer.map = data.open(other)
     explorer.settle()
     explorer.tab("Sample")
     picture = explorer.picture(page.locator(f'img[alt="{lonely[0]}"]'))
-    assert (picture == opened.samples.images_of([lonely[0]])[0]).all()
+    assert (picture == layer_map.samples.images_of([lonely[0]])[0]).all()
     explorer.away()
     explorer.wait(lambda: explorer.count_near(lonely[0], SELECTED) > 30)
 
 
-def test_recomputed_map_is_a_new_run_and_is_opened(explorer, workspace, opened):
+def test_recomputed_map_is_a_new_run_and_is_opened(explorer, workspace, layer_map):
     page = explorer.open().page
-    before = {m.run_id for m in workspace.catalog.maps(opened.layer.run_id)}
+    before = {m.run_id for m in workspace.catalog.maps(layer_map.layer.run_id)}
     own = explorer.map_pixels()
     explorer.button("Re-compute the map").click()
     expect(page.get_by_text(re.compile(r"^\d+: \d+ neighbours, min_dist"))).to_be_visible(timeout=180_000)
-    new = {m.run_id for m in workspace.catalog.maps(opened.layer.run_id)} - before
+    new = {m.run_id for m in workspace.catalog.maps(layer_map.layer.run_id)} - before
     if new:  # the same parameters computed before are re-used
         assert query(explorer)["map"] in new
     explorer.settle()
@@ -216,7 +216,7 @@ def test_recomputed_map_is_a_new_run_and_is_opened(explorer, workspace, opened):
     explorer.wait(lambda: (np.abs(explorer.map_pixels() - own).max(axis=-1) > 30).mean() < 0.002)
 
 
-def test_zoom_comes_nearer_and_reset_shows_all_again(explorer, opened, lonely):
+def test_zoom_comes_nearer_and_reset_shows_all_again(explorer, layer_map, lonely):
     page = explorer.open().page
     whole = explorer.map_pixels()
 
@@ -244,8 +244,8 @@ def test_dark_page_is_dark_and_keeps_its_rings(explorer, lonely):
     explorer.wait(lambda: np.median(explorer.map_pixels()) > 200)
 
 
-def test_everything_fits_a_window_of_1280_pixels(new_page, url, opened):
-    explorer = Explorer(new_page(1280, 800), url, opened).open()
+def test_everything_fits_a_window_of_1280_pixels(new_page, url, layer_map):
+    explorer = Explorer(new_page(1280, 800), url, layer_map).open()
     width = explorer.page.evaluate("document.documentElement.scrollWidth")
     assert width <= 1280
     for tab in ("Sample", "Generate", "Layers", "Run"):

@@ -53,13 +53,13 @@ def client(place):
 
 
 @pytest.fixture
-def visitor(new_page, dashboard, opened, lonely):
+def visitor(new_page, dashboard, layer_map, lonely):
     """Someone with a point selected and the form before them; everything the page is sent is kept."""
     page = new_page()
     sent = []
     page.on("websocket", lambda socket: socket.on("framereceived", lambda frame: sent.append(str(frame))))
     page.on("response", lambda response: sent.append(response.url))
-    explorer = Explorer(page, dashboard, opened).open(f"?sample={lonely[0]}")
+    explorer = Explorer(page, dashboard, layer_map).open(f"?sample={lonely[0]}")
     explorer.tab("Generate")
     page.get_by_role("button", name="Sampling", exact=True).click()
     yield explorer
@@ -123,13 +123,13 @@ def test_worker_killed_at_work_is_a_sentence_and_the_next_order_succeeds(visitor
     assert [job.state for job in client.jobs()] == ["finished"]
 
 
-def test_wrong_token_is_a_sentence(new_page, store, workspace, opened, start_worker, place):
+def test_wrong_token_is_a_sentence(new_page, store, workspace, layer_map, start_worker, place):
     start_worker().ready()
     program, address = serve(
         store, DIFFVIEWS_WORKER_URL=f"http://127.0.0.1:{place}", DIFFVIEWS_WORKER_TOKEN="not-the-token"
     )
     page = new_page()
-    visitor = Explorer(page, address, opened).open()
+    visitor = Explorer(page, address, layer_map).open()
     visitor.tab("Generate")
     visitor.button("Generate").click()
     told(visitor, "the token is missing or wrong")

@@ -72,7 +72,7 @@ def find_clusters_on(dashboard, **values):
 
 
 def test_clusters_become_a_column_that_colours_the_map_and_no_shared_table_changes(dashboard):
-    session, before = dashboard.session, dashboard.session.opened
+    session, before = dashboard.session, dashboard.session.map
     columns = list(before.table.columns)
     section = find_clusters_on(dashboard)
     assert session.notice is None
@@ -80,17 +80,17 @@ def test_clusters_become_a_column_that_colours_the_map_and_no_shared_table_chang
     expected = find_clusters(before.table[["x", "y"]].to_numpy(float), 8)
     assert (section.found.numbers == expected).all()
     names = [*section.found.names, NO_CLUSTER]
-    assert list(session.opened.table[CLUSTER].astype(str)) == [names[number] for number in expected]
+    assert list(session.map.table[CLUSTER].astype(str)) == [names[number] for number in expected]
     assert list(before.table.columns) == columns
     assert session.store.open(before.layer) is before
-    assert session.opened.colouring(CLUSTER).colours[-1] == "#9aa1ab"
+    assert session.map.colouring(CLUSTER).colours[-1] == "#9aa1ab"
 
 
 def test_table_of_clusters_counts_size_majority_and_purity(dashboard):
-    section, opened = find_clusters_on(dashboard), dashboard.session.opened
+    section, layer_map = find_clusters_on(dashboard), dashboard.session.map
     assert section.table.rows
     for row in section.table.rows:
-        members = opened.table[section.found.numbers == int(row["id"])]
+        members = layer_map.table[section.found.numbers == int(row["id"])]
         counts = members["class"].astype(str).value_counts()
         assert row["size"] == len(members)
         assert row["purity"] == pytest.approx(counts.iloc[0] / len(members))
@@ -99,20 +99,22 @@ def test_table_of_clusters_counts_size_majority_and_purity(dashboard):
 
 
 def test_click_on_a_cluster_marks_its_samples(dashboard):
-    section, opened = find_clusters_on(dashboard), dashboard.session.opened
+    section, layer_map = find_clusters_on(dashboard), dashboard.session.map
     section.table._on_message({"open": section.table.rows[0]["id"]})
     marked = dashboard.session.state.group.sample_ids
-    assert set(marked) == set(opened.table["sample_id"][section.found.numbers == 0])
+    assert set(marked) == set(layer_map.table["sample_id"][section.found.numbers == 0])
     for nonsense in ({"open": "99"}, {"open": "-1"}, {"open": None}, {}):
         section.table._on_message(nonsense)
     assert dashboard.session.state.group.sample_ids == marked
 
 
 def test_clusters_of_activations_are_those_of_the_projectors_points(dashboard):
-    section, opened = find_clusters_on(dashboard, space="activation", min_size=5), dashboard.session.opened
-    by_projector = find_clusters(opened.projector.pca_points, 5)
-    of_sample = dict(zip(opened.projector.sample_ids, by_projector, strict=True))
-    other = {(a, b) for a, b in zip(section.found.numbers, map(of_sample.get, opened.table["sample_id"]), strict=True)}
+    section, layer_map = find_clusters_on(dashboard, space="activation", min_size=5), dashboard.session.map
+    by_projector = find_clusters(layer_map.projector.pca_points, 5)
+    of_sample = dict(zip(layer_map.projector.sample_ids, by_projector, strict=True))
+    other = {
+        (a, b) for a, b in zip(section.found.numbers, map(of_sample.get, layer_map.table["sample_id"]), strict=True)
+    }
     assert len({a for a, _ in other}) == len({b for _, b in other}) == len(other)  # the same but for numbering
 
 
@@ -124,33 +126,33 @@ def test_address_with_clusters_shows_them_coloured(dashboard, runs):
     colleague.open(query)
     finish(colleague.analysis.clusters.bar)
     assert colleague.session.state.colour_by == CLUSTER
-    assert list(colleague.session.opened.table[CLUSTER]) == list(dashboard.session.opened.table[CLUSTER])
+    assert list(colleague.session.map.table[CLUSTER]) == list(dashboard.session.map.table[CLUSTER])
 
 
 def test_clusters_follow_to_another_layer_and_are_found_once_for_all(dashboard):
     find_clusters_on(dashboard)
-    first = dashboard.session.opened
+    first = dashboard.session.map
     dashboard.session.choose_layer("midblock", 2.0)
     finish(dashboard.analysis.clusters.bar)
-    assert dashboard.session.opened.layer.layer == "midblock"
+    assert dashboard.session.map.layer.layer == "midblock"
     assert dashboard.session.state.colour_by == CLUSTER
     dashboard.session.choose_layer(first.layer.layer, first.layer.sigma)
     assert not dashboard.analysis.clusters.bar.busy
-    assert list(dashboard.session.opened.table[CLUSTER]) == list(first.table[CLUSTER])
+    assert list(dashboard.session.map.table[CLUSTER]) == list(first.table[CLUSTER])
 
 
 def test_removed_clusters_leave_the_map_as_it_was(dashboard):
-    before = dashboard.session.opened
+    before = dashboard.session.map
     find_clusters_on(dashboard)
     dashboard.session.drop_clusters()
-    assert dashboard.session.opened is before
+    assert dashboard.session.map is before
     assert dashboard.session.state.colour_by == "class"
     assert dashboard.session.state.to_query()["clusters"] is None
 
 
 def test_impossible_clusters_are_told_in_a_sentence(dashboard):
     with pytest.raises(ConfigError, match="choose 2 or more"):
-        find(dashboard.session.opened, Clustering("map", 1))
+        find(dashboard.session.map, Clustering("map", 1))
     for text in ("map-1", "map", "space-5", "map--5", "map-x", None, "map-9999999"):
         assert Clustering.read(text) is None
     assert Clustering.read("activation-12") == Clustering("activation", 12)
@@ -160,14 +162,14 @@ def test_clusters_of_prompts_are_named_by_their_words():
     runs = PromptRuns(200, categories=False)
     session = Session(DataStore(runs))
     session.start(Address())
-    found = find(session.opened, Clustering("map", 8))
+    found = find(session.map, Clustering("map", 8))
     assert found.names
     words = {word for name in found.names for word in name.partition(": ")[2].split(", ")}
     assert words & {"zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"}
 
 
 def test_clusters_of_a_joint_map_are_of_points_and_mark_each_sample_once(dashboard):
-    base = dashboard.session.opened
+    base = dashboard.session.map
     table = pd.concat([base.table, base.table], ignore_index=True)
     table["sigma"] = pd.Categorical([f"σ {s:g}" for s in SIGMAS for _ in range(len(base.table))])
     table[LEVEL] = np.repeat(SIGMAS, len(base.table))
@@ -195,8 +197,8 @@ def test_group_is_compared_with_the_rest_by_class(dashboard):
     ids = [f"digits-{i:04d}" for i in range(30)]
     session.mark(ids)
     table = look_at(dashboard, "group").group.table
-    member = session.opened.table["sample_id"].isin(ids).to_numpy()
-    expected = enrich_values(member, session.opened.table["class"].astype(str))
+    member = session.map.table["sample_id"].isin(ids).to_numpy()
+    expected = enrich_values(member, session.map.table["class"].astype(str))
     assert [row["value"] for row in table.rows] == [row.value for row in expected]
     assert [row["q"] for row in table.rows] == [row.q for row in expected]
     best = expected[0]
@@ -223,8 +225,8 @@ def test_numbers_and_words_can_be_compared():
     runs = PromptRuns(200)
     dashboard = Dashboard(DataStore(runs), SyntheticStudio(runs), JobQueue())
     dashboard.open({})
-    opened = dashboard.session.opened
-    zeros = [s for s in opened.row_of if "zero" in opened.prompt_of(s)]
+    layer_map = dashboard.session.map
+    zeros = [s for s in layer_map.row_of if "zero" in layer_map.prompt_of(s)]
     dashboard.session.mark(zeros)
     section = look_at(dashboard, "group").group
     section.by.value = WORDS
@@ -246,7 +248,7 @@ def test_slow_comparison_never_shows_what_was_asked_before(dashboard, monkeypatc
 
 
 def test_everything_marked_has_no_rest_and_says_so(dashboard):
-    dashboard.session.mark(list(dashboard.session.opened.row_of))
+    dashboard.session.mark(list(dashboard.session.map.row_of))
     section = look_at(dashboard, "group").group
     assert section.table.rows == []
     assert "no rest" in section.table.empty
@@ -261,8 +263,8 @@ def test_long_lists_bring_few_pictures_and_give_the_others_when_asked(dashboard)
     sent = []
     listed._send_msg = sent.append
     listed._handle_msg({"need": ["digits-0150", "not-listed", 7, "digits-0150"]})
-    opened = dashboard.session.opened
-    assert sent == [{"pictures": {"digits-0150": opened.thumbnails(["digits-0150"])[0]}}]
+    layer_map = dashboard.session.map
+    assert sent == [{"pictures": {"digits-0150": layer_map.thumbnails(["digits-0150"])[0]}}]
 
 
 # -- extremes ----------------------------------------------------------------------------
@@ -272,7 +274,7 @@ def test_outliers_are_the_farthest_shown_samples(dashboard):
     session = dashboard.session
     session.state.filter = Filter().with_values("class", ["3: three"])
     section = look_at(dashboard, "outliers").outliers
-    table = session.opened.table
+    table = session.map.table
     expected = table[table["class"] == "3: three"].nlargest(5, "distance_to_data")
     assert [entry["id"] for entry in section.list.entries[:5]] == list(expected["sample_id"])
     assert section.list.entries[0]["detail"] == f"{expected['distance_to_data'].iloc[0]:.2f}"
@@ -282,7 +284,7 @@ def test_outliers_are_the_farthest_shown_samples(dashboard):
 
 def test_trust_is_one_click_away_and_back(dashboard):
     section = look_at(dashboard, "trust").trust
-    values = dashboard.session.opened.table.set_index("sample_id")["neighborhood_preservation"]
+    values = dashboard.session.map.table.set_index("sample_id")["neighborhood_preservation"]
     assert section.list.entries[0]["id"] == values.idxmin()
     section.colour.clicks += 1
     assert dashboard.session.state.colour_by == "neighborhood_preservation"
@@ -292,12 +294,12 @@ def test_trust_is_one_click_away_and_back(dashboard):
 
 
 def test_map_without_the_measure_says_what_to_do(dashboard):
-    section, opened = look_at(dashboard, "outliers").outliers, dashboard.session.opened
-    dashboard.session.opened = opened.with_columns(distance_to_data=np.full(len(opened.table), np.nan))
+    section, layer_map = look_at(dashboard, "outliers").outliers, dashboard.session.map
+    dashboard.session.map = layer_map.with_columns(distance_to_data=np.full(len(layer_map.table), np.nan))
     assert section.list.entries == []
     assert "re-compute it" in section._told.object
-    assert extremes(opened, TRUSTED, opened.table.iloc[:0], 5) == {}
-    assert len(extremes(opened, OUTLIERS, opened.table, 7)) == 7
+    assert extremes(layer_map, TRUSTED, layer_map.table.iloc[:0], 5) == {}
+    assert len(extremes(layer_map, OUTLIERS, layer_map.table, 7)) == 7
 
 
 # -- export ------------------------------------------------------------------------------
@@ -312,7 +314,7 @@ def test_shown_table_holds_what_the_filter_shows_with_every_column(dashboard):
     made = make_file(dashboard.exports.noted(), "csv")
     assert made.name == "edm-digits_decoder_block_2_sigma0.5_shown.csv"
     rows = list(csv.DictReader(io.StringIO(made.content.decode(), newline="")))
-    shown = session.opened.shown(session.state.filter)
+    shown = session.map.shown(session.state.filter)
     assert [row["sample_id"] for row in rows] == list(shown["sample_id"])
     assert [float(row["distance_to_data"]) for row in rows] == pytest.approx(list(shown["distance_to_data"]))
     (own,) = [row for row in rows if row["sample_id"] == "digits-0003"]
@@ -375,9 +377,9 @@ def test_hostile_texts_are_text_everywhere(runs):
     dashboard.open({"sample": "digits-0003", "group": '["digits-0003", "digits-0013"]'})
     dashboard.session.suggest()
     look_at(dashboard, "group")
-    opened = dashboard.session.opened
+    layer_map = dashboard.session.map
     pages = [
-        selected_card(opened, "digits-0003"), hover_card(opened, opened.row_of["digits-0003"]),
+        selected_card(layer_map, "digits-0003"), hover_card(layer_map, layer_map.row_of["digits-0003"]),
         dashboard.analysis.group._heading.object,
         *(make_file(dashboard.exports.noted(), kind).content.decode() for kind in ("html", "svg")),
     ]  # fmt: skip

@@ -12,10 +12,10 @@ from scipy.spatial.distance import cdist
 
 from diffviews.errors import CorruptDataError, SelectionError, TrackingError
 from panel_app.compare.against import BETWEEN, CKA, Against
+from panel_app.compare.comparison import COMPARE, Comparison
 from panel_app.compare.data import CHANGE, measure, nearest, pair
 from panel_app.compare.heading import extraction_options
 from panel_app.compare.view import CompareView
-from panel_app.compare.visit import COMPARE, Comparison
 from panel_app.data import DataStore
 from panel_app.filter import Filter
 from panel_app.map.embedding_map import EmbeddingMap
@@ -42,7 +42,7 @@ def runs():
 
 
 @pytest.fixture
-def visit(runs):
+def session(runs):
     session = Session(DataStore(runs))
     session.start(Address(view=COMPARE))
     return session
@@ -59,8 +59,8 @@ def finish(comparison):
 
 
 @pytest.fixture
-def comparison(visit):
-    return finish(Comparison(visit))
+def comparison(session):
+    return finish(Comparison(session))
 
 
 def brute_force_change(left, right, k):
@@ -76,22 +76,22 @@ def brute_force_change(left, right, k):
 # -- which two ---------------------------------------------------------------------------
 
 
-def test_comparison_first_suggests_another_layer_at_the_same_noise_level(comparison, visit):
-    assert (visit.state.layer, visit.state.sigma) == ("decoder_block_2", 0.5)
+def test_comparison_first_suggests_another_layer_at_the_same_noise_level(comparison, session):
+    assert (session.state.layer, session.state.sigma) == ("decoder_block_2", 0.5)
     assert comparison.against.place == ("ext-1", "midblock", 0.5, None)
-    assert comparison.right.opened.layer.layer == "midblock"
-    assert comparison.left.opened is visit.opened
+    assert comparison.right.map.layer.layer == "midblock"
+    assert comparison.left.map is session.map
 
 
 def test_comparison_opens_nothing_while_another_view_is_on_show(runs):
     session = Session(DataStore(runs))
     session.start(Address())
     comparison = Comparison(session)
-    assert comparison.right.opened is None
+    assert comparison.right.map is None
     assert session.state.against == Against()
     session.state.view = COMPARE
     finish(comparison)
-    assert comparison.right.opened is not None
+    assert comparison.right.map is not None
 
 
 def test_single_layer_run_has_nothing_to_be_compared_with_and_the_sentence_says_what_to_run(runs, monkeypatch):
@@ -102,91 +102,91 @@ def test_single_layer_run_has_nothing_to_be_compared_with_and_the_sentence_says_
     session.start(Address(view=COMPARE))
     comparison = finish(Comparison(session))
     assert "diffviews extract" in comparison.problem
-    assert comparison.right.opened is None
+    assert comparison.right.map is None
 
 
-def test_right_hand_layer_and_extraction_are_chosen(comparison, visit):
+def test_right_hand_layer_and_extraction_are_chosen(comparison, session):
     comparison.choose("ext-2", "encoder_block_3", 2.0)
     finish(comparison)
-    layer = comparison.right.opened.layer
+    layer = comparison.right.map.layer
     assert (layer.parent_id, layer.layer, layer.sigma) == ("ext-2", "encoder_block_3", 2.0)
-    assert visit.opened.layer.parent_id == "ext-1"
+    assert session.map.layer.parent_id == "ext-1"
 
 
-def test_layer_that_the_right_hand_extraction_lacks_gives_way_to_another_and_it_is_said(comparison, visit):
+def test_layer_that_the_right_hand_extraction_lacks_gives_way_to_another_and_it_is_said(comparison, session):
     comparison.choose("ext-2", "no_such_layer", 1.9)
     finish(comparison)
-    assert comparison.right.opened.layer.sigma == 2.0
-    assert "no_such_layer" in visit.notice.text or "sigma" in visit.notice.text
-    assert comparison.against.place == ("ext-2", comparison.right.opened.layer.layer, 2.0, None)
+    assert comparison.right.map.layer.sigma == 2.0
+    assert "no_such_layer" in session.notice.text or "sigma" in session.notice.text
+    assert comparison.against.place == ("ext-2", comparison.right.map.layer.layer, 2.0, None)
 
 
-def test_failure_on_the_right_is_a_sentence_and_the_left_map_stays(comparison, visit, runs, monkeypatch):
+def test_failure_on_the_right_is_a_sentence_and_the_left_map_stays(comparison, session, runs, monkeypatch):
     def broken(*_):
         raise TrackingError("the tracking server does not answer; is it running?")
 
     monkeypatch.setattr(runs, "points", broken)
-    before = visit.opened
+    before = session.map
     comparison.choose("ext-2", "encoder_block_0", 2.0)
     finish(comparison)
-    assert comparison.problem == visit.notice.text == "the tracking server does not answer; is it running?"
-    assert visit.opened is before
+    assert comparison.problem == session.notice.text == "the tracking server does not answer; is it running?"
+    assert session.map is before
 
 
-def test_swap_puts_each_map_in_the_others_place(comparison, visit):
+def test_swap_puts_each_map_in_the_others_place(comparison, session):
     comparison.choose("ext-2", "encoder_block_3", 2.0)
     finish(comparison)
     comparison.swap()
     finish(comparison)
-    left, right = visit.opened.layer, comparison.right.opened.layer
+    left, right = session.map.layer, comparison.right.map.layer
     assert (left.parent_id, left.layer, left.sigma) == ("ext-2", "encoder_block_3", 2.0)
     assert (right.parent_id, right.layer, right.sigma) == ("ext-1", "decoder_block_2", 0.5)
-    assert comparison.left.opened is visit.opened
+    assert comparison.left.map is session.map
 
 
-def test_swap_that_fails_leaves_both_maps_where_they_are(comparison, visit, monkeypatch):
+def test_swap_that_fails_leaves_both_maps_where_they_are(comparison, session, monkeypatch):
     comparison.choose("ext-2", "encoder_block_3", 2.0)
     finish(comparison)
-    before = visit.opened, comparison.against
+    before = session.map, comparison.against
 
     def broken(*_):
         raise TrackingError("the tracking server does not answer; is it running?")
 
-    monkeypatch.setattr(visit.store, "open", broken)
+    monkeypatch.setattr(session.store, "open", broken)
     comparison.swap()
-    assert (visit.opened, comparison.against) == before
-    assert "does not answer" in visit.notice.text
+    assert (session.map, comparison.against) == before
+    assert "does not answer" in session.notice.text
 
 
-def test_pair_of_layers_opens_on_both_sides(comparison, visit):
+def test_pair_of_layers_opens_on_both_sides(comparison, session):
     comparison.choose_pair("encoder_block_0", "encoder_block_3", 2.0)
     finish(comparison)
-    assert (visit.state.layer, visit.state.sigma) == ("encoder_block_0", 2.0)
-    assert comparison.right.opened.layer.layer == "encoder_block_3"
+    assert (session.state.layer, session.state.sigma) == ("encoder_block_0", 2.0)
+    assert comparison.right.map.layer.layer == "encoder_block_3"
 
 
-def test_recomputed_map_can_stand_on_the_right_and_a_gone_one_is_replaced(comparison, visit, runs):
+def test_recomputed_map_can_stand_on_the_right_and_a_gone_one_is_replaced(comparison, session, runs):
     source = "ext-1/midblock/0.5"
     runs.added_maps.append(SimpleNamespace(run_id="map-1", source_run=source, params={}))
     comparison.choose("ext-1", "midblock", 0.5, "map-1")
     finish(comparison)
-    assert comparison.right.opened.map_run == "map-1"
+    assert comparison.right.map.map_run == "map-1"
     comparison.choose("ext-1", "midblock", 0.5, "map-9")
     finish(comparison)
-    assert comparison.right.opened.map_run == source
-    assert "no longer logged" in visit.notice.text
+    assert comparison.right.map.map_run == source
+    assert "no longer logged" in session.notice.text
 
 
-def test_address_restores_the_whole_comparison(comparison, visit, runs):
+def test_address_restores_the_whole_comparison(comparison, session, runs):
     comparison.choose("ext-2", "encoder_block_3", 2.0)
     comparison.set(tool=CKA, k=7, coloured=True, together=True, follow=True)
     finish(comparison)
-    query = {key: value for key, value in visit.state.to_query().items() if value is not None}
+    query = {key: value for key, value in session.state.to_query().items() if value is not None}
     colleague = Session(DataStore(runs))
     colleague.start(Address.from_query(query))
     other = finish(Comparison(colleague))
-    assert colleague.state.against == visit.state.against
-    assert other.right.opened.layer.run_id == comparison.right.opened.layer.run_id
+    assert colleague.state.against == session.state.against
+    assert other.right.map.layer.run_id == comparison.right.map.layer.run_id
     assert other.left.state.colour_by == other.right.state.colour_by == CHANGE
 
 
@@ -216,54 +216,54 @@ def test_against_reads_nothing_that_does_not_fit():
 # -- linked samples ----------------------------------------------------------------------
 
 
-def test_click_on_either_side_selects_on_both(comparison, visit):
+def test_click_on_either_side_selects_on_both(comparison, session):
     comparison.right.click("digits-0030")
-    assert visit.state.selection == comparison.left.state.selection == Selection("digits-0030")
+    assert session.state.selection == comparison.left.state.selection == Selection("digits-0030")
     comparison.left.click("digits-0031")
     assert comparison.right.state.selection == Selection("digits-0030", manual=("digits-0031",))
 
 
-def test_hover_group_and_filter_of_one_side_are_the_others_too(comparison, visit):
+def test_hover_group_and_filter_of_one_side_are_the_others_too(comparison, session):
     comparison.right.state.hovered = "digits-0020"
-    assert comparison.left.state.hovered == visit.state.hovered == "digits-0020"
+    assert comparison.left.state.hovered == session.state.hovered == "digits-0020"
     comparison.left.state.group = Group(("digits-0020", "digits-0021"))
-    assert comparison.right.state.group == visit.state.group == Group(("digits-0020", "digits-0021"))
+    assert comparison.right.state.group == session.state.group == Group(("digits-0020", "digits-0021"))
     only_threes = Filter().with_values("class", ("3: three",))
     comparison.right.state.filter = only_threes
-    assert comparison.left.state.filter == visit.state.filter == only_threes
-    visit.state.selection = Selection("digits-0020")
+    assert comparison.left.state.filter == session.state.filter == only_threes
+    session.state.selection = Selection("digits-0020")
     assert comparison.left.state.selection == comparison.right.state.selection == Selection("digits-0020")
 
 
-def test_sample_of_the_right_map_alone_cannot_be_selected_and_it_is_said(comparison, visit):
+def test_sample_of_the_right_map_alone_cannot_be_selected_and_it_is_said(comparison, session):
     comparison.choose("ext-2", "midblock", 0.5)
     finish(comparison)
     comparison.swap()  # now the right map has ten samples more
     finish(comparison)
     comparison.right.click("digits-0003")
-    assert visit.state.selection == Selection()
-    assert "digits-0003 is only on the right map" in visit.notice.text
+    assert session.state.selection == Selection()
+    assert "digits-0003 is only on the right map" in session.notice.text
     comparison.right.state.group = Group(("digits-0003", "digits-0040"))
-    assert visit.state.group == comparison.left.state.group == Group(("digits-0040",))
+    assert session.state.group == comparison.left.state.group == Group(("digits-0040",))
     comparison.right.state.hovered = "digits-0003"
     assert comparison.left.state.hovered is None
 
 
-def test_right_hand_map_without_a_column_does_not_take_the_visits_filter_away(comparison, visit, runs, monkeypatch):
+def test_right_hand_map_without_a_column_does_not_take_the_sessions_filter_away(comparison, session, runs, monkeypatch):
     wanted = Filter().with_range("distance_to_data", (0.0, 1e9)).with_values("class", ("3: three",))
-    visit.state.filter = wanted
+    session.state.filter = wanted
     whole = runs.points
     monkeypatch.setattr(runs, "points", lambda *a: whole(*a).drop(columns="distance_to_data"))
     comparison.choose("ext-2", "encoder_block_0", 2.0)
     finish(comparison)
     assert comparison.right.state.filter == Filter().with_values("class", ("3: three",))
-    assert visit.state.filter == comparison.left.state.filter == wanted
+    assert session.state.filter == comparison.left.state.filter == wanted
 
 
 # -- what they share and how they differ -------------------------------------------------
 
 
-def test_samples_are_paired_by_id_and_missing_ones_counted(comparison, visit):
+def test_samples_are_paired_by_id_and_missing_ones_counted(comparison, session):
     comparison.choose("ext-2", "midblock", 0.5)
     finish(comparison)
     pairing = comparison.pairing
@@ -271,26 +271,26 @@ def test_samples_are_paired_by_id_and_missing_ones_counted(comparison, visit):
     assert (pairing.only_left, pairing.only_right) == (10, 0)
 
 
-def test_change_is_that_of_brute_force_among_the_common_samples(comparison, visit):
+def test_change_is_that_of_brute_force_among_the_common_samples(comparison, session):
     comparison.choose("ext-2", "encoder_block_0", 2.0)
     comparison.set(k=6)
     finish(comparison)
-    expected = brute_force_change(visit.opened, comparison.right.plain, 6)
+    expected = brute_force_change(session.map, comparison.right.plain, 6)
     assert comparison.change.values == pytest.approx(expected)
     assert len(set(expected.values())) > 3
 
 
-def test_change_is_measured_once_for_all_visitors(visit, comparison, monkeypatch):
+def test_change_is_measured_once_for_all_visitors(session, comparison, monkeypatch):
     import panel_app.compare.data as compare_data
 
     monkeypatch.setattr(compare_data, "measure", None)  # a second visitor must not need it
-    other = Session(visit.store)
+    other = Session(session.store)
     other.start(Address(view=COMPARE))
     assert finish(Comparison(other)).change is comparison.change
 
 
-def test_change_of_a_large_set_is_measured_for_some_samples_and_says_so(visit, comparison):
-    left, right = visit.opened, comparison.right.plain
+def test_change_of_a_large_set_is_measured_for_some_samples_and_says_so(session, comparison):
+    left, right = session.map, comparison.right.plain
     ids = pair(left, right).sample_ids
     some = measure(left, right, ids, 5, most_pairs=200 * 20)
     assert (len(some.values), some.total, some.is_whole) == (20, 200, False)
@@ -298,28 +298,28 @@ def test_change_of_a_large_set_is_measured_for_some_samples_and_says_so(visit, c
     assert all(whole.values[s] == share for s, share in some.values.items())
 
 
-def test_change_needs_three_common_samples(visit, comparison):
+def test_change_needs_three_common_samples(session, comparison):
     with pytest.raises(SelectionError, match="share 2 samples"):
-        measure(visit.opened, comparison.right.plain, ["digits-0001", "digits-0002"], 5)
+        measure(session.map, comparison.right.plain, ["digits-0001", "digits-0002"], 5)
 
 
-def test_colour_by_change_colours_both_maps_and_leaves_the_visits_colour(comparison, visit):
+def test_colour_by_change_colours_both_maps_and_leaves_the_sessions_colour(comparison, session):
     comparison.set(coloured=True)
     for side in (comparison.left, comparison.right):
         assert side.state.colour_by == CHANGE
-        row = side.opened.row_of["digits-0042"]
-        assert side.opened.table[CHANGE].iloc[row] == comparison.change.values["digits-0042"]
-    assert visit.state.colour_by == "class"
-    assert CHANGE not in visit.opened.table
+        row = side.map.row_of["digits-0042"]
+        assert side.map.table[CHANGE].iloc[row] == comparison.change.values["digits-0042"]
+    assert session.state.colour_by == "class"
+    assert CHANGE not in session.map.table
     comparison.set(coloured=False)
     assert comparison.left.state.colour_by == comparison.right.state.colour_by == "class"
 
 
-def test_nearest_among_the_common_samples_leaves_out_those_of_one_map(comparison, visit):
+def test_nearest_among_the_common_samples_leaves_out_those_of_one_map(comparison, session):
     ids = [f"digits-{i:04d}" for i in range(10, 200)]
-    found = nearest(visit.opened, ids, "digits-0050", 8)
-    points = visit.opened.projector.pca_points
-    row_of = visit.opened.projector_row_of
+    found = nearest(session.map, ids, "digits-0050", 8)
+    points = session.map.projector.pca_points
+    row_of = session.map.projector_row_of
     gaps = {s: np.linalg.norm(points[row_of[s]] - points[row_of["digits-0050"]]) for s in ids if s != "digits-0050"}
     assert list(found) == sorted(gaps, key=gaps.get)[:8]
 
@@ -328,27 +328,27 @@ def test_nearest_among_the_common_samples_leaves_out_those_of_one_map(comparison
 
 
 @pytest.fixture
-def page(visit):
-    view = CompareView(visit, EmbeddingMap(visit))
+def page(session):
+    view = CompareView(session, EmbeddingMap(session))
     finish(view.comparison)
     return view
 
 
-def test_table_lists_what_changes_most_first_and_a_click_selects(page, visit):
+def test_table_lists_what_changes_most_first_and_a_click_selects(page, session):
     values = page.comparison.change.values
     shown = [entry["id"] for entry in page.changes.table.entries]
     assert shown == sorted(values, key=lambda s: (-values[s], s))[: len(shown)]
     page.changes.table._handle_msg({"choose": shown[4]})
-    assert visit.state.selection.sample_id == shown[4]
+    assert session.state.selection.sample_id == shown[4]
     page.changes.table._handle_msg({"sort": "change"})
     assert page.changes.table.entries[0]["change"] == min(values.values())
     page.changes.table._handle_msg({"more": True})
     assert len(page.changes.table.entries) == 2 * len(shown)
     page.changes.table._handle_msg({"choose": "not-a-sample"})
-    assert visit.state.selection.sample_id == shown[4]
+    assert session.state.selection.sample_id == shown[4]
 
 
-def test_sentence_says_how_many_samples_are_on_both(page, visit):
+def test_sentence_says_how_many_samples_are_on_both(page, session):
     assert "200 samples in both" in page.shared.object
     page.comparison.choose("ext-2", "midblock", 0.5)
     finish(page.comparison)
@@ -356,30 +356,30 @@ def test_sentence_says_how_many_samples_are_on_both(page, visit):
     assert "10 of these samples are not on the right map" in page.choosers[0].told.object
 
 
-def test_selectors_of_each_side_open_what_is_chosen(page, visit):
+def test_selectors_of_each_side_open_what_is_chosen(page, session):
     left, right = page.choosers
     right.layer.value = "encoder_block_0"
     finish(page.comparison)
-    assert page.comparison.right.opened.layer.layer == "encoder_block_0"
+    assert page.comparison.right.map.layer.layer == "encoder_block_0"
     right.sigma.value = 2.0
     finish(page.comparison)
-    assert page.comparison.right.opened.layer.sigma == 2.0
+    assert page.comparison.right.map.layer.sigma == 2.0
     left.layer.value = "encoder_block_3"
     finish(page.comparison)
-    assert visit.state.layer == "encoder_block_3"
-    assert page.comparison.right.opened.layer.layer == "encoder_block_0"
+    assert session.state.layer == "encoder_block_3"
+    assert page.comparison.right.map.layer.layer == "encoder_block_0"
 
 
-def test_similarity_shows_the_logged_table_and_a_cell_opens_its_pair(page, visit, runs, monkeypatch):
+def test_similarity_shows_the_logged_table_and_a_cell_opens_its_pair(page, session, runs, monkeypatch):
     heatmap = page.cka.heatmap
     assert heatmap.layers == list(LAYERS)
     assert heatmap.values == runs.similarity("ext-1", 0.5).to_numpy().tolist()
     assert heatmap.pair == ["decoder_block_2", "midblock"]
     heatmap._handle_msg({"left": "encoder_block_0", "right": "decoder_block_2"})
     finish(page.comparison)
-    assert (visit.state.layer, page.comparison.right.opened.layer.layer) == ("encoder_block_0", "decoder_block_2")
+    assert (session.state.layer, page.comparison.right.map.layer.layer) == ("encoder_block_0", "decoder_block_2")
     monkeypatch.setattr(runs, "similarity", lambda *_: None)
-    visit.choose_layer("encoder_block_0", 2.0)
+    session.choose_layer("encoder_block_0", 2.0)
     assert heatmap.layers == []
     assert "no similarity" in heatmap.empty
 
@@ -387,31 +387,31 @@ def test_similarity_shows_the_logged_table_and_a_cell_opens_its_pair(page, visit
         raise CorruptDataError("the table cka/0.5.csv cannot be read")
 
     monkeypatch.setattr(runs, "similarity", broken)
-    page.comparison.visit.store.comparisons._similarities._values.clear()
-    visit.choose_layer("midblock", 0.5)
+    page.comparison.session.store.comparisons._similarities._values.clear()
+    session.choose_layer("midblock", 0.5)
     assert heatmap.empty == "the table cka/0.5.csv cannot be read"
 
 
-def test_quality_table_has_every_measure_and_opens_a_layer_on_either_side(page, visit):
+def test_quality_table_has_every_measure_and_opens_a_layer_on_either_side(page, session):
     keys = [column["key"] for column in page.quality.table.columns]
     assert {"knn_accuracy_activation", "control_rate", "trustworthiness"} <= set(keys)
     assert "control_baseline" not in keys
     assert len(page.quality.table.rows) == 8
     page.quality.table._handle_msg({"open": "ext-1/encoder_block_0/2.0"})
-    assert (visit.state.layer, visit.state.sigma) == ("encoder_block_0", 2.0)
+    assert (session.state.layer, session.state.sigma) == ("encoder_block_0", 2.0)
     page.quality.table._handle_msg({"open": "ext-1/encoder_block_3/2.0", "beside": True})
     finish(page.comparison)
-    assert page.comparison.right.opened.layer.run_id == "ext-1/encoder_block_3/2.0"
-    assert visit.state.layer == "encoder_block_0"
+    assert page.comparison.right.map.layer.run_id == "ext-1/encoder_block_3/2.0"
+    assert session.state.layer == "encoder_block_0"
 
 
-def test_quality_table_holds_both_extractions_where_they_differ(page, visit):
+def test_quality_table_holds_both_extractions_where_they_differ(page, session):
     page.comparison.choose("ext-2", "midblock", 0.5)
     finish(page.comparison)
     assert page.quality.table.columns[0]["key"] == "run"
     assert len(page.quality.table.rows) == 16
     page.quality.table._handle_msg({"open": "ext-2/encoder_block_0/2.0"})
-    assert visit.state.extraction == "ext-2"
+    assert session.state.extraction == "ext-2"
 
 
 def test_empty_comparison_says_so_on_the_page(runs, monkeypatch):
@@ -425,10 +425,10 @@ def test_empty_comparison_says_so_on_the_page(runs, monkeypatch):
     assert "nothing to compare" in page.problem.object
 
 
-def test_stale_comparison_is_never_shown_for_another_map(page, visit):
+def test_stale_comparison_is_never_shown_for_another_map(page, session):
     page.comparison.set(tool=BETWEEN)
     before = page.comparison.change
-    visit.choose_layer("encoder_block_0", 2.0)
+    session.choose_layer("encoder_block_0", 2.0)
     assert page.comparison.change is None
     assert page.changes.table.entries == []
     finish(page.comparison)

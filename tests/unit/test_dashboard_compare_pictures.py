@@ -14,8 +14,8 @@ from diffviews.errors import CorruptDataError, DiffViewsError
 from panel_app.compare import between as compare_between
 from panel_app.compare.against import BETWEEN
 from panel_app.compare.between import Moving, marks_of
+from panel_app.compare.comparison import COMPARE
 from panel_app.compare.view import CompareView
-from panel_app.compare.visit import COMPARE
 from panel_app.compare.zoom import around, is_same, part, shares
 from panel_app.computing.background import Background
 from panel_app.data import DataStore
@@ -33,9 +33,9 @@ def store():
 
 @pytest.fixture
 def page(store):
-    visit = Session(store)
-    visit.start(Address(view=COMPARE))
-    view = CompareView(visit, EmbeddingMap(visit))
+    session = Session(store)
+    session.start(Address(view=COMPARE))
+    view = CompareView(session, EmbeddingMap(session))
     finish(view.comparison)
     return view
 
@@ -51,14 +51,14 @@ def finish(comparison):
 
 @pytest.fixture
 def maps(page):
-    return page.comparison.left.opened, page.comparison.right.plain, page.comparison.pairing.sample_ids
+    return page.comparison.left.map, page.comparison.right.plain, page.comparison.pairing.sample_ids
 
 
 # -- from one to the other -----------------------------------------------------------------
 
 
-def places_on(opened, sample_ids):
-    return np.array([opened.position(s) for s in sample_ids])
+def places_on(layer_map, sample_ids):
+    return np.array([layer_map.position(s) for s in sample_ids])
 
 
 def test_moving_starts_on_the_left_map_and_ends_on_the_turned_right_one(maps):
@@ -66,9 +66,9 @@ def test_moving_starts_on_the_left_map_and_ends_on_the_turned_right_one(maps):
     moving = Moving.of(left, right, ids, "class")
     _, _, disparity = procrustes(places_on(left, ids), places_on(right, ids))
     assert 1 - moving.agreement**2 == pytest.approx(disparity)
-    for own, opened in ((moving.left, left), (moving.right, right)):  # distances keep their ratios
+    for own, layer_map in ((moving.left, left), (moving.right, right)):  # distances keep their ratios
         ours = np.linalg.norm(own[0] - own[1:], axis=1)
-        theirs = np.linalg.norm((p := places_on(opened, ids))[0] - p[1:], axis=1)
+        theirs = np.linalg.norm((p := places_on(layer_map, ids))[0] - p[1:], axis=1)
         assert ours / theirs == pytest.approx(np.full(len(ours), ours[0] / theirs[0]), rel=1e-4)
     both = np.concatenate([moving.left, moving.right])
     assert both.min() >= -1e-9
@@ -127,11 +127,11 @@ def test_moving_picture_sends_every_sample_and_a_click_selects_it(page):
     sent = np.frombuffer(base64.b64decode(stage.left), "<u2").reshape(-1, 2) / 65535
     assert sent == pytest.approx(moving.left.clip(0, 1), abs=1e-5)
     stage._handle_msg({"choose": 17})
-    assert page.comparison.visit.state.selection == Selection(moving.sample_ids[17])
+    assert page.comparison.session.state.selection == Selection(moving.sample_ids[17])
     assert stage.marks[0]["left"] == moving.left[17].tolist()
     for wrong in (-1, 10**6, "x", None):
         stage._handle_msg({"choose": wrong})
-    assert page.comparison.visit.state.selection == Selection(moving.sample_ids[17])
+    assert page.comparison.session.state.selection == Selection(moving.sample_ids[17])
 
 
 def test_marks_ring_the_selected_its_neighbours_and_the_hovered(maps):
@@ -157,7 +157,7 @@ def test_shares_of_a_view_and_back_are_the_view():
 
 def test_maps_zoom_together_only_where_it_is_asked_for(page):
     left, right = page.left, page.right
-    bounds = left.session.opened.bounds, right.session.opened.bounds
+    bounds = left.session.map.bounds, right.session.map.bounds
     near = part(((0.2, 0.4), (0.5, 0.7)), bounds[0])
     left.look_at(*near)
     assert right.view is None
@@ -172,19 +172,19 @@ def test_maps_follow_the_selected_sample(page):
     page.comparison.left.click("digits-0040")
     for drawing in (page.left, page.right):
         middle = [(low + high) / 2 for low, high in drawing.view]
-        assert middle == pytest.approx(drawing.session.opened.position("digits-0040"))
-    bounds = page.left.session.opened.bounds
+        assert middle == pytest.approx(drawing.session.map.position("digits-0040"))
+    bounds = page.left.session.map.bounds
     page.left.look_at(*part(((0.1, 0.2), (0.1, 0.3)), bounds))
-    (x0, x1), (y0, y1) = shares(page.right.view, page.right.session.opened.bounds)
+    (x0, x1), (y0, y1) = shares(page.right.view, page.right.session.map.bounds)
     assert (x1 - x0, y1 - y0) == pytest.approx((0.1, 0.2))
     middle = [(low + high) / 2 for low, high in page.right.view]
-    assert middle == pytest.approx(page.right.session.opened.position("digits-0040"))
+    assert middle == pytest.approx(page.right.session.map.position("digits-0040"))
 
 
 def test_pointing_at_a_sample_of_one_map_rings_it_on_the_other(page):
     page.comparison.left.state.hovered = "digits-0033"
     ring = page.right.figure._sources["hover"].data
-    assert (ring["x"][0], ring["y"][0]) == pytest.approx(page.right.session.opened.position("digits-0033"))
+    assert (ring["x"][0], ring["y"][0]) == pytest.approx(page.right.session.map.position("digits-0033"))
     page.comparison.left.state.hovered = None
     assert page.right.figure._sources["hover"].data["x"] == []
 

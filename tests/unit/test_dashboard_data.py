@@ -32,81 +32,81 @@ def store(runs):
 
 
 @pytest.fixture
-def opened(store):
+def layer_map(store):
     return store.open(store.layer_run("ext-1", "midblock", 2.0))
 
 
-def test_each_point_carries_what_its_own_sample_is(opened, runs):
+def test_each_point_carries_what_its_own_sample_is(layer_map, runs):
     for sample_id in ("digits-0000", "digits-0123", "digits-0299"):
-        row = opened.table.iloc[opened.row_of[sample_id]]
+        row = layer_map.table.iloc[layer_map.row_of[sample_id]]
         assert row["sample_id"] == sample_id
         assert row["class_label"] == runs.labels[int(sample_id[-4:])]
-        assert opened.text_of(sample_id).startswith(f"{row['class_label']}: ")
-        where = runs.projector(opened.map_run).embedding[int(sample_id[-4:])]
-        assert opened.position(sample_id) == pytest.approx(tuple(where), rel=1e-5)
+        assert layer_map.text_of(sample_id).startswith(f"{row['class_label']}: ")
+        where = runs.projector(layer_map.map_run).embedding[int(sample_id[-4:])]
+        assert layer_map.position(sample_id) == pytest.approx(tuple(where), rel=1e-5)
 
 
-def test_thumbnail_shows_the_sample_asked_for(opened, runs):
-    data = opened.thumbnail("digits-0042").partition(",")[2]
+def test_thumbnail_shows_the_sample_asked_for(layer_map, runs):
+    data = layer_map.thumbnail("digits-0042").partition(",")[2]
     image = np.asarray(Image.open(io.BytesIO(base64.b64decode(data))).convert("RGB"))
     assert (image == runs.images[42]).all()
 
 
-def test_class_filter_hides_points_and_changes_nothing_else(opened):
-    before = opened.table.copy(deep=True)
-    neighbours = opened.neighbours("digits-0003", 5, "activation")
-    shown = opened.shown(only("class", "4: four"))
+def test_class_filter_hides_points_and_changes_nothing_else(layer_map):
+    before = layer_map.table.copy(deep=True)
+    neighbours = layer_map.neighbours("digits-0003", 5, "activation")
+    shown = layer_map.shown(only("class", "4: four"))
     assert set(shown["class"]) == {"4: four"}
-    assert 0 < len(shown) < len(opened.table)
-    assert opened.neighbours("digits-0003", 5, "activation") == neighbours
-    pd.testing.assert_frame_equal(opened.table, before)
-    assert len(opened.shown(Filter())) == len(opened.table)
+    assert 0 < len(shown) < len(layer_map.table)
+    assert layer_map.neighbours("digits-0003", 5, "activation") == neighbours
+    pd.testing.assert_frame_equal(layer_map.table, before)
+    assert len(layer_map.shown(Filter())) == len(layer_map.table)
 
 
-def test_point_under_the_pointer_is_the_nearest_one_shown(opened):
-    x, y = opened.position("digits-0010")
-    assert opened.near(x, y, within=(0.5, 0.5)) == "digits-0010"
-    other = next(c for c in opened.categories_of("class") if c != opened.text_of("digits-0010"))
-    found = opened.near(x, y, within=(50, 50), wanted=only("class", other))
+def test_point_under_the_pointer_is_the_nearest_one_shown(layer_map):
+    x, y = layer_map.position("digits-0010")
+    assert layer_map.near(x, y, within=(0.5, 0.5)) == "digits-0010"
+    other = next(c for c in layer_map.categories_of("class") if c != layer_map.text_of("digits-0010"))
+    found = layer_map.near(x, y, within=(50, 50), wanted=only("class", other))
     assert found is not None
-    assert opened.text_of(found) == other
-    assert opened.near(1e6, 1e6, within=(0.5, 0.5)) is None
+    assert layer_map.text_of(found) == other
+    assert layer_map.near(1e6, 1e6, within=(0.5, 0.5)) is None
 
 
-def test_neighbours_are_those_in_activation_space_unless_the_map_is_asked_for(opened):
-    points = opened.projector.pca_points
-    row = opened.projector_row_of["digits-0007"]
+def test_neighbours_are_those_in_activation_space_unless_the_map_is_asked_for(layer_map):
+    points = layer_map.projector.pca_points
+    row = layer_map.projector_row_of["digits-0007"]
     gaps = np.linalg.norm(points - points[row], axis=1)
-    expected = [opened.projector.sample_ids[i] for i in np.argsort(gaps)[1:8]]
-    found = opened.neighbours("digits-0007", 7, "activation")
+    expected = [layer_map.projector.sample_ids[i] for i in np.argsort(gaps)[1:8]]
+    found = layer_map.neighbours("digits-0007", 7, "activation")
     assert [n.sample_id for n in found] == expected
     assert [n.distance for n in found] == pytest.approx(np.sort(gaps)[1:8], rel=1e-5)
-    assert [n.sample_id for n in opened.neighbours("digits-0007", 7, "map")] != expected
+    assert [n.sample_id for n in layer_map.neighbours("digits-0007", 7, "map")] != expected
 
 
-def test_distances_agree_with_the_neighbours_listed(opened):
+def test_distances_agree_with_the_neighbours_listed(layer_map):
     for space in ("activation", "map"):
-        found = opened.neighbours("digits-0007", 5, space)
-        again = opened.distances("digits-0007", [n.sample_id for n in found], space)
+        found = layer_map.neighbours("digits-0007", 5, space)
+        again = layer_map.distances("digits-0007", [n.sample_id for n in found], space)
         assert list(again.values()) == pytest.approx([n.distance for n in found], rel=1e-5)
-    assert opened.distances("digits-0007", [], "map") == {}
+    assert layer_map.distances("digits-0007", [], "map") == {}
 
 
-def test_more_neighbours_than_samples_is_refused(opened):
+def test_more_neighbours_than_samples_is_refused(layer_map):
     with pytest.raises(SelectionError, match="only 299 other samples"):
-        opened.neighbours("digits-0007", 300, "activation")
+        layer_map.neighbours("digits-0007", 300, "activation")
 
 
-def test_colours_of_classes_stay_when_a_filter_or_number_is_chosen(opened):
-    colouring = opened.colouring("class")
-    assert colouring.categories == opened.categories_of("class")
+def test_colours_of_classes_stay_when_a_filter_or_number_is_chosen(layer_map):
+    colouring = layer_map.colouring("class")
+    assert colouring.categories == layer_map.categories_of("class")
     assert len(set(colouring.colours)) == len(colouring.categories)
-    number = opened.colouring("distance_to_data")
+    number = layer_map.colouring("distance_to_data")
     assert (number.low, number.high) == (
-        pytest.approx(opened.table["distance_to_data"].min()),
-        pytest.approx(opened.table["distance_to_data"].max()),
+        pytest.approx(layer_map.table["distance_to_data"].min()),
+        pytest.approx(layer_map.table["distance_to_data"].max()),
     )
-    assert opened.colouring("no such column") == colouring
+    assert layer_map.colouring("no such column") == colouring
 
 
 def test_map_is_loaded_once_for_all_visitors(runs, monkeypatch):
@@ -122,7 +122,7 @@ def test_map_is_loaded_once_for_all_visitors(runs, monkeypatch):
     for thread in threads:
         thread.join()
     assert len(calls) == 1
-    assert all(opened is found[0] for opened in found)
+    assert all(layer_map is found[0] for layer_map in found)
 
 
 def test_least_recently_used_maps_are_let_go(runs):

@@ -182,8 +182,8 @@ def settled(server):
 async def browse(visit):
     """Take in hand whatever draws, watches, or works beside the page."""
     dashboard, session = visit.dashboard, visit.dashboard.session
-    (x0, _), (y0, _) = session.opened.bounds
-    x, y = session.opened.position("digits-0007")
+    (x0, _), (y0, _) = session.map.bounds
+    x, y = session.map.position("digits-0007")
     await visit.event(Tap, x=x, y=y)
     await until(lambda: session.state.selection.sample_id is not None)
     await visit.event(RangesUpdate, x0=x0, x1=x, y0=y0, y1=y)

@@ -91,7 +91,7 @@ def near(session):
     """A map whose visitor has come nearer, and where to."""
     drawing = EmbeddingMap(session)
     drawing.plot.pane.get_root()
-    (x0, x1), (y0, y1) = session.opened.bounds
+    (x0, x1), (y0, y1) = session.map.bounds
     view = (x0, (x0 + x1) / 2), ((y0 + y1) / 2, y1)
     drawing.look_at(*view)
     assert (drawing.view, drawing.seen[0]) == (view, view)
@@ -100,8 +100,8 @@ def near(session):
 
 def test_zoom_stays_while_the_same_points_get_other_columns_and_colours(session, near):
     drawing, view = near
-    session.show_clusters(find(session.opened, Clustering()))
-    session.opened = session.opened.with_columns(change=np.zeros(120))
+    session.show_clusters(find(session.map, Clustering()))
+    session.map = session.map.with_columns(change=np.zeros(120))
     session.state.colour_by = "distance_to_data"
     session.drop_clusters()
     session.choose_map(None)
@@ -111,19 +111,19 @@ def test_zoom_stays_while_the_same_points_get_other_columns_and_colours(session,
 
 def test_card_stays_while_the_same_points_get_other_columns_and_goes_with_another_map(session, near):
     drawing, _ = near
-    drawing.pointed(*session.opened.position("digits-0003"))
+    drawing.pointed(*session.map.position("digits-0003"))
     card = drawing._pointing.card.pane
-    session.opened = session.opened.with_columns(change=np.zeros(120))
+    session.map = session.map.with_columns(change=np.zeros(120))
     assert (card.visible, session.state.hovered) == (True, "digits-0003")
-    session.choose_layer(session.opened.layer.layer, 0.5 if session.opened.layer.sigma == 2.0 else 2.0)
+    session.choose_layer(session.map.layer.layer, 0.5 if session.map.layer.sigma == 2.0 else 2.0)
     assert (card.visible, session.state.hovered) == (False, None)
 
 
 def test_points_of_another_map_are_all_shown(session, near):
     drawing, view = near
-    first = session.opened
+    first = session.map
     session.choose_layer(first.layer.layer, 0.5 if first.layer.sigma == 2.0 else 2.0)
-    assert session.opened.bounds != first.bounds
-    assert (drawing.view, drawing.seen[0]) == (None, session.opened.bounds)
+    assert session.map.bounds != first.bounds
+    assert (drawing.view, drawing.seen[0]) == (None, session.map.bounds)
     session.choose_layer(first.layer.layer, first.layer.sigma)
     assert drawing.seen[0] == first.bounds != view

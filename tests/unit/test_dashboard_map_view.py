@@ -47,60 +47,60 @@ def drawing(session):
 
 
 @pytest.fixture
-def opened(session):
-    return session.opened
+def layer_map(session):
+    return session.map
 
 
-def at_place_of(opened, sample_id):
+def at_place_of(layer_map, sample_id):
     """The windows and pixel in the middle of which a sample lies."""
-    x, y = opened.position(sample_id)
+    x, y = layer_map.position(sample_id)
     return Window((x - 1, x + 1), (y - 1, y + 1), 41, 41)
 
 
 # -- marks and highlight ---------------------------------------------------------------
 
 
-def test_lasso_marks_only_the_samples_shown(drawing, session, opened):
-    wanted = opened.text_of("digits-0003")
+def test_lasso_marks_only_the_samples_shown(drawing, session, layer_map):
+    wanted = layer_map.text_of("digits-0003")
     session.state.filter = Filter().with_values("class", (wanted,))
-    (x0, x1), (y0, y1) = opened.bounds
+    (x0, x1), (y0, y1) = layer_map.bounds
     drawing.hand.mark_outline(np.array([(x0, y0), (x1, y0), (x1, y1), (x0, y1)]))
-    shown = opened.shown(session.state.filter)["sample_id"]
+    shown = layer_map.shown(session.state.filter)["sample_id"]
     assert set(session.state.group.sample_ids) == set(shown)
     assert 0 < len(shown) < COUNT
 
 
-def test_box_with_keys_adds_and_removes(drawing, session, opened):
-    (x0, x1), (y0, y1) = opened.bounds
-    middle = float(opened.table["x"].median())
-    left = {s for s in opened.row_of if opened.position(s)[0] <= middle}
+def test_box_with_keys_adds_and_removes(drawing, session, layer_map):
+    (x0, x1), (y0, y1) = layer_map.bounds
+    middle = float(layer_map.table["x"].median())
+    left = {s for s in layer_map.row_of if layer_map.position(s)[0] <= middle}
     drawing.hand.mark_box((x0, y0, middle, y1))
     assert set(session.state.group.sample_ids) == left
     drawing.hand.on_message({"shift": True, "alt": False})
     drawing.hand.mark_box((middle, y0, x1, y1))
-    assert set(session.state.group.sample_ids) == set(opened.row_of)
+    assert set(session.state.group.sample_ids) == set(layer_map.row_of)
     drawing.hand.on_message({"shift": False, "alt": True})
     drawing.hand.mark_box((x0, y0, middle, y1))
-    assert set(session.state.group.sample_ids) == set(opened.row_of) - left
+    assert set(session.state.group.sample_ids) == set(layer_map.row_of) - left
     assert f"{COUNT - len(left)} marked" in drawing.tools._told.object
 
 
-def test_marks_hidden_by_a_filter_are_told(opened):
-    ids = tuple(opened.row_of)
-    wanted = Filter().with_values("class", (opened.text_of(ids[0]),))
-    hidden = COUNT - opened.count_shown(wanted)
-    assert told(opened, Group(ids), wanted) == f"{COUNT} marked, {hidden} of them hidden by the filter"
-    assert told(opened, Group(ids), Filter()) == f"{COUNT} marked"
+def test_marks_hidden_by_a_filter_are_told(layer_map):
+    ids = tuple(layer_map.row_of)
+    wanted = Filter().with_values("class", (layer_map.text_of(ids[0]),))
+    hidden = COUNT - layer_map.count_shown(wanted)
+    assert told(layer_map, Group(ids), wanted) == f"{COUNT} marked, {hidden} of them hidden by the filter"
+    assert told(layer_map, Group(ids), Filter()) == f"{COUNT} marked"
 
 
-def test_marked_points_stay_strong_with_an_outline_and_others_fade(session, opened):
+def test_marked_points_stay_strong_with_an_outline_and_others_fade(session, layer_map):
     session.state.group = Group(("digits-0003",))
-    colouring = opened.colouring("class")
+    colouring = layer_map.colouring("class")
     for sample_id, is_marked in (("digits-0003", True), ("digits-0100", False)):
-        window = at_place_of(opened, sample_id)
-        base = opened.picture(window, "class", radius=4)
+        window = at_place_of(layer_map, sample_id)
+        base = layer_map.picture(window, "class", radius=4)
         drawn = emphasised(
-            base, emphasis_of(opened, session.state), window, colouring, radius=4, ink="#000000", scale=1
+            base, emphasis_of(layer_map, session.state), window, colouring, radius=4, ink="#000000", scale=1
         )
         before, after = base[20, 20], drawn[20, 20]
         if is_marked:
@@ -111,25 +111,25 @@ def test_marked_points_stay_strong_with_an_outline_and_others_fade(session, open
             assert 0 < after[3] < before[3] / 3
 
 
-def test_marked_samples_of_a_joint_map_are_brought_forward_at_every_noise_level(store, opened):
-    twice = pd.concat([opened.table, opened.table], ignore_index=True)
+def test_marked_samples_of_a_joint_map_are_brought_forward_at_every_noise_level(store, layer_map):
+    twice = pd.concat([layer_map.table, layer_map.table], ignore_index=True)
     twice["sigma"] = pd.Categorical(["σ 0.5"] * COUNT + ["σ 2"] * COUNT)
-    joint = type(opened)(None, "joint", twice, opened.row_of, opened.samples, None, {})
+    joint = type(layer_map)(None, "joint", twice, layer_map.row_of, layer_map.samples, None, {})
     rows = joint.rows_of(["digits-0007"])
     assert len(rows) == 2
     assert set(twice["sample_id"].iloc[rows]) == {"digits-0007"}
     assert joint.samples_at(rows) == ("digits-0007",)
 
 
-def test_highlight_brings_one_category_forward(session, opened):
-    name = opened.text_of("digits-0003")
+def test_highlight_brings_one_category_forward(session, layer_map):
+    name = layer_map.text_of("digits-0003")
     session.state.highlight = name
-    points = emphasis_of(opened, session.state).highlighted
-    assert set(opened.table["sample_id"].iloc[points.grid.rows]) == {
-        s for s in opened.row_of if opened.text_of(s) == name
+    points = emphasis_of(layer_map, session.state).highlighted
+    assert set(layer_map.table["sample_id"].iloc[points.grid.rows]) == {
+        s for s in layer_map.row_of if layer_map.text_of(s) == name
     }
     session.state.highlight = "no such class"
-    assert not emphasis_of(opened, session.state)
+    assert not emphasis_of(layer_map, session.state)
 
 
 def test_picture_over_another_hides_it_where_it_is_opaque():
@@ -141,23 +141,31 @@ def test_picture_over_another_hides_it_where_it_is_opaque():
     assert laid[0, 1].tolist() == [0, 0, 255, 100]
 
 
-def test_shared_picture_is_drawn_once_and_never_changed(session, opened):
-    window = at_place_of(opened, "digits-0003")
-    base = opened.picture(window, "class", radius=3.0)
+def test_shared_picture_is_drawn_once_and_never_changed(session, layer_map):
+    window = at_place_of(layer_map, "digits-0003")
+    base = layer_map.picture(window, "class", radius=3.0)
     before = base.copy()
-    emphasised(base, Emphasis(), window, opened.colouring("class"), radius=3, ink="#000000", scale=1)
+    emphasised(base, Emphasis(), window, layer_map.colouring("class"), radius=3, ink="#000000", scale=1)
     session.state.group = Group(("digits-0003",))
     emphasised(
-        base, emphasis_of(opened, session.state), window, opened.colouring("class"), radius=3, ink="#000000", scale=1
+        base,
+        emphasis_of(layer_map, session.state),
+        window,
+        layer_map.colouring("class"),
+        radius=3,
+        ink="#000000",
+        scale=1,
     )
-    assert opened.picture(window, "class", radius=3.0) is base
+    assert layer_map.picture(window, "class", radius=3.0) is base
     assert (base == before).all()
 
 
-def test_rings_of_hidden_samples_are_faint(opened):
-    own = opened.text_of("digits-0001")
-    other = next(s for s in opened.row_of if opened.text_of(s) != own)
-    rings = ring_columns(opened, Selection("digits-0001", (other,)), 4.0, LIGHT, Filter().with_values("class", (own,)))
+def test_rings_of_hidden_samples_are_faint(layer_map):
+    own = layer_map.text_of("digits-0001")
+    other = next(s for s in layer_map.row_of if layer_map.text_of(s) != own)
+    rings = ring_columns(
+        layer_map, Selection("digits-0001", (other,)), 4.0, LIGHT, Filter().with_values("class", (own,))
+    )
     alphas = dict(zip([other, "digits-0001"], rings["alpha"], strict=True))
     assert alphas["digits-0001"] == 1
     assert alphas[other] < 0.5
@@ -177,24 +185,24 @@ def test_first_click_highlights_second_filters_third_shows_all(session):
     assert not state.filter
 
 
-def test_legend_counts_what_is_shown(session, opened):
+def test_legend_counts_what_is_shown(session, layer_map):
     legend = MapLegend(session)
     session.state.filter = Filter().with_range(
-        "distance_to_data", (0.0, float(opened.table["distance_to_data"].median()))
+        "distance_to_data", (0.0, float(layer_map.table["distance_to_data"].median()))
     )
-    shown = opened.shown(session.state.filter)["class"].value_counts()
+    shown = layer_map.shown(session.state.filter)["class"].value_counts()
     assert {e["name"]: e["count"] for e in legend.key.entries} == shown.to_dict()
     assert f"{shown.sum()} of {COUNT} shown" in legend.caption.object
 
 
-def test_other_colours_end_the_highlight_and_hidden_rings_are_told(session, opened):
+def test_other_colours_end_the_highlight_and_hidden_rings_are_told(session, layer_map):
     legend = MapLegend(session)
     session.state.highlight = "3: three"
     session.state.colour_by = "distance_to_data"
     assert session.state.highlight is None
     session.click("digits-0001")
-    own = opened.text_of("digits-0001")
-    session.state.filter = Filter().with_values("class", tuple(c for c in opened.categories_of("class") if c != own))
+    own = layer_map.text_of("digits-0001")
+    session.state.filter = Filter().with_values("class", tuple(c for c in layer_map.categories_of("class") if c != own))
     assert "1 ringed hidden" in legend.caption.object
 
 
@@ -243,71 +251,71 @@ def test_names_do_not_overlap_and_the_heavier_stays():
 # -- pictures --------------------------------------------------------------------------
 
 
-def test_pictures_take_the_dots_place_only_where_few_are_in_view(opened):
-    assert placed(opened.grid, opened.bounds, (800, 500), most=50).rows == ()
-    x, y = opened.position("digits-0010")
-    near = placed(opened.grid, ((x - 2, x + 2), (y - 2, y + 2)), (800, 500))
+def test_pictures_take_the_dots_place_only_where_few_are_in_view(layer_map):
+    assert placed(layer_map.grid, layer_map.bounds, (800, 500), most=50).rows == ()
+    x, y = layer_map.position("digits-0010")
+    near = placed(layer_map.grid, ((x - 2, x + 2), (y - 2, y + 2)), (800, 500))
     assert 0 < len(near.rows) <= MOST
-    assert opened.row_of["digits-0010"] in near.rows or len(near.rows) > 1
+    assert layer_map.row_of["digits-0010"] in near.rows or len(near.rows) > 1
 
 
-def test_all_of_a_small_map_is_not_near_and_its_pictures_come_when_zoomed_in(drawing, session, opened):
-    session.state.filter = Filter().with_values("class", (opened.text_of("digits-0003"),))
+def test_all_of_a_small_map_is_not_near_and_its_pictures_come_when_zoomed_in(drawing, session, layer_map):
+    session.state.filter = Filter().with_values("class", (layer_map.text_of("digits-0003"),))
     decoration, size = drawing.decoration, (800, 500)
-    decoration.show(opened, opened.bounds, size, LIGHT)
+    decoration.show(layer_map, layer_map.bounds, size, LIGHT)
     assert decoration.placed.rows == ()
-    x, y = opened.position("digits-0003")
-    (x0, x1), (y0, y1) = opened.bounds
+    x, y = layer_map.position("digits-0003")
+    (x0, x1), (y0, y1) = layer_map.bounds
     view = (x - (x1 - x0) / 4, x + (x1 - x0) / 4), (y - (y1 - y0) / 4, y + (y1 - y0) / 4)
-    decoration.show(opened, view, size, LIGHT)
+    decoration.show(layer_map, view, size, LIGHT)
     assert len(decoration.placed.rows) > 0
-    decoration.show(opened, view, size, LIGHT, pictures=False)
+    decoration.show(layer_map, view, size, LIGHT, pictures=False)
     assert decoration.placed.rows == ()
 
 
-def test_pictures_keep_apart_and_come_in_one_order(opened):
+def test_pictures_keep_apart_and_come_in_one_order(layer_map):
     pixels = (800.0, 500.0)
-    found = placed(opened.grid, opened.bounds, pixels, most=COUNT)
-    spans = [high - low for low, high in opened.bounds]
-    places = opened.table[["x", "y"]].iloc[list(found.rows)].to_numpy() / spans * pixels
+    found = placed(layer_map.grid, layer_map.bounds, pixels, most=COUNT)
+    spans = [high - low for low, high in layer_map.bounds]
+    places = layer_map.table[["x", "y"]].iloc[list(found.rows)].to_numpy() / spans * pixels
     gaps = np.abs(places[:, None] - places[None]).max(axis=-1) + 1e9 * np.eye(len(places))
     assert len(places) > 10
     assert gaps.min() >= 0.9 * found.side
-    assert placed(opened.grid, opened.bounds, pixels, most=COUNT) == found
+    assert placed(layer_map.grid, layer_map.bounds, pixels, most=COUNT) == found
 
 
-def test_pictures_belong_to_their_samples_pixel_by_pixel(opened):
+def test_pictures_belong_to_their_samples_pixel_by_pixel(layer_map):
     ids = ["digits-0042", "digits-0007"]
-    for sample_id, address in zip(ids, addresses(opened, ids), strict=True):
+    for sample_id, address in zip(ids, addresses(layer_map, ids), strict=True):
         image = np.asarray(Image.open(io.BytesIO(base64.b64decode(address.partition(",")[2]))).convert("RGB"))
-        own = opened.samples.images_of([sample_id])[0]
+        own = layer_map.samples.images_of([sample_id])[0]
         times = image.shape[0] // own.shape[0]
         assert times >= 2
         assert (image == own.repeat(times, 0).repeat(times, 1)).all()
 
 
-def test_frames_have_the_colours_of_their_points(opened):
-    row = opened.row_of["digits-0003"]
-    colouring = opened.colouring("class")
-    assert colours_of(opened, [row], colouring) == [
-        colouring.colours[colouring.categories.index(opened.text_of("digits-0003"))]
+def test_frames_have_the_colours_of_their_points(layer_map):
+    row = layer_map.row_of["digits-0003"]
+    colouring = layer_map.colouring("class")
+    assert colours_of(layer_map, [row], colouring) == [
+        colouring.colours[colouring.categories.index(layer_map.text_of("digits-0003"))]
     ]
     ramp = Colouring("distance_to_data", ("#000000", "#ffffff"), low=0, high=1)
     assert ramp.colour_at(0.0) == "#000000"
     assert ramp.colour_at(9.0) == "#ffffff"
 
 
-def test_pictures_that_cannot_be_read_are_told(drawing, session, opened, monkeypatch):
+def test_pictures_that_cannot_be_read_are_told(drawing, session, layer_map, monkeypatch):
     def lost(samples, sample_ids):
         raise CorruptDataError(f"the picture of {sample_ids[0]} is gone; extract again")
 
-    monkeypatch.setattr(type(opened.samples), "thumbnails_of", lost)
-    x, y = opened.position("digits-0003")
+    monkeypatch.setattr(type(layer_map.samples), "thumbnails_of", lost)
+    x, y = layer_map.position("digits-0003")
     drawing.pointed(x, y)
     assert session.notice.text == "the picture of digits-0003 is gone; extract again"
     assert session.state.hovered == "digits-0003"
     session.notice = None
-    drawing.decoration.show(opened, ((x - 2, x + 2), (y - 2, y + 2)), (800, 500), LIGHT)
+    drawing.decoration.show(layer_map, ((x - 2, x + 2), (y - 2, y + 2)), (800, 500), LIGHT)
     deadline = time.monotonic() + 10
     while session.notice is None and time.monotonic() < deadline:
         drawing.decoration.reading.follow()
@@ -333,10 +341,10 @@ def test_escape_clears_help_then_marks_then_the_selection(drawing, session):
     assert session.state.selection.sample_id is None
 
 
-def test_keys_zoom_move_and_suggest(drawing, session, opened):
+def test_keys_zoom_move_and_suggest(drawing, session, layer_map):
     seen = []
     drawing.plot.range.add_subscriber(lambda x_range, y_range: seen.append((x_range, y_range)))
-    (x0, x1), _ = opened.bounds
+    (x0, x1), _ = layer_map.bounds
     for key in ("+", "ArrowRight", "0"):
         drawing.hand.on_message({"key": key})
     (near, _), (moved, _), (whole, _) = seen

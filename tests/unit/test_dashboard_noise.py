@@ -37,7 +37,7 @@ def runs():
 def session(runs):
     made = Session(DataStore(runs))
     made.start(Address(layer="midblock", sigma=2.0))
-    assert made.opened.layer.layer == "midblock"
+    assert made.map.layer.layer == "midblock"
     return made
 
 
@@ -86,10 +86,10 @@ def test_slices_are_those_logged_for_their_noise_levels(runs):
 def test_map_in_three_dimensions_is_the_one_on_show_or_the_newest(runs, session):
     flat = SimpleNamespace(run_id="flat", source_run="ext-1/midblock/2.0", params={"n_components": "2"})
     solid = SimpleNamespace(run_id="solid", source_run="ext-1/midblock/2.0", params={"n_components": "3"})
-    assert solid_scene(session.store, session.opened, [flat]).scene is None
+    assert solid_scene(session.store, session.map, [flat]).scene is None
     runs.added_maps = [flat, solid]
-    assert solid_scene(session.store, session.opened, [flat, solid]).scene.map_run == "solid"
-    shown = session.store.open(session.opened.layer, "solid")
+    assert solid_scene(session.store, session.map, [flat, solid]).scene.map_run == "solid"
+    shown = session.store.open(session.map.layer, "solid")
     assert solid_scene(session.store, shown, []).scene.map_run == "solid"
 
 
@@ -184,8 +184,8 @@ def test_steps_of_a_path_go_to_the_slice_of_their_own_noise_level(runs):
     store = DataStore(runs)
     runs.added_maps = [logged("aligned-1")]
     scene = aligned_scene(store, store.layer_run("ext-1", "midblock", 2.0)).scene
-    for opened in scene.maps:
-        object.__setattr__(opened, "projector", NamingProjector(opened.layer.sigma))
+    for layer_map in scene.maps:
+        object.__setattr__(layer_map, "projector", NamingProjector(layer_map.layer.sigma))
     outcome = outcome_with({"midblock": np.zeros((3, 2, 4))})
     (path,) = paths_on(scene, track_of(outcome, sample=1))
     assert path["x"] == [2.0, 2.0, 0.5]

@@ -19,14 +19,14 @@ from panel_app.theme import BASELINE_PATH, NEIGHBOUR, PATH, SELECTED
 
 
 @pytest.fixture(scope="module")
-def opened():
+def layer_map():
     store = DataStore(SyntheticRuns(60))
     return store.open(store.layer_run("ext-1", "midblock", 2.0))
 
 
-def test_rings_lie_at_their_samples_thin_thick_and_blue(opened):
-    rings = ring_columns(opened, Selection("digits-0001", ("digits-0002",), ("digits-0003",)), 4.0, LIGHT)
-    places = [opened.position(f"digits-000{i}") for i in (2, 3, 1)]
+def test_rings_lie_at_their_samples_thin_thick_and_blue(layer_map):
+    rings = ring_columns(layer_map, Selection("digits-0001", ("digits-0002",), ("digits-0003",)), 4.0, LIGHT)
+    places = [layer_map.position(f"digits-000{i}") for i in (2, 3, 1)]
     assert list(zip(rings["x"], rings["y"], strict=True)) == places
     assert rings["colour"] == [NEIGHBOUR, NEIGHBOUR, SELECTED]
     suggested, manual, selected = rings["width"]
@@ -34,8 +34,8 @@ def test_rings_lie_at_their_samples_thin_thick_and_blue(opened):
     assert min(rings["size"]) > 2 * 4.0
 
 
-def test_samples_that_the_map_lacks_get_no_ring(opened):
-    rings = ring_columns(opened, Selection("digits-0001", ("elsewhere",)), 4.0, DARK)
+def test_samples_that_the_map_lacks_get_no_ring(layer_map):
+    rings = ring_columns(layer_map, Selection("digits-0001", ("elsewhere",)), 4.0, DARK)
     assert rings["colour"] == [SELECTED]
 
 

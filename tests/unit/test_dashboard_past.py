@@ -127,7 +127,7 @@ def test_loading_brings_map_form_and_selection_back(dashboard, studio):
     until(lambda: len(past.list.entries) == 1, past._lists, past._leaves)
     past._on_list({"load": "gen-1"})
     until(lambda: not past._shows.busy, past._shows)
-    assert (session.opened.layer.layer, session.opened.layer.sigma) == ("midblock", 2.0)
+    assert (session.map.layer.layer, session.map.layer.sigma) == ("midblock", 2.0)
     assert session.state.selection.members == ("digits-0007", "digits-0008")
     assert form.recipe() == asked
 
@@ -143,7 +143,7 @@ def test_showing_puts_the_logged_result_and_its_path_on_the_page(dashboard):
     past._on_list({"show": "gen-1"})
     until(lambda: not past._shows.busy, past._shows)
     assert other.results.shown.outcome.run_id == "gen-1"
-    assert other.session.opened.layer.layer == dashboard.session.opened.layer.layer
+    assert other.session.map.layer.layer == dashboard.session.map.layer.layer
     assert [path.baseline for path in other.drawing.paths] == [True, False]
     assert '"seed": 0' in other.results.view.recipe
     assert other.results.view.command.startswith("diffviews generate --layer_run=")
@@ -191,7 +191,7 @@ def test_paths_of_several_generations_are_drawn_at_once_and_taken_away_again(das
 
 
 def test_order_takes_everything_else_from_the_extraction_on_show(dashboard, runs):
-    arguments = arguments_of(dashboard.session.opened, ["decoder_block_9"], (0.5, 4.0), dashboard.session.layers)
+    arguments = arguments_of(dashboard.session.map, ["decoder_block_9"], (0.5, 4.0), dashboard.session.layers)
     assert (arguments["layers"], arguments["sigmas"]) == (["decoder_block_9"], [0.5, 4.0])
     assert (arguments["dataset"], arguments["max_samples"], arguments["dtype"]) == ("digits", 120, "float32")
     assert arguments["conditioning"] == "label"
@@ -206,7 +206,7 @@ def test_arguments_are_those_that_a_worker_accepts(dashboard):
 
     from diffviews.serving.bodies import read_extraction
 
-    arguments = arguments_of(dashboard.session.opened, ["decoder_block_9"], (4.0,), dashboard.session.layers)
+    arguments = arguments_of(dashboard.session.map, ["decoder_block_9"], (4.0,), dashboard.session.layers)
     read = read_extraction(json.dumps(arguments).encode())
     assert read["layers"] == ("decoder_block_9",)
     assert read["maps"].n_neighbors == 20
@@ -231,9 +231,9 @@ def test_order_keeps_what_the_extraction_on_show_kept(runs, studio):
     assert view.order.storage.value == "sketch"
     there = view.session.layers[0]
     wanted = ([there.layer], (there.sigma,), [there])
-    assert arguments_of(view.session.opened, *wanted, "full")["storage"] == "full"
+    assert arguments_of(view.session.map, *wanted, "full")["storage"] == "full"
     with pytest.raises(ConfigError, match="holds these layers"):
-        arguments_of(view.session.opened, *wanted, "sketch")
+        arguments_of(view.session.map, *wanted, "sketch")
     view.close()
 
 
@@ -246,7 +246,7 @@ def test_ordered_layer_is_extracted_and_opened(dashboard, studio):
     until(lambda: not order.bar.busy, order.bar)
     assert studio.ordered[0]["layers"] == ["midblock"]
     assert dashboard.session.state.extraction == "ext-2"
-    assert dashboard.session.opened.layer.layer == "midblock"
+    assert dashboard.session.map.layer.layer == "midblock"
 
 
 @pytest.mark.parametrize(
@@ -309,7 +309,7 @@ def test_store_that_is_down_is_told_once_and_can_be_tried_again(runs, studio):
     assert "the bucket digits does not answer" in banner.alert.object
     assert "can still be looked at" in banner.alert.object
     assert banner.retry.visible
-    assert view.session.opened is not None
+    assert view.session.map is not None
     banner.alert.closed = True
     assert not banner.retry.visible
     runs.troubled = None

@@ -223,7 +223,7 @@ def shown_by(dashboard, **asked):
     if "column" in asked:
         filters.column.value = asked["column"]
         filters._change(values=asked.get("values"), limits=asked.get("limits"))
-    return dashboard.session.opened.shown(state.filter)
+    return dashboard.session.map.shown(state.filter)
 
 
 def test_all_words_must_occur_in_prompt_or_class_in_any_order_and_case(dashboard, runs):
@@ -248,30 +248,30 @@ def test_words_are_found_by_their_beginning_and_samples_by_their_whole_id(dashbo
 def test_map_is_filtered_by_any_column_and_shown_whole_again(dashboard):
     state = dashboard.session.state
     assert set(shown_by(dashboard, column="prompt_cluster", values=["2: thin"])["prompt_cluster"]) == {"2: thin"}
-    table = dashboard.session.opened.table
+    table = dashboard.session.map.table
     both = shown_by(dashboard, column="length", limits=(0.0, 18.0))
     assert set(both["prompt_cluster"]) == {"2: thin"}
     assert both["length"].max() <= 18
     assert 0 < len(both) < (table["prompt_cluster"] == "2: thin").sum()
     dashboard.navigation.filters.clear.clicks += 1
     assert not state.filter
-    assert len(dashboard.session.opened.shown(state.filter)) == len(table)
+    assert len(dashboard.session.map.shown(state.filter)) == len(table)
 
 
 def test_hidden_samples_are_not_found_under_the_pointer(dashboard):
-    opened = dashboard.session.opened
-    x, y = opened.position("digits-0002")
+    layer_map = dashboard.session.map
+    x, y = layer_map.position("digits-0002")
     within = (1e-3, 1e-3)
-    assert opened.near(x, y, within=within) == "digits-0002"
-    other = next(c for c in opened.categories_of("class") if c != opened.text_of("digits-0002"))
-    assert opened.near(x, y, within=within, wanted=Filter().with_values("class", (other,))) is None
+    assert layer_map.near(x, y, within=within) == "digits-0002"
+    other = next(c for c in layer_map.categories_of("class") if c != layer_map.text_of("digits-0002"))
+    assert layer_map.near(x, y, within=within, wanted=Filter().with_values("class", (other,))) is None
 
 
 def test_filter_on_a_column_another_extraction_lacks_is_dropped(dashboard, runs):
     state = dashboard.session.state
     state.filter = Filter().with_values("prompt_cluster", ("1: round",)).with_words("bold").with_range("length", (0, 9))
-    opened = DataStore(SyntheticRuns(60)).open(SyntheticRuns(60).layers("ext-1")[0])
-    assert opened.fitting(state.filter) == Filter(words="bold")
+    layer_map = DataStore(SyntheticRuns(60)).open(SyntheticRuns(60).layers("ext-1")[0])
+    assert layer_map.fitting(state.filter) == Filter(words="bold")
 
 
 # -- showing ---------------------------------------------------------------------------
@@ -282,8 +282,8 @@ def test_prompt_and_category_are_told_and_escaped(runs):
     frame = runs.sample_set.table.assign(prompt=[prompt] * len(runs.sample_set))
     runs.sample_set = SampleSet(frame, runs.sample_set.pictures, "categories")
     store = DataStore(runs)
-    opened = store.open(store.layer_run("ext-1", "midblock", 2.0))
-    card, whole = hover_card(opened, opened.row_of["digits-0003"]), selected_card(opened, "digits-0003")
+    layer_map = store.open(store.layer_run("ext-1", "midblock", 2.0))
+    card, whole = hover_card(layer_map, layer_map.row_of["digits-0003"]), selected_card(layer_map, "digits-0003")
     for html in (card, whole):
         assert "<b>" not in html
         assert "&lt;b&gt;bold&lt;/b&gt; &amp;" in html
@@ -296,13 +296,13 @@ def test_prompt_and_category_are_told_and_escaped(runs):
 def test_sample_without_class_is_told_by_its_prompt(runs):
     runs = PromptRuns(60, categories=False)
     dashboard = dashboard_of(runs)
-    opened = dashboard.session.opened
-    assert opened.text_of("digits-0003") == runs.sample_set.prompts[3]
+    layer_map = dashboard.session.map
+    assert layer_map.text_of("digits-0003") == runs.sample_set.prompts[3]
     assert dashboard.session.state.colour_by == "prompt_cluster"
     dashboard.session.click("digits-0003")
     dashboard.session.suggest()
     near = dashboard.samples.list.entries[0]
-    assert near["title"] == near["help"] == opened.prompt_of(near["id"])
+    assert near["title"] == near["help"] == layer_map.prompt_of(near["id"])
 
 
 def test_set_without_classes_or_prompts_is_grey_and_works():
@@ -341,12 +341,12 @@ def test_clusters_are_ordered_by_their_number_and_gaps_are_unlabelled(runs):
 def test_few_prompts_with_several_seeds_colour_the_map(runs):
     frame = runs.sample_set.table.assign(prompt=["a cat", "a dog"] * 50)
     runs.sample_set = SampleSet(frame, runs.sample_set.pictures, "categories")
-    opened = dashboard_of(runs).session.opened
-    assert opened.categories_of("prompt_text") == ("a cat", "a dog")
+    layer_map = dashboard_of(runs).session.map
+    assert layer_map.categories_of("prompt_text") == ("a cat", "a dog")
 
 
 def test_joint_map_is_coloured_by_sigma_and_keeps_each_level_apart(runs):
-    single = dashboard_of(runs).session.opened
+    single = dashboard_of(runs).session.map
     layer = replace_sigma(single.layer, 0.5)
     ids = runs.sample_set.sample_ids
     points = runs.points(single.map_run).sort_values("sample_id")
@@ -358,14 +358,14 @@ def test_joint_map_is_coloured_by_sigma_and_keeps_each_level_apart(runs):
         samples=runs.samples, model=runs.model, columns=runs.columns, points=lambda *_: joint,
         projector=lambda *_: projector,
     )  # fmt: skip
-    opened = store.open(layer, "joint-map")
-    assert opened.categories_of(SIGMA) == ("σ 0.5", "σ 2")
-    assert len(set(opened.colouring(SIGMA).colours)) == 2
-    assert opened.position("digits-0003")[0] < 900
-    x, y = opened.position("digits-0003")
-    far = opened.row_near(x + 1000, y, within=(0.1, 0.1))
-    assert (opened.sample_at(far), opened.sigma_at(far)) == ("digits-0003", "σ 2")
-    found = [n.sample_id for n in opened.neighbours("digits-0003", 5, "activation")]
+    layer_map = store.open(layer, "joint-map")
+    assert layer_map.categories_of(SIGMA) == ("σ 0.5", "σ 2")
+    assert len(set(layer_map.colouring(SIGMA).colours)) == 2
+    assert layer_map.position("digits-0003")[0] < 900
+    x, y = layer_map.position("digits-0003")
+    far = layer_map.row_near(x + 1000, y, within=(0.1, 0.1))
+    assert (layer_map.sample_at(far), layer_map.sigma_at(far)) == ("digits-0003", "σ 2")
+    found = [n.sample_id for n in layer_map.neighbours("digits-0003", 5, "activation")]
     gaps = np.linalg.norm(projector.pca_points[:100] - projector.pca_points[3], axis=1)
     assert found == [ids[i] for i in np.argsort(gaps, kind="stable")[1:6]]
 

@@ -74,7 +74,7 @@ def generate(dashboard, **values):
 
 def test_visit_opens_the_layer_that_knows_and_decides_most(session):
     assert (session.state.layer, session.state.sigma) == ("decoder_block_2", 0.5)
-    assert session.opened.layer.layer == "decoder_block_2"
+    assert session.map.layer.layer == "decoder_block_2"
     assert session.notice is None
 
 
@@ -88,16 +88,16 @@ def test_address_opens_the_same_view(session, store):
     colleague = Session(store)
     colleague.start(Address.from_query(query))
     assert colleague.state.to_query() == session.state.to_query()
-    assert colleague.opened is session.opened
+    assert colleague.map is session.map
 
 
 def test_address_of_what_is_gone_opens_something_else_and_says_so(store):
     session = Session(store)
     session.start(Address(run="deleted-run"))
     assert "deleted-run" in session.notice.text
-    assert session.opened is not None
+    assert session.map is not None
     session.start(Address(layer="no_such_layer", selection=Selection("not-a-sample")))
-    assert session.opened is not None
+    assert session.map is not None
     assert session.state.selection == Selection()
     assert "left out" in session.notice.text
 
@@ -105,14 +105,14 @@ def test_address_of_what_is_gone_opens_something_else_and_says_so(store):
 def test_no_extractions_open_nothing_without_an_error():
     session = Session(DataStore(SyntheticRuns(50, extractions=())))
     session.start(Address())
-    assert session.opened is None
+    assert session.map is None
     assert session.notice is None
     session.refresh()
     assert session.notice is None
 
 
 def test_failure_is_told_in_a_sentence_and_leaves_the_view(session, runs, monkeypatch):
-    before = session.opened
+    before = session.map
 
     def broken(*_):
         raise TrackingError("the tracking server does not answer; is it running?")
@@ -120,7 +120,7 @@ def test_failure_is_told_in_a_sentence_and_leaves_the_view(session, runs, monkey
     monkeypatch.setattr(runs, "points", broken)
     session.choose_layer("encoder_block_0", 2.0)
     assert session.notice.text == "the tracking server does not answer; is it running?"
-    assert session.opened is before
+    assert session.map is before
     assert session.state.layer == before.layer.layer
 
 
@@ -150,8 +150,8 @@ def test_visitors_do_not_disturb_one_another(store):
     assert other.state.selection == Selection()
     assert not other.state.filter
     other.choose_layer("midblock", 2.0)
-    assert other.opened is one.opened
-    assert len(other.opened.shown(other.state.filter)) == 200
+    assert other.map is one.map
+    assert len(other.map.shown(other.state.filter)) == 200
 
 
 def test_sample_keeps_its_picture_and_class_through_layers_sigmas_and_filters(session, runs):
@@ -159,10 +159,10 @@ def test_sample_keeps_its_picture_and_class_through_layers_sigmas_and_filters(se
     for layer, sigma, classes in (("midblock", 0.5, []), ("encoder_block_0", 2.0, ["1: one"]), ("midblock", 2.0, [])):
         session.choose_layer(layer, sigma)
         session.state.filter = only(*classes)
-        opened, chosen = session.opened, session.state.selection.sample_id
+        layer_map, chosen = session.map, session.state.selection.sample_id
         assert chosen == "digits-0017"
-        assert opened.text_of(chosen).startswith(str(runs.labels[17]))
-        assert (opened.samples.images_of([chosen])[0] == runs.images[17]).all()
+        assert layer_map.text_of(chosen).startswith(str(runs.labels[17]))
+        assert (layer_map.samples.images_of([chosen])[0] == runs.images[17]).all()
 
 
 # -- neighbours ------------------------------------------------------------------------
@@ -191,7 +191,7 @@ def test_suggestions_are_made_anew_on_another_layer(session):
     session.toggle("digits-0100")
     session.choose_layer("encoder_block_0", 2.0)
     chosen = session.state.selection
-    expected = [n.sample_id for n in session.opened.neighbours("digits-0003", 5, "activation")]
+    expected = [n.sample_id for n in session.map.neighbours("digits-0003", 5, "activation")]
     assert list(chosen.suggested) == [s for s in expected if s != "digits-0100"]
     assert chosen.manual == ("digits-0100",)
 
@@ -208,7 +208,7 @@ def test_generation_masks_with_the_selected_samples_by_id_whatever_is_filtered(d
     generate(dashboard)
     recipe = studio.recipes[-1]
     assert recipe.sample_ids == members
-    assert recipe.layer_run == session.opened.layer.run_id
+    assert recipe.layer_run == session.map.layer.run_id
     generate(dashboard, include=False)
     assert studio.recipes[-1].sample_ids == members[1:]
 
@@ -347,19 +347,19 @@ def test_cancelled_generation_shows_nothing_and_frees_the_form(dashboard, studio
 
 def test_recomputed_map_is_opened_and_the_logged_one_stays(dashboard):
     session = dashboard.session
-    own = session.opened
+    own = session.map
     places = own.table[["x", "y"]].to_numpy().copy()
     session.click("digits-0003")
     dashboard.remap.n_neighbors.value = 30
     dashboard.remap.compute()
     finish(dashboard.remap.bar)
     assert session.state.map_run == "map-1"
-    assert session.opened.map_run == "map-1"
+    assert session.map.map_run == "map-1"
     assert session.notice.text.startswith("The re-computed map is on show")
     assert session.state.selection.sample_id == "digits-0003"
-    assert session.opened.position("digits-0003") != own.position("digits-0003")
+    assert session.map.position("digits-0003") != own.position("digits-0003")
     session.choose_map(None)
-    assert session.opened is own
+    assert session.map is own
     assert (own.table[["x", "y"]].to_numpy() == places).all()
 
 
@@ -371,7 +371,7 @@ def test_choice_is_not_taken_back_while_it_is_answered(dashboard):
     seen = []
     chosen.param.watch(lambda event: seen.append(event.new), "value")
     chosen.value = other = 2.0 if before == 0.5 else 0.5
-    assert dashboard.session.opened.layer.sigma == other
+    assert dashboard.session.map.layer.sigma == other
     assert seen == [other]
 
 
@@ -397,7 +397,7 @@ def test_legend_filters_and_all_classes_again_means_no_filter(dashboard):
     assert state.filter == only("3: three")
     counts = np.bincount(dashboard.session.store.library.labels, minlength=10)
     assert f"{counts[3]} of 200 shown" in drawing.legend.caption.object
-    for name in dashboard.session.opened.categories_of("class"):
+    for name in dashboard.session.map.categories_of("class"):
         if name not in state.filter.values_of("class"):
             drawing.legend._toggle({"toggle": name})
     assert not state.filter

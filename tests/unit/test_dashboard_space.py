@@ -50,10 +50,10 @@ def scene(session):
 def test_scene_of_slices_ascends_and_holds_each_sample_at_one_index(scene):
     assert scene.sigmas == SIGMAS
     assert scene.positions.shape == (2, 60, 2)
-    for opened, rows, places in zip(scene.maps, scene.rows, scene.positions, strict=True):
-        assert tuple(opened.sample_at(int(row)) for row in rows) == scene.sample_ids
+    for layer_map, rows, places in zip(scene.maps, scene.rows, scene.positions, strict=True):
+        assert tuple(layer_map.sample_at(int(row)) for row in rows) == scene.sample_ids
         for index in (0, 17, 59):
-            assert opened.position(scene.sample_ids[index]) == pytest.approx(tuple(places[index]))
+            assert layer_map.position(scene.sample_ids[index]) == pytest.approx(tuple(places[index]))
 
 
 def test_levels_lie_on_a_logarithmic_scale_with_short_texts(scene):
@@ -78,8 +78,8 @@ def test_sample_that_a_slice_lacks_is_left_out_of_all(session, runs, monkeypatch
 
 def test_scene_in_space_needs_three_dimensions(session):
     with pytest.raises(ConfigError, match="two dimensions"):
-        Scene.of_solid(session.opened)
-    solid = Scene.of_solid(session.store.open(session.opened.layer, "solid"))
+        Scene.of_solid(session.map)
+    solid = Scene.of_solid(session.store.open(session.map.layer, "solid"))
     assert solid.positions.shape == (1, 60, 3)
 
 
@@ -96,46 +96,46 @@ def test_large_maps_are_thinned_evenly_and_say_so(scene, monkeypatch):
     assert thinned.total == 60
 
 
-def reordered(opened):
+def reordered(layer_map):
     """The same map with its rows in another order, as another run may have them."""
-    table = opened.table.iloc[::-1].reset_index(drop=True)
-    return replace(opened, table=table, row_of={s: row for row, s in enumerate(table["sample_id"])})
+    table = layer_map.table.iloc[::-1].reset_index(drop=True)
+    return replace(layer_map, table=table, row_of={s: row for row, s in enumerate(table["sample_id"])})
 
 
 def test_colours_are_those_of_the_map_and_the_filter_hides(scene, session):
-    opened = reordered(session.opened)
-    colouring = opened.colouring("class")
+    layer_map = reordered(session.map)
+    colouring = layer_map.colouring("class")
     wanted = Filter().with_values("class", ("3: three",))
-    colours = scene.colours(opened, "class", wanted)
+    colours = scene.colours(layer_map, "class", wanted)
     for index, sample_id in enumerate(scene.sample_ids):
-        text = opened.text_of(sample_id)
+        text = layer_map.text_of(sample_id)
         colour = colouring.colours[colouring.categories.index(text)]
         assert "#" + bytes(colours[index, :3]).hex() == colour
         assert (colours[index, 3] > 0) == (text == "3: three")
-    assert (scene.colours(opened, "class", SHOW_ALL)[:, 3] == 255).all()
+    assert (scene.colours(layer_map, "class", SHOW_ALL)[:, 3] == 255).all()
 
 
 def test_highlighted_category_keeps_its_colour_and_others_are_faint(scene, session):
-    opened = reordered(session.opened)
-    colours = scene.colours(opened, "class", SHOW_ALL, "3: three")
+    layer_map = reordered(session.map)
+    colours = scene.colours(layer_map, "class", SHOW_ALL, "3: three")
     for index, sample_id in enumerate(scene.sample_ids):
-        assert colours[index, 3] == (255 if opened.text_of(sample_id) == "3: three" else space_scene.FAINT)
+        assert colours[index, 3] == (255 if layer_map.text_of(sample_id) == "3: three" else space_scene.FAINT)
 
 
 def test_numbers_are_coloured_along_the_maps_own_scale(scene, session):
-    opened = session.opened
-    colouring = opened.colouring("distance_to_data")
-    colours = scene.colours(opened, "distance_to_data", SHOW_ALL)
-    values = [opened.table["distance_to_data"].iloc[opened.row_of[s]] for s in scene.sample_ids]
+    layer_map = session.map
+    colouring = layer_map.colouring("distance_to_data")
+    colours = scene.colours(layer_map, "distance_to_data", SHOW_ALL)
+    values = [layer_map.table["distance_to_data"].iloc[layer_map.row_of[s]] for s in scene.sample_ids]
     assert "#" + bytes(colours[int(np.argmin(values)), :3]).hex() == colouring.colours[0]
     assert "#" + bytes(colours[int(np.argmax(values)), :3]).hex() == colouring.colours[-1]
 
 
 def test_missing_numbers_and_values_are_grey(session):
-    opened = session.opened
-    series = opened.table["distance_to_data"].astype(float).copy()
+    layer_map = session.map
+    series = layer_map.table["distance_to_data"].astype(float).copy()
     series.iloc[0] = np.nan
-    assert tuple(rgb_of(series, opened.colouring("distance_to_data"))[0]) == (0x9A, 0xA1, 0xAB)
+    assert tuple(rgb_of(series, layer_map.colouring("distance_to_data"))[0]) == (0x9A, 0xA1, 0xAB)
 
 
 def test_marks_name_indices_with_the_selected_sample_on_top(scene):
@@ -194,7 +194,7 @@ def test_hover_tells_of_the_very_sample_on_the_slice_meant(pane, session, scene)
     pane._answer({"hover": 5, "slice": 1, "of": "aligned"})
     card = pane.cloud.card
     assert (card["of"], card["index"], card["slice"]) == ("aligned", 5, 1)
-    assert session.opened.thumbnail(scene.sample_ids[5]) in card["html"]
+    assert session.map.thumbnail(scene.sample_ids[5]) in card["html"]
     assert scene.sample_ids[5] in card["html"]
     assert "σ 2" in card["html"]
     assert session.state.hovered == scene.sample_ids[5]

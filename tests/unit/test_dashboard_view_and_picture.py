@@ -23,8 +23,8 @@ async def switch(visit, told):
     watching = asyncio.ensure_future(watch())
     await visit.do(lambda: (session.choose_layer("midblock", 2.0), told.append(place_of(figure))))
     watching.cancel()
-    assert before[0] != session.opened.bounds[0][0]
-    assert told[-1] == (session.opened.bounds[0][0],) * 2
+    assert before[0] != session.map.bounds[0][0]
+    assert told[-1] == (session.map.bounds[0][0],) * 2
 
 
 def test_picture_and_view_of_another_map_come_together(monkeypatch):

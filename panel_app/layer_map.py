@@ -33,7 +33,7 @@ class Neighbour:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class OpenMap:
+class LayerMap:
     """A map with its samples: immutable and shared."""
 
     layer: Any
@@ -91,7 +91,7 @@ class OpenMap:
         """Whether it holds each sample once for each of several noise levels."""
         return SIGMA in self.table
 
-    def with_columns(self, **columns: Any) -> "OpenMap":
+    def with_columns(self, **columns: Any) -> "LayerMap":
         """Return this map with further columns, each (N,) by row of the table; a column of that name is replaced."""
         return replace(self, table=self.table.assign(**columns))
 

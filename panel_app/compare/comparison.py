@@ -1,4 +1,4 @@
-"""What a visit compares: two maps, what they share, and how they differ. No widgets."""
+"""What a session compares: two maps, what they share, and how they differ. No widgets."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -13,7 +13,7 @@ from panel_app.compare.data import NeighbourhoodChange, Pairing
 from panel_app.compare.sides import Side
 from panel_app.computing.background import Background
 from panel_app.data import DataStore
-from panel_app.open_map import OpenMap
+from panel_app.layer_map import LayerMap
 from panel_app.session import Session
 
 COMPARE = "compare"
@@ -28,7 +28,7 @@ NOTHING_ELSE = (
 class Found:
     """A right-hand map that was asked for, opened."""
 
-    opened: OpenMap
+    map: LayerMap
     map_run: str | None
     layers: tuple[Any, ...]
     maps: tuple[Any, ...]
@@ -37,7 +37,7 @@ class Found:
 
 
 class Comparison(param.Parameterized):
-    """Keeps both sides at what the visit's state names; does nothing while another view is on show."""
+    """Keeps both sides at what the session's state names; does nothing while another view is on show."""
 
     pairing = param.ClassSelector(class_=Pairing, default=None, allow_None=True, doc="samples that both maps have")
     change = param.ClassSelector(
@@ -47,28 +47,28 @@ class Comparison(param.Parameterized):
     measuring = param.Boolean(False, doc="whether neighbourhoods are being compared")
     problem = param.String("", doc="why there are not two maps")
 
-    def __init__(self, visit: Session, **params: Any) -> None:
+    def __init__(self, session: Session, **params: Any) -> None:
         super().__init__(**params)
-        self.visit = visit
-        self.left, self.right = Side(visit, "left"), Side(visit, "right")
+        self.session = session
+        self.left, self.right = Side(session, "left"), Side(session, "right")
         self._opener = Background(self._not_opened)
         self._measurer = Background(self._not_measured)
         self._asked: tuple[Any, ...] | None = None
         self._measured: tuple[Any, ...] | None = None
         self._held = False
-        visit.param.watch(lambda *_: self.update(), "opened")
-        visit.state.param.watch(lambda *_: self.update(), ["view", "against"])
+        session.param.watch(lambda *_: self.update(), "map")
+        session.state.param.watch(lambda *_: self.update(), ["view", "against"])
         self.update()
 
     @property
     def against(self) -> Against:
         """What stands on the right, and how it is compared."""
-        against: Against = self.visit.state.against
+        against: Against = self.session.state.against
         return against
 
     def update(self) -> None:
-        """Bring both sides to what the visit's state names."""
-        if self.visit.state.view != COMPARE or self.visit.opened is None or self._held:
+        """Bring both sides to what the session's state names."""
+        if self.session.state.view != COMPARE or self.session.map is None or self._held:
             return
         self._show_right()
         self._measure()
@@ -80,26 +80,26 @@ class Comparison(param.Parameterized):
         """Change how the maps are compared: the fields of `Against` other than its place."""
         changed = replace(self.against, **options)
         if changed != self.against:
-            self.visit.state.against = changed
+            self.session.state.against = changed
 
     def choose(
         self, run: str, layer: str | None = None, sigma: float | None = None, map_run: str | None = None
     ) -> None:
         """Put a map on the right; of another extraction the same layer and sigma where it has them."""
-        record = self.visit.opened.layer
-        self.visit.state.against = self.against.at(
+        record = self.session.map.layer
+        self.session.state.against = self.against.at(
             run, layer or record.layer, record.sigma if sigma is None else sigma, map_run
         )
 
     def choose_pair(self, left: str, right: str, sigma: float) -> None:
         """Put two layers of the left-hand extraction side by side, at one noise level."""
-        run = self.visit.state.extraction
+        run = self.session.state.extraction
         with_right = self.against.at(run, right, sigma)
         self._together((run, left, sigma), None, with_right)
 
     def swap(self) -> None:
         """Put the left map on the right and the right one on the left."""
-        state, right = self.visit.state, self.right.state
+        state, right = self.session.state, self.right.state
         if self.right.plain is None:
             return
         place = self.against.at(state.extraction, state.layer, state.sigma, state.map_run)
@@ -109,10 +109,10 @@ class Comparison(param.Parameterized):
         """Change both sides at once, so that no pair in between is compared; the right one only if the left could."""
         self._held = True
         try:
-            self.visit.choose(*place, map_run)
-            layer = self.visit.opened.layer
+            self.session.choose(*place, map_run)
+            layer = self.session.map.layer
             if (layer.parent_id, layer.layer, layer.sigma) == place:
-                self.visit.state.against = against
+                self.session.state.against = against
         finally:
             self._held = False
         self.update()
@@ -123,7 +123,7 @@ class Comparison(param.Parameterized):
         against = self.against
         if against.run is None:
             try:
-                suggested = suggestion(self.visit)
+                suggested = suggestion(self.session)
             except DiffViewsError as error:
                 self._not_opened(str(error))
                 return
@@ -131,37 +131,37 @@ class Comparison(param.Parameterized):
                 self.problem = NOTHING_ELSE
                 return
             self._asked, self._held = None, True
-            self.visit.state.against = against = against.at(*suggested)
+            self.session.state.against = against = against.at(*suggested)
             self._held = False
         if against.place == self._asked:
             return
         self._asked, self.opening, self.problem = against.place, True, ""
-        store = self.visit.store
+        store = self.session.store
         self._opener.start(lambda: find(store, against), self._opened)
 
     def _opened(self, found: Found) -> None:
         self.opening = False
         self.right.layers, self.right.maps = list(found.layers), list(found.maps)
-        record = found.opened.layer
+        record = found.map.layer
         actual = self.against.at(record.parent_id, record.layer, record.sigma, found.map_run)
         self._asked = actual.place
         if found.lacking:
-            self.visit.tell(f"On the right: {found.lacking}", "warning")
-        self.right.show(found.opened, found.map_run)
+            self.session.tell(f"On the right: {found.lacking}", "warning")
+        self.right.show(found.map, found.map_run)
         if actual != self.against:
-            self.visit.state.against = actual
+            self.session.state.against = actual
         self.update()
         self.param.trigger("opening")
 
     def _not_opened(self, reason: str) -> None:
         self.opening = False
         self.problem = reason
-        self.visit.tell(reason)
+        self.session.tell(reason)
 
     # -- how they differ -------------------------------------------------------------------
 
     def _measure(self) -> None:
-        left, right, k = self.visit.opened, self.right.plain, self.against.k
+        left, right, k = self.session.map, self.right.plain, self.against.k
         if right is None or self.opening:
             return
         asked = (left.map_run, right.map_run, k)
@@ -170,7 +170,7 @@ class Comparison(param.Parameterized):
         same_maps = self._measured is not None and asked[:2] == self._measured[:2]
         self._measured = asked
         self.param.update(measuring=True, change=None, pairing=self.pairing if same_maps else None)
-        comparisons = self.visit.store.comparisons
+        comparisons = self.session.store.comparisons
         self._measurer.start(
             lambda: (comparisons.pairing(left, right), comparisons.change(left, right, k)), self._on_measured
         )
@@ -182,32 +182,32 @@ class Comparison(param.Parameterized):
 
     def _not_measured(self, reason: str) -> None:
         self.measuring, self._measured = False, None
-        self.visit.tell(reason)
+        self.session.tell(reason)
 
     def _draw(self) -> None:
         """Draw both sides, coloured by the change where that is asked for and known."""
         change = self.change if self.against.coloured else None
         if change is not None and not change.is_whole:
             change = None
-        self.left.show(self.visit.opened, self.visit.state.map_run, change)
+        self.left.show(self.session.map, self.session.state.map_run, change)
         if self.right.plain is not None:
             self.right.show(self.right.plain, self.right.state.map_run, change)
 
 
-def suggestion(visit: Session) -> tuple[str, str, float] | None:
-    """Return (extraction, layer, sigma) of what to compare a visit's layer with first, or None without any other.
+def suggestion(session: Session) -> tuple[str, str, float] | None:
+    """Return (extraction, layer, sigma) of what to compare a session's layer with first, or None without any other.
 
     At the same noise level the layer that knows and decides most, then the same layer at another noise
     level, then any layer, then the same layer of the newest other extraction.
     """
-    own = visit.opened.layer
-    others = [r for r in visit.layers if r.run_id != own.run_id]
+    own = session.map.layer
+    others = [r for r in session.layers if r.run_id != own.run_id]
     if others:
         near = max(others, key=lambda r: (r.sigma == own.sigma, r.layer == own.layer, standing(r)))
         return near.parent_id, near.layer, near.sigma
-    for extraction in visit.extractions:
+    for extraction in session.extractions:
         layers: Sequence[Any] = (
-            visit.store.library.layers(extraction.run_id) if extraction.run_id != own.parent_id else ()
+            session.store.library.layers(extraction.run_id) if extraction.run_id != own.parent_id else ()
         )
         if layers:
             record, _ = best_layer(layers, own.layer if own.layer in {r.layer for r in layers} else None, own.sigma)
