@@ -12,9 +12,7 @@ from diffviews.errors import SelectionError
 from diffviews.noise import format_sigma
 from diffviews.pipelines.export import file_stem, pictures_zip, samples_csv, samples_json
 from diffviews.pipelines.report import Report, ReportedGeneration, ReportedSample, report_html
-from diffviews.processing.sheet import sheet_png, sheet_svg
-from panel_app.cards import column_label
-from panel_app.export.sheet import MapView, map_sheet
+from panel_app.export.figure import MapView, figure_png, figure_svg
 from panel_app.layer_map import LayerMap
 from panel_app.points import LEVEL, PROMPT, SIGMA
 
@@ -78,11 +76,9 @@ def make_file(view: ExportedView, kind: Kind) -> ExportedFile:
     """
     stem, layer_map = view.stem, view.seen.map
     if kind == "png":
-        sheet = map_sheet(view.seen, width=view.width, dpi=view.dpi)
-        return ExportedFile(f"{stem}_map.png", "image/png", sheet_png(sheet, view.dpi))
+        return ExportedFile(f"{stem}_map.png", "image/png", figure_png(view.seen, width=view.width, dpi=view.dpi))
     if kind == "svg":
-        sheet = map_sheet(view.seen, width=view.width, dpi=view.dpi)
-        return ExportedFile(f"{stem}_map.svg", "image/svg+xml", sheet_svg(sheet))
+        return ExportedFile(f"{stem}_map.svg", "image/svg+xml", figure_svg(view.seen, width=view.width, dpi=view.dpi))
     if kind == "html":
         return ExportedFile(f"{stem}_report.html", "text/html", report_html(report_of(view)))
     if not view.sample_ids:
@@ -130,10 +126,7 @@ def roles_of(view: ExportedView) -> dict[str, str]:
 def report_of(view: ExportedView) -> Report:
     """Return what a report of a view tells."""
     seen, layer_map = view.seen, view.seen.map
-    layer, sheet = layer_map.layer, map_sheet(view.seen, width=view.width, dpi=_REPORT_DPI)
-    shown = len(layer_map.points(seen.colour_by, seen.filter).grid)
-    colour = column_label(seen.colour_by).lower()
-    text = f"{sheet.title}, {shown:,} of {len(layer_map.table):,} shown, coloured by {colour}"
+    layer = layer_map.layer
     run = {
         "Model": str(layer.model or ""),
         "Dataset": str(layer.dataset or ""),
@@ -145,10 +138,10 @@ def report_of(view: ExportedView) -> Report:
         "Extraction": str(layer.parent_id),
     }
     return Report(
-        title=f"{layer.model}: {sheet.title}",
+        title=f"{layer.model}: {seen.title}",
         subtitle=f"{layer.dataset or ''} · {len(layer_map.samples):,} samples",
-        map_png=sheet_png(sheet, _REPORT_DPI),
-        map_text=text,
+        map_png=figure_png(seen, width=view.width, dpi=_REPORT_DPI),
+        map_text=f"{seen.title}, {seen.about}",
         run=run,
         parameters={str(k): str(v) for k, v in sorted(layer.params.items())},
         measures={str(k): float(v) for k, v in sorted(layer.metrics.items())},

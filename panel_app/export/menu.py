@@ -12,8 +12,8 @@ from panel_app.clicks import after_typing
 from panel_app.components import Downloader
 from panel_app.computing.job_bar import JobBar
 from panel_app.computing.jobs import JobQueue, Report
+from panel_app.export.figure import DPI, WIDTH, view_of
 from panel_app.export.files import ExportedView, Kind, Scope, make_file
-from panel_app.export.sheet import DPI, WIDTH, view_of
 from panel_app.generation.results import Results
 from panel_app.html import Html
 from panel_app.map.embedding_map import EmbeddingMap

@@ -1,9 +1,8 @@
-"""Tables, images and pages as files: nothing lost, nothing that runs, nothing that leaves its folder."""
+"""Tables and images as files: nothing lost, nothing that runs, nothing that leaves its folder."""
 
 import csv
 import io
 import json
-import xml.etree.ElementTree as ElementTree
 import zipfile
 
 import numpy as np
@@ -11,12 +10,10 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from diffviews.data.pictures import encode_png
 from diffviews.data.samples import SampleSet
-from diffviews.errors import ConfigError, SelectionError
+from diffviews.errors import SelectionError
 from diffviews.pipelines import export
 from diffviews.pipelines.export import file_names, file_stem, pictures_zip, safe_name, samples_csv, samples_json
-from diffviews.processing.sheet import Box, Circle, Line, Picture, Sheet, Words, sheet_png, sheet_svg
 
 FORMULAS = ["=1+1", "+cmd|' /C calc'!A0", "-2+3", "@SUM(A1)", "\tx", "\r=1"]
 
@@ -99,66 +96,3 @@ def test_file_names_are_safe_and_each_different():
 def test_file_stem_says_model_layer_and_sigma():
     assert file_stem("edm-digits", "mid/block", 0.5) == "edm-digits_mid_block_sigma0.5"
     assert file_stem(None, "midblock", None) == "model_midblock"
-
-
-# -- sheets ----------------------------------------------------------------------------
-
-
-def sheet(*items, clip=None):
-    return Sheet(50.8, 25.4, items, title="a <title> & more", clip=clip)
-
-
-def pixels_of(page, dpi=100):
-    return np.asarray(Image.open(io.BytesIO(sheet_png(page, dpi))))
-
-
-def test_png_has_the_size_and_resolution_asked_for():
-    picture = Image.open(io.BytesIO(sheet_png(sheet(), 300)))
-    assert picture.size == (600, 300)
-    assert picture.info["dpi"] == pytest.approx((300, 300), abs=0.1)
-    with pytest.raises(ConfigError, match="not possible"):
-        sheet_png(sheet(), 100_000)
-
-
-def test_png_shows_pictures_to_the_pixel_and_shapes_where_they_are():
-    image = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
-    page = sheet(
-        Picture(2.54, 2.54, 7.62, 5.08, encode_png(image)),
-        Circle(38.1, 12.7, 5.08, fill="#ff0000"),
-        Line(((12.7, 20.32), (25.4, 20.32)), "#0000ff", 1.0),
-    )
-    shown = pixels_of(page)
-    assert (shown[10:30, 10:40] == image).all()
-    assert shown[50, 150].tolist() == [255, 0, 0]
-    assert shown[50, 150 - 24].tolist() == [255, 255, 255]
-    assert shown[80, 75].tolist() == [0, 0, 255]
-    assert (shown[80, 110:] == 255).all()
-
-
-def test_clip_cuts_rings_but_neither_words_nor_what_is_free():
-    clip = (0, 0, 25.4, 25.4)
-    ring = {"x": 38.1, "y": 12.7, "radius": 5.0, "fill": "#ff0000"}
-    assert (pixels_of(sheet(Circle(**ring), clip=clip)) == 255).all()
-    assert (pixels_of(sheet(Circle(**ring, free=True), clip=clip)) != 255).any()
-    assert (pixels_of(sheet(Words(30, 12, "word", 5, "#000000"), clip=clip))[:, 110:] != 255).any()
-
-
-def test_svg_parses_and_holds_words_and_shapes_as_such():
-    hostile = '<script>alert(1)</script> "onload=x & \x00 $\\frac'
-    page = sheet(
-        Box(1, 1, 2, 2, "#123456"), Circle(5, 5, 1, stroke="#ff0000", width=0.5), Words(3, 4, hostile, 3, "#000000"),
-        Line(((0, 0), (1, 1)), "#00ff00", 0.2, dashed=True),
-        Picture(1, 1, 2, 2, encode_png(np.zeros((2, 2, 3), np.uint8))),
-    )  # fmt: skip
-    data = sheet_svg(page)
-    root = ElementTree.fromstring(data)
-    tags = [element.tag.partition("}")[2] for element in root.iter()]
-    assert root.get("width") == "50.8mm"
-    assert {"rect", "circle", "text", "polyline", "image"} <= set(tags)
-    assert "script" not in tags
-    assert b"<script" not in data
-    (words,) = [element for element in root.iter() if element.tag.endswith("}text")]
-    assert words.text == hostile.replace("\x00", "\ufffd")
-    links = [v for element in root.iter() for k, v in element.attrib.items() if k.endswith("href")]
-    assert [link.partition(",")[0] for link in links] == ["data:image/png;base64"]
-    assert pixels_of(page).shape == (100, 200, 3)  # the same words can be drawn too
