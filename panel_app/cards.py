@@ -7,7 +7,6 @@ from typing import Any
 from panel_app.html import Html
 from panel_app.layer_map import LayerMap
 from panel_app.points import CLASS, PROMPT, SIGMA, shortened
-from panel_app.theme import PANE_CSS
 
 _NUMBERS = {
     "neighborhood_preservation": "Share of its nearest samples, by activations, that are its nearest on the map too",
@@ -104,12 +103,7 @@ def hint_small(text: str) -> str:
 
 def quiet(text: str) -> Html:
     """Return a small quiet sentence as a pane."""
-    return Html(
-        hint_small(text),
-        stylesheets=[PANE_CSS],
-        sizing_mode="stretch_width",
-        margin=(2, 0, 4, 0),
-    )
+    return Html(hint_small(text), sizing_mode="stretch_width", margin=(2, 0, 4, 0))
 
 
 def hint(text: str) -> str:

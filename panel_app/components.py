@@ -88,6 +88,11 @@ class SampleList(BrowserPane):
             self._send_msg({"pictures": dict(zip(known, self._pictures(known), strict=True))})
 
 
+def column(key: str, label: str, help: str, **looks: Any) -> dict[str, Any]:
+    """Return a column of a `Ranking`: `number=True`, `wide=True`, `swatch=True`, `bar=` a kind, `baseline=` a key."""
+    return {"key": key, "label": label, "help": help, **looks}
+
+
 class Ranking(BrowserPane):
     """A sortable table, with bars where a column asks for them; a click or Enter opens a row."""
 

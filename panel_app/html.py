@@ -4,13 +4,18 @@ from typing import Any
 
 import panel as pn
 
+from panel_app.theme import PANE_CSS
+
 
 class Html(pn.pane.HTML):
-    """A pane of HTML whose `visible` is a style.
+    """A pane of HTML in the page's type and colours whose `visible` is a style.
 
     Panel's own fails in the browser, and with it whatever arrived in the same message, when it becomes visible
     before it was drawn for the first time.
     """
+
+    def __init__(self, object: str = "", **params: Any) -> None:
+        super().__init__(object, **{"stylesheets": [PANE_CSS], **params})
 
     def _process_param_change(self, params: dict[str, Any]) -> dict[str, Any]:
         changed = super()._process_param_change(params)

@@ -9,11 +9,10 @@ from diffviews.noise import format_sigma
 from panel_app.analysis.sample_lists import pictures_of, remainder, sample_entries
 from panel_app.best_layer import DECIDES, KNOWS
 from panel_app.cards import facts, hint, hint_small, link, selected_card
-from panel_app.components import Ranking, SampleList
-from panel_app.html import Html
+from panel_app.components import Ranking, SampleList, column
+from panel_app.fields import choice, field, row, section, text
 from panel_app.layer_map import LayerMap
 from panel_app.session import Session
-from panel_app.theme import PANE_CSS
 
 BASELINE = "control_baseline"
 _BACK = (
@@ -39,11 +38,6 @@ METRIC_LABELS = {
 }
 
 
-def _html(**params: Any) -> Html:
-    params.setdefault("sizing_mode", "stretch_width")
-    return Html("", stylesheets=[PANE_CSS], **params)
-
-
 class SamplePanel(pn.viewable.Viewer):
     """The selected sample and its neighbours."""
 
@@ -51,57 +45,28 @@ class SamplePanel(pn.viewable.Viewer):
         super().__init__(**params)
         self.session = session
         state = session.state
-        self._card = _html(margin=(12, 0, 10, 0))
-        self.k = pmui.IntSlider(
-            label="Neighbours to suggest",
-            start=1,
-            end=50,
+        self._card = text(margin=(12, 0, 10, 0))
+        self.k = field(
+            pmui.IntSlider, "Neighbours to suggest", "Number of nearest samples to suggest.", start=1, end=50,
             value=state.k,
-            size="small",
-            margin=(6, 6),
-            sizing_mode="stretch_width",
-            description="Number of nearest samples to suggest.",
+        )  # fmt: skip
+        self.space = choice(
+            "Nearest in", {"Activations": "activation", "Map": "map"}, state.space,
+            "Measure distance between activations (PCA space), or on the drawn map, which distorts it.",
+        )  # fmt: skip
+        self.suggest = field(
+            pmui.Button, "Suggest nearest", icon="hub", margin=(6, 4, 6, 0), on_click=lambda _: session.suggest()
         )
-        self.space = pmui.RadioButtonGroup(
-            label="Nearest in",
-            options={"Activations": "activation", "Map": "map"},
-            value=state.space,
-            size="small",
-            margin=(4, 0),
-            sizing_mode="stretch_width",
-            description="Measure distance between activations (PCA space), or on the drawn map, which distorts it.",
-        )
-        self.suggest = pmui.Button(
-            label="Suggest nearest",
-            icon="hub",
-            size="small",
-            sizing_mode="stretch_width",
-            margin=(6, 4, 6, 0),
-            on_click=lambda _: session.suggest(),
-        )
-        self.clear = pmui.Button(
-            label="Clear",
-            variant="outlined",
-            size="small",
-            margin=(6, 0, 6, 4),
+        self.clear = field(
+            pmui.Button, "Clear", variant="outlined", sizing_mode=None, margin=(6, 0, 6, 4),
             on_click=lambda _: session.clear(),
-        )
+        )  # fmt: skip
         self.k.param.watch(lambda event: state.param.update(k=event.new), "value")
         self.space.param.watch(self._change_space, "value")
-        self._heading = _html(margin=(10, 0, 2, 0))
-        self._rule = _html(margin=(2, 0, 4, 0))
+        self._heading, self._rule = text(margin=(10, 0, 2, 0)), text(margin=(2, 0, 4, 0))
         self.list = SampleList(self._on_list, pictures_of(session), margin=0)
-        self._controls = pn.Column(
-            self.k,
-            self.space,
-            pn.Row(self.suggest, self.clear, sizing_mode="stretch_width", margin=0),
-            self._rule,
-            sizing_mode="stretch_width",
-            margin=0,
-        )
-        self._layout = pn.Column(
-            self._card, self._controls, self._heading, self.list, sizing_mode="stretch_width", margin=(0, 16, 16, 16)
-        )
+        self._controls = section(self.k, self.space, row(self.suggest, self.clear), self._rule)
+        self._layout = section(self._card, self._controls, self._heading, self.list, margin=(0, 16, 16, 16))
         state.param.watch(lambda *_: self.show(), ["selection"])
         session.param.watch(lambda *_: self.show(), ["map", "distances"])
         self.show()
@@ -161,36 +126,30 @@ def _rule(layer_map: LayerMap) -> str:
 class LayersPanel(pn.viewable.Viewer):
     """All layer runs of the extraction, ranked by what they know and what they decide."""
 
-    COLUMNS: tuple[dict[str, Any], ...] = (
-        {"key": "layer", "label": "Layer", "help": "Hook point of the model"},
-        {"key": "sigma", "label": "σ", "help": "Noise level", "number": True},
-        {
-            "key": "knows",
-            "label": "Knows",
-            "bar": "knows",
-            "help": "Share of samples whose nearest neighbours in activation space are of their class",
-        },
-        {
-            "key": "decides",
-            "label": "Decides",
-            "bar": "decides",
-            "baseline": "baseline",
-            "help": "Share of generations that become the class whose average masks the layer; tick: without the mask",
-        },
-    )
+    COLUMNS = (
+        column("layer", "Layer", "Hook point of the model"),
+        column("sigma", "σ", "Noise level", number=True),
+        column(
+            "knows", "Knows", "Share of samples whose nearest neighbours in activation space are of their class",
+            bar="knows",
+        ),
+        column(
+            "decides", "Decides", "Share of generations that become the class whose average masks the layer; tick: "
+            "without the mask", bar="decides", baseline="baseline",
+        ),
+    )  # fmt: skip
 
     def __init__(self, session: Session, **params: Any) -> None:
         super().__init__(**params)
         self.session = session
         self.table = Ranking(
-            self._on_message, columns=[dict(c) for c in self.COLUMNS], margin=0, empty="No finished layer runs yet."
+            self._on_message, columns=list(self.COLUMNS), margin=0, empty="No finished layer runs yet."
         )
-        self._intro = _html(margin=(12, 0, 8, 0))
-        self._intro.object = hint(
+        intro = hint(
             "What a layer knows: do near samples share a class? What it decides: does masking it with a class's "
             "average make that class? Click a heading to sort, a row to open the layer."
         )
-        self._layout = pn.Column(self._intro, self.table, sizing_mode="stretch_width", margin=(0, 12, 16, 12))
+        self._layout = section(text(intro, margin=(12, 0, 8, 0)), self.table, margin=(0, 12, 16, 12))
         session.param.watch(lambda *_: self.show(), ["layers", "map"])
         self.show()
 
@@ -226,7 +185,7 @@ class RunPanel(pn.viewable.Viewer):
     def __init__(self, session: Session, **params: Any) -> None:
         super().__init__(**params)
         self.session = session
-        self._body = _html(margin=(12, 16))
+        self._body = text(margin=(12, 16))
         session.param.watch(lambda *_: self.show(), ["map", "extractions"])
         self.show()
 

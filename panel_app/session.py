@@ -154,7 +154,7 @@ class Session(param.Parameterized):
             found: clusters of the map on show.
             colour: colour the map by them; False does so only if the colour that was asked for was theirs.
         """
-        self.state.clusters = str(found.asked)
+        self.state.clusters = str(found.clustering)
         self.map = found.on(self.map)
         if colour or self._colour_awaited:
             self.state.colour_by = CLUSTER

@@ -9,24 +9,21 @@ import panel_material_ui as pmui
 from panel_app.analysis.clustering import CLUSTER, Clustering, FoundClusters, find
 from panel_app.cards import hint_small, quiet
 from panel_app.clicks import after_typing
-from panel_app.components import Ranking
+from panel_app.components import Ranking, column
 from panel_app.computing.job_bar import JobBar
 from panel_app.computing.jobs import JobQueue, Report
-from panel_app.html import Html
+from panel_app.fields import choice, field, row, section, text
 from panel_app.session import Session
-from panel_app.theme import PANE_CSS
 
-COLUMNS: tuple[dict[str, Any], ...] = (
-    {"key": "cluster", "label": "Cluster", "help": "By size, with its commonest class", "wide": True, "swatch": True},
-    {"key": "size", "label": "Size", "help": "Points in the cluster", "number": True},
-    {"key": "purity", "label": "Purity", "help": "Share of its points that are of its commonest class", "number": True},
-    {
-        "key": "trust",
-        "label": "Trust",
-        "help": "Mean share of a point's nearest samples in activation space that are its nearest on the map too",
-        "number": True,
-    },
-)
+COLUMNS = (
+    column("cluster", "Cluster", "By size, with its commonest class", wide=True, swatch=True),
+    column("size", "Size", "Points in the cluster", number=True),
+    column("purity", "Purity", "Share of its points that are of its commonest class", number=True),
+    column(
+        "trust", "Trust", "Mean share of a point's nearest samples in activation space that are its nearest on the map "
+        "too", number=True,
+    ),
+)  # fmt: skip
 _FOUND_NONE = "No cluster: fewer points, or all of them in one heap. Try a smaller least size, or the other space."
 
 
@@ -36,59 +33,31 @@ class ClusterSection(pn.viewable.Viewer):
     def __init__(self, session: Session, queue: JobQueue, **params: Any) -> None:
         super().__init__(**params)
         self.session = session
-        asked = Clustering.read(session.state.clusters) or Clustering()
-        self.space = pmui.RadioButtonGroup(
-            label="Clusters of",
-            options={"Map": "map", "Activations": "activation"},
-            value=asked.space,
-            size="small",
-            margin=(4, 0),
-            sizing_mode="stretch_width",
-            description="Where points must lie densely: on the drawn map, or in activation space (PCA), "
-            "where fewer points lie in a cluster but the map's distortion plays no part.",
+        wanted = Clustering.read(session.state.clusters) or Clustering()
+        self.space = choice(
+            "Clusters of", {"Map": "map", "Activations": "activation"}, wanted.space,
+            "Where points must lie densely: on the drawn map, or in activation space (PCA), where fewer points lie in "
+            "a cluster but the map's distortion plays no part.",
+        )  # fmt: skip
+        self.min_size = field(
+            pmui.IntInput, "Fewest points in a cluster",
+            "HDBSCAN's min_cluster_size: small finds many clusters, large only the broad ones.",
+            value=wanted.min_size, start=2, end=100_000,
+        )  # fmt: skip
+        self.button = field(
+            pmui.Button, "Find clusters", icon="bubble_chart", margin=(6, 4, 6, 0), on_click=after_typing(self.find)
         )
-        self.min_size = pmui.IntInput(
-            label="Fewest points in a cluster",
-            value=asked.min_size,
-            start=2,
-            end=100_000,
-            size="small",
-            margin=(6, 0),
-            sizing_mode="stretch_width",
-            description="HDBSCAN's min_cluster_size: small finds many clusters, large only the broad ones.",
-        )
-        self.button = pmui.Button(
-            label="Find clusters",
-            icon="bubble_chart",
-            size="small",
-            sizing_mode="stretch_width",
-            margin=(6, 4, 6, 0),
-            on_click=after_typing(self.find),
-        )
-        self.drop = pmui.Button(
-            label="Remove",
-            variant="outlined",
-            size="small",
-            margin=(6, 0, 6, 4),
-            description="Show the map without clusters.",
-            on_click=lambda _: session.drop_clusters(),
-        )
+        self.drop = field(
+            pmui.Button, "Remove", "Show the map without clusters.", variant="outlined", sizing_mode=None,
+            margin=(6, 0, 6, 4), on_click=lambda _: session.drop_clusters(),
+        )  # fmt: skip
         self.bar = JobBar(queue, on_over=self._enable, on_done=self._done, on_told=session.tell)
-        self.table = Ranking(
-            self._on_table, columns=[dict(c) for c in COLUMNS], sort={"key": "size", "down": True}, margin=(4, 0)
-        )
-        self._told = Html("", stylesheets=[PANE_CSS], sizing_mode="stretch_width", margin=(2, 0, 4, 0))
-        self._layout = pn.Column(
+        self.table = Ranking(self._on_table, columns=list(COLUMNS), sort={"key": "size", "down": True}, margin=(4, 0))
+        self._summary = text(margin=(2, 0, 4, 0))
+        self._layout = section(
             quiet("HDBSCAN finds dense heaps of samples; points between them are in no cluster."),
-            self.space,
-            self.min_size,
-            pn.Row(self.button, self.drop, sizing_mode="stretch_width", margin=0),
-            self.bar,
-            self.table,
-            self._told,
-            sizing_mode="stretch_width",
-            margin=0,
-        )
+            self.space, self.min_size, row(self.button, self.drop), self.bar, self.table, self._summary,
+        )  # fmt: skip
         session.param.watch(lambda *_: self._follow(), "map")
         self._follow()
 
@@ -102,7 +71,7 @@ class ClusterSection(pn.viewable.Viewer):
     def show(self) -> None:
         """Show the clusters of the map on show."""
         found = self.found
-        self.table.visible = self._told.visible = self.drop.visible = found is not None
+        self.table.visible = self._summary.visible = self.drop.visible = found is not None
         if found is None:
             self.table.rows = []
             return
@@ -129,7 +98,7 @@ class ClusterSection(pn.viewable.Viewer):
             ],
         )
         alone = int((found.numbers < 0).sum())
-        self._told.object = hint_small(
+        self._summary.object = hint_small(
             f"{len(found.names):,} clusters; {alone:,} of {len(found.numbers):,} points in none. "
             "Click a cluster to mark its samples."
         )
@@ -137,21 +106,21 @@ class ClusterSection(pn.viewable.Viewer):
     @property
     def found(self) -> FoundClusters | None:
         """The clusters of the map on show, if it has any."""
-        layer_map, asked = self.session.map, Clustering.read(self.session.state.clusters)
-        if layer_map is None or asked is None or CLUSTER not in layer_map.table:
+        layer_map, wanted = self.session.map, Clustering.read(self.session.state.clusters)
+        if layer_map is None or wanted is None or CLUSTER not in layer_map.table:
             return None
-        found: FoundClusters | None = self.session.store.known_derived(layer_map, asked)
+        found: FoundClusters | None = self.session.store.known_derived(layer_map, wanted)
         return found
 
     def _follow(self) -> None:
-        """Find on another map what was asked for on the last one."""
-        layer_map, asked = self.session.map, Clustering.read(self.session.state.clusters)
-        if layer_map is not None and asked is not None and CLUSTER not in layer_map.table:
-            self.space.value, self.min_size.value = asked.space, asked.min_size
-            self._start(asked, colour=False)
+        """Find on another map what was looked for on the last one."""
+        layer_map, wanted = self.session.map, Clustering.read(self.session.state.clusters)
+        if layer_map is not None and wanted is not None and CLUSTER not in layer_map.table:
+            self.space.value, self.min_size.value = wanted.space, wanted.min_size
+            self._start(wanted, colour=False)
         self._enable()
 
-    def _start(self, asked: Clustering, *, colour: bool) -> None:
+    def _start(self, wanted: Clustering, *, colour: bool) -> None:
         layer_map, store = self.session.map, self.session.store
         if layer_map is None or self.bar.busy:
             return
@@ -159,7 +128,7 @@ class ClusterSection(pn.viewable.Viewer):
 
         def work(report: Report) -> Any:
             report(0, 0)
-            found = store.derived(layer_map, asked, lambda: find(layer_map, asked))
+            found = store.derived(layer_map, wanted, lambda: find(layer_map, wanted))
             report(1, 1)
             return layer_map, found
 

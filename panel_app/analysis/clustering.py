@@ -25,7 +25,7 @@ _NAMED_BY_WORDS = 24
 
 @dataclass(frozen=True, slots=True)
 class Clustering:
-    """Which clusters are asked for."""
+    """Which clusters are wanted."""
 
     space: Space = "map"
     """Where points are near: on the drawn map, or in activation space (the projector's PCA space)."""
@@ -48,7 +48,7 @@ class Clustering:
 class FoundClusters:
     """The clusters of one map; immutable and shared."""
 
-    asked: Clustering
+    clustering: Clustering
     numbers: np.ndarray
     """(N,) int64 by row of the map's table, NONE for points in no cluster."""
     summaries: tuple[ClusterSummary, ...]
@@ -73,18 +73,18 @@ class FoundClusters:
         return tuple(dict.fromkeys(layer_map.table["sample_id"].iloc[rows].astype(str)))
 
 
-def find(layer_map: LayerMap, asked: Clustering) -> FoundClusters:
+def find(layer_map: LayerMap, clustering: Clustering) -> FoundClusters:
     """Return the clusters of a map.
 
     Raises:
         ConfigError: if the least size makes no cluster.
     """
-    numbers = find_clusters(_points(layer_map, asked.space), asked.min_size)
+    numbers = find_clusters(_points(layer_map, clustering.space), clustering.min_size)
     classes = layer_map.table[CLASS].where(layer_map.table[CLASS] != UNLABELLED)
     trust = layer_map.table[TRUST].to_numpy(np.float64) if TRUST in layer_map.table else None
     summaries = describe_clusters(numbers, pd.Categorical(classes), trust)
     names = tuple(f"{s.number + 1}: {_name(layer_map, numbers, s)}" for s in summaries)
-    return FoundClusters(asked, numbers, summaries, names)
+    return FoundClusters(clustering, numbers, summaries, names)
 
 
 def _points(layer_map: LayerMap, space: Space) -> np.ndarray:

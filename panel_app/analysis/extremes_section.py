@@ -11,10 +11,9 @@ from panel_app.analysis.clustering import TRUST
 from panel_app.analysis.sample_lists import pictures_of, sample_entries
 from panel_app.cards import column_label, hint
 from panel_app.components import SampleList
-from panel_app.html import Html
+from panel_app.fields import field, section, text
 from panel_app.layer_map import LayerMap
 from panel_app.session import Session
-from panel_app.theme import PANE_CSS
 
 _LISTED = 48
 
@@ -66,28 +65,16 @@ class ExtremesSection(pn.viewable.Viewer):
     def __init__(self, session: Session, measure: Measure, **params: Any) -> None:
         super().__init__(**params)
         self.session, self.measure = session, measure
-        self.colour = pmui.Button(
-            label=measure.button,
-            icon="palette",
-            variant="outlined",
-            size="small",
-            sizing_mode="stretch_width",
-            margin=(8, 0),
+        self.colour = field(
+            pmui.Button, measure.button, icon="palette", variant="outlined", margin=(8, 0),
             on_click=lambda _: self._toggle_colour(),
-        )
-        self._told = Html("", stylesheets=[PANE_CSS], sizing_mode="stretch_width", margin=(4, 0))
+        )  # fmt: skip
+        self._summary = text()
         self.list = SampleList(
-            self._on_list,
-            pictures_of(session),
-            label=measure.label,
-            order=measure.order,
-            removable=False,
-            opens=True,
-            detail_help=measure.about,
-            margin=(4, 0),
-        )
-        about = Html(hint(measure.about), stylesheets=[PANE_CSS], sizing_mode="stretch_width", margin=0)
-        self._layout = pn.Column(about, self.colour, self._told, self.list, sizing_mode="stretch_width", margin=0)
+            self._on_list, pictures_of(session), label=measure.label, order=measure.order, removable=False, opens=True,
+            detail_help=measure.about, margin=(4, 0),
+        )  # fmt: skip
+        self._layout = section(text(hint(measure.about), margin=0), self.colour, self._summary, self.list)
 
     def __panel__(self) -> pn.viewable.Viewable:
         return self._layout
@@ -98,7 +85,7 @@ class ExtremesSection(pn.viewable.Viewer):
         lacks = layer_map is None or self.measure.column not in layer_map.numeric_columns
         self.colour.visible = self.list.visible = not lacks
         if layer_map is None or lacks:
-            self._told.object = hint(self.measure.lacking)
+            self._summary.object = hint(self.measure.lacking)
             self.list.entries = []
             return
         coloured = state.colour_by == self.measure.column
@@ -110,7 +97,7 @@ class ExtremesSection(pn.viewable.Viewer):
         found = extremes(layer_map, self.measure, layer_map.shown(state.filter), _LISTED)
         values = layer_map.table[self.measure.column].to_numpy(np.float64)
         values = values[np.isfinite(values)]
-        self._told.object = (
+        self._summary.object = (
             f'<p class="small muted num">Mean {values.mean():.2f}, from {values.min():.2f} to {values.max():.2f}. '
             "Click a sample to select it.</p>"
         )

@@ -4,19 +4,17 @@ import functools
 from typing import Any
 
 import panel as pn
-import panel_material_ui as pmui
 import param
 
 from diffviews.serving import jobs as serving
 from diffviews.serving.limits import Limits
 from panel_app.analysis.cluster_section import ClusterSection
-from panel_app.analysis.enrichment_table import GroupSection
 from panel_app.analysis.extremes_section import OUTLIERS, TRUSTED, ExtremesSection
+from panel_app.analysis.group_section import GroupSection
 from panel_app.cards import hint
 from panel_app.computing.jobs import JobQueue
-from panel_app.html import Html
+from panel_app.fields import choice, section, text
 from panel_app.session import Session
-from panel_app.theme import PANE_CSS
 
 
 class AnalysisPanel(pn.viewable.Viewer):
@@ -38,26 +36,16 @@ class AnalysisPanel(pn.viewable.Viewer):
         self.outliers = ExtremesSection(session, OUTLIERS)
         self.trust = ExtremesSection(session, TRUSTED)
         self._parts: dict[str, Any] = {
-            "group": self.group,
-            "clusters": self.clusters,
-            "outliers": self.outliers,
-            "trust": self.trust,
-        }
-        self.part = pmui.RadioButtonGroup(
-            label="Analysis",
-            options={"Group": "group", "Clusters": "clusters", "Outliers": "outliers", "Trust": "trust"},
-            value="group",
-            size="small",
-            margin=(12, 0, 8, 0),
-            sizing_mode="stretch_width",
-            description="What sets the marked samples apart; dense heaps of samples; samples far from all others; "
-            "where the map can be believed.",
-        )
-        self._nothing = Html(hint("Nothing is open."), stylesheets=[PANE_CSS], visible=False)
-        self._stage = pn.Column(self.group, sizing_mode="stretch_width", margin=0)
-        self._layout = pn.Column(
-            self.part, self._nothing, self._stage, sizing_mode="stretch_width", margin=(0, 16, 16, 16)
-        )
+            "group": self.group, "clusters": self.clusters, "outliers": self.outliers, "trust": self.trust
+        }  # fmt: skip
+        self.part = choice(
+            "Analysis", {name.capitalize(): name for name in self._parts}, "group",
+            "What sets the marked samples apart; dense heaps of samples; samples far from all others; "
+            "where the map can be believed.", margin=(12, 0, 8, 0),
+        )  # fmt: skip
+        self._nothing = text(hint("Nothing is open."), visible=False)
+        self._stage = section(self.group)
+        self._layout = section(self.part, self._nothing, self._stage, margin=(0, 16, 16, 16))
         self.part.param.watch(lambda _: self._turn(), "value")
         self.param.watch(lambda _: self.show(), "active")
         session.param.watch(lambda *_: self.show(), "map")

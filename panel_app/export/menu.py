@@ -14,11 +14,11 @@ from panel_app.computing.job_bar import JobBar
 from panel_app.computing.jobs import JobQueue, Report
 from panel_app.export.figure import DPI, WIDTH, view_of
 from panel_app.export.files import ExportedView, Kind, Scope, make_file
+from panel_app.fields import choice, field, row, switch, text
 from panel_app.generation.results import Results
-from panel_app.html import Html
 from panel_app.map.embedding_map import EmbeddingMap
 from panel_app.session import Session
-from panel_app.theme import PANE_CSS, THEME_CONFIG
+from panel_app.theme import THEME_CONFIG
 
 _KINDS: tuple[tuple[Kind, str, str, str], ...] = (
     ("png", "Map as PNG", "image", "The map as it is shown, with legend and rings, at print size."),
@@ -38,56 +38,43 @@ class ExportMenu(pn.viewable.Viewer):
         super().__init__(**params)
         self.session, self.drawing, self.results = session, drawing, results
         self._queue = JobQueue(analysis_queue())
-        self.button = pmui.Button(
-            label="Export",
-            icon="download",
-            variant="text",
-            size="small",
-            margin=(0, 8, 0, 0),
-            align="center",
+        self.button = field(
+            pmui.Button, "Export", "Save the map, the samples, their images or a report.", icon="download",
+            variant="text", sizing_mode=None, margin=(0, 8, 0, 0), align="center",
             theme_config=THEME_CONFIG,  # a page bar makes its primary colour white for what stands in it
-            description="Save the map, the samples, their images or a report.",
             on_click=lambda _: self.open(),
-        )
-        self.scope = pmui.RadioButtonGroup(
-            label="Samples of tables and images",
-            options={name: scope for scope, name in _NAMES.items()},
-            value="selection",
-            size="small",
+        )  # fmt: skip
+        self.scope = choice(
+            "Samples of tables and images", {name: scope for scope, name in _NAMES.items()}, "selection",
+            "The selected sample with its neighbours, the samples marked together, or all that the filter shows.",
             margin=(4, 0, 10, 0),
-            sizing_mode="stretch_width",
-            description="The selected sample with its neighbours, the samples marked together, or all that the "
-            "filter shows.",
-        )
-        field: dict[str, Any] = {"size": "small", "sizing_mode": "stretch_width", "margin": (4, 4, 4, 0)}
-        self.width = pmui.IntInput(
-            label="Width of the map, mm", value=int(WIDTH), start=40, end=600,
-            description="180 mm is the text width of a page of paper.", **field,
         )  # fmt: skip
-        self.dpi = pmui.IntInput(
-            label="Pixels an inch", value=DPI, start=72, end=600,
-            description="300 is what printers ask for; 180 mm are 2,126 pixels then.", **field,
+        self.width = field(
+            pmui.IntInput, "Width of the map, mm", "180 mm is the text width of a page of paper.",
+            value=int(WIDTH), start=40, end=600, margin=(4, 4, 4, 0),
         )  # fmt: skip
-        self.log = pmui.Switch(
-            label="Also log to MLflow",
-            value=False,
-            size="small",
+        self.dpi = field(
+            pmui.IntInput, "Pixels an inch", "300 is what printers ask for; 180 mm are 2,126 pixels then.",
+            value=DPI, start=72, end=600, margin=(4, 4, 4, 0),
+        )  # fmt: skip
+        self.log = switch(
+            "Also log to MLflow", False,
+            "The file becomes an artifact of a run of its own, of the kind 'export', that names this run.",
             margin=(8, 0),
-            description="The file becomes an artifact of a run of its own, of the kind 'export', that names this run.",
-        )
-        self.buttons = {kind: self._button(kind, label, icon, told) for kind, label, icon, told in _KINDS}
+        )  # fmt: skip
+        self.buttons = {kind: self._button(kind, label, icon, help) for kind, label, icon, help in _KINDS}
         self.bar = JobBar(self._queue, on_over=self._enable, on_done=self._done, on_told=self._tell)
-        self._told = Html("", stylesheets=[PANE_CSS], sizing_mode="stretch_width", margin=(6, 0))
+        self._message = text(margin=(6, 0))
         self.saver = Downloader(height=0, margin=0)
         buttons = list(self.buttons.values())
         self.dialog = pmui.Dialog(
-            pn.Row(self.width, self.dpi, sizing_mode="stretch_width", margin=(8, 0, 0, 0)),
-            pn.Row(*buttons[:2], sizing_mode="stretch_width", margin=(0, 0, 10, 0)),
+            row(self.width, self.dpi, margin=(8, 0, 0, 0)),
+            row(*buttons[:2], margin=(0, 0, 10, 0)),
             self.scope,
-            pn.Row(*buttons[2:5], sizing_mode="stretch_width", margin=(0, 0, 10, 0)),
-            pn.Row(buttons[5], self.log, sizing_mode="stretch_width", margin=0),
+            row(*buttons[2:5], margin=(0, 0, 10, 0)),
+            row(buttons[5], self.log),
             self.bar,
-            self._told,
+            self._message,
             title="Export this view",
             title_variant="h6",
             show_close_button=True,
@@ -109,7 +96,7 @@ class ExportMenu(pn.viewable.Viewer):
         kept = self.scope.value if counts.get(self.scope.value) else None
         self.scope.param.update(options=options, value=None)  # else the browser keeps the label of before
         self.scope.value = kept or next((s for s, count in counts.items() if count), "shown")
-        self._told.object = ""
+        self._message.object = ""
         self._enable()
         self.dialog.open = True
 
@@ -129,7 +116,7 @@ class ExportMenu(pn.viewable.Viewer):
             run = library.log_export(source, {made.name: made.content}, title=title, link=address) if logged else None
             return made, run
 
-        self._told.object = ""
+        self._message.object = ""
         for button in self.buttons.values():
             button.disabled = True
         self.bar.start("Making the file", work)
@@ -170,34 +157,28 @@ class ExportMenu(pn.viewable.Viewer):
         chosen = state.selection.members if scope == "selection" else state.group.sample_ids
         return tuple(s for s in chosen if s in layer_map.row_of)
 
-    def _button(self, kind: Kind, label: str, icon: str, told: str) -> pmui.Button:
-        return pmui.Button(
-            label=label,
-            icon=icon,
-            variant="outlined",
-            size="small",
-            sizing_mode="stretch_width",
-            margin=(4, 4, 4, 0),
-            description=told,
+    def _button(self, kind: Kind, label: str, icon: str, help: str) -> pmui.Button:
+        return field(
+            pmui.Button, label, help, icon=icon, variant="outlined", margin=(4, 4, 4, 0),
             on_click=after_typing(lambda: self.export(kind)),
-        )
+        )  # fmt: skip
 
     def _done(self, result: Any) -> None:
         made, run = result
         self.saver.send(made.name, made.kind, made.content)
         size = len(made.content)
-        told = f"{size / 1e6:.1f} MB" if size >= 1e5 else f"{size / 1e3:.1f} kB"
-        text = hint_small(f"Saved {made.name}, {told}.")
+        size_text = f"{size / 1e6:.1f} MB" if size >= 1e5 else f"{size / 1e3:.1f} kB"
+        message = hint_small(f"Saved {made.name}, {size_text}.")
         if run is not None:
             where = link(self.session.store.library.run_url(run), "Logged to MLflow") or hint_small(
                 f"Logged as run {run}."
             )
-            text += f'<p class="small">{where}</p>'
-        self._told.object = text
+            message += f'<p class="small">{where}</p>'
+        self._message.object = message
 
     def _tell(self, text: str, severity: str) -> None:
         """Say in the menu what went wrong, for it covers the page."""
-        self._told.object = hint(text) if severity == "info" else f'<div role="alert">{hint(text)}</div>'
+        self._message.object = hint(text) if severity == "info" else f'<div role="alert">{hint(text)}</div>'
 
     def _enable(self) -> None:
         for button in self.buttons.values():

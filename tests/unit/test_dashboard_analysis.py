@@ -16,8 +16,8 @@ from diffviews.errors import ConfigError, SelectionError, TrackingError
 from diffviews.processing.clusters import find_clusters
 from diffviews.processing.enrichment import enrich_values
 from panel_app.analysis.clustering import CLUSTER, Clustering, find
-from panel_app.analysis.enrichment_table import NUMBERS, WORDS
 from panel_app.analysis.extremes_section import OUTLIERS, TRUSTED, extremes
+from panel_app.analysis.group_section import NUMBERS, WORDS
 from panel_app.analysis.sample_lists import LONGEST, WITH_PICTURES
 from panel_app.cards import hover_card, selected_card
 from panel_app.computing.jobs import JobQueue
@@ -238,7 +238,7 @@ def test_numbers_and_words_can_be_compared():
 
 
 def test_slow_comparison_never_shows_what_was_asked_before(dashboard, monkeypatch):
-    monkeypatch.setattr("panel_app.analysis.enrichment_table._QUICK", 0)
+    monkeypatch.setattr("panel_app.analysis.group_section._QUICK", 0)
     section = look_at(dashboard, "group").group
     dashboard.session.mark([f"digits-{i:04d}" for i in range(30)])
     dashboard.session.mark([f"digits-{i:04d}" for i in range(50, 60)])  # while the first is compared
@@ -297,7 +297,7 @@ def test_map_without_the_measure_says_what_to_do(dashboard):
     section, layer_map = look_at(dashboard, "outliers").outliers, dashboard.session.map
     dashboard.session.map = layer_map.with_columns(distance_to_data=np.full(len(layer_map.table), np.nan))
     assert section.list.entries == []
-    assert "re-compute it" in section._told.object
+    assert "re-compute it" in section._summary.object
     assert extremes(layer_map, TRUSTED, layer_map.table.iloc[:0], 5) == {}
     assert len(extremes(layer_map, OUTLIERS, layer_map.table, 7)) == 7
 
@@ -348,7 +348,7 @@ def test_export_is_saved_and_logged_only_if_wished(dashboard, runs):
     assert source == "ext-1/decoder_block_2/0.5"
     assert files == {sent[1][0]: sent[1][2]}
     assert "layer=decoder_block_2" in link
-    assert "localhost:5000/#/experiments/1/runs/export-1" in dashboard.exports._told.object
+    assert "localhost:5000/#/experiments/1/runs/export-1" in dashboard.exports._message.object
 
 
 def test_failed_export_is_told_in_the_menu(dashboard, runs, monkeypatch):
@@ -360,7 +360,7 @@ def test_failed_export_is_told_in_the_menu(dashboard, runs, monkeypatch):
     dashboard.exports.log.value = True
     dashboard.exports.export("csv")
     finish(dashboard.exports.bar)
-    assert "the tracking server does not answer" in dashboard.exports._told.object
+    assert "the tracking server does not answer" in dashboard.exports._message.object
     dashboard.exports.scope.value = "marked"
     with pytest.raises(SelectionError, match="no sample"):
         make_file(dashboard.exports.noted(), "csv")

@@ -12,15 +12,14 @@ from diffviews.errors import SelectionError
 from diffviews.processing.enrichment import Difference, Enrichment, compare_numbers, enrich_values, enrich_words
 from panel_app.analysis.sample_lists import pictures_of, remainder, sample_entries
 from panel_app.cards import column_label, hint, quiet
-from panel_app.components import Ranking, SampleList
+from panel_app.components import Ranking, SampleList, column
 from panel_app.computing.job_bar import JobBar
 from panel_app.computing.jobs import JobQueue
-from panel_app.html import Html
+from panel_app.fields import field, section, text
 from panel_app.layer_map import LayerMap
 from panel_app.points import UNLABELLED
 from panel_app.session import Session
 from panel_app.state import BY_CLASS
-from panel_app.theme import PANE_CSS
 
 WORDS, NUMBERS = " words", " numbers"
 """What can be compared beside a column; no column has such a name."""
@@ -33,34 +32,26 @@ _QUICK_TEXTS = 3_000
 
 Compared = Sequence[Enrichment | Difference]
 
-_VALUE_COLUMNS: tuple[dict[str, Any], ...] = (
-    {"key": "value", "label": "Value", "help": "Class, value of a column or word of the prompts", "wide": True},
-    {"key": "share", "label": "Here", "help": "How many of the group have it, and their share", "number": True},
-    {"key": "elsewhere", "label": "Others", "help": "Share of all other samples that have it", "number": True},
-    {
-        "key": "fold",
-        "label": "log₂",
-        "help": "Binary logarithm of the ratio of the shares: +1 is twice as common in the group, −1 half as common",
-        "number": True,
-    },
-    {
-        "key": "q",
-        "label": "q",
-        "help": "Fisher's exact test, corrected for the number of values (Benjamini-Hochberg): "
-        "below 0.05 is unlikely to be chance",
-        "number": True,
-    },
-)
-_NUMBER_COLUMNS: tuple[dict[str, Any], ...] = (
-    {"key": "value", "label": "Number", "help": "Column of the map's table", "wide": True},
-    {"key": "share", "label": "Here", "help": "Mean over the group", "number": True},
-    {"key": "elsewhere", "label": "Others", "help": "Mean over all other samples", "number": True},
-    {
-        "key": "effect",
-        "label": "d",
-        "help": "Cohen's d: difference of the means in standard deviations; 0.2 is small, 0.8 large",
-        "number": True,
-    },
+_VALUE_COLUMNS = (
+    column("value", "Value", "Class, value of a column or word of the prompts", wide=True),
+    column("share", "Here", "How many of the group have it, and their share", number=True),
+    column("elsewhere", "Others", "Share of all other samples that have it", number=True),
+    column(
+        "fold", "log₂", "Binary logarithm of the ratio of the shares: +1 is twice as common in the group, −1 half as "
+        "common", number=True,
+    ),
+    column(
+        "q", "q", "Fisher's exact test, corrected for the number of values (Benjamini-Hochberg): below 0.05 is "
+        "unlikely to be chance", number=True,
+    ),
+)  # fmt: skip
+_NUMBER_COLUMNS = (
+    column("value", "Number", "Column of the map's table", wide=True),
+    column("share", "Here", "Mean over the group", number=True),
+    column("elsewhere", "Others", "Mean over all other samples", number=True),
+    column(
+        "effect", "d", "Cohen's d: difference of the means in standard deviations; 0.2 is small, 0.8 large", number=True
+    ),
 )
 
 
@@ -70,38 +61,23 @@ class GroupSection(pn.viewable.Viewer):
     def __init__(self, session: Session, queue: JobQueue, **params: Any) -> None:
         super().__init__(**params)
         self.session = session
-        self._heading = Html("", stylesheets=[PANE_CSS], sizing_mode="stretch_width", margin=(4, 0, 6, 0))
-        self.by = pmui.Select(
-            label="Compare by",
-            size="small",
-            sizing_mode="stretch_width",
-            margin=(4, 0),
-            description="What the group may have more or less of than all other samples of this map.",
+        self._heading = text(margin=(4, 0, 6, 0))
+        self.by = field(
+            pmui.Select, "Compare by", "What the group may have more or less of than all other samples of this map."
         )
-        self.table = Ranking(columns=[dict(c) for c in _VALUE_COLUMNS], opens=False, margin=(4, 0))
+        self.table = Ranking(columns=list(_VALUE_COLUMNS), opens=False, margin=(4, 0))
         self.bar = JobBar(queue, on_over=lambda: None, on_done=self._done, on_told=session.tell)
-        self.clear = pmui.Button(
-            label="Unmark all",
-            variant="outlined",
-            size="small",
-            margin=(8, 0),
-            description="No sample is marked any more; the selected one and its neighbours stay.",
-            on_click=lambda _: session.mark(()),
-        )
+        self.clear = field(
+            pmui.Button, "Unmark all", "No sample is marked any more; the selected one and its neighbours stay.",
+            variant="outlined", sizing_mode=None, margin=(8, 0), on_click=lambda _: session.mark(()),
+        )  # fmt: skip
         self.list = SampleList(
-            self._on_list,
-            pictures_of(session),
-            label="Group",
-            order="As marked",
-            opens=True,
-            detail_help="",
-            remove_help="Unmark this sample",
-            margin=(4, 0),
-        )
+            self._on_list, pictures_of(session), label="Group", order="As marked", opens=True, detail_help="",
+            remove_help="Unmark this sample", margin=(4, 0),
+        )  # fmt: skip
         note = quiet("Here: how many of the group, and their share. Hover a row for odds ratio and p.")
-        self._body = pn.Column(self.by, self.bar, self.table, note, self.clear, self.list, sizing_mode="stretch_width")
-        self._body.margin = 0
-        self._layout = pn.Column(self._heading, self._body, sizing_mode="stretch_width", margin=0)
+        self._body = section(self.by, self.bar, self.table, note, self.clear, self.list)
+        self._layout = section(self._heading, self._body)
         self.by.param.watch(lambda _: self._compare(), "value")
 
     def __panel__(self) -> pn.viewable.Viewable:
@@ -175,7 +151,7 @@ class GroupSection(pn.viewable.Viewer):
         empty = "No prompt has words to compare." if self.by.value == WORDS else "There is nothing to compare."
         with pn.io.hold():
             self.table.param.update(
-                columns=[dict(c) for c in columns],
+                columns=list(columns),
                 sort={"key": "place", "down": False},
                 empty=empty,
                 rows=[
@@ -217,8 +193,7 @@ def comparison(layer_map: LayerMap, sample_ids: Sequence[str], by: str) -> Calla
             return compare_numbers(member, table[list(layer_map.numeric_columns)])
         if by == WORDS:
             return enrich_words(member, [None if pd.isna(p) else str(p) for p in table["prompt"]])
-        column = by if by in layer_map.categorical_columns else BY_CLASS
-        values = table[column].cat
+        values = table[by if by in layer_map.categorical_columns else BY_CLASS].cat
         known = [name for name in values.categories if name != UNLABELLED]
         return enrich_values(member, values.set_categories(known))
 

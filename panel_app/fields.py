@@ -1,0 +1,53 @@
+"""Fields, texts and sections of the panels beside the map: one place for how they all look."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import panel as pn
+import panel_material_ui as pmui
+
+from panel_app.html import Html
+
+
+def field(kind: Callable[..., Any], label: str, help: str | None = None, **params: Any) -> Any:
+    """Return a labelled widget as wide as its section; `help` is told where it is hovered."""
+    if kind in (pmui.IntSlider, pmui.FloatSlider, pmui.IntRangeSlider, pmui.RangeSlider):
+        params.setdefault("margin", (8, 8))  # their knobs need room at the sides
+    if kind is pmui.MultiChoice:
+        params = {"visual_size": "small", "searchable": True, "chip": True, **params}
+    else:
+        params = {"size": "small", **params}
+    return kind(label=label, description=help, **{"sizing_mode": "stretch_width", "margin": (5, 0), **params})
+
+
+def choice(label: str, options: Mapping[str, Any], value: Any, help: str | None = None, **params: Any) -> Any:
+    """Return buttons side by side of which one is pressed; `options` are values by text."""
+    params.setdefault("margin", (4, 0))
+    return field(pmui.RadioButtonGroup, label, help, options=dict(options), value=value, **params)
+
+
+def switch(label: str, value: bool, help: str | None = None, **params: Any) -> Any:
+    """Return a switch."""
+    return pmui.Switch(label=label, value=value, description=help, **{"size": "small", "margin": (4, 0), **params})
+
+
+def text(html: str = "", **params: Any) -> Html:
+    """Return a pane of text as wide as its section; `html` is escaped already."""
+    return Html(html, **{"sizing_mode": "stretch_width", "margin": (4, 0), **params})
+
+
+def section(*parts: Any, margin: Any = 0, **params: Any) -> pn.Column:
+    """Return parts below one another."""
+    return pn.Column(*parts, sizing_mode="stretch_width", margin=margin, **params)
+
+
+def row(*parts: Any, gap: int = 0, margin: Any = 0) -> pn.Row:
+    """Return parts side by side, `gap` pixels apart."""
+    spaced = [item for part in parts for item in (pn.Spacer(width=gap), part)][1:] if gap else parts
+    return pn.Row(*spaced, sizing_mode="stretch_width", margin=margin)
+
+
+def folded(parts: Mapping[str, Any], **params: Any) -> pmui.Accordion:
+    """Return parts by heading, each of which can be unfolded."""
+    looks = {"elevation": 0, "disable_gutters": True, "sizing_mode": "stretch_width", "title_variant": "subtitle2"}
+    return pmui.Accordion(*parts.items(), **{"margin": (4, 0), **looks, **params})
