@@ -3,8 +3,11 @@ PYTHON ?= python3
 VENV ?= .venv
 SERVE ?= 1
 BIN := $(VENV)/bin
+# What `make test` runs: files or folders of tests, all when empty.
+TESTS ?=
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --durations 30
 
-.PHONY: install demo test lint clean
+.PHONY: install demo test test-all lint clean
 
 install: $(VENV)/.installed
 
@@ -20,8 +23,10 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 demo: $(VENV)/.installed
 	$(BIN)/diffviews demo --serve $(if $(filter 0 false no,$(SERVE)),false,true)
 
-test: $(VENV)/.installed-dev
-	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not slow and not gpu" --numprocesses 2 --dist loadfile --no-loadscope-reorder
+# Chromium and PostgreSQL come by apt-get where that may be; where they do not, their tests are skipped.
+test test-all: $(VENV)/.installed-dev
+	$(BIN)/python -m tests.programs
+	$(PYTEST) -m "$(if $(filter test-all,$@),,not slow and not gpu)" $(TESTS)
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

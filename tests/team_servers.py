@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import pwd
 import shutil
 import signal
 import socket
@@ -13,8 +14,8 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-PROGRAMS = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda folder: float(folder.parent.name))
-"""Where PostgreSQL's programs lie, the newest last; empty where they are not installed."""
+from tests.programs import postgres, postgres_user
+
 DATABASE_PASSWORD = "planted-database-password"
 FOREIGN = (
     "MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME",
@@ -37,23 +38,24 @@ def wait(condition, program, log):
 
 
 class Database:
-    """A PostgreSQL cluster of its own in a temporary folder; as root it runs as the user postgres, as it insists."""
+    """A PostgreSQL cluster of its own in a temporary folder; as root it runs as another user, as it insists."""
 
     def __init__(self):
         self.folder = Path(tempfile.mkdtemp(prefix="diffviews-postgres-"))
         self.port, self.log = free_port(), self.folder / "log"
-        self._user = {"user": "postgres", "group": "postgres", "extra_groups": []} if os.getuid() == 0 else {}
+        self._programs, user = postgres(), postgres_user()
+        self._user = {"user": user, "group": pwd.getpwnam(user).pw_gid, "extra_groups": []} if user else {}
         (self.folder / "password").write_text(DATABASE_PASSWORD)
         if self._user:
             for path in (self.folder, self.folder / "password"):
-                shutil.chown(path, "postgres", "postgres")
+                shutil.chown(path, self._user["user"], self._user["group"])
         self.run("initdb", "-D", "data", "-U", "diffviews", "-A", "scram-sha-256", "--pwfile=password", "-N")
         self.log.touch()
 
     def run(self, program, *arguments):
         """Run one of PostgreSQL's programs and return what it printed."""
         done = subprocess.run(
-            [PROGRAMS[-1] / program, *arguments], cwd=self.folder, capture_output=True, text=True, check=False,
+            [self._programs / program, *arguments], cwd=self.folder, capture_output=True, text=True, check=False,
             env={**os.environ, "PGPASSWORD": DATABASE_PASSWORD}, **self._user,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
@@ -61,7 +63,7 @@ class Database:
 
     def start(self):
         settings = ("listen_addresses=127.0.0.1", f"unix_socket_directories={self.folder}", "fsync=off")
-        command = [PROGRAMS[-1] / "postgres", "-D", "data", "-p", str(self.port)]
+        command = [self._programs / "postgres", "-D", "data", "-p", str(self.port)]
         command += [word for setting in settings for word in ("-c", setting)]
         with self.log.open("a") as log:
             self.process = subprocess.Popen(command, cwd=self.folder, stdout=log, stderr=log, **self._user)

@@ -10,7 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from explorer import PATIENCE, Explorer
+from playwright.sync_api import expect, sync_playwright
 from scipy.spatial import cKDTree
+
+from tests import programs
 
 ROOT = Path(__file__).parents[2]
 CHROMIUM_FLAGS = [
@@ -32,6 +35,8 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.browser)
+            if "chromium" in item.fixturenames and programs.chromium() is None:
+                item.add_marker(pytest.mark.skip(reason=programs.NO_CHROMIUM))
 
 
 @pytest.fixture(scope="session")
@@ -113,11 +118,9 @@ def url(store, workspace):
 
 @pytest.fixture(scope="session")
 def chromium():
-    playwright_api = pytest.importorskip("playwright.sync_api")
-    executable = next((p for p in ("/usr/bin/chromium", "/usr/bin/chromium-browser") if Path(p).exists()), None)
-    playwright_api.expect.set_options(timeout=1000 * PATIENCE)
-    with playwright_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=executable, args=CHROMIUM_FLAGS)
+    expect.set_options(timeout=1000 * PATIENCE)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=programs.chromium(), args=CHROMIUM_FLAGS)
         yield browser
         browser.close()
 

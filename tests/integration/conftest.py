@@ -1,6 +1,7 @@
 """A small extraction of the shipped digits model, made once and read by many tests."""
 
 import os
+import shutil
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -10,6 +11,8 @@ import torch
 from diffviews.adapters.registry import load_adapter
 from diffviews.pipelines.extract import extract
 from diffviews.pipelines.workspace import open_workspace
+from tests.programs import NO_POSTGRES, postgres
+from tests.team_servers import Database, Server
 
 ROOT = Path(__file__).parents[2]
 FOREIGN = (
@@ -84,6 +87,27 @@ def own_store(tmp_path):
     """A folder with an empty tracking store, as the current one."""
     with inside(tmp_path):
         yield tmp_path
+
+
+@pytest.fixture(scope="session")
+def database():
+    """PostgreSQL for a team's server; a test that stops it starts it again."""
+    if postgres() is None:
+        pytest.skip(NO_POSTGRES)
+    database = Database()
+    database.start()
+    yield database
+    database.stop()
+    shutil.rmtree(database.folder)
+
+
+@pytest.fixture(scope="session")
+def server(database, tmp_path_factory):
+    """`mlflow server` over PostgreSQL; a test that stops it starts it again."""
+    server = Server(tmp_path_factory.mktemp("server"), database)
+    server.start()
+    yield server
+    server.stop()
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,5 @@
 """A team's deployment for real: PostgreSQL, `mlflow server` over it and the profile `server`, all over sockets."""
 
-import shutil
 import subprocess
 import sys
 import threading
@@ -18,33 +17,11 @@ from diffviews.pipelines.workspace import open_workspace
 from diffviews.processing.map_parameters import MapParameters
 from diffviews.tracking import Tag
 from diffviews.tracking.connection import Connection
-from tests.team_servers import DATABASE_PASSWORD, FOREIGN, PROGRAMS, Database, Server
+from tests.team_servers import DATABASE_PASSWORD, FOREIGN
 
 ROOT = Path(__file__).parents[2]
 TRACKING_PASSWORD = "planted-tracking-password"
 SMALL = {"layers": ("encoder_bottleneck",), "sigmas": (2.0,), "max_samples": 60}
-
-pytestmark = pytest.mark.skipif(
-    not PROGRAMS, reason="PostgreSQL's programs are not installed (/usr/lib/postgresql/*/bin)"
-)
-
-
-@pytest.fixture(scope="module")
-def database():
-    database = Database()
-    database.start()
-    yield database
-    database.stop()
-    shutil.rmtree(database.folder)
-
-
-@pytest.fixture(scope="module")
-def server(database, tmp_path_factory):
-    server = Server(tmp_path_factory.mktemp("server"), database)
-    server.start()
-    yield server
-    server.stop()
-
 
 @pytest.fixture(scope="module")
 def member(server, tmp_path_factory):

@@ -17,7 +17,7 @@ from panel_app.data import DataStore
 from panel_app.library import LoggedRuns
 from tests.integration.conftest import ROOT, inside
 from tests.s3_server import BUCKET, Proxy, fresh_bucket, proxied, s3_server, use_store
-from tests.team_servers import FOREIGN, PROGRAMS, Database, Server
+from tests.team_servers import FOREIGN
 
 SMALL = ("--max-samples", "40", "--control-seeds", "0")
 """Every layer, both sigmas, the masked generation; few digits, no control rates."""
@@ -44,20 +44,6 @@ class Team:
     def forget(self) -> None:
         """Lose what this machine keeps of the runs."""
         shutil.rmtree(self.folder / "cache", ignore_errors=True)
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    if not PROGRAMS:
-        pytest.skip("PostgreSQL's programs are not installed (/usr/lib/postgresql/*/bin)")
-    database = Database()
-    database.start()
-    server = Server(tmp_path_factory.mktemp("server"), database)
-    server.start()
-    yield server
-    server.stop()
-    database.stop()
-    shutil.rmtree(database.folder)
 
 
 @pytest.fixture(scope="module", params=STORES)
