@@ -22,6 +22,11 @@ class BrowserPane(JSComponent):
         params.setdefault("stylesheets", [PANE_CSS])
         super().__init__(**params)
 
+    @classmethod
+    def _render_esm(cls, compiled: Any = True, server: bool = False) -> str:
+        shared = (_ESM / "pane.js").read_text(encoding="utf-8")
+        return f"{shared}\n{super()._render_esm(compiled, server)}"
+
     def _handle_msg(self, data: Any) -> None:
         if self._on_message is not None and isinstance(data, dict):
             self._on_message(data)
@@ -117,7 +122,7 @@ class Gallery(BrowserPane):
 class PastList(BrowserPane):
     """Logged generations: {show: id}, {load: id} or {replay: id}."""
 
-    entries = param.List(doc="[{id, src, title, detail, when, url, told}]; src may be empty")
+    entries = param.List(doc="[{id, src, title, detail, when, url, note}]; src may be empty")
     empty = param.String(doc="sentence shown when there is nothing")
     busy = param.Boolean(False, doc="whether one is being replayed, so that no other can be")
 

@@ -1,3 +1,4 @@
+const {node, press, picture, link, root, follow, titled} = dv
 const STYLE = `
 .strip { display: flex; gap: 12px; overflow-x: auto; padding: 2px 2px 6px; }
 figure { margin: 0; flex: none; width: 84px; }
@@ -11,34 +12,28 @@ label { display: flex; gap: 4px; align-items: center; cursor: pointer; color: va
 label.off { opacity: .45; cursor: default; }
 input { margin: 0; accent-color: var(--dv-path); }
 .way { width: 18px; height: 4px; border-radius: 2px; margin-left: 2px; }
-.title { font-size: 12px; font-weight: 500; overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
+.name { font-size: 12px; font-weight: 500; overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
 .detail { color: var(--dv-muted); overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
 `
 
 export function render({model, el}) {
-  const style = document.createElement("style")
-  style.textContent = STYLE
-  const box = document.createElement("div")
-  box.className = "strip"
+  const box = root(el, STYLE, "strip")
   box.setAttribute("role", "list")
   box.setAttribute("aria-label", "Generations of this visit")
-  el.append(style, box)
 
   const pathToggle = (entry) => {
-    const label = document.createElement("label")
-    const tick = document.createElement("input")
+    const label = titled("label", entry.drawable || entry.drawn ? "" : "off", undefined, entry.drawable
+      ? "Draw this generation's path on the map beside that of the one on show"
+      : entry.drawn ? "Its path is on the map in this colour" : "Its path lies on another map")
+    const tick = node("input")
     tick.type = "checkbox"
     tick.checked = entry.drawn
     tick.disabled = !entry.drawable
     tick.setAttribute("aria-label", `Path of ${entry.title} on the map`)
-    label.className = entry.drawable || entry.drawn ? "" : "off"
-    label.title = entry.drawable ? "Draw this generation's path on the map beside that of the one on show"
-      : entry.drawn ? "Its path is on the map in this colour" : "Its path lies on another map"
     tick.addEventListener("change", () => model.send_msg({path: entry.id, on: tick.checked}))
     label.append(tick, "Path")
     if (entry.colour) {
-      const way = document.createElement("span")
-      way.className = "way"
+      const way = node("span", "way")
       way.style.background = tick.style.accentColor = entry.colour
       label.append(way)
     }
@@ -46,39 +41,17 @@ export function render({model, el}) {
   }
 
   const card = (entry) => {
-    const figure = document.createElement("figure")
-    figure.className = entry.active ? "active" : ""
+    const figure = node("figure", entry.active ? "active" : "")
     figure.setAttribute("role", "listitem")
-    const button = document.createElement("button")
-    button.setAttribute("aria-label", `Show generation ${entry.title}`)
+    const button = press("", `Show generation ${entry.title}`, () => model.send_msg({show: entry.id}))
     button.title = entry.help
-    const image = document.createElement("img")
-    image.onload = () => { image.className = image.naturalWidth > 64 ? "photo" : "" }
-    image.src = entry.src
-    image.alt = entry.title
-    button.append(image)
-    button.addEventListener("click", () => model.send_msg({show: entry.id}))
-    const caption = document.createElement("figcaption")
-    const title = document.createElement("div")
-    title.className = "title"
-    title.textContent = entry.title
-    const detail = document.createElement("div")
-    detail.className = "detail"
-    detail.textContent = entry.detail
-    caption.append(title, detail, pathToggle(entry))
-    if (entry.url) {
-      const link = document.createElement("a")
-      link.href = entry.url
-      link.target = "_blank"
-      link.rel = "noopener"
-      link.textContent = "MLflow run"
-      caption.append(link)
-    }
+    button.append(picture(entry.src, entry.title))
+    const caption = node("figcaption")
+    caption.append(node("div", "name", entry.title), node("div", "detail", entry.detail), pathToggle(entry))
+    if (entry.url) caption.append(link(entry.url, "MLflow run"))
     figure.append(button, caption)
     return figure
   }
 
-  const draw = () => box.replaceChildren(...model.entries.map(card))
-  model.on("entries", draw)
-  draw()
+  follow(model, ["entries"], () => box.replaceChildren(...model.entries.map(card)))
 }

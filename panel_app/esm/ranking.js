@@ -1,3 +1,4 @@
+const {node, press, root, follow, titled} = dv
 const STYLE = `
 table { border-collapse: collapse; width: 100%; font-size: 12.5px; }
 th { text-align: left; font-weight: 600; font-size: 11.5px; color: var(--dv-muted); padding: 4px 6px; border-bottom: 1px solid var(--dv-faint);
@@ -26,17 +27,13 @@ p { color: var(--dv-muted); margin: 4px 0; }
 `
 
 export function render({model, el}) {
-  const style = document.createElement("style")
-  style.textContent = STYLE
-  const box = document.createElement("div")
-  el.append(style, box)
+  const box = root(el, STYLE)
   let sort = {...model.sort}
 
   const sorted = () => {
     if (sort.key === null) return model.rows
-    const value = (row) => row[sort.key]
     return [...model.rows].sort((a, b) => {
-      const [x, y] = [value(a), value(b)]
+      const [x, y] = [a[sort.key], b[sort.key]]
       if (x === null || x === undefined) return 1
       if (y === null || y === undefined) return -1
       const order = typeof x === "number" ? x - y : String(x).localeCompare(String(y), "en", {numeric: true})
@@ -45,69 +42,51 @@ export function render({model, el}) {
   }
 
   const bar = (value, column, row) => {
-    const cell = document.createElement("div")
-    cell.className = "cell"
-    const track = document.createElement("div")
-    track.className = "track"
-    const fill = document.createElement("div")
-    fill.className = `fill ${column.bar}`
+    const track = node("div", "track")
+    const fill = node("div", `fill ${column.bar}`)
     fill.style.width = `${Math.max(0, Math.min(1, value)) * 100}%`
     track.append(fill)
     const base = row[column.baseline]
     if (typeof base === "number") {
-      const tick = document.createElement("div")
-      tick.className = "tick"
+      const tick = titled("div", "tick", undefined, `Without the mask: ${base.toFixed(2)}`)
       tick.style.left = `calc(${Math.min(1, base) * 100}% - 1px)`
-      tick.title = `Without the mask: ${base.toFixed(2)}`
       track.append(tick)
     }
-    const number = document.createElement("span")
-    number.className = "num"
-    number.textContent = value.toFixed(2)
-    cell.append(track, number)
+    const cell = node("div", "cell")
+    cell.append(track, node("span", "num", value.toFixed(2)))
     return cell
   }
 
+  const cell = (row, column) => {
+    const value = row[column.key]
+    const td = node("td", value === null || value === undefined ? "none" : "")
+    if (column.bar && typeof value === "number") td.append(bar(value, column, row))
+    else td.textContent = row[`${column.key}_text`] ?? value ?? "–"
+    if (column.swatch && row.colour) {
+      const swatch = node("span", "swatch")
+      swatch.style.background = row.colour
+      td.prepend(swatch)
+    }
+    if (column.wide) td.classList.add("wide")
+    if (column.number) td.classList.add("number")
+    return td
+  }
+
   const line = (row) => {
-    const tr = document.createElement("tr")
-    tr.className = row.active ? "active" : ""
-    if (model.opens) tr.tabIndex = 0
-    tr.title = row.title ?? `Open ${row.layer} at σ ${row.sigma_text}`
-    for (const column of model.columns) {
-      const td = document.createElement("td")
-      const value = row[column.key]
-      if (column.bar && typeof value === "number") td.append(bar(value, column, row))
-      else {
-        td.textContent = row[`${column.key}_text`] ?? value ?? "–"
-        if (value === null || value === undefined) td.className = "none"
-        if (column.swatch && row.colour) {
-          const swatch = document.createElement("span")
-          swatch.className = "swatch"
-          swatch.style.background = row.colour
-          td.prepend(swatch)
-        }
-      }
-      if (column.wide) td.classList.add("wide")
-      if (column.number) td.classList.add("number")
-      tr.append(td)
-    }
-    const open = (event) => {
-      if (model.opens) model.send_msg({open: row.id, beside: model.beside && event.shiftKey})
-    }
+    const tr = titled("tr", row.active ? "active" : "", undefined, row.title ?? `Open ${row.layer} at σ ${row.sigma_text}`)
+    tr.append(...model.columns.map((column) => cell(row, column)))
+    if (!model.opens) return tr
+    tr.tabIndex = 0
+    const open = (event) => model.send_msg({open: row.id, beside: model.beside && event.shiftKey})
     tr.addEventListener("click", open)
     tr.addEventListener("keydown", (event) => { if (event.key === "Enter") open(event) })
     if (model.beside) {
-      const td = document.createElement("td")
-      const button = document.createElement("button")
-      button.className = "beside"
-      button.textContent = "Right"
-      button.title = `Open ${row.layer} at σ ${row.sigma_text} on the right`
-      button.setAttribute("aria-label", button.title)
-      button.addEventListener("click", (event) => {
+      const button = press("Right", `Open ${row.layer} at σ ${row.sigma_text} on the right`, (event) => {
         event.stopPropagation()
         model.send_msg({open: row.id, beside: true})
-      })
+      }, "beside")
       button.addEventListener("keydown", (event) => event.stopPropagation())
+      const td = node("td")
       td.append(button)
       tr.append(td)
     }
@@ -115,13 +94,9 @@ export function render({model, el}) {
   }
 
   const head = (column) => {
-    const th = document.createElement("th")
-    if (column.number) th.className = "number"
-    th.title = column.help
-    const button = document.createElement("button")
+    const th = titled("th", column.number ? "number" : "", undefined, column.help)
     const arrow = sort.key === column.key ? (sort.down ? " ↓" : " ↑") : ""
-    button.textContent = column.label + arrow
-    th.append(button)
+    th.append(node("button", "", column.label + arrow))
     th.addEventListener("click", () => {
       sort = {key: column.key, down: sort.key === column.key ? !sort.down : true}
       draw()
@@ -130,25 +105,17 @@ export function render({model, el}) {
   }
 
   const draw = () => {
-    if (!model.rows.length) {
-      const p = document.createElement("p")
-      p.textContent = model.empty
-      box.replaceChildren(p)
-      return
-    }
-    const table = document.createElement("table")
-    const thead = document.createElement("thead")
-    const tr = document.createElement("tr")
-    tr.append(...model.columns.map(head))
-    if (model.beside) tr.append(document.createElement("th"))
+    if (!model.rows.length) { box.replaceChildren(node("p", "", model.empty)); return }
+    const table = node("table")
+    const tr = node("tr")
+    tr.append(...model.columns.map(head), ...(model.beside ? [node("th")] : []))
+    const thead = node("thead")
     thead.append(tr)
-    const tbody = document.createElement("tbody")
-    tbody.className = model.opens ? "opens" : ""
+    const tbody = node("tbody", model.opens ? "opens" : "")
     tbody.append(...sorted().map(line))
     table.append(thead, tbody)
     box.replaceChildren(table)
   }
   model.on("sort", () => { sort = {...model.sort}; draw() })
-  for (const name of ["rows", "columns", "empty"]) model.on(name, draw)
-  draw()
+  follow(model, ["rows", "columns", "empty"], draw)
 }

@@ -1,3 +1,4 @@
+const {node, press, picture, root} = dv
 const STYLE = `
 .result { display: grid; grid-template-columns: minmax(0, max-content) minmax(262px, 1fr); gap: 8px 22px; align-items: start; }
 figure { margin: 0; }
@@ -44,30 +45,6 @@ const ROWS = [["image", "Generated"], ["baseline", "Baseline, no mask"], ["diffe
 const FRAME_MS = 220
 const PRINTED = 1024
 
-const node = (tag, cls, value) => {
-  const made = document.createElement(tag)
-  if (cls) made.className = cls
-  if (value !== undefined) made.textContent = value
-  return made
-}
-
-const press = (label, help, action) => {
-  const button = node("button", "", label)
-  button.type = "button"
-  button.setAttribute("aria-label", help)
-  button.title = help
-  button.addEventListener("click", action)
-  return button
-}
-
-const picture = (src, alt, cls) => {
-  const image = node("img", cls)
-  image.onload = () => image.classList.toggle("photo", image.naturalWidth > 64)
-  image.src = src
-  image.alt = alt
-  return image
-}
-
 // Pixels are kept as squares: a small picture is printed at a whole multiple of its size.
 const save = (image, name) => {
   const times = Math.max(1, Math.ceil(PRINTED / Math.max(image.naturalWidth, image.naturalHeight)))
@@ -94,10 +71,7 @@ const copy = async (text) => {
 }
 
 export function render({model, el}) {
-  const style = node("style")
-  style.textContent = STYLE
-  const box = node("div", "result")
-  el.append(style, box)
+  const box = root(el, STYLE, "result")
   const left = node("div")
   const player = node("div", "player")
   const actions = node("div", "actions")

@@ -1,3 +1,4 @@
+const {node, press, root, titled} = dv
 const STYLE = `
 .sort { display: flex; gap: 10px; align-items: baseline; font-size: 11.5px; color: var(--dv-muted); padding: 2px 0 4px; }
 .sort button { width: auto; height: auto; border-radius: 4px; font: inherit; padding: 1px 3px; }
@@ -28,18 +29,8 @@ p { color: var(--dv-muted); margin: 4px 0; }
 `
 const KEYS = [["title", "Class"], ["id", "Name"]]
 
-const text = (tag, cls, value) => {
-  const node = document.createElement(tag)
-  node.className = cls
-  node.textContent = value
-  return node
-}
-
 export function render({model, el}) {
-  const style = document.createElement("style")
-  style.textContent = STYLE
-  const box = document.createElement("div")
-  el.append(style, box)
+  const box = root(el, STYLE)
   let sort = null
   let pictures = {}
   const waiting = new Set()
@@ -63,16 +54,12 @@ export function render({model, el}) {
   const picture = (entry) => {
     const src = entry.src || pictures[entry.id]
     if (!src) {
-      const empty = text("div", "waiting", "")
+      const empty = node("div", "waiting")
       empty.dataset.id = entry.id
       watcher.observe(empty)
       return empty
     }
-    const image = document.createElement("img")
-    image.onload = () => { image.className = image.naturalWidth > 64 ? "photo" : "" }
-    image.src = src
-    image.alt = `${entry.title}, ${entry.id}`
-    return image
+    return dv.picture(src, `${entry.title}, ${entry.id}`)
   }
 
   const move = (item, by) => {
@@ -82,24 +69,19 @@ export function render({model, el}) {
   }
 
   const row = (entry) => {
-    const item = document.createElement("li")
-    item.className = `${entry.tone || ""} ${entry.active ? "active" : ""}`
+    const item = node("li", `${entry.tone || ""} ${entry.active ? "active" : ""}`)
     item.tabIndex = 0
-    const label = document.createElement("div")
-    label.title = entry.help || ""
-    label.append(text("div", "name", entry.title))
-    if (entry.note) label.append(text("div", "note", entry.note))
-    label.append(text("div", "id", entry.id))
-    const distance = text("span", "distance", entry.detail)
-    distance.title = model.detail_help
-    item.append(picture(entry), label, distance)
+    item.dataset.id = entry.id
+    const label = titled("div", "", undefined, entry.help || "")
+    label.append(node("div", "name", entry.title))
+    if (entry.note) label.append(node("div", "note", entry.note))
+    label.append(node("div", "id", entry.id))
+    item.append(picture(entry), label, titled("span", "distance", entry.detail, model.detail_help))
     const open = () => { if (model.opens) model.send_msg({open: entry.id}) }
     const drop = () => { if (model.removable) model.send_msg({remove: entry.id}) }
     if (model.removable) {
-      const remove = text("button", "remove", "×")
-      remove.setAttribute("aria-label", `Remove ${entry.id}`)
+      const remove = press("×", `Remove ${entry.id}`, (event) => { event.stopPropagation(); drop() }, "remove")
       remove.title = model.remove_help
-      remove.addEventListener("click", (event) => { event.stopPropagation(); drop() })
       item.append(remove)
     }
     item.addEventListener("click", open)
@@ -122,11 +104,10 @@ export function render({model, el}) {
   }
 
   const sorting = () => {
-    const bar = text("div", "sort", "Sort by")
+    const bar = node("div", "sort", "Sort by")
     for (const [key, label] of [[null, model.order], ...KEYS]) {
-      const button = text("button", "", label)
+      const button = press(label, label, () => { sort = key; draw() })
       button.setAttribute("aria-pressed", String(sort === key))
-      button.addEventListener("click", () => { sort = key; draw() })
       bar.append(button)
     }
     return bar
@@ -138,19 +119,14 @@ export function render({model, el}) {
     watcher.disconnect()
     waiting.clear()
     if (!model.entries.length) {
-      box.replaceChildren(...(model.empty ? [text("p", "", model.empty)] : []))
+      box.replaceChildren(...(model.empty ? [node("p", "", model.empty)] : []))
       return
     }
-    const list = document.createElement("ul")
-    list.className = `${model.removable ? "" : "fixed"} ${model.opens ? "opens" : ""}`
+    const list = node("ul", `${model.removable ? "" : "fixed"} ${model.opens ? "opens" : ""}`)
     list.setAttribute("aria-label", model.label)
-    for (const entry of sorted()) {
-      const item = row(entry)
-      item.dataset.id = entry.id
-      list.append(item)
-    }
+    list.append(...sorted().map(row))
     const tops = model.sortable && model.entries.length > 1 ? [sorting()] : []
-    box.replaceChildren(...tops, list, ...(model.more ? [text("p", "", model.more)] : []))
+    box.replaceChildren(...tops, list, ...(model.more ? [node("p", "", model.more)] : []))
     if (focused) [...list.children].find((item) => item.dataset.id === focused)?.focus()
   }
 

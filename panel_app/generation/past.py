@@ -33,7 +33,7 @@ class _Entry:
     record: Any
     leaf: Any = None
     trouble: str = ""
-    told: str = ""
+    note: str = ""
 
 
 class PastGenerations(pn.viewable.Viewer):
@@ -164,7 +164,7 @@ class PastGenerations(pn.viewable.Viewer):
             "detail": detail,
             "when": record.start_time.astimezone().strftime("%d %b %Y %H:%M"),
             "url": self.session.store.library.run_url(record.run_id),
-            "told": entry.told,
+            "note": entry.note,
         }
 
     def leave(self) -> None:
@@ -199,7 +199,7 @@ class PastGenerations(pn.viewable.Viewer):
         def done(leaf: Any) -> None:
             self._open(leaf.recipe)
             self._on_load(leaf.recipe)
-            self._entries = [replace(entry, told="") for entry in self._entries]
+            self._entries = [replace(entry, note="") for entry in self._entries]
             self._note(record.run_id, "Its settings are in the form above.")
 
         self._shows.start(lambda: generations.leaf(record.run_id), done)
@@ -232,11 +232,11 @@ class PastGenerations(pn.viewable.Viewer):
             session.choose(wanted.parent_id, wanted.layer, wanted.sigma, recipe.map_run)
 
     def _note(self, run_id: str, text: str) -> None:
-        self._entries = [replace(e, told=text) if e.record.run_id == run_id else e for e in self._entries]
+        self._entries = [replace(e, note=text) if e.record.run_id == run_id else e for e in self._entries]
         self._draw()
 
     def _fail(self, text: str) -> None:
-        self._entries = [replace(entry, told="") for entry in self._entries]
+        self._entries = [replace(entry, note="") for entry in self._entries]
         self._draw()
         self.session.tell(text)
 

@@ -158,7 +158,7 @@ def test_replay_tells_whether_it_came_out_equal(dashboard, studio, monkeypatch):
     past._on_list({"replay": "gen-1"})
     assert past.list.busy
     until(lambda: not past.bar.busy, past.bar)
-    assert past.list.entries[0]["told"] == "Replayed: 4 images equal, to the pixel."
+    assert past.list.entries[0]["note"] == "Replayed: 4 images equal, to the pixel."
     assert not past.list.busy
 
     def differs(run_id, report):
