@@ -7,7 +7,7 @@ import panel_material_ui as pmui
 from panel.io.resources import get_dist_path
 
 from diffviews.errors import DiffViewsError
-from panel_app.computing.jobs import JobQueue, shared_queue
+from panel_app.computing.session_jobs import SessionJobs, accelerator_queue
 from panel_app.dashboard import Dashboard
 from panel_app.settings import Settings
 from panel_app.shared import shared
@@ -23,12 +23,12 @@ def page() -> pmui.Page:
     pn.extension(respect_explicit_sizing=True)
     try:
         settings = Settings.read(sys.argv[1:])
-        store, studio = shared(settings)
+        store, runner = shared(settings)
     except DiffViewsError as error:
         alert = pmui.Alert(object=str(error), title="The dashboard cannot open", severity="error", margin=24)
         return pmui.Page(title="DiffViews", main=[alert], theme_config=THEME_CONFIG)
-    queue = JobQueue(shared_queue())
-    dashboard = Dashboard(store, studio, queue, ui_url=settings.mlflow_ui, first=settings.first_values)
+    queue = SessionJobs(accelerator_queue())
+    dashboard = Dashboard(store, runner, queue, ui_url=settings.mlflow_ui, first=settings.first_values)
     location = pn.state.location
     query = ({"run": settings.run} if settings.run else {}) | (dict(location.query_params) if location else {})
     dashboard.open(query, experiment=settings.experiment, model=settings.model)

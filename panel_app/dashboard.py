@@ -6,15 +6,15 @@ from urllib.parse import urlencode
 import panel as pn
 import panel_material_ui as pmui
 
+from diffviews.pipelines.model_runner import Runner
 from panel_app.analysis.tab import AnalysisPanel
 from panel_app.busy import Busy
 from panel_app.cards import link
 from panel_app.components import AddressBar, ConnectionNotice
-from panel_app.computing.jobs import JobQueue
 from panel_app.computing.order import OrderPanel
 from panel_app.computing.pending import PendingPanel
 from panel_app.computing.remap import RemapPanel
-from panel_app.computing.studio import Studio
+from panel_app.computing.session_jobs import SessionJobs
 from panel_app.data import DataStore
 from panel_app.export.menu import ExportMenu
 from panel_app.generation.panel import GenerationPanel, Results
@@ -56,8 +56,8 @@ class Dashboard:
     def __init__(
         self,
         store: DataStore,
-        studio: Studio,
-        queue: JobQueue,
+        runner: Runner,
+        queue: SessionJobs,
         *,
         ui_url: str | None = None,
         first: FirstValues = MODELS_OWN,
@@ -66,20 +66,20 @@ class Dashboard:
         self.drawing = EmbeddingMap(self.session)
         self.results = Results(self.session, self.drawing)
         self.navigation = Navigation(self.session)
-        self.remap = RemapPanel(self.session, studio, queue)
+        self.remap = RemapPanel(self.session, runner, queue)
         self.navigation.add(section("Re-compute the map"), self.remap)
-        self.order, self.pending = OrderPanel(self.session, studio, queue), PendingPanel(self.session)
+        self.order, self.pending = OrderPanel(self.session, runner, queue), PendingPanel(self.session)
         self.navigation.add(section("Extract further layers"), self.order, self.pending)
         self.banner = StoreBanner(self.session)
         self.samples = SamplePanel(self.session)
-        self.generation = GenerationPanel(self.session, studio, queue, self.results, first)
+        self.generation = GenerationPanel(self.session, runner, queue, self.results, first)
         self.analysis = AnalysisPanel(self.session)
         self.exports = ExportMenu(self.session, self.drawing, self.results)
         self.layers = LayersPanel(self.session)
         self.run = RunPanel(self.session)
         self._ui_url = ui_url
         on_map = pn.Column(self.drawing, self.results, sizing_mode="stretch_width", margin=0)
-        self.views = Views(self.session.state, on_map, further_views(self.session, studio, queue, self.results))
+        self.views = Views(self.session.state, on_map, further_views(self.session, runner, queue, self.results))
         self._build()
         self.session.param.watch(self._tell, "notice")
         self.session.param.watch(lambda *_: self._show_welcome(), "map")

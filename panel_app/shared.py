@@ -7,11 +7,10 @@ import threading
 import numpy as np
 import pandas as pd
 
+from diffviews.pipelines.model_runner import DefaultCheckpoint, ModelRunner, Runner
 from diffviews.pipelines.workspace import open_workspace
 from diffviews.serving.client import WorkerClient
-from panel_app.computing.local_studio import LocalStudio
-from panel_app.computing.remote_studio import RemoteStudio
-from panel_app.computing.studio import GivenCheckpoint, Studio
+from diffviews.serving.remote_runner import RemoteRunner
 from panel_app.data import DataStore
 from panel_app.library import LoggedRuns
 from panel_app.map import raster
@@ -19,7 +18,7 @@ from panel_app.settings import Settings
 
 
 @functools.cache
-def shared(settings: Settings) -> tuple[DataStore, Studio]:
+def shared(settings: Settings) -> tuple[DataStore, Runner]:
     """Return this process's data and models, opened by its first visitor.
 
     Raises:
@@ -30,11 +29,11 @@ def shared(settings: Settings) -> tuple[DataStore, Studio]:
         os.environ["MLFLOW_TRACKING_URI"] = settings.tracking_uri
     workspace = open_workspace(settings.profile, settings.experiment, check_artifacts=False)
     store = DataStore(LoggedRuns(workspace, settings.mlflow_ui))
-    checkpoint = GivenCheckpoint(settings.checkpoint, settings.adapter)
+    checkpoint = DefaultCheckpoint(settings.checkpoint, settings.adapter)
     if settings.worker:
         client = WorkerClient(settings.worker)
-        return store, RemoteStudio(client, workspace, settings.experiment, checkpoint)
-    return store, LocalStudio(workspace, settings.device, checkpoint)
+        return store, RemoteRunner(client, workspace, settings.experiment, checkpoint)
+    return store, ModelRunner(workspace, settings.device, checkpoint)
 
 
 def compile_drawing() -> None:

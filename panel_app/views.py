@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import panel as pn
 import panel_material_ui as pmui
 
+from diffviews.pipelines.model_runner import Runner
 from panel_app.compare import view as compare
-from panel_app.computing.jobs import JobQueue
-from panel_app.computing.studio import Studio
+from panel_app.computing.session_jobs import SessionJobs
 from panel_app.generation.results import Results
 from panel_app.scenes.noise import NoiseView
 from panel_app.scenes.space import SpaceView
@@ -29,12 +29,12 @@ class MainView:
     """Whether it takes the side panel's room as well."""
 
 
-def further_views(session: Session, studio: Studio, queue: JobQueue, results: Results) -> Sequence[MainView]:
+def further_views(session: Session, runner: Runner, queue: SessionJobs, results: Results) -> Sequence[MainView]:
     """Return the views beside the map, in the order of their buttons."""
     return (
         MainView(compare.COMPARE, "Compare", lambda: compare.CompareView(session, results.drawing), wide=True),
-        MainView(NoiseView.key, "Noise levels", lambda: NoiseView(session, studio, queue, results)),
-        MainView(SpaceView.key, "3-D", lambda: SpaceView(session, studio, queue, results)),
+        MainView(NoiseView.key, "Noise levels", lambda: NoiseView(session, runner, queue, results)),
+        MainView(SpaceView.key, "3-D", lambda: SpaceView(session, runner, queue, results)),
     )
 
 

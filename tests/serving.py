@@ -10,15 +10,16 @@ import time
 import urllib.error
 import urllib.request
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import torch
 import uvicorn
 
-from diffviews.errors import CancelledError, ConfigError
-from diffviews.serving.jobs import JobQueue
+from diffviews.errors import CancelledError
 from diffviews.serving.limits import Limits
-from diffviews.serving.worker import Service, create_app
+from diffviews.serving.service import Service
+from diffviews.serving.worker import create_app
 from tests.fakes import GaussianAdapter
 
 ROOT = Path(__file__).parents[1]
@@ -38,29 +39,26 @@ def wait(condition, seconds=20):
         time.sleep(0.01)
 
 
-class GatedEngine:
+class GatedRunner:
     """Its work stands still until it is let through, step by step; jobs are told apart by their seed."""
 
     def __init__(self, steps=3):
         self.steps, self.gate, self.ran, self.experiments = steps, threading.Semaphore(0), [], []
         self.raises = None
 
-    def generation(self, recipe, experiment):
-        def work(job):
-            self.ran.append(recipe.seed)
-            self.experiments.append(experiment)
-            if self.raises is not None:
-                raise self.raises
-            for step in range(1, self.steps + 1):
-                while not self.gate.acquire(timeout=0.01):
-                    job.check()
-                job.report(step, self.steps, np.full((2, 2, 3), step, np.uint8))
-            return "run-of-seed-" + str(recipe.seed)
+    def load(self, recipe):
+        return GaussianAdapter()
 
-        return work
-
-    def extraction(self, arguments, experiment):
-        raise ConfigError("no extraction here")
+    def generate(self, recipe, job, *, experiment=None):
+        self.ran.append(recipe.seed)
+        self.experiments.append(experiment)
+        if self.raises is not None:
+            raise self.raises
+        for step in range(1, self.steps + 1):
+            while not self.gate.acquire(timeout=0.01):
+                job.check()
+            job.report(step, self.steps, np.full((2, 2, 3), step, np.uint8))
+        return SimpleNamespace(run_id="run-of-seed-" + str(recipe.seed))
 
     def let(self, steps):
         for _ in range(steps):
@@ -68,18 +66,17 @@ class GatedEngine:
 
 
 @contextlib.contextmanager
-def served(engine, *, token=TOKEN, limits=None, hosts=(), port=None):
+def served(runner, *, token=TOKEN, limits=None, hosts=(), port=None):
     """Serve a worker in a thread; yield its address and its queue."""
-    limits = limits or Limits()
-    queue = JobQueue(limits)
-    app = create_app(Service(engine, queue, limits), token=token, hosts=hosts)
+    service = Service(runner, limits or Limits())
+    app = create_app(service, token=token, hosts=hosts)
     config = uvicorn.Config(app, port=port or free_port(), log_config=None, timeout_graceful_shutdown=1)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     wait(lambda: server.started)
     try:
-        yield f"http://127.0.0.1:{config.port}", queue
+        yield f"http://127.0.0.1:{config.port}", service.queue
     finally:
         server.should_exit = True
         thread.join(20)

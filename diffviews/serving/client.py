@@ -16,19 +16,9 @@ from urllib3.exceptions import HTTPError, LocationParseError, NameResolutionErro
 from diffviews.data.remote.https import LOCAL_HOSTS
 from diffviews.errors import CancelledError, ConfigError, DiffViewsError
 from diffviews.pipelines.generate import GenerationOutcome
+from diffviews.pipelines.job_queue import JobFailedError, JobNotFoundError, QueueFullError, QueueStoppedError
 from diffviews.pipelines.recipe import GenerationRecipe
-from diffviews.serving.errors import (
-    JobFailedError,
-    JobLostError,
-    JobNotFoundError,
-    QueueFullError,
-    VersionMismatchError,
-    WorkerRefusedError,
-    WorkerStoppedError,
-    WorkerUnreachableError,
-)
-from diffviews.serving.jobs import Kind
-from diffviews.serving.outcome import read_outcome
+from diffviews.serving.errors import JobLostError, VersionMismatchError, WorkerRefusedError, WorkerUnreachableError
 from diffviews.serving.protocol import (
     JOB_HEADER,
     SCHEMA,
@@ -38,6 +28,7 @@ from diffviews.serving.protocol import (
     JobStatus,
     versions,
 )
+from diffviews.serving.result import read_result
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +43,7 @@ _ERRORS: Mapping[int, type[DiffViewsError]] = {
     404: JobNotFoundError,
     409: VersionMismatchError,
     429: QueueFullError,
-    503: WorkerStoppedError,
+    503: QueueStoppedError,
 }
 
 
@@ -154,7 +145,7 @@ class WorkerClient:
                     "counted as finished. Order it again"
                 ) from error
             if job.over:
-                return _result(job)
+                return _ended(job)
             self._tell(callback, job)
             time.sleep(interval)
 
@@ -163,7 +154,7 @@ class WorkerClient:
     ) -> GenerationOutcome:
         """Order a generation, follow it and return what it gave; raises as `submit_generation` and `watch` do."""
         job = self.watch(self.submit_generation(recipe, experiment, callback), callback)
-        return self.outcome(job)
+        return self.result(job)
 
     def extract(
         self, arguments: Mapping[str, Any], callback: Watch | None = None, *, experiment: str | None = None
@@ -172,13 +163,13 @@ class WorkerClient:
         job = self.watch(self.submit_extraction(arguments, experiment, callback), callback, interval=1.0)
         return job.run_id or ""
 
-    def outcome(self, job: JobStatus) -> GenerationOutcome:
+    def result(self, job: JobStatus) -> GenerationOutcome:
         """Return what a finished generation logged, read through the worker."""
         files = f"/jobs/{quote(job.id)}/files"
         names = [str(name) for name in self._json("GET", files).get("files", [])]
-        return read_outcome(job.run_id or "", names, lambda name: self._request("GET", f"{files}/{quote(name)}"))
+        return read_result(job.run_id or "", names, lambda name: self._request("GET", f"{files}/{quote(name)}"))
 
-    def _submit(self, kind: Kind, body: str, experiment: str | None, on_waking: Watch | None) -> JobStatus:
+    def _submit(self, kind: str, body: str, experiment: str | None, on_waking: Watch | None) -> JobStatus:
         # The id is ours, so an order that is sent twice, since its answer was lost, makes one job.
         job = JobStatus(secrets.token_hex(16), kind, "queued")
         query = f"?{urlencode({'experiment': experiment})}" if experiment else ""
@@ -286,7 +277,7 @@ def _parsed(content: bytes) -> dict[str, Any]:
     return values if isinstance(values, dict) else {}
 
 
-def _result(job: JobStatus) -> JobStatus:
+def _ended(job: JobStatus) -> JobStatus:
     if job.state == "failed":
         raise JobFailedError(job.error or f"{job.kind} failed; the worker's log has the details")
     if job.state == "cancelled":

@@ -15,24 +15,8 @@ class VersionMismatchError(SchemaVersionError):
     """Worker and client speak different schemas."""
 
 
-class WorkerStoppedError(DiffViewsError, RuntimeError):
-    """The worker was stopped while it had the job."""
-
-
-class JobNotFoundError(DiffViewsError, LookupError):
-    """The worker knows no job of this id."""
-
-
-class JobFailedError(DiffViewsError, RuntimeError):
-    """A job ended without a result; the message says why."""
-
-
 class JobLostError(DiffViewsError, RuntimeError):
     """The worker forgot a job before its result was fetched, as one that was killed does."""
-
-
-class QueueFullError(DiffViewsError, RuntimeError):
-    """The worker takes no further job now."""
 
 
 class BodyTooLargeError(DiffViewsError, ValueError):

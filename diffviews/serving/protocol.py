@@ -10,10 +10,12 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from diffviews import __version__
+from diffviews.pipelines.extraction_process import WORKER_TOKEN
+from diffviews.pipelines.job_queue import Job, JobQueue, State
 from diffviews.pipelines.recipe import RECIPE_VERSION
 from diffviews.serving.errors import WorkerUnreachableError
 
-TOKEN_VARIABLE = "DIFFVIEWS_WORKER_TOKEN"
+TOKEN_VARIABLE = WORKER_TOKEN
 """Environment variable that holds the bearer token, on both sides."""
 SCHEMA = str(RECIPE_VERSION)
 """Version of what is sent; both sides must have the same."""
@@ -22,7 +24,7 @@ VERSION_HEADER = "X-DiffViews-Version"
 JOB_HEADER = "X-DiffViews-Job"
 """Id that a client chooses for its job, so that a repeated request does not make a second one."""
 
-State = Literal["waking", "queued", "running", "finished", "failed", "cancelled"]
+RemoteState = State | Literal["waking"]
 """`waking` is the client's own: the host of the worker does not answer yet."""
 
 
@@ -38,7 +40,7 @@ class JobStatus:
     id: str
     kind: str
     """`generate` or `extract`."""
-    state: State
+    state: RemoteState
     ahead: int = 0
     """Jobs that run before this one, the running one included."""
     step: int = 0
@@ -48,8 +50,18 @@ class JobStatus:
     """The logged run, once there is one."""
     error: str | None = None
     """Sentence that says why there is no result."""
+    note: str = ""
+    """What keeps a running job from going on."""
     preview: str | None = None
     """Present estimate of the first image: a PNG in base64."""
+
+    @classmethod
+    def of(cls, job: Job, queue: JobQueue, *, preview: bool = False) -> Self:
+        """Return a job of a queue as it is now."""
+        shown = job.preview if preview else None
+        picture = None if shown is None else base64.b64encode(as_png(shown)).decode()
+        values = (job.id, job.kind, job.state, queue.ahead_of(job), job.step, job.total)
+        return cls(*values, job.run_id, job.error, job.note, picture)
 
     @property
     def over(self) -> bool:
@@ -70,10 +82,10 @@ class JobStatus:
         given = values if isinstance(values, dict) else {}
         said = {field.name: given[field.name] for field in fields(cls) if field.name in given}
         numbers = [said.get(name, 0) for name in ("ahead", "step", "total")]
-        texts = [said.get(name) for name in ("run_id", "error", "preview")]
+        texts = [said.get(name) for name in ("run_id", "error", "note", "preview")]
         if (
             not all(isinstance(said.get(name), str) for name in ("id", "kind"))
-            or said.get("state") not in get_args(State)
+            or said.get("state") not in (*get_args(State), "waking")
             or not all(isinstance(number, int) for number in numbers)
             or not all(text is None or isinstance(text, str) for text in texts)
         ):

@@ -11,9 +11,10 @@ import uvicorn
 
 from diffviews.device import resolve_device
 from diffviews.errors import ConfigError
+from diffviews.pipelines.job_queue import JobQueue
+from diffviews.pipelines.model_runner import ModelRunner
+from diffviews.pipelines.workspace import open_workspace
 from diffviews.serving.access import AccessPolicy
-from diffviews.serving.engine import Engine
-from diffviews.serving.jobs import JobQueue
 from diffviews.serving.limits import Limits
 from diffviews.serving.protocol import TOKEN_VARIABLE
 from diffviews.serving.worker import Service, create_app
@@ -97,10 +98,8 @@ def make_service(
     policy: AccessPolicy = AccessPolicy(),  # noqa: B008 - immutable
 ) -> Service:
     """Return a worker's parts; a tracking store that cannot be used is said now, not at the first job."""
-    limits = Limits()
-    engine = Engine(profile, experiment, device=str(resolve_device(device)), policy=policy, limits=limits)
-    engine.workspace()
-    return Service(engine, JobQueue(limits), limits)
+    runner = ModelRunner(open_workspace(profile, experiment), str(resolve_device(device)))
+    return Service(runner, Limits(), policy)
 
 
 def read_token(host: str) -> str | None:

@@ -4,33 +4,20 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from starlette.concurrency import run_in_threadpool
 
-from diffviews.errors import (
-    ConfigError,
-    DiffViewsError,
-    TrackingError,
-    unknown_name,
-)
+from diffviews.errors import ConfigError, DiffViewsError, TrackingError
+from diffviews.pipelines.job_queue import Job, JobNotFoundError, QueueFullError, QueueStoppedError
 from diffviews.serving.bodies import read_extraction, read_recipe
-from diffviews.serving.engine import Engine
-from diffviews.serving.errors import (
-    BodyTooLargeError,
-    JobNotFoundError,
-    QueueFullError,
-    VersionMismatchError,
-    WorkerStoppedError,
-)
+from diffviews.serving.errors import BodyTooLargeError, VersionMismatchError
 from diffviews.serving.guard import Guard
-from diffviews.serving.jobs import Job, JobQueue, Kind
 from diffviews.serving.limits import Limits
-from diffviews.serving.protocol import JOB_HEADER, SCHEMA, VERSION_HEADER, versions
-from diffviews.tracking.artifacts import ArtifactFolder
+from diffviews.serving.protocol import JOB_HEADER, SCHEMA, VERSION_HEADER, JobStatus, versions
+from diffviews.serving.service import Service
 from diffviews.tracking.connection import redact
 
 logger = logging.getLogger(__name__)
@@ -41,44 +28,11 @@ _STATUS: dict[type[DiffViewsError], int] = {
     JobNotFoundError: 404,
     BodyTooLargeError: 413,
     QueueFullError: 429,
-    WorkerStoppedError: 503,
+    QueueStoppedError: 503,
     VersionMismatchError: 409,
     TrackingError: 500,
 }
 """HTTP status of errors; any other is 422, a request that cannot be followed."""
-
-
-@dataclass(frozen=True, slots=True)
-class Service:
-    """A worker's parts: what computes, what orders it, and how much it takes."""
-
-    engine: Engine
-    queue: JobQueue
-    limits: Limits
-
-    def generate(self, body: bytes, experiment: str | None, job_id: str | None) -> Job:
-        """Queue the recipe in a body."""
-        work = self.engine.generation(read_recipe(body), _checked(experiment))
-        return self.queue.submit("generate", work, job_id)
-
-    def extract(self, body: bytes, experiment: str | None, job_id: str | None) -> Job:
-        """Queue the extraction in a body."""
-        work = self.engine.extraction(read_extraction(body), _checked(experiment))
-        return self.queue.submit("extract", work, job_id)
-
-    def files(self, job_id: str) -> ArtifactFolder:
-        """Return the artifacts of a job that has finished."""
-        job = self.queue.find(job_id)
-        if job.state != "finished" or job.run_id is None:
-            raise ConfigError(f"job {job_id} is {job.state}; what it made is there once it has finished")
-        return self.engine.workspace().folder(job.run_id)
-
-    def file(self, job_id: str, name: str) -> bytes:
-        """Return one artifact of a finished job, by a name that its manifest holds."""
-        folder = self.files(job_id)
-        if name not in folder.names():
-            raise JobNotFoundError(unknown_name("file", name[:200], folder.names()))
-        return folder.path(name).read_bytes()
 
 
 def create_app(service: Service, *, token: str | None = None, hosts: tuple[str, ...] = ()) -> Guard:
@@ -107,17 +61,17 @@ def create_app(service: Service, *, token: str | None = None, hosts: tuple[str, 
 
 def _add_orders(app: FastAPI, service: Service) -> None:
     """Add what makes and ends jobs."""
-    orders: dict[Kind, Callable[[bytes, str | None, str | None], Job]] = {
-        "generate": service.generate,
-        "extract": service.extract,
+    orders: dict[str, Callable[[bytes, str | None, str | None], Job]] = {
+        "generate": lambda body, *where: service.generate(read_recipe(body), *where),
+        "extract": lambda body, *where: service.extract(read_extraction(body), *where),
     }
     for kind, order in orders.items():
 
         async def submit(request: Request, order: Callable[..., Job] = order) -> JSONResponse:
             body = await _read(request, service.limits)
-            asked = request.query_params.get("experiment"), request.headers.get(JOB_HEADER)
+            asked = _checked(request.query_params.get("experiment")), request.headers.get(JOB_HEADER)
             job = await run_in_threadpool(order, body, *asked)
-            return JSONResponse(service.queue.status(job).to_dict(), status_code=202)
+            return JSONResponse(JobStatus.of(job, service.queue).to_dict(), status_code=202)
 
         app.add_route(f"/jobs/{kind}", submit, methods=["POST"])
 
@@ -125,7 +79,7 @@ def _add_orders(app: FastAPI, service: Service) -> None:
     def cancel(job_id: str) -> dict[str, Any]:
         job = service.queue.find(job_id)
         service.queue.cancel(job)
-        return service.queue.status(job).to_dict()
+        return JobStatus.of(job, service.queue).to_dict()
 
 
 def _add_questions(app: FastAPI, service: Service) -> None:
@@ -141,12 +95,12 @@ def _add_questions(app: FastAPI, service: Service) -> None:
 
     @app.get("/jobs")
     def jobs() -> dict[str, list[dict[str, Any]]]:
-        return {"jobs": [service.queue.status(job).to_dict() for job in service.queue.jobs()]}
+        return {"jobs": [JobStatus.of(job, service.queue).to_dict() for job in service.queue.jobs()]}
 
     @app.get("/jobs/{job_id}")
     def status(job_id: str, request: Request) -> dict[str, Any]:
         preview = request.query_params.get("preview") == "true"
-        return service.queue.status(service.queue.find(job_id), preview=preview).to_dict()
+        return JobStatus.of(service.queue.find(job_id), service.queue, preview=preview).to_dict()
 
     @app.get("/jobs/{job_id}/files")
     def files(job_id: str) -> dict[str, list[str]]:

@@ -6,12 +6,13 @@ from typing import Any
 import panel as pn
 import panel_material_ui as pmui
 
+from diffviews.pipelines.job_queue import Job
 from panel_app.analysis.clustering import CLUSTER, Clustering, FoundClusters, find
 from panel_app.cards import hint_small, quiet
 from panel_app.clicks import after_typing
 from panel_app.components import Ranking, column
 from panel_app.computing.job_bar import JobBar
-from panel_app.computing.jobs import JobQueue, Report
+from panel_app.computing.session_jobs import SessionJobs
 from panel_app.fields import choice, field, row, section, text
 from panel_app.session import Session
 
@@ -30,7 +31,7 @@ _FOUND_NONE = "No cluster: fewer points, or all of them in one heap. Try a small
 class ClusterSection(pn.viewable.Viewer):
     """Form, button, the job's bar, and the table of clusters; a click on one marks its samples."""
 
-    def __init__(self, session: Session, queue: JobQueue, **params: Any) -> None:
+    def __init__(self, session: Session, queue: SessionJobs, **params: Any) -> None:
         super().__init__(**params)
         self.session = session
         wanted = Clustering.read(session.state.clusters) or Clustering()
@@ -126,10 +127,10 @@ class ClusterSection(pn.viewable.Viewer):
             return
         self._colour = colour
 
-        def work(report: Report) -> Any:
-            report(0, 0)
+        def work(job: Job) -> Any:
+            job.report(0, 0)
             found = store.derived(layer_map, wanted, lambda: find(layer_map, wanted))
-            report(1, 1)
+            job.report(1, 1)
             return layer_map, found
 
         self.button.disabled = True

@@ -14,7 +14,7 @@ from panel_app.analysis.sample_lists import pictures_of, remainder, sample_entri
 from panel_app.cards import column_label, hint, quiet
 from panel_app.components import Ranking, SampleList, column
 from panel_app.computing.job_bar import JobBar
-from panel_app.computing.jobs import JobQueue
+from panel_app.computing.session_jobs import SessionJobs
 from panel_app.fields import field, section, text
 from panel_app.layer_map import LayerMap
 from panel_app.points import UNLABELLED
@@ -58,7 +58,7 @@ _NUMBER_COLUMNS = (
 class GroupSection(pn.viewable.Viewer):
     """What sets the marked samples apart; without any, the selected one with its neighbours."""
 
-    def __init__(self, session: Session, queue: JobQueue, **params: Any) -> None:
+    def __init__(self, session: Session, queue: SessionJobs, **params: Any) -> None:
         super().__init__(**params)
         self.session = session
         self._heading = text(margin=(4, 0, 6, 0))

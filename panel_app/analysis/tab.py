@@ -1,18 +1,15 @@
 """The analysis tab: the marked samples against the rest, clusters, outliers, and where the map can be trusted."""
 
-import functools
 from typing import Any
 
 import panel as pn
 import param
 
-from diffviews.serving import jobs as serving
-from diffviews.serving.limits import Limits
 from panel_app.analysis.cluster_section import ClusterSection
 from panel_app.analysis.extremes_section import OUTLIERS, TRUSTED, ExtremesSection
 from panel_app.analysis.group_section import GroupSection
 from panel_app.cards import hint
-from panel_app.computing.jobs import JobQueue
+from panel_app.computing.session_jobs import SessionJobs, processor_queue
 from panel_app.fields import choice, section, text
 from panel_app.session import Session
 
@@ -27,10 +24,10 @@ class AnalysisPanel(pn.viewable.Viewer):
 
     active = param.Boolean(False, doc="whether the tab is looked at")
 
-    def __init__(self, session: Session, queue: JobQueue | None = None, **params: Any) -> None:
+    def __init__(self, session: Session, queue: SessionJobs | None = None, **params: Any) -> None:
         super().__init__(**params)
         self.session = session
-        self._queue = queue or JobQueue(analysis_queue())
+        self._queue = queue or SessionJobs(processor_queue())
         self.group = GroupSection(session, self._queue)
         self.clusters = ClusterSection(session, self._queue)
         self.outliers = ExtremesSection(session, OUTLIERS)
@@ -70,9 +67,3 @@ class AnalysisPanel(pn.viewable.Viewer):
     def _turn(self) -> None:
         self._stage[:] = [self._parts[self.part.value]]
         self.show()
-
-
-@functools.cache
-def analysis_queue() -> serving.JobQueue:
-    """Return this process's queue for work that needs no accelerator, so that none waits for a generation."""
-    return serving.JobQueue(Limits(waiting_jobs=64, kept_jobs=0), "server")

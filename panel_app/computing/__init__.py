@@ -1,1 +1,1 @@
-"""What runs behind the page: jobs, the studio that computes, and what can be ordered."""
+"""What runs behind the page: jobs and their bar, and what can be ordered."""

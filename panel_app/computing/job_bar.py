@@ -3,13 +3,12 @@
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import panel as pn
 import panel_material_ui as pmui
 
-from diffviews.serving.errors import QueueFullError
+from diffviews.pipelines.job_queue import Job, QueueFullError
 from panel_app.cards import hint
-from panel_app.computing.jobs import Job, JobQueue, JobView, Report
+from panel_app.computing.session_jobs import SessionJobs
 from panel_app.html import Html
 from panel_app.pictures import PREVIEW, picture_address
 from panel_app.session import Severity
@@ -23,22 +22,23 @@ class JobBar(pn.viewable.Viewer):
 
     def __init__(
         self,
-        queue: JobQueue,
+        jobs: SessionJobs,
         *,
         on_over: Callable[[], None],
         on_done: Callable[[Any], None],
         on_told: Callable[[str, Severity], None],
         **params: Any,
     ) -> None:
-        """Follow jobs of `queue`.
+        """Follow one of a session's jobs.
 
         Args:
+            jobs: of the session.
             on_over: called once a job is over, however it ended.
             on_done: called with the result of a job that finished.
             on_told: called with a sentence when a job failed or was cancelled.
         """
         super().__init__(**params)
-        self._queue, self._on_over, self._on_done, self._on_told = queue, on_over, on_done, on_told
+        self._jobs, self._on_over, self._on_done, self._on_told = jobs, on_over, on_done, on_told
         self._job: Job | None = None
         self._poll: Any = None
         self.text = Html("", stylesheets=[PANE_CSS], margin=(0, 0, 4, 0), sizing_mode="stretch_width")
@@ -69,12 +69,12 @@ class JobBar(pn.viewable.Viewer):
         """Whether a job of this bar is queued or running."""
         return self._job is not None
 
-    def start(self, title: str, work: Callable[[Report], Any]) -> None:
+    def start(self, title: str, work: Callable[[Job], Any]) -> None:
         """Queue work and follow it."""
         if self.busy:
             return
         try:
-            self._job = self._queue.submit(title, work)
+            self._job = self._jobs.submit(title, work)
         except QueueFullError as error:
             self._on_told(str(error), "warning")
             self._on_over()
@@ -82,7 +82,7 @@ class JobBar(pn.viewable.Viewer):
         self._layout.visible = True
         self.preview.visible = False
         self.cancel.disabled = False
-        self._show(self._queue.view(self._job))
+        self._show(self._job)
         self._poll = pn.state.add_periodic_callback(self.follow, period=_POLL_MS)
 
     def follow(self) -> None:
@@ -90,49 +90,50 @@ class JobBar(pn.viewable.Viewer):
         job = self._job
         if job is None:
             return
-        view = self._queue.view(job)
-        if not view.over:
-            self._show(view)
+        if not job.over:
+            self._show(job)
             return
         self._job = None
         if self._poll is not None:
             self._poll.stop()
         self._layout.visible = False
         self._on_over()
-        if view.status == "finished":
+        if job.state == "finished":
             self._on_done(job.result)
-        elif view.status == "cancelled":
+        elif job.state == "cancelled":
             self._on_told(f"{job.kind} was cancelled; nothing was logged as finished.", "info")
         else:
-            self._on_told(view.error or f"{job.kind} failed", "error")
+            self._on_told(job.error or f"{job.kind} failed", "error")
 
     def _cancel(self) -> None:
         if self._job is not None:
             self.cancel.disabled = True
-            self._queue.cancel(self._job)
+            self._jobs.queue.cancel(self._job)
             self.text.object = hint("Cancelling after this step…")
 
-    def _show(self, view: JobView) -> None:
-        title = self._job.kind if self._job is not None else ""
-        if view.status == "queued":
-            jobs = "1 job" if view.ahead == 1 else f"{view.ahead} jobs"
-            self.text.object = hint(f"{title}: waiting, {jobs} ahead" if view.ahead else f"{title}: starting")
+    def _show(self, job: Job) -> None:
+        title = job.kind
+        if job.state == "queued":
+            ahead = self._jobs.queue.ahead_of(job)
+            jobs = "1 job" if ahead == 1 else f"{ahead} jobs"
+            self.text.object = hint(f"{title}: waiting, {jobs} ahead" if ahead else f"{title}: starting")
             self.progress.variant = "indeterminate"
             return
         if self.cancel.disabled:
             return
-        if view.note:
-            self.text.object = hint(f"{title}: {view.note}")
+        if job.note:
+            self.text.object = hint(f"{title}: {job.note}")
             self.progress.variant = "indeterminate"
             return
-        if not view.total:
+        if not job.total:
             self.text.object = hint(f"{title}: preparing")
             self.progress.variant = "indeterminate"
             return
-        self.text.object = hint(f"{title}: step {view.step} of {view.total}")
-        self.progress.param.update(variant="determinate", value=round(100 * view.step / view.total))
-        if isinstance(view.preview, np.ndarray):
-            address = picture_address(view.preview, PREVIEW)
+        self.text.object = hint(f"{title}: step {job.step} of {job.total}")
+        self.progress.param.update(variant="determinate", value=round(100 * job.step / job.total))
+        preview = job.preview  # the job's thread lets go of it when it is over
+        if preview is not None:
+            address = picture_address(preview, PREVIEW)
             self.preview.param.update(
                 object=f'<img class="px" src="{address}" width="44" height="44" alt="">', visible=True
             )

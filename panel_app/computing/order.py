@@ -12,13 +12,13 @@ from diffviews.data.disk import format_bytes
 from diffviews.data.layout import estimate_bytes
 from diffviews.errors import ConfigError, DiffViewsError
 from diffviews.noise import format_sigma
+from diffviews.pipelines.model_runner import Runner
 from diffviews.pipelines.plan import Storage
 from diffviews.processing.map_parameters import MapParameters
 from panel_app.cards import quiet
 from panel_app.clicks import after_typing
 from panel_app.computing.job_bar import JobBar
-from panel_app.computing.jobs import JobQueue
-from panel_app.computing.studio import Studio
+from panel_app.computing.session_jobs import SessionJobs
 from panel_app.generation.fields import field, read_sigma
 from panel_app.layer_map import LayerMap
 from panel_app.session import Session
@@ -27,9 +27,9 @@ from panel_app.session import Session
 class OrderPanel(pn.viewable.Viewer):
     """Layers, noise levels, button and the job's bar."""
 
-    def __init__(self, session: Session, studio: Studio, queue: JobQueue, **params: Any) -> None:
+    def __init__(self, session: Session, runner: Runner, queue: SessionJobs, **params: Any) -> None:
         super().__init__(**params)
-        self.session, self.studio = session, studio
+        self.session, self.runner = session, runner
         self._wanted: tuple[str, float] | None = None
         self._followed: str | None = None
         self.layers = pmui.MultiChoice(
@@ -132,10 +132,10 @@ class OrderPanel(pn.viewable.Viewer):
         except DiffViewsError as error:
             self.session.tell(str(error))
             return
-        studio = self.studio
+        runner = self.runner
         self._wanted = (arguments["layers"][0], arguments["sigmas"][0])
         self.button.disabled = True
-        self.bar.start("Extracting", lambda report: studio.extract(arguments, report))
+        self.bar.start("Extracting", lambda job: runner.extract(arguments, job))
 
     def _done(self, run_id: str) -> None:
         self.session.refresh()

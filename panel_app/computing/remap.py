@@ -6,13 +6,13 @@ from typing import Any
 import panel as pn
 import panel_material_ui as pmui
 
+from diffviews.pipelines.model_runner import Runner
 from diffviews.processing.map_parameters import MapParameters
 from diffviews.tracking.schema import MapKind
 from panel_app.cards import quiet
 from panel_app.clicks import after_typing
 from panel_app.computing.job_bar import JobBar
-from panel_app.computing.jobs import JobQueue
-from panel_app.computing.studio import Studio
+from panel_app.computing.session_jobs import SessionJobs
 from panel_app.scenes.noise import NoiseView
 from panel_app.scenes.place import THREE_AXES
 from panel_app.scenes.space import SpaceView
@@ -22,9 +22,9 @@ from panel_app.session import Session
 class RemapPanel(pn.viewable.Viewer):
     """Parameters, button and the job's bar."""
 
-    def __init__(self, session: Session, studio: Studio, queue: JobQueue, **params: Any) -> None:
+    def __init__(self, session: Session, runner: Runner, queue: SessionJobs, **params: Any) -> None:
         super().__init__(**params)
-        self.session, self.studio = session, studio
+        self.session, self.runner = session, runner
         field: dict[str, Any] = {"size": "small", "sizing_mode": "stretch_width", "margin": (6, 6)}
         self.kind = pmui.Select(
             label="Noise levels",
@@ -93,7 +93,7 @@ class RemapPanel(pn.viewable.Viewer):
 
     def compute(self) -> None:
         """Queue the map that the sliders ask for."""
-        layer_run, studio, kind = self.session.map.layer.run_id, self.studio, MapKind(self.kind.value)
+        layer_run, runner, kind = self.session.map.layer.run_id, self.runner, MapKind(self.kind.value)
         parameters = MapParameters(
             n_neighbors=int(self.n_neighbors.value),
             min_dist=float(self.min_dist.value),
@@ -102,7 +102,7 @@ class RemapPanel(pn.viewable.Viewer):
         )
         self._layer_run, self._ordered = layer_run, (kind, parameters.n_components)
         self.button.disabled = True
-        self.bar.start("Computing the map", lambda report: studio.embed(layer_run, parameters, report, kind))
+        self.bar.start("Computing the map", lambda job: runner.embed(layer_run, parameters, job, kind))
 
     def _done(self, run_id: str) -> None:
         self.session.refresh()

@@ -6,12 +6,12 @@ from urllib.parse import urlencode
 import panel as pn
 import panel_material_ui as pmui
 
-from panel_app.analysis.tab import analysis_queue
+from diffviews.pipelines.job_queue import Job
 from panel_app.cards import hint, hint_small, link
 from panel_app.clicks import after_typing
 from panel_app.components import Downloader
 from panel_app.computing.job_bar import JobBar
-from panel_app.computing.jobs import JobQueue, Report
+from panel_app.computing.session_jobs import SessionJobs, processor_queue
 from panel_app.export.figure import DPI, WIDTH, view_of
 from panel_app.export.files import ExportedView, Kind, Scope, make_file
 from panel_app.fields import choice, field, row, switch, text
@@ -37,7 +37,7 @@ class ExportMenu(pn.viewable.Viewer):
     def __init__(self, session: Session, drawing: EmbeddingMap, results: Results, **params: Any) -> None:
         super().__init__(**params)
         self.session, self.drawing, self.results = session, drawing, results
-        self._queue = JobQueue(analysis_queue())
+        self._queue = SessionJobs(processor_queue())
         self.button = field(
             pmui.Button, "Export", "Save the map, the samples, their images or a report.", icon="download",
             variant="text", sizing_mode=None, margin=(0, 8, 0, 0), align="center",
@@ -109,10 +109,10 @@ class ExportMenu(pn.viewable.Viewer):
         title = f"{kind} of {view.seen.map.layer.layer} σ {view.seen.map.layer.sigma:g}"
         source, address = view.seen.map.map_run, view.links.get("This view in the dashboard", "")
 
-        def work(report: Report) -> Any:
-            report(0, 0)
+        def work(job: Job) -> Any:
+            job.report(0, 0)
             made = make_file(view, kind)
-            report(0, 0, note="logging to MLflow" if logged else "")
+            job.report(0, 0, note="logging to MLflow" if logged else "")
             run = library.log_export(source, {made.name: made.content}, title=title, link=address) if logged else None
             return made, run
 

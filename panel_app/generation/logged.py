@@ -7,7 +7,7 @@ from diffviews.pipelines.generate import GenerationOutcome
 from diffviews.pipelines.recipe import GenerationRecipe
 from diffviews.pipelines.replay import read_recipe
 from diffviews.pipelines.workspace import Workspace
-from diffviews.serving.outcome import read_outcome
+from diffviews.serving.result import read_result
 from diffviews.tracking.records import GenerationRecord
 from panel_app.pictures import PREVIEW, png_address
 from panel_app.recent import Recent
@@ -47,7 +47,7 @@ class LoggedGenerations:
             DiffViewsError: if it is gone, damaged, or its store cannot be reached.
         """
         folder = self._workspace.folder(run_id)
-        return read_outcome(run_id, folder.names(), lambda name: folder.path(name).read_bytes())
+        return read_result(run_id, folder.names(), lambda name: folder.path(name).read_bytes())
 
     def _read_leaf(self, run_id: str) -> Leaf:
         image = self._workspace.folder(run_id).path("images/000.png").read_bytes()

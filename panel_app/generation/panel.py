@@ -6,11 +6,11 @@ import panel as pn
 import panel_material_ui as pmui
 
 from diffviews.errors import DiffViewsError
+from diffviews.pipelines.model_runner import Runner
 from panel_app.cards import quiet
 from panel_app.clicks import after_typing
 from panel_app.computing.job_bar import JobBar
-from panel_app.computing.jobs import JobQueue
-from panel_app.computing.studio import Studio
+from panel_app.computing.session_jobs import SessionJobs
 from panel_app.generation.described import describe
 from panel_app.generation.form import GenerationForm
 from panel_app.generation.past import PastGenerations
@@ -26,14 +26,14 @@ class GenerationPanel(pn.viewable.Viewer):
     def __init__(
         self,
         session: Session,
-        studio: Studio,
-        queue: JobQueue,
+        runner: Runner,
+        queue: SessionJobs,
         results: Results,
         first: FirstValues = MODELS_OWN,
         **params: Any,
     ) -> None:
         super().__init__(**params)
-        self.session, self.studio, self.results = session, studio, results
+        self.session, self.runner, self.results = session, runner, results
         self._asked_on: LayerMap | None = None
         self.form = GenerationForm(session, first)
         self.button = pmui.Button(
@@ -45,7 +45,7 @@ class GenerationPanel(pn.viewable.Viewer):
         )
         self.bar = JobBar(queue, on_over=self._enable, on_done=self._done, on_told=session.tell)
         note = quiet("Made twice from the same noise, with the mask and without, and logged as an MLflow run.")
-        self.past = PastGenerations(session, studio, queue, on_show=self._show_again, on_load=self.form.load)
+        self.past = PastGenerations(session, runner, queue, on_show=self._show_again, on_load=self.form.load)
         self._layout = pn.Column(
             self.form, self.button, note, self.bar, results.past, self.past,
             sizing_mode="stretch_width", margin=(0, 16, 16, 16),
@@ -65,9 +65,9 @@ class GenerationPanel(pn.viewable.Viewer):
             self.session.tell(str(error))
             return
         self._asked_on = self.session.map
-        studio = self.studio
+        runner = self.runner
         self.button.disabled = True
-        self.bar.start("Generating", lambda report: studio.generate(recipe, report))
+        self.bar.start("Generating", lambda job: runner.generate(recipe, job))
 
     def _done(self, outcome: Any) -> None:
         if self._asked_on is not None:

@@ -9,13 +9,13 @@ import panel as pn
 import panel_material_ui as pmui
 
 from diffviews.errors import DiffViewsError
+from diffviews.pipelines.model_runner import Runner
 from diffviews.pipelines.recipe import GenerationRecipe
 from panel_app.cards import hint
 from panel_app.components import PastList
 from panel_app.computing.background import Background
 from panel_app.computing.job_bar import JobBar
-from panel_app.computing.jobs import JobQueue
-from panel_app.computing.studio import Studio
+from panel_app.computing.session_jobs import SessionJobs
 from panel_app.generation.described import describe
 from panel_app.html import Html
 from panel_app.session import Session
@@ -42,8 +42,8 @@ class PastGenerations(pn.viewable.Viewer):
     def __init__(
         self,
         session: Session,
-        studio: Studio,
-        queue: JobQueue,
+        runner: Runner,
+        queue: SessionJobs,
         *,
         on_show: Callable[[Any], None],
         on_load: Callable[[GenerationRecipe], None],
@@ -53,13 +53,13 @@ class PastGenerations(pn.viewable.Viewer):
 
         Args:
             session: whose layer is on show.
-            studio: that replays.
+            runner: that replays.
             queue: that replays wait in.
             on_show: called with the outcome of a generation that is to be shown again.
             on_load: called with the recipe that is to be filled into the form.
         """
         super().__init__(**params)
-        self.session, self.studio = session, studio
+        self.session, self.runner = session, runner
         self._on_show, self._on_load = on_show, on_load
         self._records: Sequence[Any] = ()
         self._entries: list[_Entry] = []
@@ -206,10 +206,10 @@ class PastGenerations(pn.viewable.Viewer):
 
     def replay(self, record: Any) -> None:
         """Make a generation once more and compare the images."""
-        studio, run_id = self.studio, record.run_id
+        runner, run_id = self.runner, record.run_id
         self._replayed = run_id
         self._note(run_id, "")
-        self.bar.start("Replaying", lambda report: studio.replay(run_id, report))
+        self.bar.start("Replaying", lambda job: runner.replay(run_id, job))
         self._draw()
 
     def _compared(self, replay: Any) -> None:

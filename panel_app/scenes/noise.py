@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import panel_material_ui as pmui
 
-from panel_app.computing.jobs import JobQueue
-from panel_app.computing.studio import Studio
+from diffviews.pipelines.model_runner import Runner
+from panel_app.computing.session_jobs import SessionJobs
 from panel_app.generation.results import Results
 from panel_app.points import short_sigma
 from panel_app.scenes.cloud import CloudPane
@@ -25,12 +25,12 @@ class NoiseView(SceneView):
     key = "noise"
     gestures = "Drag to move, wheel or + and − to zoom, 0 to see all, space to play. A click selects."
 
-    def __init__(self, session: Session, studio: Studio, queue: JobQueue, results: Results, **params: Any) -> None:
+    def __init__(self, session: Session, runner: Runner, queue: SessionJobs, results: Results, **params: Any) -> None:
         pane = CloudPane(
             session, solid=False, label="Samples on the aligned map; the player moves them over noise levels",
             on_level=self._stand_at,
         )  # fmt: skip
-        super().__init__(session, studio, queue, results, pane, **params)
+        super().__init__(session, runner, queue, results, pane, **params)
         session.state.param.watch(self._follow_sigma, "sigma")
 
     def _build_chooser(self) -> pmui.Select:

@@ -7,12 +7,12 @@ from typing import Any
 import panel as pn
 import panel_material_ui as pmui
 
+from diffviews.pipelines.model_runner import Runner
 from diffviews.processing.map_parameters import MapParameters
 from diffviews.tracking.schema import MapKind
 from panel_app.cards import hint
 from panel_app.computing.job_bar import JobBar
-from panel_app.computing.jobs import JobQueue
-from panel_app.computing.studio import Studio
+from panel_app.computing.session_jobs import SessionJobs
 from panel_app.html import Html
 from panel_app.session import Session
 from panel_app.theme import PANE_CSS
@@ -49,18 +49,18 @@ class MapOrder(pn.viewable.Viewer):
     """Says what is missing or under way, and offers to make it."""
 
     def __init__(
-        self, session: Session, studio: Studio, queue: JobQueue, on_made: Callable[[Any, str], None], **params: Any
+        self, session: Session, runner: Runner, queue: SessionJobs, on_made: Callable[[Any, str], None], **params: Any
     ) -> None:
         """Order maps of the layer run on show.
 
         Args:
             session: of the visitor.
-            studio: what computes.
+            runner: what computes.
             queue: where the job waits.
             on_made: called with the layer record that was on show when the map was ordered, and the map's run id.
         """
         super().__init__(**params)
-        self.session, self.studio, self._on_made = session, studio, on_made
+        self.session, self.runner, self._on_made = session, runner, on_made
         self._order, self._possible, self._ordered_for = ALIGNED, False, None
         self.text = Html("", stylesheets=[PANE_CSS], sizing_mode="stretch_width", margin=(0, 0, 10, 0))
         self.button = pmui.Button(icon="scatter_plot", size="small", margin=(0, 0, 4, 0), align="center")
@@ -91,12 +91,12 @@ class MapOrder(pn.viewable.Viewer):
 
     def make(self) -> None:
         """Queue the map."""
-        layer_map, studio, order = self.session.map, self.studio, self._order
+        layer_map, runner, order = self.session.map, self.runner, self._order
         if layer_map is None:
             return
         self._ordered_for = layer_map.layer
         run = layer_map.layer.run_id
-        self.bar.start(order.title, lambda report: studio.embed(run, order.parameters, report, order.kind))
+        self.bar.start(order.title, lambda job: runner.embed(run, order.parameters, job, order.kind))
         self._enable()
 
     def _say(self, title: str, sentence: str, *, button: bool) -> None:

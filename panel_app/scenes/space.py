@@ -6,8 +6,8 @@ from typing import Any
 
 import panel_material_ui as pmui
 
-from panel_app.computing.jobs import JobQueue
-from panel_app.computing.studio import Studio
+from diffviews.pipelines.model_runner import Runner
+from panel_app.computing.session_jobs import SessionJobs
 from panel_app.generation.results import Results
 from panel_app.points import short_sigma
 from panel_app.scenes.cloud import CloudPane
@@ -29,9 +29,9 @@ class SpaceView(SceneView):
         "levels a thread joins a selected sample's places."
     )
 
-    def __init__(self, session: Session, studio: Studio, queue: JobQueue, results: Results, **params: Any) -> None:
+    def __init__(self, session: Session, runner: Runner, queue: SessionJobs, results: Results, **params: Any) -> None:
         pane = CloudPane(session, solid=True, label="Samples in space; arrow keys turn, plus and minus zoom")
-        super().__init__(session, studio, queue, results, pane, **params)
+        super().__init__(session, runner, queue, results, pane, **params)
 
     def _build_chooser(self) -> pmui.RadioButtonGroup:
         return pmui.RadioButtonGroup(

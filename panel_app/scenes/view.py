@@ -8,10 +8,10 @@ from typing import Any, ClassVar
 import panel as pn
 import panel_material_ui as pmui
 
+from diffviews.pipelines.model_runner import Runner
 from panel_app.cards import quiet
 from panel_app.computing.background import Background
-from panel_app.computing.jobs import JobQueue
-from panel_app.computing.studio import Studio
+from panel_app.computing.session_jobs import SessionJobs
 from panel_app.generation.results import Results
 from panel_app.html import Html
 from panel_app.map.legend import MapLegend
@@ -33,14 +33,14 @@ class SceneView(pn.viewable.Viewer):
     """What the hand can do, in a sentence below the scene."""
 
     def __init__(
-        self, session: Session, studio: Studio, queue: JobQueue, results: Results, pane: CloudPane, **params: Any
+        self, session: Session, runner: Runner, queue: SessionJobs, results: Results, pane: CloudPane, **params: Any
     ) -> None:
         super().__init__(**params)
         self.session, self.results, self.pane = session, results, pane
         self._loaded: tuple[Any, ...] | None = None
         self._following = False
         self._background = Background(self._failed)
-        self.order = MapOrder(session, studio, queue, self._made)
+        self.order = MapOrder(session, runner, queue, self._made)
         self.caption = Html("", margin=(7, 8, 0, 14), sizing_mode="stretch_width", stylesheets=[PANE_CSS])
         self.chooser = self._build_chooser()
         self.chooser.param.watch(self._choose, "value")

@@ -14,9 +14,9 @@ from urllib.parse import quote, quote_plus
 import pytest
 
 from diffviews.cli import main
+from diffviews.pipelines.job_queue import JobFailedError
 from diffviews.pipelines.recipe import GenerationRecipe
 from diffviews.serving.client import WorkerClient
-from diffviews.serving.errors import JobFailedError
 from tests.integration.conftest import ROOT, inside
 from tests.s3_server import BUCKET, Proxy, fresh_bucket, proxied, raw_client, s3_server, stored_keys, use_store
 from tests.serving import Program

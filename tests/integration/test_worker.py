@@ -10,10 +10,11 @@ import pytest
 
 from diffviews.errors import CancelledError, ConfigError
 from diffviews.pipelines.generate import generate
+from diffviews.pipelines.job_queue import JobFailedError
 from diffviews.pipelines.recipe import GenerationRecipe
 from diffviews.pipelines.workspace import open_workspace
 from diffviews.serving.client import WorkerClient
-from diffviews.serving.errors import JobFailedError, JobLostError, WorkerUnreachableError
+from diffviews.serving.errors import JobLostError, WorkerUnreachableError
 from diffviews.serving.worker import STOPPED
 from tests.serving import TOKEN, Program, cancel_at, wait
 
@@ -100,7 +101,7 @@ def test_files_of_a_job_are_those_of_its_manifest(program, client, experiment):
     for name in ("../recipe.json", "..%2f..%2fmlflow.db", "/etc/passwd", "manifest.jsonx", "images"):
         with pytest.raises((ConfigError, LookupError), match=r"file .* is not one of|nothing at"):
             client._request("GET", f"/jobs/{job.id}/files/{name}")
-    assert client.outcome(job).run_id == job.run_id
+    assert client.result(job).run_id == job.run_id
 
 
 def test_extraction_is_logged_where_asked_and_opens_nothing_else(client, experiment):

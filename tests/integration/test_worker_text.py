@@ -5,11 +5,12 @@ import pytest
 
 from diffviews.errors import CancelledError, ConfigError
 from diffviews.pipelines.extract import extract
+from diffviews.pipelines.job_queue import Job
 from diffviews.pipelines.recipe import GenerationRecipe
 from diffviews.pipelines.workspace import open_workspace
 from diffviews.processing.map_parameters import MapParameters
 from diffviews.serving.client import WorkerClient
-from panel_app.computing.remote_studio import RemoteStudio
+from diffviews.serving.remote_runner import RemoteRunner
 from tests.diffusion_folders import draw_sd_pipeline, saved
 from tests.integration.conftest import inside
 from tests.serving import TOKEN, Program
@@ -39,10 +40,14 @@ def layer_run(place):
 
 
 @pytest.fixture(scope="module")
-def studio(place):
+def runner(place):
     with Program(place) as worker:
         worker.ready()
-        yield RemoteStudio(WorkerClient(worker.url, TOKEN), open_workspace())
+        yield RemoteRunner(WorkerClient(worker.url, TOKEN), open_workspace())
+
+
+def job():
+    return Job("0" * 32, "Generating", None)
 
 
 def recipe_of(layer_run, **changed):
@@ -54,31 +59,28 @@ def recipe_of(layer_run, **changed):
     )  # fmt: skip
 
 
-def test_prompt_is_generated_masked_by_the_worker_and_replays_equal(studio, layer_run):
-    told = []
-    outcome = studio.generate(recipe_of(layer_run), lambda *said: told.append(said))
+def test_prompt_is_generated_masked_by_the_worker_and_replays_equal(runner, layer_run):
+    outcome = runner.generate(recipe_of(layer_run), job())
     assert (outcome.recipe.prompt, outcome.recipe.negative_prompt) == ("a red cat", "blurry")
     assert outcome.result.difference_images.max() > 0
     assert set(outcome.path["variant"]) == {"masked", "baseline"}
     assert len(outcome.result.intermediates) == 3
-    other = studio.generate(recipe_of(layer_run, prompt="a green dog"), lambda *_: None)
+    other = runner.generate(recipe_of(layer_run, prompt="a green dog"), job())
     assert np.abs(other.result.baseline_images.astype(int) - outcome.result.baseline_images).max() > 0
-    replay = studio.replay(outcome.run_id, lambda *_: None)
+    replay = runner.replay(outcome.run_id, job())
     assert (replay.num_images, replay.largest_difference <= 1) == (1, True)
 
 
-def test_checkpoint_that_no_layer_run_notes_is_refused_in_words(studio, layer_run):
+def test_checkpoint_that_no_layer_run_notes_is_refused_in_words(runner, layer_run):
     recipe = GenerationRecipe(model="sd-v1.5", checkpoint="/etc/passwd", prompt="a cat", num_steps=1)
     with pytest.raises(ConfigError, match="is not opened for a remote caller"):
-        studio.generate(recipe, lambda *_: None)
+        runner.generate(recipe, job())
 
 
-def test_cancelled_text_generation_leaves_no_finished_run(studio, layer_run):
-    def enough(step, *_):
-        if step:
-            raise CancelledError("enough")
-
+def test_cancelled_text_generation_leaves_no_finished_run(runner, layer_run):
+    cancelled = job()
+    cancelled.end = CancelledError("enough")
     before = len(open_workspace().catalog.generations())
     with pytest.raises(CancelledError):
-        studio.generate(recipe_of(layer_run, num_steps=500), enough)
+        runner.generate(recipe_of(layer_run, num_steps=500), cancelled)
     assert len(open_workspace().catalog.generations()) == before

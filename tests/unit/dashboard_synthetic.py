@@ -36,7 +36,7 @@ class FlatProjector:
 
 
 class SyntheticGenerations:
-    """What a `SyntheticStudio` made, in the order it was made."""
+    """What a `SyntheticRunner` made, in the order it was made."""
 
     def __init__(self):
         self.made, self.read = [], []
@@ -203,13 +203,13 @@ class PromptRuns(SyntheticRuns):
         }
 
 
-class SyntheticStudio:
+class SyntheticRunner:
     """Pretends to generate: the average picture appears out of noise, step by step."""
 
     def __init__(self, runs, seconds_a_step=0.0):
         self.runs, self.pause, self.made, self.recipes, self.ordered = runs, seconds_a_step, 0, [], []
 
-    def generate(self, recipe, report):
+    def generate(self, recipe, job):
         self.recipes.append(recipe)
         steps, n = recipe.num_steps or 18, recipe.num_samples
         rng = np.random.default_rng(recipe.seed or 0)
@@ -224,7 +224,7 @@ class SyntheticStudio:
             frames.append(frame.astype(np.uint8))
             noised.append(np.clip(127 + rng.normal(0, 60, images.shape) * (1 - share) + (images - 127) * share, 0, 255))
             time.sleep(self.pause)
-            report(step + 1, steps, frames[-1][0])
+            job.report(step + 1, steps, frames[-1][0])
         self.made += 1
         result = SimpleNamespace(
             images=images.astype(np.uint8),
@@ -242,18 +242,18 @@ class SyntheticStudio:
         self.runs.generations.made.append(outcome)
         return outcome
 
-    def replay(self, run_id, report):
-        report(1, 1, None)
+    def replay(self, run_id, job):
+        job.report(1, 1)
         return SimpleNamespace(run_id=run_id, num_images=4, largest_difference=0)
 
-    def extract(self, arguments, report):
+    def extract(self, arguments, job):
         self.ordered.append(arguments)
-        report(1, 2, None)
+        job.report(1, 2)
         self.runs.extraction_ids = ("ext-2", *self.runs.extraction_ids)
         return "ext-2"
 
-    def embed(self, layer_run, parameters, report, kind="single"):
-        report(0, 0, None)
+    def embed(self, layer_run, parameters, job, kind="single"):
+        job.report(0, 0)
         time.sleep(self.pause)
         run_id = f"map-{len(self.runs.added_maps) + 1}"
         params = {"n_neighbors": str(parameters.n_neighbors), "min_dist": str(parameters.min_dist)}

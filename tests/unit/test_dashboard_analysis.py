@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
-from dashboard_synthetic import SIGMAS, PromptRuns, SyntheticRuns, SyntheticStudio
+from dashboard_synthetic import SIGMAS, PromptRuns, SyntheticRunner, SyntheticRuns
 
 from diffviews.errors import ConfigError, SelectionError, TrackingError
 from diffviews.processing.clusters import find_clusters
@@ -20,7 +20,7 @@ from panel_app.analysis.extremes_section import OUTLIERS, TRUSTED, extremes
 from panel_app.analysis.group_section import NUMBERS, WORDS
 from panel_app.analysis.sample_lists import LONGEST, WITH_PICTURES
 from panel_app.cards import hover_card, selected_card
-from panel_app.computing.jobs import JobQueue
+from panel_app.computing.session_jobs import SessionJobs
 from panel_app.dashboard import Dashboard
 from panel_app.data import DataStore
 from panel_app.export.files import make_file
@@ -40,7 +40,7 @@ def runs():
 @pytest.fixture
 def dashboard(runs):
     runs.exports.clear()
-    view = Dashboard(DataStore(runs), SyntheticStudio(runs), JobQueue())
+    view = Dashboard(DataStore(runs), SyntheticRunner(runs), SessionJobs())
     view.open({})
     return view
 
@@ -122,7 +122,7 @@ def test_address_with_clusters_shows_them_coloured(dashboard, runs):
     find_clusters_on(dashboard)
     query = {k: v for k, v in dashboard.session.state.to_query().items() if v is not None}
     assert query["clusters"] == "map-8"
-    colleague = Dashboard(DataStore(runs), SyntheticStudio(runs), JobQueue())
+    colleague = Dashboard(DataStore(runs), SyntheticRunner(runs), SessionJobs())
     colleague.open(query)
     finish(colleague.analysis.clusters.bar)
     assert colleague.session.state.colour_by == CLUSTER
@@ -223,7 +223,7 @@ def test_without_marks_the_selection_is_the_group_and_without_either_a_sentence_
 
 def test_numbers_and_words_can_be_compared():
     runs = PromptRuns(200)
-    dashboard = Dashboard(DataStore(runs), SyntheticStudio(runs), JobQueue())
+    dashboard = Dashboard(DataStore(runs), SyntheticRunner(runs), SessionJobs())
     dashboard.open({})
     layer_map = dashboard.session.map
     zeros = [s for s in layer_map.row_of if "zero" in layer_map.prompt_of(s)]
@@ -373,7 +373,7 @@ def test_hostile_texts_are_text_everywhere(runs):
         hostile.images, [f"digits-{i:04d}" for i in range(60)],
         class_labels=hostile.labels, class_names=labels, prompts=[f"{HOSTILE} {i}" for i in range(60)],
     )  # fmt: skip
-    dashboard = Dashboard(DataStore(hostile), SyntheticStudio(hostile), JobQueue())
+    dashboard = Dashboard(DataStore(hostile), SyntheticRunner(hostile), SessionJobs())
     dashboard.open({"sample": "digits-0003", "group": '["digits-0003", "digits-0013"]'})
     dashboard.session.suggest()
     look_at(dashboard, "group")

@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from dashboard_synthetic import SyntheticRuns, SyntheticStudio
+from dashboard_synthetic import SyntheticRunner, SyntheticRuns
 from PIL import Image
 
 from diffviews.errors import ConfigError
-from panel_app.computing.jobs import JobQueue
+from panel_app.computing.session_jobs import SessionJobs
 from panel_app.dashboard import Dashboard
 from panel_app.data import DataStore
 from panel_app.export.figure import figure_png, figure_svg, map_figure, view_of
@@ -26,7 +26,7 @@ HOSTILE = '<script>alert(1)</script> "onload=x & \x00 $\\frac'
 def seen():
     """The whole map with a selected sample and five neighbours."""
     runs = SyntheticRuns(120)
-    page = Dashboard(DataStore(runs), SyntheticStudio(runs), JobQueue())
+    page = Dashboard(DataStore(runs), SyntheticRunner(runs), SessionJobs())
     page.open({"sample": "digits-0003"})
     page.session.suggest()
     return view_of(page.session, page.drawing)

@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 
 from diffviews.cli import parse_arguments
 from diffviews.pipelines.recipe import GenerationRecipe
-from panel_app.computing.jobs import JobQueue
+from panel_app.computing.session_jobs import SessionJobs
 from panel_app.dashboard import Dashboard
 from panel_app.data import DataStore
 from panel_app.generation.fields import read_channels, write_channels
 from panel_app.generation.recipe_text import command_of
 from panel_app.state import Group, Selection
-from tests.unit.dashboard_synthetic import LAYERS, PromptRuns, SyntheticRuns, SyntheticStudio
+from tests.unit.dashboard_synthetic import LAYERS, PromptRuns, SyntheticRunner, SyntheticRuns
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def runs():
 
 @pytest.fixture
 def dashboard(runs):
-    view = Dashboard(DataStore(runs), SyntheticStudio(runs), JobQueue())
+    view = Dashboard(DataStore(runs), SyntheticRunner(runs), SessionJobs())
     view.open({})
     return view
 
@@ -157,7 +157,7 @@ def recipes(draw):
 
 @pytest.fixture(scope="module")
 def page(runs):
-    view = Dashboard(DataStore(runs), SyntheticStudio(runs), JobQueue())
+    view = Dashboard(DataStore(runs), SyntheticRunner(runs), SessionJobs())
     view.open({})
     return view
 
@@ -174,7 +174,7 @@ def test_recipe_that_is_loaded_into_the_form_comes_out_as_it_was(page, recipe):
 
 def test_recipe_of_a_prompt_model_brings_its_prompts_back():
     runs = PromptRuns()
-    view = Dashboard(DataStore(runs), SyntheticStudio(runs), JobQueue())
+    view = Dashboard(DataStore(runs), SyntheticRunner(runs), SessionJobs())
     view.open({})
     recipe = GenerationRecipe(
         model="edm-digits", layer_run="ext-1/midblock/2.0", sample_ids=ids(2), prompt="a bold six", num_steps=9,

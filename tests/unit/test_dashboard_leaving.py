@@ -16,7 +16,7 @@ import param
 from bokeh.document import Document
 from bokeh.events import RangesUpdate, Tap
 from bokeh.models import ImportedStyleSheet
-from dashboard_synthetic import SyntheticRuns, SyntheticStudio
+from dashboard_synthetic import SyntheticRunner, SyntheticRuns
 from panel.io.server import get_server
 from panel.io.state import set_curdoc
 from tornado.httpclient import AsyncHTTPClient
@@ -70,7 +70,7 @@ class Server:
 
     def __init__(self, monkeypatch):
         runs = SyntheticRuns(200)
-        shared = DataStore(runs), SyntheticStudio(runs)
+        shared = DataStore(runs), SyntheticRunner(runs)
         self._real, self._newest = panel_app.dashboard.Dashboard, None
         monkeypatch.setattr(panel_app.shared, "shared", lambda settings: shared)
         monkeypatch.setattr(panel_app.dashboard, "Dashboard", self._build)

@@ -10,7 +10,7 @@ from dashboard_synthetic import SIGMAS, SyntheticRuns
 from diffviews.errors import RunNotFoundError
 from diffviews.processing.map_parameters import MapParameters
 from diffviews.tracking.schema import MapKind
-from panel_app.computing.jobs import JobQueue
+from panel_app.computing.session_jobs import SessionJobs
 from panel_app.data import DataStore
 from panel_app.generation.tracks import Track
 from panel_app.scenes.order import ALIGNED, SOLID, MapOrder
@@ -108,11 +108,11 @@ def test_malformed_place_counts_as_absent(text):
     assert Across.from_json(text) == Across()
 
 
-class RecordingStudio:
+class RecordingRunner:
     def __init__(self, outcome="map-9"):
         self.asked, self.outcome = [], outcome
 
-    def embed(self, layer_run, parameters, report, kind=MapKind.SINGLE):
+    def embed(self, layer_run, parameters, job, kind=MapKind.SINGLE):
         self.asked.append((layer_run, parameters, kind))
         if isinstance(self.outcome, Exception):
             raise self.outcome
@@ -129,21 +129,21 @@ def follow(bar):
 
 @pytest.mark.parametrize(("order", "kind", "dimensions"), [(ALIGNED, MapKind.ALIGNED, 2), (SOLID, MapKind.SINGLE, 3)])
 def test_button_orders_the_missing_map_of_the_layer_on_show(session, order, kind, dimensions):
-    studio, made = RecordingStudio(), []
-    ordering = MapOrder(session, studio, JobQueue(), lambda layer, run: made.append((layer.run_id, run)))
+    runner, made = RecordingRunner(), []
+    ordering = MapOrder(session, runner, SessionJobs(), lambda layer, run: made.append((layer.run_id, run)))
     ordering.offer(order, "None yet", "Why one would want it.")
     assert ordering.button.visible
     ordering.make()
     assert ordering.button.disabled
     follow(ordering.bar)
-    assert studio.asked == [("ext-1/midblock/2.0", MapParameters(n_components=dimensions), kind)]
+    assert runner.asked == [("ext-1/midblock/2.0", MapParameters(n_components=dimensions), kind)]
     assert made == [("ext-1/midblock/2.0", "map-9")]
     assert not ordering.button.disabled
 
 
 def test_failed_order_is_told_and_can_be_repeated(session):
-    studio, made = RecordingStudio(RunNotFoundError("the disk is full")), []
-    ordering = MapOrder(session, studio, JobQueue(), lambda *of: made.append(of))
+    runner, made = RecordingRunner(RunNotFoundError("the disk is full")), []
+    ordering = MapOrder(session, runner, SessionJobs(), lambda *of: made.append(of))
     ordering.offer(ALIGNED, "None yet", "Why.")
     ordering.make()
     follow(ordering.bar)
@@ -153,7 +153,7 @@ def test_failed_order_is_told_and_can_be_repeated(session):
 
 
 def test_layer_with_one_noise_level_offers_no_button(session):
-    ordering = MapOrder(session, RecordingStudio(), JobQueue(), lambda *_: None)
+    ordering = MapOrder(session, RecordingRunner(), SessionJobs(), lambda *_: None)
     ordering.offer(ALIGNED, "None yet", "One level only.", possible=False)
     assert not ordering.button.visible
     assert "One level only." in ordering.text.object

@@ -7,11 +7,11 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from dashboard_synthetic import SyntheticRuns, SyntheticStudio
+from dashboard_synthetic import SyntheticRunner, SyntheticRuns
 
 from diffviews.errors import TrackingError
 from diffviews.tracking.schema import MapKind
-from panel_app.computing.jobs import JobQueue
+from panel_app.computing.session_jobs import SessionJobs
 from panel_app.dashboard import Dashboard
 from panel_app.data import DataStore
 from panel_app.scenes.noise import NoiseView
@@ -41,11 +41,11 @@ def finish(waiting):
 @pytest.fixture
 def visit(runs):
     def make(**query):
-        page = Dashboard(DataStore(runs), SyntheticStudio(runs), JobQueue())
+        page = Dashboard(DataStore(runs), SyntheticRunner(runs), SessionJobs())
         page.open({"layer": "midblock", "sigma": "2", **query})
         assert page.session.notice is None, page.session.notice
         kind = {"noise": NoiseView, "3d": SpaceView}[query["view"]]
-        view = kind(page.session, SyntheticStudio(runs), JobQueue(), page.results)
+        view = kind(page.session, SyntheticRunner(runs), SessionJobs(), page.results)
         finish(view._background)
         return page, view
 
@@ -179,7 +179,7 @@ def test_map_in_three_dimensions_on_show_is_shown_in_space(visit, runs):
     ],
 )
 def test_recomputed_maps_of_every_kind_open_where_they_are_seen(runs, kind, dimensions, view, made):
-    page = Dashboard(DataStore(runs), SyntheticStudio(runs), JobQueue())
+    page = Dashboard(DataStore(runs), SyntheticRunner(runs), SessionJobs())
     page.open({"layer": "midblock", "sigma": "2"})
     page.remap.dimensions.value, page.remap.kind.value = dimensions, kind
     assert page.remap.dimensions.disabled == (kind is MapKind.ALIGNED)
@@ -208,7 +208,7 @@ def test_address_that_names_an_aligned_map_alone_opens_its_slices(runs):
     runs.places["older"] = Address(
         run="ext-1", layer="midblock", sigma=0.5, view="noise", across=Across(map_run="older")
     )
-    page = Dashboard(DataStore(runs), SyntheticStudio(runs), JobQueue())
+    page = Dashboard(DataStore(runs), SyntheticRunner(runs), SessionJobs())
     page.open({"run": "older"})
     assert page.session.notice is None, page.session.notice
     assert page.session.state.view == "noise"

@@ -7,13 +7,13 @@ import pytest
 
 from diffviews.errors import ConfigError, TrackingError
 from diffviews.tracking.schema import Kind
-from panel_app.computing.jobs import JobQueue
 from panel_app.computing.order import arguments_of, read_sigmas
 from panel_app.computing.pending import Pending
+from panel_app.computing.session_jobs import SessionJobs
 from panel_app.dashboard import Dashboard
 from panel_app.data import DataStore
 from panel_app.generation.past import PAGE
-from tests.unit.dashboard_synthetic import LAYERS, SyntheticRuns, SyntheticStudio
+from tests.unit.dashboard_synthetic import LAYERS, SyntheticRunner, SyntheticRuns
 
 
 @pytest.fixture
@@ -25,13 +25,13 @@ def runs():
 
 
 @pytest.fixture
-def studio(runs):
-    return SyntheticStudio(runs)
+def runner(runs):
+    return SyntheticRunner(runs)
 
 
 @pytest.fixture
-def dashboard(runs, studio):
-    view = Dashboard(DataStore(runs), studio, JobQueue())
+def dashboard(runs, runner):
+    view = Dashboard(DataStore(runs), runner, SessionJobs())
     view.open({})
     yield view
     view.close()
@@ -109,7 +109,7 @@ def test_generation_that_cannot_be_read_says_so_and_the_others_are_shown(dashboa
     assert (rows[1]["src"], rows[1]["detail"]) == ("", "the bucket does not answer")
 
 
-def test_loading_brings_map_form_and_selection_back(dashboard, studio):
+def test_loading_brings_map_form_and_selection_back(dashboard, runner):
     session = dashboard.session
     session.choose_layer("midblock", 2.0)
     session.click("digits-0007")
@@ -118,7 +118,7 @@ def test_loading_brings_map_form_and_selection_back(dashboard, studio):
     form.mask.mode.value, form.mask.strength.value = "interpolate", 0.5
     form.sampling.steps.value, form.count.value = 7, 2
     generate(dashboard)
-    asked = studio.recipes[-1]
+    asked = runner.recipes[-1]
     session.choose_layer("encoder_block_0", 0.5)
     session.clear()
     form.mask.mode.value, form.sampling.steps.value = "replace", 30
@@ -135,7 +135,7 @@ def test_loading_brings_map_form_and_selection_back(dashboard, studio):
 def test_showing_puts_the_logged_result_and_its_path_on_the_page(dashboard):
     dashboard.session.click("digits-0007")
     generate(dashboard, 2)
-    other = Dashboard(dashboard.session.store, dashboard.generation.studio, JobQueue())
+    other = Dashboard(dashboard.session.store, dashboard.generation.runner, SessionJobs())
     other.open({"layer": "encoder_block_0"})
     past = unfolded(other)
     past.scope.value = "extraction"
@@ -150,7 +150,7 @@ def test_showing_puts_the_logged_result_and_its_path_on_the_page(dashboard):
     other.close()
 
 
-def test_replay_tells_whether_it_came_out_equal(dashboard, studio, monkeypatch):
+def test_replay_tells_whether_it_came_out_equal(dashboard, runner, monkeypatch):
     from diffviews.pipelines.replay import ReplayError
 
     generate(dashboard)
@@ -161,10 +161,10 @@ def test_replay_tells_whether_it_came_out_equal(dashboard, studio, monkeypatch):
     assert past.list.entries[0]["note"] == "Replayed: 4 images equal, to the pixel."
     assert not past.list.busy
 
-    def differs(run_id, report):
+    def differs(run_id, job):
         raise ReplayError(f"generation {run_id} differs from its replay by up to 9 grey levels")
 
-    monkeypatch.setattr(studio, "replay", differs)
+    monkeypatch.setattr(runner, "replay", differs)
     past._on_list({"replay": "gen-1"})
     until(lambda: not past.bar.busy, past.bar)
     assert "up to 9 grey levels" in dashboard.session.notice.text
@@ -213,7 +213,7 @@ def test_arguments_are_those_that_a_worker_accepts(dashboard):
     assert read["storage"] == "full"
 
 
-def test_order_of_a_sketch_says_so(dashboard, studio):
+def test_order_of_a_sketch_says_so(dashboard, runner):
     order = dashboard.order
     order.layers.value, order.sigmas.value = ["decoder_block_9"], "4, 8"
     assert "It writes 2.1 MB of activations." in order.note.object  # 120 × 32×8×8 float32 twice, in chunks
@@ -221,12 +221,12 @@ def test_order_of_a_sketch_says_so(dashboard, studio):
     assert "It writes" not in order.note.object
     order.order()
     until(lambda: not order.bar.busy, order.bar)
-    assert studio.ordered[0]["storage"] == "sketch"
+    assert runner.ordered[0]["storage"] == "sketch"
 
 
-def test_order_keeps_what_the_extraction_on_show_kept(runs, studio):
+def test_order_keeps_what_the_extraction_on_show_kept(runs, runner):
     runs.params["storage"] = "sketch"
-    view = Dashboard(DataStore(runs), studio, JobQueue())
+    view = Dashboard(DataStore(runs), runner, SessionJobs())
     view.open({})
     assert view.order.storage.value == "sketch"
     there = view.session.layers[0]
@@ -237,14 +237,14 @@ def test_order_keeps_what_the_extraction_on_show_kept(runs, studio):
     view.close()
 
 
-def test_ordered_layer_is_extracted_and_opened(dashboard, studio):
+def test_ordered_layer_is_extracted_and_opened(dashboard, runner):
     order = dashboard.order
     assert next(iter(order.layers.options)) == "decoder_block_9"
     order.layers.value, order.sigmas.value = ["midblock"], "4"
     order.order()
     assert order.button.disabled
     until(lambda: not order.bar.busy, order.bar)
-    assert studio.ordered[0]["layers"] == ["midblock"]
+    assert runner.ordered[0]["layers"] == ["midblock"]
     assert dashboard.session.state.extraction == "ext-2"
     assert dashboard.session.map.layer.layer == "midblock"
 
@@ -257,22 +257,22 @@ def test_ordered_layer_is_extracted_and_opened(dashboard, studio):
         (["midblock"], "two", "write a number"),
     ],
 )
-def test_impossible_order_is_a_sentence(dashboard, studio, layers, sigmas, sentence):
+def test_impossible_order_is_a_sentence(dashboard, runner, layers, sigmas, sentence):
     dashboard.order.layers.value, dashboard.order.sigmas.value = layers, sigmas
     dashboard.order.order()
     assert sentence in dashboard.session.notice.text
-    assert not studio.ordered
+    assert not runner.ordered
 
 
 @pytest.mark.parametrize(
     ("kind", "sentence"), [(Kind.IMPORT, "imported"), (Kind.GENERATE_DATASET, "diffviews extract --dataset run:ext-1")]
 )
-def test_what_was_not_extracted_offers_no_order(runs, studio, monkeypatch, kind, sentence):
+def test_what_was_not_extracted_offers_no_order(runs, runner, monkeypatch, kind, sentence):
     records = runs.extractions("diffviews")
     for record in records:
         record.kind = kind
     monkeypatch.setattr(runs, "extractions", lambda experiment: records)
-    view = Dashboard(DataStore(runs), studio, JobQueue())
+    view = Dashboard(DataStore(runs), runner, SessionJobs())
     view.open({})
     assert view.order.button.disabled
     assert sentence in view.order.note.object
@@ -300,9 +300,9 @@ def test_extraction_under_way_is_listed_with_its_progress_and_opens_to_choice_wh
     assert [e.run_id for e in dashboard.session.extractions] == ["ext-9", "ext-1"]
 
 
-def test_store_that_is_down_is_told_once_and_can_be_tried_again(runs, studio):
+def test_store_that_is_down_is_told_once_and_can_be_tried_again(runs, runner):
     runs.troubled = "the bucket digits does not answer"
-    view = Dashboard(DataStore(runs), studio, JobQueue())
+    view = Dashboard(DataStore(runs), runner, SessionJobs())
     view.open({})
     banner = view.banner
     until(lambda: banner.alert.visible, banner._work)
@@ -320,12 +320,12 @@ def test_store_that_is_down_is_told_once_and_can_be_tried_again(runs, studio):
     view.close()
 
 
-def test_first_map_that_cannot_be_opened_is_no_empty_store(runs, studio, monkeypatch):
+def test_first_map_that_cannot_be_opened_is_no_empty_store(runs, runner, monkeypatch):
     def points(map_run, slice_sigma=None):
         raise TrackingError("its table is damaged")
 
     monkeypatch.setattr(runs, "points", points)
-    view = Dashboard(DataStore(runs), studio, JobQueue())
+    view = Dashboard(DataStore(runs), runner, SessionJobs())
     view.open({})
     assert "its table is damaged" in view.session.notice.text
     assert view.welcome.visible

@@ -8,13 +8,13 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
-from dashboard_synthetic import FlatProjector, PromptRuns, SyntheticRuns, SyntheticStudio
+from dashboard_synthetic import FlatProjector, PromptRuns, SyntheticRunner, SyntheticRuns
 from PIL import Image
 
 from diffviews.data.samples import SampleSet
 from diffviews.errors import ConfigError
 from panel_app.cards import hover_card, selected_card
-from panel_app.computing.jobs import JobQueue
+from panel_app.computing.session_jobs import SessionJobs
 from panel_app.dashboard import Dashboard
 from panel_app.data import DataStore
 from panel_app.filter import Filter
@@ -28,7 +28,7 @@ GRID, TOKENS = (64, 8, 8), (77, 320)
 
 
 def dashboard_of(runs):
-    view = Dashboard(DataStore(runs), SyntheticStudio(runs), JobQueue())
+    view = Dashboard(DataStore(runs), SyntheticRunner(runs), SessionJobs())
     view.open({})
     return view
 

@@ -4,10 +4,10 @@ import time
 
 import numpy as np
 import pytest
-from dashboard_synthetic import SyntheticRuns, SyntheticStudio
+from dashboard_synthetic import SyntheticRunner, SyntheticRuns
 
 from diffviews.errors import TrackingError
-from panel_app.computing.jobs import JobQueue
+from panel_app.computing.session_jobs import SessionJobs
 from panel_app.dashboard import Dashboard
 from panel_app.data import DataStore
 from panel_app.filter import Filter
@@ -37,13 +37,13 @@ def session(store):
 
 
 @pytest.fixture
-def studio(runs):
-    return SyntheticStudio(runs)
+def runner(runs):
+    return SyntheticRunner(runs)
 
 
 @pytest.fixture
-def dashboard(store, studio):
-    view = Dashboard(store, studio, JobQueue())
+def dashboard(store, runner):
+    view = Dashboard(store, runner, SessionJobs())
     view.open({})
     return view
 
@@ -199,25 +199,25 @@ def test_suggestions_are_made_anew_on_another_layer(session):
 # -- generating ------------------------------------------------------------------------
 
 
-def test_generation_masks_with_the_selected_samples_by_id_whatever_is_filtered(dashboard, studio):
+def test_generation_masks_with_the_selected_samples_by_id_whatever_is_filtered(dashboard, runner):
     session = dashboard.session
     session.click("digits-0003")
     session.suggest()
     members = session.state.selection.members
     session.state.filter = only("0: zero")
     generate(dashboard)
-    recipe = studio.recipes[-1]
+    recipe = runner.recipes[-1]
     assert recipe.sample_ids == members
     assert recipe.layer_run == session.map.layer.run_id
     generate(dashboard, include=False)
-    assert studio.recipes[-1].sample_ids == members[1:]
+    assert runner.recipes[-1].sample_ids == members[1:]
 
 
 @pytest.mark.parametrize(("value", "label"), [(0, 0), (UNIFORM, -1), (RANDOM, None), (9, 9)])
-def test_class_asked_for_arrives_as_chosen(dashboard, studio, value, label):
+def test_class_asked_for_arrives_as_chosen(dashboard, runner, value, label):
     generate(dashboard, wanted=value)
-    assert studio.recipes[-1].class_label == label
-    assert studio.recipes[-1].class_label is label or label is not None
+    assert runner.recipes[-1].class_label == label
+    assert runner.recipes[-1].class_label is label or label is not None
 
 
 def test_class_zero_is_called_by_its_name_and_not_random():
@@ -229,7 +229,7 @@ def test_class_zero_is_called_by_its_name_and_not_random():
     assert describe(Recipe, {0: "zero"})[0] == "random class"
 
 
-def test_every_choice_of_the_form_reaches_the_recipe(dashboard, studio):
+def test_every_choice_of_the_form_reaches_the_recipe(dashboard, runner):
     dashboard.session.click("digits-0003")
     generate(
         dashboard,
@@ -248,7 +248,7 @@ def test_every_choice_of_the_form_reaches_the_recipe(dashboard, studio):
         count=3,
         window=(2, 4),
     )
-    recipe = studio.recipes[-1]
+    recipe = runner.recipes[-1]
     assert (recipe.mode, recipe.strength, recipe.target, recipe.passes) == (
         "interpolate",
         0.4,
@@ -260,28 +260,28 @@ def test_every_choice_of_the_form_reaches_the_recipe(dashboard, studio):
     assert (recipe.guidance_scale, recipe.noise_mode, recipe.seed, recipe.num_samples) == (2.0, "fixed", 11, 3)
     assert recipe.window == (1, 4)
     generate(dashboard, seeded=False)
-    assert studio.recipes[-1].seed is None
+    assert runner.recipes[-1].seed is None
 
 
-def test_window_over_all_steps_follows_their_number(dashboard, studio):
+def test_window_over_all_steps_follows_their_number(dashboard, runner):
     dashboard.session.click("digits-0003")
     generate(dashboard, steps=30)
-    assert studio.recipes[-1].window is None
+    assert runner.recipes[-1].window is None
     generate(dashboard, window=(1, 10))
-    assert studio.recipes[-1].window == (0, 10)
+    assert runner.recipes[-1].window == (0, 10)
     generate(dashboard, steps=4)
     assert dashboard.generation.form.mask.window.value == (1, 4)
 
 
-def test_impossible_noise_level_is_a_sentence_and_nothing_is_queued(dashboard, studio):
+def test_impossible_noise_level_is_a_sentence_and_nothing_is_queued(dashboard, runner):
     generate(dashboard, sigma_max="high")
     assert "σ from" in dashboard.session.notice.text
-    assert not studio.recipes
+    assert not runner.recipes
 
 
-def test_without_a_selection_nothing_is_masked_and_there_is_no_baseline(dashboard, studio):
+def test_without_a_selection_nothing_is_masked_and_there_is_no_baseline(dashboard, runner):
     generate(dashboard)
-    assert studio.recipes[-1].sample_ids == ()
+    assert runner.recipes[-1].sample_ids == ()
     assert "baseline" not in dashboard.results.view.samples[0]
 
 
@@ -296,7 +296,7 @@ def test_path_is_drawn_only_on_the_map_it_was_placed_on(dashboard):
     assert len(dashboard.drawing.paths) == 2
 
 
-def test_steps_shown_are_those_of_the_sample_chosen(dashboard, studio):
+def test_steps_shown_are_those_of_the_sample_chosen(dashboard, runner):
     dashboard.session.click("digits-0003")
     generate(dashboard, count=3, steps=5)
     view = dashboard.results.view
@@ -319,24 +319,24 @@ def test_gallery_keeps_this_visits_generations_newest_first_each_with_its_link(d
     assert dashboard.results.shown.outcome.run_id == "gen-1"
 
 
-def test_failed_generation_is_told_and_the_form_is_free_again(dashboard, studio, monkeypatch):
-    def broken(recipe, report):
+def test_failed_generation_is_told_and_the_form_is_free_again(dashboard, runner, monkeypatch):
+    def broken(recipe, job):
         raise TrackingError("the run could not be logged; is the server running?")
 
-    monkeypatch.setattr(studio, "generate", broken)
+    monkeypatch.setattr(runner, "generate", broken)
     generate(dashboard)
     assert dashboard.alert.object == "the run could not be logged; is the server running?"
     assert dashboard.alert.visible
     assert not dashboard.generation.button.disabled
 
 
-def test_cancelled_generation_shows_nothing_and_frees_the_form(dashboard, studio):
-    studio.pause = 0.05
+def test_cancelled_generation_shows_nothing_and_frees_the_form(dashboard, runner):
+    runner.pause = 0.05
     dashboard.generation.generate()
     assert dashboard.generation.button.disabled
     dashboard.generation.bar._cancel()
     finish(dashboard.generation.bar)
-    assert studio.made == 0
+    assert runner.made == 0
     assert dashboard.results.shown is None
     assert "cancelled" in dashboard.session.notice.text
     assert not dashboard.generation.button.disabled

@@ -4,10 +4,10 @@ import itertools
 
 import numpy as np
 import pytest
-from dashboard_synthetic import SyntheticRuns, SyntheticStudio
+from dashboard_synthetic import SyntheticRunner, SyntheticRuns
 from test_dashboard_past import generate
 
-from panel_app.computing.jobs import JobQueue
+from panel_app.computing.session_jobs import SessionJobs
 from panel_app.dashboard import Dashboard
 from panel_app.data import DataStore
 from panel_app.generation.tracks import path_colours
@@ -18,7 +18,7 @@ from panel_app.theme import BASELINE_PATH, NEIGHBOUR, PATH, PATHS, SELECTED
 @pytest.fixture
 def dashboard():
     runs = SyntheticRuns(120)
-    page = Dashboard(DataStore(runs), SyntheticStudio(runs), JobQueue())
+    page = Dashboard(DataStore(runs), SyntheticRunner(runs), SessionJobs())
     page.open({})
     yield page
     page.close()
@@ -60,7 +60,7 @@ def test_colour_in_the_gallery_is_that_of_the_path_on_the_map(dashboard):
     dashboard.session.click("digits-0007")
     generate(dashboard, 3)
     results = dashboard.results
-    for number, shown in enumerate(results.made):  # the studio here gives them all one way
+    for number, shown in enumerate(results.made):  # the runner here gives them all one way
         shown.outcome.path = shown.outcome.path.assign(x=shown.outcome.path["x"] + number)
     for run in ("gen-1", "gen-2"):
         results._on_gallery({"path": run, "on": True})

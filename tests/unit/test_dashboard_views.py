@@ -5,9 +5,9 @@ import sys
 
 import pytest
 from bokeh.models import Plot
-from dashboard_synthetic import SyntheticRuns, SyntheticStudio
+from dashboard_synthetic import SyntheticRunner, SyntheticRuns
 
-from panel_app.computing.jobs import JobQueue
+from panel_app.computing.session_jobs import SessionJobs
 from panel_app.dashboard import Dashboard
 from panel_app.data import DataStore
 
@@ -17,7 +17,7 @@ VIEWS = ("map", "compare", "noise", "3d")
 @pytest.fixture
 def page():
     runs = SyntheticRuns(60)
-    page = Dashboard(DataStore(runs), SyntheticStudio(runs), JobQueue())
+    page = Dashboard(DataStore(runs), SyntheticRunner(runs), SessionJobs())
     yield page
     page.close()
 

@@ -7,15 +7,15 @@ import pytest
 
 from diffviews.errors import AdapterNotFoundError, ConfigError, SampleSetError
 from diffviews.pipelines import viz as viz_module
+from diffviews.pipelines.model_runner import DefaultCheckpoint
 from diffviews.pipelines.recipe import GenerationRecipe
-from panel_app.computing.jobs import JobQueue
-from panel_app.computing.studio import GivenCheckpoint
+from panel_app.computing.session_jobs import SessionJobs
 from panel_app.dashboard import Dashboard
 from panel_app.data import DataStore
 from panel_app.generation.sampling_section import FirstValues, SamplingSection
 from panel_app.model_facts import ModelFacts
 from panel_app.settings import Settings
-from tests.unit.dashboard_synthetic import SyntheticRuns, SyntheticStudio
+from tests.unit.dashboard_synthetic import SyntheticRunner, SyntheticRuns
 
 
 @pytest.fixture
@@ -79,11 +79,11 @@ def test_settings_refuse_steps_that_are_none(text):
 
 
 def test_checkpoint_is_given_to_recipes_of_its_model_that_name_none():
-    given = GivenCheckpoint("edm.pkl", "edm-imagenet-64")
+    given = DefaultCheckpoint("edm.pkl", "edm-imagenet-64")
     assert given.fill_in(GenerationRecipe(model="edm-imagenet-64")).checkpoint == "edm.pkl"
     assert given.fill_in(GenerationRecipe(model="edm-imagenet-64", checkpoint="own.pkl")).checkpoint == "own.pkl"
     assert given.fill_in(GenerationRecipe(model="edm-digits")).checkpoint is None
-    assert GivenCheckpoint("edm.pkl").fill_in(GenerationRecipe(model="edm-digits")).checkpoint == "edm.pkl"
+    assert DefaultCheckpoint("edm.pkl").fill_in(GenerationRecipe(model="edm-digits")).checkpoint == "edm.pkl"
 
 
 def test_form_shows_first_values_and_may_exceed_its_ranges():
@@ -101,7 +101,7 @@ def test_guidance_of_zero_is_a_first_value():
 
 def test_first_generation_takes_the_first_values():
     runs = SyntheticRuns(60)
-    view = Dashboard(DataStore(runs), SyntheticStudio(runs), JobQueue(), first=FirstValues(5, 2.0))
+    view = Dashboard(DataStore(runs), SyntheticRunner(runs), SessionJobs(), first=FirstValues(5, 2.0))
     view.open({})
     recipe = view.generation.form.recipe()
     assert (recipe.num_steps, recipe.guidance_scale) == (5, 2.0)

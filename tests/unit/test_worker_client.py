@@ -12,30 +12,22 @@ import numpy as np
 import pytest
 
 from diffviews.errors import CancelledError, ConfigError, CorruptDataError, TrackingError
+from diffviews.pipelines import extraction_process as extraction
+from diffviews.pipelines.job_queue import Job, JobFailedError, QueueFullError, QueueStoppedError
 from diffviews.pipelines.recipe import GenerationRecipe
-from diffviews.serving import extraction
 from diffviews.serving.client import WorkerClient
-from diffviews.serving.errors import (
-    JobFailedError,
-    JobLostError,
-    QueueFullError,
-    VersionMismatchError,
-    WorkerRefusedError,
-    WorkerStoppedError,
-    WorkerUnreachableError,
-)
-from diffviews.serving.jobs import Job
+from diffviews.serving.errors import JobLostError, VersionMismatchError, WorkerRefusedError, WorkerUnreachableError
 from diffviews.serving.limits import Limits
-from diffviews.serving.outcome import read_outcome
 from diffviews.serving.protocol import JobStatus, as_png
-from tests.serving import TOKEN, GatedEngine, cancel_at, free_port, served, wait
+from diffviews.serving.result import read_result
+from tests.serving import TOKEN, GatedRunner, cancel_at, free_port, served, wait
 
 RECIPE = GenerationRecipe(seed=5)
 
 
 @pytest.fixture
-def engine():
-    return GatedEngine()
+def runner():
+    return GatedRunner()
 
 
 @contextmanager
@@ -92,7 +84,7 @@ def test_silent_address_is_taken_for_waking_up_to_a_limit():
 def test_proxy_of_a_sleeping_host_is_asked_again_with_the_same_job():
     with answering((503, b"starting"), (502, b""), (202, QUEUED), **OURS) as (url, asked):
         client = WorkerClient(url, TOKEN, patience=20)
-        with pytest.raises(WorkerStoppedError):  # 503 of a worker itself, known by its header, is no sleep
+        with pytest.raises(QueueStoppedError):  # 503 of a worker itself, known by its header, is no sleep
             client.submit_generation(RECIPE)
     with answering((503, b"starting"), (504, b"<html>"), (503, b"")) as (url, asked):
         with pytest.raises(WorkerUnreachableError, match="status 50"):
@@ -102,8 +94,8 @@ def test_proxy_of_a_sleeping_host_is_asked_again_with_the_same_job():
         assert len(ids) == 1
 
 
-def test_wrong_token_is_said_and_not_repeated_to_the_log(engine, caplog):
-    with served(engine) as (url, _), caplog.at_level(logging.DEBUG):
+def test_wrong_token_is_said_and_not_repeated_to_the_log(runner, caplog):
+    with served(runner) as (url, _), caplog.at_level(logging.DEBUG):
         for token in ("not-the-token-at-all", ""):
             with pytest.raises(WorkerRefusedError, match="token is missing or wrong"):
                 WorkerClient(url, token).generate(RECIPE)
@@ -112,9 +104,9 @@ def test_wrong_token_is_said_and_not_repeated_to_the_log(engine, caplog):
         assert TOKEN not in caplog.text + repr(WorkerClient(url, TOKEN))
 
 
-def test_token_comes_from_the_environment(engine, monkeypatch):
+def test_token_comes_from_the_environment(runner, monkeypatch):
     monkeypatch.setenv("DIFFVIEWS_WORKER_TOKEN", TOKEN)
-    with served(engine) as (url, _):
+    with served(runner) as (url, _):
         assert WorkerClient(url).jobs() == []
 
 
@@ -154,8 +146,8 @@ def test_job_of_a_newer_worker_is_read_and_a_broken_preview_is_none():
     assert (job.state, job.preview_image()) == ("queued", None)
 
 
-def test_refusals_keep_their_sentence_and_type(engine):
-    with served(engine, limits=Limits(waiting_jobs=0)) as (url, _):
+def test_refusals_keep_their_sentence_and_type(runner):
+    with served(runner, limits=Limits(waiting_jobs=0)) as (url, _):
         client = WorkerClient(url, TOKEN)
         with pytest.raises(ConfigError, match="num_samples 1000 is beyond"):
             client.submit_generation(GenerationRecipe(num_samples=1000))
@@ -163,38 +155,38 @@ def test_refusals_keep_their_sentence_and_type(engine):
             client.submit_generation(RECIPE)
 
 
-def test_watch_tells_queued_and_running_and_ends_with_the_reason(engine):
+def test_watch_tells_queued_and_running_and_ends_with_the_reason(runner):
     seen = []
-    with served(engine) as (url, _):
+    with served(runner) as (url, _):
         client = WorkerClient(url, TOKEN)
         job = client.submit_generation(RECIPE)
         deadline = time.monotonic() + 60
         while client.status(job.id).state != "running":  # before what the next one raises is set
             assert time.monotonic() < deadline
-        engine.raises = TrackingError("the store is down")
+        runner.raises = TrackingError("the store is down")
         behind = client.submit_generation(RECIPE)
-        threading.Timer(0.3, engine.let, (3,)).start()
+        threading.Timer(0.3, runner.let, (3,)).start()
         assert client.watch(job, seen.append, interval=0.02).run_id == "run-of-seed-5"
         with pytest.raises(JobFailedError, match="the store is down"):
             client.watch(behind)
     assert next(job.state for job in seen) == "running"
 
 
-def test_cancel_from_the_callback_reaches_the_worker(engine):
-    engine.let(1)
-    with served(engine) as (url, queue):
+def test_cancel_from_the_callback_reaches_the_worker(runner):
+    runner.let(1)
+    with served(runner) as (url, queue):
         with pytest.raises(CancelledError, match="enough"):
             WorkerClient(url, TOKEN).generate(RECIPE, cancel_at("running"))
         (job,) = queue.jobs()
         wait(lambda: job.state == "cancelled")
 
 
-def test_job_that_a_new_worker_does_not_know_is_lost(engine):
+def test_job_that_a_new_worker_does_not_know_is_lost(runner):
     port = free_port()
-    with served(engine, port=port) as (url, _):
+    with served(runner, port=port) as (url, _):
         job = WorkerClient(url, TOKEN).submit_generation(RECIPE)
     said = r"started anew while it had the job.*Order it again"
-    with served(GatedEngine(), port=port) as (url, _), pytest.raises(JobLostError, match=said):
+    with served(GatedRunner(), port=port) as (url, _), pytest.raises(JobLostError, match=said):
         WorkerClient(url, TOKEN).watch(job)
 
 
@@ -206,7 +198,7 @@ def test_damaged_result_is_refused():
     good = as_png(np.zeros((2, 2, 3), np.uint8))
     for content in (artifacts(), artifacts(**{"recipe.json": b"{}"}), artifacts(**{"images/000.png": good})):
         with pytest.raises(CorruptDataError, match="generation run cannot be read back"):
-            read_outcome("run", list(content), content.__getitem__)
+            read_result("run", list(content), content.__getitem__)
 
 
 # -- an extraction as a program, here a small script in its place -------------------------

@@ -5,18 +5,19 @@ import json
 import socket
 import threading
 import time
+from functools import partial
 from urllib.parse import urlsplit
 
 import pytest
 import urllib3
 
 from diffviews.errors import ConfigError
+from diffviews.pipelines.job_queue import JobQueue, QueueStoppedError
+from diffviews.pipelines.recipe import GenerationRecipe
 from diffviews.serving import server
 from diffviews.serving.access import AccessPolicy
-from diffviews.serving.errors import QueueFullError, WorkerStoppedError
-from diffviews.serving.jobs import JobQueue
 from diffviews.serving.limits import Limits
-from tests.serving import TOKEN, GatedEngine, served, wait
+from tests.serving import TOKEN, GatedRunner, served, wait
 
 SCHEMA = {"X-DiffViews-Schema": "1"}
 ALLOWED = {"Authorization": f"Bearer {TOKEN}", **SCHEMA}
@@ -44,20 +45,20 @@ class Caller:
 
 
 @pytest.fixture
-def engine():
-    return GatedEngine()
+def runner():
+    return GatedRunner()
 
 
 @pytest.fixture
-def worker(engine):
-    with served(engine) as (url, _):
+def worker(runner):
+    with served(runner) as (url, _):
         yield Caller(url)
 
 
 @pytest.fixture(scope="module")
 def untouched():
-    """An engine that no test may reach."""
-    return GatedEngine()
+    """A runner that no test may reach."""
+    return GatedRunner()
 
 
 @pytest.fixture(scope="module")
@@ -140,15 +141,15 @@ def test_body_that_is_no_recipe_is_refused_with_a_sentence(gate, body):
     assert refused(gate("POST", "/jobs/generate", body), 409 if body == b"" else 422)
 
 
-def test_body_is_read_up_to_a_limit_however_it_is_sent(engine):
-    with served(engine, limits=Limits(body_bytes=1000)) as (url, _):
+def test_body_is_read_up_to_a_limit_however_it_is_sent(runner):
+    with served(runner, limits=Limits(body_bytes=1000)) as (url, _):
         caller = Caller(url)
         assert refused(caller("POST", "/jobs/generate", b"x" * 2000), 413, "longer than 1,000 bytes")
         assert refused(caller("POST", "/jobs/extract", (b"x" * 10 for _ in range(200))), 413)
 
 
-def test_body_that_does_not_arrive_is_given_up(engine):
-    with served(engine, limits=Limits(body_seconds=0.2)) as (url, _):
+def test_body_that_does_not_arrive_is_given_up(runner):
+    with served(runner, limits=Limits(body_seconds=0.2)) as (url, _):
         address = urlsplit(url)
         connection = http.client.HTTPConnection(address.hostname, address.port, timeout=20)
         connection.putrequest("POST", "/jobs/generate")
@@ -177,38 +178,38 @@ def test_id_of_a_job_must_have_its_form(gate):
     assert refused(answer, 422, "32 hexadecimal digits")
 
 
-def test_order_sent_twice_makes_one_job(worker, engine):
+def test_order_sent_twice_makes_one_job(worker, runner):
     headers = {**ALLOWED, "X-DiffViews-Job": "ab" * 16}
     first, second = (worker("POST", "/jobs/generate", {"schema": 1}, headers).json() for _ in range(2))
     assert first["id"] == second["id"] == "ab" * 16
-    engine.let(6)
+    runner.let(6)
     wait(lambda: worker.state("ab" * 16)["state"] == "finished")
-    assert engine.ran == [0]
+    assert runner.ran == [0]
 
 
-def test_experiment_of_a_job_is_the_one_asked_for(worker, engine):
+def test_experiment_of_a_job_is_the_one_asked_for(worker, runner):
     worker("POST", "/jobs/generate?experiment=my%20digits", {"schema": 1})
-    wait(lambda: engine.experiments == ["my digits"])
+    wait(lambda: runner.experiments == ["my digits"])
     assert refused(worker("POST", "/jobs/generate?experiment=a%00b", {"schema": 1}), 422, "printable")
 
 
-def test_without_a_token_only_this_machines_names_are_answered(engine):
-    with served(engine, token=None, hosts=("127.0.0.1", "localhost")) as (url, _):
+def test_without_a_token_only_this_machines_names_are_answered(runner):
+    with served(runner, token=None, hosts=("127.0.0.1", "localhost")) as (url, _):
         caller = Caller(url)
         assert caller("GET", "/jobs", headers={}).status == 200
         assert refused(caller("GET", "/jobs", headers={"Host": "evil.example:8080"}), 421)
         # A web page can send this, but not the header with the schema.
         assert caller("POST", "/jobs/generate", {"schema": 1}, {"Content-Type": "text/plain"}).status == 409
-        assert engine.ran == []
+        assert runner.ran == []
 
 
-def test_jobs_run_one_at_a_time_with_their_place(worker, engine):
+def test_jobs_run_one_at_a_time_with_their_place(worker, runner):
     jobs = [worker.order(seed=seed) for seed in (1, 2, 3)]
-    wait(lambda: engine.ran == [1])
+    wait(lambda: runner.ran == [1])
     assert [(worker.state(job)["state"], worker.state(job)["ahead"]) for job in jobs] == [
         ("running", 0), ("queued", 1), ("queued", 2)]  # fmt: skip
-    engine.let(4)
-    wait(lambda: engine.ran == [1, 2] and worker.state(jobs[1])["step"] == 1)
+    runner.let(4)
+    wait(lambda: runner.ran == [1, 2] and worker.state(jobs[1])["step"] == 1)
     first, second, third = (worker.state(job) for job in jobs)
     assert (first["state"], first["run_id"]) == ("finished", "run-of-seed-1")
     assert (second["step"], second["total"], third["ahead"]) == (1, 3, 1)
@@ -217,44 +218,44 @@ def test_jobs_run_one_at_a_time_with_their_place(worker, engine):
     assert worker("GET", f"/jobs/{jobs[1]}?preview=true").json()["preview"].startswith("iVBOR")
 
 
-def test_cancel_ends_a_queued_job_at_once_and_a_running_one_at_its_step(worker, engine):
+def test_cancel_ends_a_queued_job_at_once_and_a_running_one_at_its_step(worker, runner):
     first, second, third = (worker.order(seed=seed) for seed in (1, 2, 3))
-    wait(lambda: engine.ran == [1])
+    wait(lambda: runner.ran == [1])
     assert worker("DELETE", f"/jobs/{second}").json()["state"] == "cancelled"
     assert worker.state(third)["ahead"] == 1
     worker("DELETE", f"/jobs/{first}")
     wait(lambda: worker.state(first)["state"] == "cancelled")
-    engine.let(3)
+    runner.let(3)
     wait(lambda: worker.state(third)["state"] == "finished")
-    assert engine.ran == [1, 3]
+    assert runner.ran == [1, 3]
     assert worker("DELETE", f"/jobs/{third}").json()["state"] == "finished"
 
 
-def test_queue_has_an_end(engine):
-    with served(engine, limits=Limits(waiting_jobs=2)) as (url, _):
+def test_queue_has_an_end(runner):
+    with served(runner, limits=Limits(waiting_jobs=2)) as (url, _):
         caller = Caller(url)
         caller.order()
-        wait(lambda: engine.ran)
+        wait(lambda: runner.ran)
         caller.order()
         caller.order()
         assert refused(caller("POST", "/jobs/generate", {"schema": 1}), 429, "2 jobs wait already")
 
 
-def test_jobs_that_are_over_are_forgotten(engine):
-    with served(engine, limits=Limits(kept_jobs=1)) as (url, _):
+def test_jobs_that_are_over_are_forgotten(runner):
+    with served(runner, limits=Limits(kept_jobs=1)) as (url, _):
         caller = Caller(url)
-        engine.let(9)
+        runner.let(9)
         jobs = [caller.order(seed=seed) for seed in range(3)]
-        wait(lambda: engine.ran == [0, 1, 2] and caller.state(jobs[2]).get("state") == "finished")
+        wait(lambda: runner.ran == [0, 1, 2] and caller.state(jobs[2]).get("state") == "finished")
         assert [job["id"] for job in caller("GET", "/jobs").json()["jobs"]] == [jobs[2]]
         assert refused(caller("GET", f"/jobs/{jobs[0]}"), 404, "forgotten")
 
 
-def test_failure_is_a_sentence_without_what_is_inside(worker, engine):
-    engine.raises = ConfigError("layer 'mid' is not one of: a, b")
+def test_failure_is_a_sentence_without_what_is_inside(worker, runner):
+    runner.raises = ConfigError("layer 'mid' is not one of: a, b")
     said = worker.order()
     wait(lambda: worker.state(said)["state"] == "failed")  # before what it raises is changed
-    engine.raises = KeyError("/root/secret/path")
+    runner.raises = KeyError("/root/secret/path")
     unforeseen = worker.order()
     wait(lambda: worker.state(unforeseen)["state"] == "failed")
     assert worker.state(said)["error"] == "layer 'mid' is not one of: a, b"
@@ -262,30 +263,30 @@ def test_failure_is_a_sentence_without_what_is_inside(worker, engine):
     assert worker.state(unforeseen)["error"] == shown
 
 
-def test_endpoint_that_breaks_answers_a_sentence(worker, engine):
-    engine.generation = None
-    assert refused(worker("POST", "/jobs/generate", {"schema": 1}), 500, "TypeError")
+def test_endpoint_that_breaks_answers_a_sentence(worker):
+    unforeseen = {"schema": 1, "layer_run": "x", "checkpoint": "y"}  # the runner here has no runs to look in
+    assert refused(worker("POST", "/jobs/generate", unforeseen), 500, "AttributeError")
 
 
-def test_stop_ends_running_and_queued_jobs_with_the_reason(engine):
-    queue = JobQueue(Limits())
-    first, second = (queue.submit("generate", engine.generation(_Recipe(seed), None)) for seed in (1, 2))
-    wait(lambda: engine.ran == [1])
+def test_stop_ends_running_and_queued_jobs_with_the_reason(runner):
+    queue = JobQueue()
+    first, second = (queue.submit("generate", partial(runner.generate, GenerationRecipe(seed=seed))) for seed in (1, 2))
+    wait(lambda: runner.ran == [1])
     queue.stop("the host goes away")
     assert [(job.state, job.error) for job in (first, second)] == [("failed", "the host goes away")] * 2
-    with pytest.raises(WorkerStoppedError, match="goes away"):
+    with pytest.raises(QueueStoppedError, match="goes away"):
         queue.submit("generate", lambda job: "")
-    assert engine.ran == [1]
+    assert runner.ran == [1]
 
 
-def test_idle_worker_ends_and_a_busy_one_does_not(engine):
-    queue, ended = JobQueue(Limits()), type("Server", (), {"should_exit": False})()
-    queue.submit("generate", engine.generation(_Recipe(1), None))
+def test_idle_worker_ends_and_a_busy_one_does_not(runner):
+    queue, ended = JobQueue(), type("Server", (), {"should_exit": False})()
+    queue.submit("generate", partial(runner.generate, GenerationRecipe(seed=1)))
     watching = threading.Thread(target=server._end_when_idle, args=(ended, queue, 0.3), daemon=True)
     watching.start()
     time.sleep(0.6)
     assert not ended.should_exit
-    engine.let(3)
+    runner.let(3)
     watching.join(20)
     assert ended.should_exit
 
@@ -354,14 +355,3 @@ def test_images_of_all_steps_must_fit_in_memory():
     Limits().check_result(256, 1000, 16)
     with pytest.raises(ConfigError, match=r"256 images of 1024×1024 in 1000 steps take 1\.61 TB"):
         Limits().check_result(256, 1000, 1024)
-
-
-def test_queue_refuses_when_full_without_a_socket():
-    queue = JobQueue(Limits(waiting_jobs=0))
-    with pytest.raises(QueueFullError):
-        queue.submit("generate", lambda job: "")
-
-
-class _Recipe:
-    def __init__(self, seed):
-        self.seed = seed

@@ -15,7 +15,7 @@ from diffviews.pipelines.recipe import GenerationRecipe
 from diffviews.serving.protocol import read_png
 
 
-def read_outcome(run_id: str, names: Collection[str], fetch: Callable[[str], bytes]) -> GenerationOutcome:
+def read_result(run_id: str, names: Collection[str], fetch: Callable[[str], bytes]) -> GenerationOutcome:
     """Return a generation as it was logged; the recorded activations are not, only the path they make.
 
     Args:

@@ -1,7 +1,7 @@
 """An extraction as a program of its own: what it holds is freed with it, and it can be ended at any moment.
 
 The program reads its arguments as one line of JSON and ends, as on Ctrl-C, when its input is closed, so
-that it does not outlive its worker. How far it is, the worker reads from the runs it logs.
+that it does not outlive who started it, who reads how far it is from the runs it logs.
 """
 
 import contextlib
@@ -15,37 +15,22 @@ import threading
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import IO, TYPE_CHECKING, Any, Protocol
+from typing import IO, Any
 
 from diffviews.errors import DiffViewsError
+from diffviews.pipelines.job_queue import Job, JobFailedError
 from diffviews.pipelines.workspace import Workspace
 from diffviews.processing.map_parameters import MapParameters
-from diffviews.serving.errors import JobFailedError
-from diffviews.serving.protocol import TOKEN_VARIABLE
 from diffviews.tracking.claims import writer_name
 from diffviews.tracking.schema import Kind, Tag
 
-if TYPE_CHECKING:
-    from mlflow.entities import Run
-
 logger = logging.getLogger(__name__)
 
+WORKER_TOKEN = "DIFFVIEWS_WORKER_TOKEN"
+"""Variable that holds a worker's bearer token, of which an extraction is not told."""
 _POLL_SECONDS = 0.2
 _PROGRESS_SECONDS = 2.0
 _END_SECONDS = 30.0
-
-
-class Watched(Protocol):
-    """Who is told how far an extraction is, and may end it; a `Job` is one."""
-
-    run_id: str | None
-    """Run that it logs, once that is known."""
-
-    def check(self) -> None:
-        """Go on, or raise what is to end it."""
-
-    def report(self, step: int, total: int) -> None:
-        """Note how many of the layer runs are done; raises as `check` does."""
 
 
 class ExtractionProcess:
@@ -60,14 +45,14 @@ class ExtractionProcess:
         self._arguments, self._workspace = dict(arguments), workspace
         self._started = int(time.time() * 1000)
 
-    def run(self, job: Watched) -> str:
+    def run(self, job: Job) -> str:
         """Extract, telling the job how far it is, and return the run's id.
 
         Raises:
             JobFailedError: with the reason.
-            CancelledError, WorkerStoppedError: if the job is to end.
+            CancelledError, QueueStoppedError: if the job is to end.
         """
-        kept = {name: value for name, value in os.environ.items() if name != TOKEN_VARIABLE}
+        kept = {name: value for name, value in os.environ.items() if name != WORKER_TOKEN}
         program = subprocess.Popen(
             [sys.executable, "-m", __name__],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=kept, start_new_session=True,
@@ -86,7 +71,8 @@ class ExtractionProcess:
         self._close_runs(program.pid, reason)
         raise JobFailedError(reason)
 
-    def _follow(self, program: "subprocess.Popen[bytes]", job: Watched) -> None:
+    def _follow(self, program: "subprocess.Popen[bytes]", job: Job) -> None:
+        job.report(0, 0, note="loading the model and the samples")
         asked = time.monotonic()
         while program.poll() is None:
             job.check()
@@ -96,7 +82,7 @@ class ExtractionProcess:
                 asked = time.monotonic()
             time.sleep(_POLL_SECONDS)
 
-    def _tell(self, process: int, job: Watched) -> None:
+    def _tell(self, process: int, job: Job) -> None:
         runs = self._runs_of(process)
         for run in runs:
             if run.data.tags.get(Tag.KIND) == Kind.EXTRACT:
@@ -105,8 +91,8 @@ class ExtractionProcess:
                 job.run_id = run.info.run_id
                 job.report(len(done), int(run.data.params.get("layers", 0)) * len(sigmas))
 
-    def _runs_of(self, process: int) -> "list[Run]":
-        """Return the runs that the process has written since it was started."""
+    def _runs_of(self, process: int) -> list[Any]:
+        """Return MLflow's runs that the process has written since it was started."""
         tracker = self._workspace.tracker
         host = writer_name().rpartition(":")[0]
         condition = f"tags.`{Tag.WRITER}` = '{host}:{process}' and attributes.start_time >= {self._started}"
@@ -125,7 +111,7 @@ class ExtractionProcess:
             logger.warning("runs of the extraction stay as they are: %s", trouble)
 
 
-def _ended(run: "Run") -> bool:
+def _ended(run: Any) -> bool:
     return bool(run.info.status == "FINISHED")
 
 
@@ -166,7 +152,7 @@ def _answer_of(program: "subprocess.Popen[bytes]") -> dict[str, Any]:
 
 
 def main() -> None:
-    """Run one extraction for a worker: arguments come by the input, the answer goes to the output."""
+    """Run one extraction: arguments come by the input, the answer goes to the output."""
     from diffviews.pipelines.extract import extract  # brings Lightning, which whoever starts this does without
 
     answers = os.fdopen(os.dup(1), "w")

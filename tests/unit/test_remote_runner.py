@@ -1,54 +1,53 @@
-"""The studio over a worker: what the bar is told, cancel, the experiment, and the choice of a studio."""
+"""The runner over a worker: what the bar is told, cancel, the experiment, and the choice of a runner."""
 
 import threading
 
-import numpy as np
 import pytest
 
 from diffviews.errors import CancelledError, ConfigError
 from diffviews.pipelines import viz as viz_module
+from diffviews.pipelines.job_queue import Job
+from diffviews.pipelines.model_runner import ModelRunner
 from diffviews.pipelines.recipe import GenerationRecipe
 from diffviews.serving.client import WorkerClient
 from diffviews.serving.protocol import JobStatus
+from diffviews.serving.remote_runner import RemoteRunner, where
 from panel_app import shared as shared_module
-from panel_app.computing.jobs import JobQueue
-from panel_app.computing.local_studio import LocalStudio
-from panel_app.computing.remote_studio import RemoteStudio, where
 from panel_app.settings import Settings
-from tests.serving import TOKEN, GatedEngine, free_port, served, wait
+from tests.serving import TOKEN, GatedRunner, free_port, served, wait
 
 
-class Reports:
-    """Keeps what the work reports; raises once cancelled."""
+class HeardJob(Job):
+    """Keeps what is reported to it."""
 
     def __init__(self):
-        self.all, self.cancelled = [], threading.Event()
+        super().__init__("0" * 32, "Generating", None)
+        self.all = []
 
-    def __call__(self, step, total, preview=None, note=""):
-        if self.cancelled.is_set():
-            raise CancelledError("enough")
+    def report(self, step, total, preview=None, note=""):
+        super().report(step, total, preview, note)
         self.all.append((step, total, note, preview is not None))
 
 
 @pytest.fixture
-def engine():
-    return GatedEngine()
+def runner():
+    return GatedRunner()
 
 
-class OutcomeClient(WorkerClient):
-    """Hands over the finished job itself: the gated engine logs nothing that could be read back."""
+class JobClient(WorkerClient):
+    """Hands over the finished job itself: the gated runner logs nothing that could be read back."""
 
-    def outcome(self, job):
+    def result(self, job):
         return job
 
 
-def ordered(studio, report, recipe=GenerationRecipe(seed=7)):
+def ordered(remote, heard, recipe=GenerationRecipe(seed=7)):
     """Generate in a thread; return it and where its result will be."""
     answer = {}
 
     def run():
         try:
-            answer["job"] = studio.generate(recipe, report)
+            answer["job"] = remote.generate(recipe, heard)
         except CancelledError as error:
             answer["error"] = error
 
@@ -57,29 +56,29 @@ def ordered(studio, report, recipe=GenerationRecipe(seed=7)):
     return thread, answer
 
 
-def test_generation_reports_waking_place_and_steps_in_turn(engine):
-    port, report = free_port(), Reports()
-    client = OutcomeClient(f"http://127.0.0.1:{port}", TOKEN)
-    thread, answer = ordered(RemoteStudio(client, None, "mine"), report)
-    wait(lambda: (0, 0, "waking the worker", False) in report.all)
-    with served(engine, port=port) as (_, queue):
-        wait(lambda: engine.ran == [7])
-        engine.let(1)
-        wait(lambda: (1, 3, "", True) in report.all)
-        engine.let(2)
+def test_generation_reports_waking_place_and_steps_in_turn(runner):
+    port, heard = free_port(), HeardJob()
+    client = JobClient(f"http://127.0.0.1:{port}", TOKEN)
+    thread, answer = ordered(RemoteRunner(client, None, "mine"), heard)
+    wait(lambda: (0, 0, "waking the worker", False) in heard.all)
+    with served(runner, port=port) as (_, queue):
+        wait(lambda: runner.ran == [7])
+        runner.let(1)
+        wait(lambda: (1, 3, "", True) in heard.all)
+        runner.let(2)
         thread.join(20)
         assert answer["job"].run_id == "run-of-seed-7"
-        assert engine.experiments == ["mine"]
+        assert runner.experiments == ["mine"]
         assert queue.idle_seconds >= 0
 
 
-def test_job_behind_others_shows_its_place_and_is_cancelled_there(engine):
-    report = Reports()
-    with served(engine) as (url, queue):
+def test_job_behind_others_shows_its_place_and_is_cancelled_there(runner):
+    heard = HeardJob()
+    with served(runner) as (url, queue):
         ahead = WorkerClient(url, TOKEN).submit_generation(GenerationRecipe(seed=1))
-        thread, answer = ordered(RemoteStudio(OutcomeClient(url, TOKEN), None), report)
-        wait(lambda: (0, 0, "waiting at the worker, 1 job ahead", False) in report.all)
-        report.cancelled.set()
+        thread, answer = ordered(RemoteRunner(JobClient(url, TOKEN), None), heard)
+        wait(lambda: (0, 0, "waiting at the worker, 1 job ahead", False) in heard.all)
+        heard.end = CancelledError("enough")
         thread.join(20)
         assert isinstance(answer["error"], CancelledError)
         assert [job.state for job in queue.jobs()] == ["running", "cancelled"]
@@ -92,29 +91,14 @@ def test_job_is_described_by_what_it_waits_for():
     assert where(JobStatus("0", "generate", "queued", 2)) == "waiting at the worker, 2 jobs ahead"
 
 
-def test_note_reaches_the_view_of_the_dashboards_queue():
-    queue, seen = JobQueue(), threading.Event()
-
-    def work(report):
-        report(0, 0, None, "waking the worker")
-        seen.wait(10)
-        report(1, 2, np.zeros((1, 1, 3)))
-
-    job = queue.submit("Generating", work)
-    wait(lambda: queue.view(job).note == "waking the worker")
-    seen.set()
-    wait(lambda: queue.view(job).over)
-    assert (queue.view(job).note, queue.view(job).step) == ("", 1)
-
-
-def test_settings_choose_the_studio(tmp_path, monkeypatch):
+def test_settings_choose_the_runner(tmp_path, monkeypatch):
     monkeypatch.setattr(shared_module, "compile_drawing", lambda: None)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     here = Settings.read([], {"MLFLOW_TRACKING_URI": uri})
     there = Settings.read([], {"MLFLOW_TRACKING_URI": uri, "DIFFVIEWS_WORKER_URL": "http://127.0.0.1:9"})
-    assert isinstance(shared_module.shared.__wrapped__(here)[1], LocalStudio)
-    assert isinstance(shared_module.shared.__wrapped__(there)[1], RemoteStudio)
+    assert isinstance(shared_module.shared.__wrapped__(here)[1], ModelRunner)
+    assert isinstance(shared_module.shared.__wrapped__(there)[1], RemoteRunner)
 
 
 def test_viz_hands_the_workers_address_to_the_dashboard(tmp_path, monkeypatch):

@@ -2,7 +2,6 @@
 in words. The worker has one, and so has the dashboard that computes by itself.
 """
 
-import base64
 import logging
 import re
 import secrets
@@ -16,21 +15,33 @@ from typing import Any, Literal
 import numpy as np
 
 from diffviews.errors import CancelledError, ConfigError, DiffViewsError
-from diffviews.serving.errors import JobNotFoundError, QueueFullError, WorkerStoppedError
-from diffviews.serving.limits import Limits
-from diffviews.serving.protocol import JobStatus, State, as_png
 from diffviews.tracking.connection import redact
 
 logger = logging.getLogger(__name__)
 
-Kind = Literal["generate", "extract"]
-"""Kinds of jobs that a worker takes."""
+State = Literal["queued", "running", "finished", "failed", "cancelled"]
 _ID = re.compile(r"[0-9a-f]{32}")
+
+
+class QueueFullError(DiffViewsError, RuntimeError):
+    """The queue takes no further job now."""
+
+
+class QueueStoppedError(DiffViewsError, RuntimeError):
+    """The queue was stopped before the job was done."""
+
+
+class JobNotFoundError(DiffViewsError, LookupError):
+    """No job of this id is known."""
+
+
+class JobFailedError(DiffViewsError, RuntimeError):
+    """A job ended without a result; the message says why."""
 
 
 @dataclass(slots=True, eq=False, weakref_slot=True)
 class Job:
-    """One piece of work; its queue's lock guards `state`."""
+    """One piece of work, which is given the job to report to; its queue's lock guards `state`."""
 
     id: str
     kind: str
@@ -61,7 +72,7 @@ class Job:
         """Go on, or end.
 
         Raises:
-            CancelledError: if the caller cancelled the job. WorkerStoppedError: if the worker is being stopped.
+            CancelledError: if it was cancelled. QueueStoppedError: if its queue is being stopped.
         """
         if self.end is not None:
             raise self.end
@@ -78,12 +89,16 @@ class JobQueue:
     """Runs jobs in the order they came.
 
     Args:
-        limits: how many may wait, and how long those that are over are kept.
+        waiting: jobs that may wait.
+        kept: jobs that are over and can still be asked about; who holds a job itself needs none.
+        kept_seconds: how long those are kept.
         host: what computes, as sentences call it.
     """
 
-    def __init__(self, limits: Limits, host: str = "worker") -> None:
-        self._limits, self._host = limits, host
+    def __init__(
+        self, waiting: int = 64, *, kept: int = 0, kept_seconds: float = 3600.0, host: str = "server"
+    ) -> None:
+        self._most_waiting, self._most_kept, self._kept_seconds, self._host = waiting, kept, kept_seconds, host
         self._jobs: dict[str, Job] = {}
         self._waiting: list[Job] = []
         self._running: Job | None = None
@@ -97,7 +112,7 @@ class JobQueue:
 
         Raises:
             ConfigError: if the id has another form. QueueFullError: if too many wait.
-            WorkerStoppedError: if the worker is being stopped.
+            QueueStoppedError: if the queue is being stopped.
         """
         if job_id is not None and not _ID.fullmatch(job_id):
             raise ConfigError("a job's id has 32 hexadecimal digits; leave it out to be given one")
@@ -106,8 +121,8 @@ class JobQueue:
             if job_id in self._jobs:
                 return self._jobs[job_id]
             if self._stopped:
-                raise WorkerStoppedError(self._stopped)
-            if len(self._waiting) >= self._limits.waiting_jobs:
+                raise QueueStoppedError(self._stopped)
+            if len(self._waiting) >= self._most_waiting:
                 raise QueueFullError(
                     f"{len(self._waiting)} jobs wait already, this {self._host} holds no more; try later"
                 )
@@ -131,7 +146,8 @@ class JobQueue:
             job = self._jobs.get(job_id)
         if job is None:
             raise JobNotFoundError(
-                f"no job {job_id[:40]!r} is known here; it was forgotten, or the worker has been started anew since"
+                f"no job {job_id[:40]!r} is known here; it was forgotten, or the {self._host} has been started anew "
+                "since"
             )
         return job
 
@@ -139,14 +155,6 @@ class JobQueue:
         """Return how many jobs run before this one, the running one included; 0 when it runs or is over."""
         with self._changed:
             return self._waiting.index(job) + (self._running is not None) if job in self._waiting else 0
-
-    def status(self, job: Job, *, preview: bool = False) -> JobStatus:
-        """Return a job as it is now, as callers are told."""
-        with self._changed:
-            ahead = self.ahead_of(job)
-            shown = job.preview if preview else None
-            values = (job.id, job.kind, job.state, ahead, job.step, job.total, job.run_id, job.error)
-        return JobStatus(*values, preview=None if shown is None else base64.b64encode(as_png(shown)).decode())
 
     def jobs(self) -> list[Job]:
         """Return all jobs that are known, oldest first."""
@@ -178,7 +186,7 @@ class JobQueue:
                 self._over(job, "failed")
             self._waiting.clear()
             if self._running is not None:
-                self._running.end = WorkerStoppedError(reason)
+                self._running.end = QueueStoppedError(reason)
             self._changed.notify_all()
             self._changed.wait_for(lambda: self._running is None, seconds)
 
@@ -206,15 +214,15 @@ class JobQueue:
             del job  # else its result would stay until the next one comes
 
     def _over(self, job: Job, state: State) -> None:
-        job.work = job.preview = None
+        job.work = job.preview = job.end = None  # what it raised holds the frames it passed, and the model in them
         job.state = state
         job.ended = self._busy_until = time.monotonic()
 
     def _forget(self) -> None:
         """Drop jobs that have been over for long, and the oldest where there are too many."""
         over = sorted((job for job in self._jobs.values() if job.ended), key=lambda job: job.ended)
-        oldest = time.monotonic() - self._limits.kept_seconds
-        surplus = len(over) - self._limits.kept_jobs
+        oldest = time.monotonic() - self._kept_seconds
+        surplus = len(over) - self._most_kept
         for number, job in enumerate(over):
             if number < surplus or job.ended < oldest:
                 del self._jobs[job.id]

@@ -1,0 +1,82 @@
+"""What a worker does for remote callers: it checks what they name, queues it, and finds what came of it."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from diffviews.adapters.registry import get_adapter
+from diffviews.errors import ConfigError, unknown_name
+from diffviews.pipelines.job_queue import Job, JobNotFoundError, JobQueue
+from diffviews.pipelines.model_runner import ModelRunner
+from diffviews.pipelines.recipe import GenerationRecipe
+from diffviews.serving.access import AccessPolicy
+from diffviews.serving.limits import Limits
+from diffviews.tracking.artifacts import ArtifactFolder
+
+
+class Service:
+    """A worker's parts: what computes, what orders it, how much it takes, and what it opens for others.
+
+    Args:
+        runner: does the work.
+        limits: of requests and of the queue.
+        policy: what callers may have opened.
+    """
+
+    def __init__(
+        self,
+        runner: ModelRunner,
+        limits: Limits = Limits(),  # noqa: B008 - immutable
+        policy: AccessPolicy = AccessPolicy(),  # noqa: B008 - immutable
+    ) -> None:
+        self.runner, self.limits, self._policy = runner, limits, policy
+        self.queue = JobQueue(
+            limits.waiting_jobs, kept=limits.kept_jobs, kept_seconds=limits.kept_seconds, host="worker"
+        )
+
+    def generate(self, recipe: GenerationRecipe, experiment: str | None, job_id: str | None) -> Job:
+        """Queue a generation.
+
+        Raises:
+            ConfigError: if the checkpoint is none that a remote caller may have opened.
+            AdapterNotFoundError: if there is no such model. RunNotFoundError: if there is no such layer run.
+            QueueFullError, QueueStoppedError: if no further job is taken.
+        """
+        get_adapter(recipe.model)
+        noted = None
+        if recipe.layer_run is not None and recipe.checkpoint is not None:
+            noted = self.runner.workspace.catalog.layer(recipe.layer_run).params.get("checkpoint")
+        self._policy.check_checkpoint(recipe.checkpoint, noted)
+
+        def work(job: Job) -> str:
+            adapter = self.runner.load(recipe)
+            steps = recipe.num_steps or adapter.default_steps
+            self.limits.check_result(recipe.num_samples, steps, adapter.resolution)
+            return self.runner.generate(recipe, job, experiment=experiment).run_id
+
+        return self.queue.submit("generate", work, job_id)
+
+    def extract(self, arguments: Mapping[str, Any], experiment: str | None, job_id: str | None) -> Job:
+        """Queue an extraction; raises as `generate` does."""
+        get_adapter(arguments.get("model", "edm-digits"))
+        self._policy.check_checkpoint(arguments.get("checkpoint"))
+        self._policy.check_dataset(arguments.get("dataset", "digits"))
+        work: Callable[[Job], str] = lambda job: self.runner.extract(arguments, job, experiment=experiment)  # noqa: E731
+        return self.queue.submit("extract", work, job_id)
+
+    def files(self, job_id: str) -> ArtifactFolder:
+        """Return the artifacts of a job that has finished.
+
+        Raises:
+            JobNotFoundError: if there is no such job. ConfigError: if it has not finished.
+        """
+        job = self.queue.find(job_id)
+        if job.state != "finished" or job.run_id is None:
+            raise ConfigError(f"job {job_id} is {job.state}; what it made is there once it has finished")
+        return self.runner.workspace.folder(job.run_id)
+
+    def file(self, job_id: str, name: str) -> bytes:
+        """Return one artifact of a finished job, by a name that its manifest holds."""
+        folder = self.files(job_id)
+        if name not in folder.names():
+            raise JobNotFoundError(unknown_name("file", name[:200], folder.names()))
+        return folder.path(name).read_bytes()
