@@ -24,8 +24,8 @@ from diffviews.adapters.hooks import (
     known_layers,
     primary_tensor,
 )
-from diffviews.core.files import write_atomically
 from diffviews.core.session import InterventionSession, Keep, copy_of
+from diffviews.data.files import write_atomically
 from diffviews.errors import ConfigError, CorruptDataError, SelectionError, ShapeError
 from diffviews.noise import sample_noise
 

@@ -13,7 +13,6 @@ from torch import Tensor
 from diffviews.adapters.base import GeneratorAdapter
 from diffviews.adapters.condition import Condition
 from diffviews.core.extractor import StrPath, capture, flatten_activations, save_activations
-from diffviews.core.files import check_file_name, write_atomically
 from diffviews.core.generation import generate
 from diffviews.core.interventions import FixedTarget, Intervention
 from diffviews.core.masking import ActivationMasker
@@ -26,6 +25,7 @@ from diffviews.core.request import (
     ProgressCallback,
 )
 from diffviews.core.schedules import karras_sigmas
+from diffviews.data.files import check_file_name, write_atomically
 from diffviews.errors import ShapeError
 
 __all__ = [

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from diffviews.data.tensor_file import order_header
 from diffviews.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -132,7 +133,8 @@ def write_safetensors(
         mode = temporary.stat().st_mode  # as the user's umask wants it; safetensors would let nobody else read it
         save_file(_apart(tensors), temporary, metadata=dict(metadata or {}))
         temporary.chmod(mode)
-        _order_header(temporary)
+        with temporary.open("r+b") as stream:
+            order_header(stream)
         os.replace(temporary, file)
     except BaseException:
         with contextlib.suppress(OSError):
@@ -186,19 +188,6 @@ def _shard_names(index: Path) -> dict[str, str]:
         if not plain or shard.endswith(_INDEX) or not (index.parent / shard).is_file():
             raise CheckpointError(f"the index {index} names the file {shard[:200]!r}, which is not in its folder")
     return {name: str(shard) for name, shard in names.items()}
-
-
-def _order_header(file: Path) -> None:
-    """Sort the metadata in a file's header, which the library leaves in any order."""
-    with file.open("r+b") as stream:
-        length = int.from_bytes(stream.read(8), "little")
-        header = json.loads(stream.read(length))
-        if "__metadata__" in header:
-            header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
-        ordered = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode().ljust(length)
-        if len(ordered) == length:
-            stream.seek(8)
-            stream.write(ordered)
 
 
 def _apart(tensors: Mapping[str, "Tensor"]) -> dict[str, "Tensor"]:

@@ -6,19 +6,16 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING, Any
-from uuid import uuid4
+from typing import IO, Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from diffviews.data.files import write_atomically
 from diffviews.data.pictures import Pictures, PixelPictures, check_resolution, decode_image, stack_images
 from diffviews.errors import CorruptDataError, SampleSetError, SchemaVersionError
-
-if TYPE_CHECKING:
-    from diffviews.data.samples import SampleSet
 
 SCHEMA_VERSION = 1
 GROUP_ROWS = 256
@@ -40,20 +37,26 @@ _FIELDS = {
 _UNREADABLE = (pa.ArrowException, OSError, ValueError, LookupError, AttributeError)
 
 
-def write_samples(samples: "SampleSet", path: str | os.PathLike[str]) -> None:
-    """Write `samples` to `path`, which appears only when whole; pages carry checksums."""
+def write_samples(path: str | os.PathLike[str], table: pd.DataFrame, pictures: Pictures, class_order: str) -> None:
+    """Write samples to `path`, which appears only when whole; pages carry checksums.
+
+    Args:
+        path: of the file.
+        table: one row a sample, with the columns of a sample set, numbered from 0.
+        pictures: the image of each row.
+        class_order: what the class labels count.
+    """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.{uuid4().hex}.partial")
-    schema, table = _schema(samples), samples.table
-    try:
-        with pq.ParquetWriter(partial, schema, compression="zstd", write_page_checksum=True) as writer:
-            for start in range(0, len(samples), GROUP_ROWS):
+    schema = _schema(pictures.size, class_order)
+
+    def write(file: IO[bytes]) -> None:
+        with pq.ParquetWriter(file, schema, compression="zstd", write_page_checksum=True) as writer:
+            for start in range(0, len(table), GROUP_ROWS):
                 group = table.iloc[start : start + GROUP_ROWS]
-                writer.write_table(_rows_table(samples, group, schema), row_group_size=GROUP_ROWS)
-        partial.replace(target)
-    finally:
-        partial.unlink(missing_ok=True)
+                writer.write_table(_rows_table(pictures, group, schema), row_group_size=GROUP_ROWS)
+
+    write_atomically(target, write)
 
 
 def read_samples(path: str | os.PathLike[str], resolution: int | None = None) -> tuple[pd.DataFrame, Pictures, str]:
@@ -217,23 +220,23 @@ def _decode_all(opened: ParquetImages, rows: np.ndarray, ids: list[str], resolut
     return stack_images(images, ids)
 
 
-def _rows_table(samples: "SampleSet", frame: pd.DataFrame, schema: pa.Schema) -> pa.Table:
+def _rows_table(pictures: Pictures, frame: pd.DataFrame, schema: pa.Schema) -> pa.Table:
     rows = frame.index.to_numpy()
     columns: dict[str, Any] = {
-        "image": [{"bytes": data, "path": None} for data in samples.pictures.encoded(rows)],
-        "thumbnail": [{"bytes": data, "path": None} for data in samples.pictures.thumbnails(rows)],
+        "image": [{"bytes": data, "path": None} for data in pictures.encoded(rows)],
+        "thumbnail": [{"bytes": data, "path": None} for data in pictures.thumbnails(rows)],
     }
     for name in _FIELDS.keys() - columns.keys():
         columns[name] = [None if value is pd.NA else value for value in frame[name]]
     return pa.table({name: pa.array(columns[name], type=_FIELDS[name]) for name in _FIELDS}, schema=schema)
 
 
-def _schema(samples: "SampleSet") -> pa.Schema:
+def _schema(size: tuple[int, int], class_order: str) -> pa.Schema:
     features = {
         name: {"_type": "Image"} if kind is _IMAGE else {"dtype": str(kind), "_type": "Value"}
         for name, kind in _FIELDS.items()
     }
-    own = {"schema": SCHEMA_VERSION, "size": list(samples.pictures.size), "class_order": samples.class_order}
+    own = {"schema": SCHEMA_VERSION, "size": list(size), "class_order": class_order}
     hugging_face = {"info": {"features": features}}
     metadata = {b"huggingface": json.dumps(hugging_face).encode(), _KEY: json.dumps(own).encode()}
     return pa.schema(list(_FIELDS.items()), metadata=metadata)

@@ -184,7 +184,7 @@ class SampleSet:
         """Write the set as a Parquet file that `datasets.load_dataset("parquet", …)` opens too."""
         from diffviews.data.parquet import write_samples
 
-        write_samples(self, path)
+        write_samples(path, self._frame, self.pictures, self.class_order)
 
     @classmethod
     def read_parquet(cls, path: str | os.PathLike[str], resolution: int | None = None) -> Self:

@@ -10,6 +10,7 @@ from typing import Self
 
 import numpy as np
 
+from diffviews.data.tensor_file import read_arrays, write_arrays
 from diffviews.errors import CorruptDataError
 
 SKETCH_FILE = "sketch.safetensors"
@@ -34,11 +35,8 @@ class StoredSketch:
 
     def save(self, path: Path) -> None:
         """Write it as one safetensors file."""
-        from safetensors.numpy import save
-
         about = {name: getattr(self, name) for name in _ABOUT}
-        mean = np.ascontiguousarray(self.mean, dtype=np.float32)
-        path.write_bytes(save({"mean": mean}, {"format": FORMAT, "about": json.dumps(about)}))
+        write_arrays(path, {"mean": self.mean.astype(np.float32)}, {"format": FORMAT, "about": json.dumps(about)})
 
     @classmethod
     def load(cls, path: Path) -> Self:
@@ -47,14 +45,11 @@ class StoredSketch:
         Raises:
             CorruptDataError: if the file is missing, truncated or something else; it is named.
         """
-        from safetensors import SafetensorError, safe_open
-
+        arrays, metadata = read_arrays(path)
         try:
-            with safe_open(path, framework="numpy") as file:
-                metadata, mean = file.metadata() or {}, file.get_tensor("mean")
             if metadata["format"] != FORMAT:
                 raise CorruptDataError(f"{path} is a safetensors file, but holds no sketch")
             about = json.loads(metadata["about"])
-            return cls(**{name: about[name] for name in _ABOUT}, mean=mean)
-        except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
-            raise CorruptDataError(f"{path} is missing, truncated or no sketch: {error!r}") from error
+            return cls(**{name: about[name] for name in _ABOUT}, mean=arrays["mean"])
+        except (KeyError, ValueError, TypeError) as error:
+            raise CorruptDataError(f"{path} does not hold a whole sketch: {error!r}") from error

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from diffviews.core.files import write_atomically
+from diffviews.data.files import write_atomically
 
 
 class BlockSums:

@@ -14,7 +14,7 @@ def place_path(
     """Place every step of every sample on the map.
 
     Args:
-        projectors: one a sigma for an aligned map, a single one otherwise; a step goes to the slice
+        projectors: one a sigma for an aligned map, a single one otherwise, under any sigma; a step goes to the slice
             whose sigma is nearest on a logarithmic scale.
         trajectory: (S, N, *layer_shape) activations of the mapped layer.
         sigmas: (S,) noise level of each step.
@@ -25,9 +25,10 @@ def place_path(
         from the map's own sigma it is large and the place means little), variant.
     """
     levels = np.array(sorted(projectors))
+    places = np.log(np.maximum(levels, 1e-12))
     tables = []
     for step, (sigma, activations) in enumerate(zip(sigmas, trajectory, strict=True)):
-        nearest = float(levels[np.argmin(np.abs(np.log(levels) - np.log(max(sigma, 1e-12))))])
+        nearest = float(levels[np.argmin(np.abs(places - np.log(max(sigma, 1e-12))))])
         placement = projectors[nearest].transform(activations)
         table = pd.DataFrame(placement.coordinates, columns=list("xyz")[: placement.coordinates.shape[1]])
         table.insert(0, "step", step)

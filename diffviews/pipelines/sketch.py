@@ -17,7 +17,6 @@ import torch
 
 from diffviews.adapters.base import GeneratorAdapter
 from diffviews.core.extractor import capture
-from diffviews.core.files import write_atomically
 from diffviews.core.session import Keep, copy_of
 from diffviews.data.activation_reader import count_nonfinite
 from diffviews.data.disk import format_bytes
@@ -198,7 +197,7 @@ class _Fit:
             ActivationSource(values).require_finite([ids[row] for row in rows.rows.tolist()])
             raise
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, lambda file: file.write(sketch.to_bytes()))
+        sketch.save(path)
 
 
 def _places(rows: FitRows, total: int) -> np.ndarray:

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 
 from diffviews.adapters.base import GeneratorAdapter
-from diffviews.core.files import write_atomically
 from diffviews.core.generator import GenerationResult
 from diffviews.data.activations import ActivationReader, ActivationWriter, DoesNotFitError
+from diffviews.data.files import write_atomically
 from diffviews.data.layout import LayerKey
 from diffviews.data.samples import SampleSet
 from diffviews.lightning.chunks import ChunkBuffer, WriteBehind

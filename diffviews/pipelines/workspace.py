@@ -14,6 +14,7 @@ from diffviews.processing.projector import Projector
 from diffviews.tracking.artifacts import ArtifactFolder
 from diffviews.tracking.catalog import Catalog, LayerRecord
 from diffviews.tracking.profiles import Profile, activate, load_profile
+from diffviews.tracking.records import RunRecord
 from diffviews.tracking.runs import Tracker
 
 
@@ -68,12 +69,21 @@ class Workspace:
         return conditions_of(samples, record.params["conditioning"])
 
     def projectors(self, map_run: str) -> dict[float, Projector]:
-        """Return the projectors of a layer run or re-computed map by sigma: a slice each when aligned, else one."""
-        folder = self.folder(map_run)
+        """Return the projectors of a layer run or re-computed map by sigma.
+
+        An aligned map has one a slice; any other map has one, under the sigma of its layer run, or the lowest
+        that a joint map holds.
+
+        Raises:
+            RunNotFoundError: if there is no such run, or it holds no map.
+        """
+        run = self.catalog.run(map_run)
+        folder = self.catalog.artifacts(run)
         names = [name for name in folder.names() if name.startswith("map/") and name.endswith(".safetensors")]
         if not names:
             raise RunNotFoundError(f"run {map_run} holds no map; name a layer run or a map made of one")
-        return {_slice_sigma(name): Projector.load(folder.path(name)) for name in names}
+        found = {name: Projector.load(folder.path(name)) for name in names}
+        return {_sigma_of(name, projector, run): projector for name, projector in found.items()}
 
 
 def is_sketch(record: LayerRecord) -> bool:
@@ -102,9 +112,15 @@ def projector_name(sigma: float | None) -> str:
     return "map/projector.safetensors" if sigma is None else f"map/projector-{format_sigma(sigma)}.safetensors"
 
 
-def _slice_sigma(name: str) -> float:
-    text = name.removeprefix("map/projector").removesuffix(".safetensors").removeprefix("-")
-    return float(text) if text else 1.0
+def _sigma_of(name: str, projector: Projector, run: RunRecord) -> float:
+    """Return the noise level of a projector, given its artifact's name and the run that holds it."""
+    if name != projector_name(None):
+        return float(name.removeprefix("map/projector-").removesuffix(".safetensors"))
+    if projector.row_sigmas is not None:
+        return float(projector.row_sigmas.min())
+    if run.sigma is None:
+        raise RunNotFoundError(f"run {run.run_id} holds a map, but does not say of which sigma; name a layer run")
+    return run.sigma
 
 
 def open_workspace(

@@ -260,7 +260,10 @@ def _align(
         random_state=chosen.random_state,
     )
     k = min(chosen.n_neighbors, len(sample_ids) - 1)
-    neighbors = [near_neighbors(reduction.points, k, metric=chosen.metric) for reduction in reductions.values()]
+    neighbors = [
+        near_neighbors(reduction.points, k, metric=chosen.metric, random_state=chosen.random_state)
+        for reduction in reductions.values()
+    ]
     return {
         sigma: _assemble(reduction, embedding, near, parameters=chosen, sample_ids=sample_ids)
         for sigma, reduction, embedding, near in zip(

@@ -46,7 +46,7 @@ def fit_given_map(
     with fitting():
         reduction = reduce_activations(activations, chosen.pca_components, normalize=chosen.normalize)
         k = min(chosen.n_neighbors, len(places) - 1)
-        indices, distances = near_neighbors(reduction.points, k, metric=chosen.metric)
+        indices, distances = near_neighbors(reduction.points, k, metric=chosen.metric, random_state=chosen.random_state)
     projector = Projector(
         scaler_mean=reduction.mean,
         scaler_scale=reduction.scale,

@@ -170,7 +170,8 @@ class Projector:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write everything as one safetensors file, whole or not at all; answers after `load` are the same."""
-        write_projector(self, Path(path))
+        arrays = {name: getattr(self, name) for name in _DTYPES}
+        write_projector(Path(path), arrays, self.parameters, self.sample_ids)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:

@@ -1,21 +1,18 @@
 """A projector on disk: one safetensors file, checked before anything in it is believed."""
 
 import json
-import os
-import secrets
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from diffviews.data.tensor_file import write_arrays
 from diffviews.errors import CorruptDataError, DiffViewsError, SchemaVersionError
 from diffviews.processing.map_parameters import MapParameters
 from diffviews.processing.packing import PackingError, pack_half, pack_names, unpack_half, unpack_names
-
-if TYPE_CHECKING:
-    from diffviews.processing.projector import Projector
 
 FORMAT = "diffviews.projector"
 SCHEMA_VERSION = 2
@@ -33,28 +30,25 @@ IDS = "sample_ids"
 _DTYPES = {"row_sigmas": "F64", PACKED: "U8", IDS: "U8"}
 
 
-def write_projector(projector: "Projector", path: Path) -> None:
-    """Write a projector to `path`, through a temporary file that is renamed when whole."""
-    from safetensors.numpy import save
+def write_projector(
+    path: Path, arrays: Mapping[str, np.ndarray | None], parameters: MapParameters, sample_ids: Sequence[str]
+) -> None:
+    """Write a projector to `path`, whole or not at all; equal projectors give equal bytes.
 
-    arrays = {name: getattr(projector, name) for name in REQUIRED + OPTIONAL}
-    arrays[IDS] = pack_names(projector.sample_ids)
-    half = _halved(arrays["pca_points"])
+    Args:
+        path: of the file.
+        arrays: by name, those of REQUIRED and OPTIONAL; None for one that it does without.
+        parameters: of the map.
+        sample_ids: of its rows.
+    """
+    stored = {name: array for name, array in arrays.items() if array is not None}
+    stored[IDS] = pack_names(sample_ids)
+    half = _halved(stored["pca_points"])
     if half is not None:
-        arrays[PACKED] = pack_half(half)
-        del arrays["pca_points"]
-    metadata = {
-        "format": FORMAT,
-        "schema": str(SCHEMA_VERSION),
-        "parameters": json.dumps(asdict(projector.parameters), sort_keys=True),
-    }
-    content = save({name: array for name, array in arrays.items() if array is not None}, metadata)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.part")
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        stored[PACKED] = pack_half(half)
+        del stored["pca_points"]
+    described = json.dumps(asdict(parameters), sort_keys=True)
+    write_arrays(path, stored, {"format": FORMAT, "schema": str(SCHEMA_VERSION), "parameters": described})
 
 
 def read_projector(path: Path) -> dict[str, Any]:

@@ -192,8 +192,8 @@ def _excess_scale(count: int, sampled: int, k: int) -> float:
 def _leading_neighbors(fitted: FittedMap, k: int) -> np.ndarray:
     if fitted.neighbor_indices.shape[1] >= k:
         return fitted.neighbor_indices[:, :k]
-    projector = fitted.projector
-    return near_neighbors(projector.pca_points, k, metric=projector.parameters.metric)[0]
+    points, chosen = fitted.projector.pca_points, fitted.projector.parameters
+    return near_neighbors(points, k, metric=chosen.metric, random_state=chosen.random_state)[0]
 
 
 def _two_nearest(fitted: FittedMap) -> tuple[np.ndarray, np.ndarray]:

@@ -13,6 +13,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from diffviews.data.tensor_file import read_arrays, write_arrays
 from diffviews.errors import ConfigError, CorruptDataError
 from diffviews.processing.map_parameters import MapParameters
 from diffviews.processing.neighbors import exact_neighbors
@@ -73,24 +74,22 @@ class Sketch:
             spectrum_rows=self.spectrum_rows,
         )
 
-    def to_bytes(self) -> bytes:
-        """Return it as one safetensors file."""
-        from safetensors.numpy import save
-
-        arrays = {name: np.ascontiguousarray(getattr(self, name)) for name in _ARRAYS}
+    def save(self, path: Path) -> None:
+        """Write it as one safetensors file, whole or not at all."""
+        arrays = {name: getattr(self, name) for name in _ARRAYS}
         if self.points is not None:
             arrays["points"] = self.points
         about = {"spectrum_rows": self.spectrum_rows, "rows": self.rows, "loss": dict(self.loss)}
-        return save(arrays, {"format": FORMAT, "about": json.dumps(about)})
+        write_arrays(path, arrays, {"format": FORMAT, "about": json.dumps(about)})
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Read what `to_bytes` made.
+        """Read what `save` wrote.
 
         Raises:
             CorruptDataError: if the file is missing, truncated or something else; it is named.
         """
-        arrays, metadata = read_safetensors(path)
+        arrays, metadata = read_arrays(path)
         try:
             if metadata["format"] != FORMAT:
                 raise CorruptDataError(f"{path} is a safetensors file, but holds no fitted sketch")
@@ -99,21 +98,6 @@ class Sketch:
             return cls(**parts, points=arrays.get("points"))
         except (KeyError, ValueError, TypeError) as error:
             raise CorruptDataError(f"{path} does not hold a whole sketch: {error!r}") from error
-
-
-def read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Return the arrays and the metadata of a safetensors file.
-
-    Raises:
-        CorruptDataError: if it is missing, truncated or of another format; it is named.
-    """
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="numpy") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise CorruptDataError(f"{path} is missing, truncated or no safetensors file: {error}") from error
 
 
 def fit_sketch(

@@ -109,6 +109,10 @@ class Catalog:
         """Return one re-computed map; raises as `layer` does."""
         return self._one(MapRecord, (Kind.EMBEDDING,), run_id)
 
+    def run(self, run_id: str) -> RunRecord:
+        """Return one run of any kind; raises as `layer` does."""
+        return self._one(RunRecord, tuple(Kind), run_id)
+
     def generation(self, run_id: str) -> GenerationRecord:
         """Return one generation; raises as `layer` does."""
         return self._one(GenerationRecord, (Kind.GENERATION,), run_id)

@@ -45,7 +45,8 @@ def test_opening_a_logged_map_refits_nothing(workspace, layer_run, monkeypatch):
     for name in ("fit_map", "embed_neighbors", "reduce_activations"):
         monkeypatch.setattr(f"diffviews.processing.fitting.{name}", refuse)
     before = files(workspace, layer_run.run_id)
-    (projector,) = workspace.projectors(layer_run.run_id).values()
+    ((sigma, projector),) = workspace.projectors(layer_run.run_id).items()
+    assert sigma == layer_run.sigma
     assert np.array_equal(projector.embedding, points_of(workspace, layer_run.run_id)[["x", "y"]].to_numpy())
     assert files(workspace, layer_run.run_id) == before
 
@@ -66,6 +67,7 @@ def test_map_run_says_what_it_is(workspace, layer_run):
     outcome = embed(layer_run.run_id, PARAMETERS, workspace)
     record = workspace.catalog.map(outcome.run_id)
     assert (record.layer, record.sigma, record.source_run) == ("decoder_block_4", 2.0, layer_run.run_id)
+    assert list(workspace.projectors(outcome.run_id)) == [2.0]
     assert record.map_kind is MapKind.SINGLE
     assert record.params["n_neighbors"] == "8"
     assert {"trustworthiness", "continuity", "knn_accuracy_map"} <= set(record.metrics)
@@ -88,6 +90,7 @@ def test_joint_map_holds_every_sample_at_every_sigma(workspace, layer_run):
     record = workspace.catalog.map(outcome.run_id)
     assert record.map_kind is MapKind.JOINT
     assert record.sigma is None
+    assert list(workspace.projectors(outcome.run_id)) == [0.5]
     path = generate(
         GenerationRecipe(layer_run=layer_run.run_id, map_run=outcome.run_id, num_steps=2), workspace, device="cpu"
     ).path

@@ -180,10 +180,11 @@ def test_aligned_map_relates_each_sample_to_itself(monkeypatch):
             self.embeddings_ = [part[:, :2] + level for level, part in enumerate(slices)]
 
     monkeypatch.setattr(umap, "AlignedUMAP", Recorder)
-    maps = fit_aligned_map({5.0: PIXELS[:40] * 2, 0.1: PIXELS[:40], 1.0: PIXELS[40:80]}, IDS[:40])
+    levels = {5.0: PIXELS[:40] * 2, 0.1: PIXELS[:40], 1.0: PIXELS[40:80]}
+    maps = fit_aligned_map(levels, IDS[:40], MapParameters(random_state=5))
     assert list(maps) == [0.1, 1.0, 5.0]
     assert asked["relations"] == [{row: row for row in range(40)}] * 2
-    assert (asked["n_neighbors"], asked["random_state"]) == (15, 42)
+    assert (asked["n_neighbors"], asked["random_state"]) == (15, 5)
     placed = maps[1.0].projector.transform(PIXELS[40:80])
     np.testing.assert_array_equal(placed.coordinates, maps[1.0].projector.embedding)
     np.testing.assert_array_equal(placed.coordinates, asked["slices"][1][:, :2] + 1)
@@ -199,3 +200,5 @@ def test_aligned_map_keeps_samples_near_themselves():
     apart = np.linalg.norm(first - rng.permutation(second), axis=1)
     assert np.median(moved) < 0.3 * np.median(apart)
     np.testing.assert_array_equal(fit_aligned_map(levels, IDS)[3.0].projector.embedding, maps[3.0].projector.embedding)
+    other = fit_aligned_map(levels, IDS, MapParameters(random_state=7))
+    assert not np.allclose(other[3.0].projector.embedding, maps[3.0].projector.embedding)

@@ -2,11 +2,15 @@ import numpy as np
 import pytest
 
 from diffviews.errors import ConfigError, SelectionError
+from diffviews.processing import fitting
 from diffviews.processing import near_neighbors as subject
-from diffviews.processing.fitting import fit_map
+from diffviews.processing.fitting import fit_aligned_map, fit_map
+from diffviews.processing.given_map import fit_given_map
 from diffviews.processing.in_order import in_order, num_threads
+from diffviews.processing.map_parameters import MapParameters
 from diffviews.processing.near_neighbors import near_neighbors
 from diffviews.processing.neighbors import exact_neighbors
+from diffviews.processing.quality import map_quality
 
 POINTS = np.random.default_rng(3).standard_normal((400, 6)).astype(np.float32)
 
@@ -66,6 +70,18 @@ def test_map_beyond_the_exact_size_is_fitted_on_approximate_neighbours(monkeypat
     fitted = fit_map(POINTS, [str(row) for row in range(len(POINTS))])
     assert len(used) == 1
     assert fitted.neighbor_indices.shape == (400, 15)
+
+
+def test_every_kind_of_map_finds_approximate_neighbours_by_its_own_seed(monkeypatch):
+    seeds = []
+    monkeypatch.setattr(subject, "EXACT_POINTS", 100)
+    monkeypatch.setattr(subject, "_descended", lambda *args: seeds.append(args[-1]) or without_descent(*args))
+    monkeypatch.setattr(fitting, "embed_aligned", lambda points, **_: [part[:, :2] for part in points])
+    ids, parameters = [str(row) for row in range(len(POINTS))], MapParameters(n_neighbors=8, random_state=7)
+    aligned = fit_aligned_map({0.5: POINTS, 2.0: POINTS}, ids, parameters)
+    map_quality(aligned[0.5])  # measured on 10 neighbours, which the fit did not look for
+    fit_given_map(POINTS, ids, POINTS[:, :2], parameters)
+    assert seeds == [7] * 4
 
 
 @pytest.mark.parametrize("threads", ["1", "3"])

@@ -1,3 +1,4 @@
+import hashlib
 import json
 import os
 import struct
@@ -233,7 +234,7 @@ def test_rows_of_a_joint_map_keep_their_sigmas(projector, tmp_path):
     np.testing.assert_array_equal(loaded.row_sigmas, np.arange(80.0))
 
 
-@pytest.mark.parametrize("failing", ["pathlib.Path.write_bytes", "os.replace"])
+@pytest.mark.parametrize("failing", ["os.fsync", "os.replace"])
 def test_failed_save_leaves_the_older_file_whole(projector, tmp_path, monkeypatch, failing):
     path = tmp_path / "map.safetensors"
     projector.save(path)
@@ -247,6 +248,25 @@ def test_failed_save_leaves_the_older_file_whole(projector, tmp_path, monkeypatc
         projector.save(path)
     assert path.read_bytes() == before
     assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_equal_projectors_are_equal_files_in_every_process(projector, tmp_path):
+    path = tmp_path / "map.safetensors"
+    projector.save(path)
+    again = (
+        "import hashlib, sys; from diffviews.processing.projector import Projector\n"
+        "for _ in range(6):\n"
+        "    Projector.load(sys.argv[1]).save(sys.argv[2])\n"
+        "    print(hashlib.sha256(open(sys.argv[2], 'rb').read()).hexdigest())"
+    )
+    digests = {hashlib.sha256(path.read_bytes()).hexdigest()}
+    for seed in ("1", "2"):
+        command = [sys.executable, "-c", again, str(path), str(tmp_path / "again")]
+        printed = subprocess.run(
+            command, env={**os.environ, "PYTHONHASHSEED": seed}, capture_output=True, text=True, check=True
+        ).stdout
+        digests.update(printed.split())
+    assert len(digests) == 1
 
 
 def saved(projector, path, change=None, metadata=None):

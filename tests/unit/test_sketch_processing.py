@@ -115,7 +115,7 @@ def test_loss_is_small_where_the_axes_span_the_data_and_large_where_they_do_not(
 
 def test_fitted_sketch_reads_back_as_it_was(tmp_path):
     for sketch in (fit_sketch(ROWS, PARAMETERS), fit_sketch(ROWS[:300], PARAMETERS, held_out=ROWS[300:])):
-        (tmp_path / "fit").write_bytes(sketch.to_bytes())
+        sketch.save(tmp_path / "fit")
         again = Sketch.load(tmp_path / "fit")
         for name in ("mean", "scale", "components", "eigenvalues", "explained_variance_ratio"):
             np.testing.assert_array_equal(getattr(again, name), getattr(sketch, name))
@@ -133,7 +133,7 @@ def test_damaged_sketch_files_are_named(tmp_path, kind):
             continue
         with pytest.raises(CorruptDataError, match=r"sketch\.safetensors"):
             kind.load(path)
-    (tmp_path / "fit.safetensors").write_bytes(fit_sketch(ROWS[:50], PARAMETERS).to_bytes())
+    fit_sketch(ROWS[:50], PARAMETERS).save(tmp_path / "fit.safetensors")
     with pytest.raises(CorruptDataError, match=r"fit\.safetensors"):
         StoredSketch.load(tmp_path / "fit.safetensors")
 
