@@ -19,6 +19,12 @@ NO_POSTGRES = f"no PostgreSQL here; to bring it: {BRING_POSTGRES}"
 PACKAGES = {"Chromium": ("chromium", "fonts-dejavu-core"), "PostgreSQL": ("postgresql",)}
 """Debian's packages of each."""
 
+ASK_PLAYWRIGHT = """
+from playwright.sync_api import sync_playwright
+with sync_playwright() as playwright:
+    print(playwright.chromium.executable_path)
+"""
+
 
 @cache
 def chromium() -> Path | None:
@@ -26,10 +32,8 @@ def chromium() -> Path | None:
     for name in ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"):
         if found := shutil.which(name):
             return Path(found)
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        own = Path(playwright.chromium.executable_path)
+    asked = subprocess.run([sys.executable, "-c", ASK_PLAYWRIGHT], capture_output=True, text=True, check=False)
+    own = Path(asked.stdout.strip() or "nowhere")  # its driver may not even start on a bare machine
     return own if own.exists() else None
 
 
