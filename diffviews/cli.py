@@ -12,6 +12,7 @@ import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
 from typing import Any, NoReturn, get_args, get_origin, get_type_hints
 
 from diffviews.errors import ConfigError, DiffViewsError, unknown_name
@@ -81,7 +82,7 @@ COMMANDS = {
     ),
     "benchmark": Command(
         "experiments.benchmarks.command:benchmark",
-        "measure how fast everything is against the alternatives",
+        "measure how fast everything is against the alternatives; from a clone",
         positional=("names",),
     ),
 }
@@ -150,8 +151,14 @@ def run_command(name: str, arguments: Sequence[str] | None = None) -> NoReturn:
 
 
 def load_function(name: str) -> Callable[..., Any]:
-    """Import and return the typed function behind a command."""
+    """Import and return the typed function behind a command.
+
+    Raises:
+        ConfigError: if it is one of the repository's that an installed package does not bring.
+    """
     module, _, function = COMMANDS[name].target.partition(":")
+    if module.startswith("experiments.") and not (Path(__file__).parents[1] / "experiments" / "benchmarks").is_dir():
+        raise ConfigError(f"{name} runs from a clone of the repository; the installed package does not hold it")
     return getattr(importlib.import_module(module), function)
 
 

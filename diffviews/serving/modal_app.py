@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import modal  # type: ignore[import-not-found, unused-ignore]
 
+from diffviews.tracking.profiles import profile_folder
+
 if TYPE_CHECKING:
     from diffviews.serving.guard import Guard
 
@@ -27,7 +29,8 @@ image = (
         str(Path(__file__).resolve().parents[2] / "pyproject.toml"), optional_dependencies=["diffusion"]
     )
     .env({"DIFFVIEWS_CACHE_DIR": _CACHE, "MLFLOW_DISABLE_TELEMETRY": "true"})
-    .add_local_python_source("diffviews", "mlruns_config", ignore=["**/__pycache__"])  # weights and tables too
+    .add_local_python_source("diffviews", ignore=["**/__pycache__"])  # weights and tables too
+    .add_local_dir(profile_folder(), "/root/mlruns_config")  # beside the package, as in a clone
 )
 app = modal.App(NAME, image=image, include_source=False)
 

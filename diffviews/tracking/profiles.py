@@ -1,7 +1,8 @@
 """Profiles: where runs are tracked and where their artifacts lie.
 
-A profile is a TOML file in `mlruns_config`. It is chosen by name or path, else by
-`DIFFVIEWS_PROFILE`, else it is `local`; `MLFLOW_TRACKING_URI` wins over its tracking address.
+A profile is a TOML file in `mlruns_config`, which is at the top of a clone and inside `diffviews` in a wheel. It is
+chosen by name or path, else by `DIFFVIEWS_PROFILE`, else it is `local`; `MLFLOW_TRACKING_URI` wins over its tracking
+address.
 """
 
 import os
@@ -9,7 +10,6 @@ import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -71,10 +71,16 @@ class Profile:
         object.__setattr__(self, "settings", {**R2_SETTINGS, ENDPOINT: f"https://{host}", **self.settings})
 
 
+def profile_folder() -> Path:
+    """Return where the profiles that ship with DiffViews lie."""
+    package = Path(__file__).parents[1]
+    installed = package / "mlruns_config"
+    return installed if installed.is_dir() else package.parent / "mlruns_config"
+
+
 def profile_names() -> list[str]:
     """Return the names of the profiles that ship with DiffViews."""
-    packaged = files("mlruns_config").iterdir()
-    return sorted(entry.name.removesuffix(".toml") for entry in packaged if entry.name.endswith(".toml"))
+    return sorted(path.stem for path in profile_folder().glob("*.toml"))
 
 
 def load_profile(name: str | None = None) -> Profile:
@@ -139,7 +145,7 @@ def _read(name: str) -> Profile:
             raise ConfigError(f"profile {name!r}: there is no such file")
         text = path.read_text(encoding="utf-8")
     elif name in profile_names():
-        text = files("mlruns_config").joinpath(f"{name}.toml").read_text(encoding="utf-8")
+        text = (profile_folder() / f"{name}.toml").read_text(encoding="utf-8")
     else:
         raise ConfigError(unknown_name("profile", name, profile_names()) + "; a path ending in .toml works too")
     try:

@@ -4,13 +4,12 @@ import contextlib
 import os
 import sqlite3
 import threading
-from importlib.resources import files
 
 import pytest
 
 from diffviews.errors import ConfigError, DiskSpaceError, RunNotFoundError, TrackingError
 from diffviews.tracking.connection import Connection, ScopedDefaults, absolute_uri, check_run_id, redact, sqlite_path
-from diffviews.tracking.profiles import Profile, activate, load_profile, profile_names, profile_of
+from diffviews.tracking.profiles import Profile, activate, load_profile, profile_folder, profile_names, profile_of
 
 VARIABLES = (
     "MLFLOW_TRACKING_URI",
@@ -102,7 +101,7 @@ def test_malformed_profile_is_refused_and_no_secret_is_repeated(tmp_path, text, 
 @pytest.mark.parametrize("name", profile_names())
 def test_shipped_profile_is_valid_and_holds_no_value_of_a_secret(name, monkeypatch):
     profile = load_profile(name)
-    text = files("mlruns_config").joinpath(f"{name}.toml").read_text()
+    text = (profile_folder() / f"{name}.toml").read_text()
     for target, source in profile.environment.items():
         assert source.isupper()
         monkeypatch.setenv(source, f"secret-of-{target}")

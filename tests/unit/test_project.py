@@ -74,7 +74,7 @@ def test_every_argument_is_documented(name):
     assert flags_of(function)
 
 
-@pytest.mark.parametrize("package", ["diffviews", "panel_app", "mlruns_config", "experiments"])
+@pytest.mark.parametrize("package", ["diffviews", "panel_app"])
 def test_every_data_file_is_packaged(package):
     patterns = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"][package]
     files = [path for path in (ROOT / package).rglob("*") if path.is_file() and "__pycache__" not in path.parts]
