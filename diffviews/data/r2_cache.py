@@ -12,10 +12,10 @@ import tempfile
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from diffviews.data.remote.bulk import StoredObject, check_key
-from diffviews.data.remote.object_store import CONNECTIONS, ObjectStore
-from diffviews.data.remote.s3_client import parse_s3_address
-from diffviews.data.remote.uploads import UploadQueue
+from diffviews.data.storage.bulk import StoredObject, check_key
+from diffviews.data.storage.object_store import CONNECTIONS, ObjectStore
+from diffviews.data.storage.s3_client import parse_s3_address
+from diffviews.data.storage.uploads import UploadQueue
 from diffviews.errors import ConfigError, DiffViewsError
 
 logger = logging.getLogger(__name__)

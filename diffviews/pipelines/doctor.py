@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from diffviews.data.cache import cache_folder
 from diffviews.data.disk import format_bytes
 from diffviews.data.r2_cache import DATA, missing_credentials, shared_bucket, shared_bucket_address
-from diffviews.data.remote.object_store import ObjectStore
+from diffviews.data.storage.cache import cache_folder
+from diffviews.data.storage.object_store import ObjectStore
 from diffviews.device import resolve_device
 from diffviews.errors import ConfigError, DiffViewsError
 from diffviews.processing.umap_backend import get_backend_name

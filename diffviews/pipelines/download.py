@@ -7,8 +7,8 @@ from typing import Literal
 
 from diffviews.data.checkpoint_catalog import CATALOGUE, CatalogueEntry
 from diffviews.data.r2_cache import DATA, download_model, missing_credentials, shared_bucket
-from diffviews.data.remote.fetch import fetch
-from diffviews.data.remote.object_store import ObjectStore
+from diffviews.data.storage.fetch import fetch
+from diffviews.data.storage.object_store import ObjectStore
 from diffviews.errors import ConfigError, unknown_name
 
 logger = logging.getLogger(__name__)

@@ -6,7 +6,7 @@ from typing import Literal
 
 from diffviews.errors import ConfigError, RunNotFoundError
 from diffviews.noise import format_sigma
-from diffviews.pipelines.layer_run import MeasuredMap, log_map, map_title, measure, measure_map
+from diffviews.pipelines.layers.measured_map import MeasuredMap, log_map, map_title, measure, measure_map
 from diffviews.pipelines.plan import check_sigmas
 from diffviews.pipelines.workspace import Workspace, is_sketch, open_workspace
 from diffviews.processing.fitting import fit_aligned_map, fit_aligned_reduced, fit_joint_map, fit_reduced

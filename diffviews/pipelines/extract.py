@@ -18,7 +18,7 @@ from diffviews.pipelines.captured import CapturedArray
 from diffviews.pipelines.control import ControlExperiment, ControlSettings
 from diffviews.pipelines.datasets import open_dataset
 from diffviews.pipelines.inputs import log_inputs
-from diffviews.pipelines.layer_run import LayerRuns
+from diffviews.pipelines.layers.runs import LayerRuns
 from diffviews.pipelines.models import absolute, load_model
 from diffviews.pipelines.plan import (
     Conditioning,

@@ -25,7 +25,7 @@ from diffviews.lightning.generation import GenerationData, GenerationModule, Spa
 from diffviews.lightning.runner import predict, trainer
 from diffviews.noise import format_sigma
 from diffviews.pipelines.inputs import log_inputs
-from diffviews.pipelines.layer_run import LayerRuns
+from diffviews.pipelines.layers.runs import LayerRuns
 from diffviews.pipelines.models import absolute, load_model
 from diffviews.pipelines.plan import check_sample_count, choose_layers
 from diffviews.pipelines.recipe import Precision

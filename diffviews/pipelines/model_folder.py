@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from diffviews.adapters.defaults import SamplingDefaults
-from diffviews.data.remote.fetch import is_remote
+from diffviews.data.storage.fetch import is_remote
 from diffviews.errors import CheckpointError, ConfigError
 
 _log = logging.getLogger(__name__)

@@ -11,7 +11,7 @@ from diffviews.adapters.base import GeneratorAdapter
 from diffviews.adapters.registry import get_adapter, load_adapter
 from diffviews.data.checkpoint_catalog import CATALOGUE, PREFIX, find_checkpoint, get_checkpoint
 from diffviews.data.checkpoints import PICKLED
-from diffviews.data.remote.fetch import fetch, is_remote
+from diffviews.data.storage.fetch import fetch, is_remote
 from diffviews.errors import CheckpointError, ConfigError, unknown_name
 from diffviews.pipelines.model_folder import ModelFolder
 from diffviews.tracking.models import SCHEME, download_model

@@ -5,16 +5,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from diffviews.data.checkpoints import PICKLED
-from diffviews.data.layer_cache import LayerCache
 from diffviews.data.legacy.datasets import find_models
 from diffviews.data.r2_cache import DATA, shared_bucket
-from diffviews.data.remote.bulk import EXCLUDED_FOLDERS
-from diffviews.data.remote.object_store import ObjectStore
-from diffviews.data.remote.store_errors import StoreError
-from diffviews.data.shared_layers import SharedLayers
+from diffviews.data.storage.bulk import EXCLUDED_FOLDERS
+from diffviews.data.storage.layer_cache import LayerCache
+from diffviews.data.storage.object_store import ObjectStore
+from diffviews.data.storage.shared_layers import SharedLayers
+from diffviews.data.storage.store_errors import StoreError
 from diffviews.errors import ConfigError
 from diffviews.pipelines.extract import extract
-from diffviews.pipelines.open_layer import LayerOpener
+from diffviews.pipelines.layers.nearest import LayerOpener
 from diffviews.pipelines.workspace import open_workspace
 from diffviews.processing.map_parameters import MapParameters
 

@@ -6,7 +6,7 @@ import pandas as pd
 from diffviews.data.layout import LayerKey
 from diffviews.data.samples import SampleSet
 from diffviews.noise import format_sigma
-from diffviews.pipelines.layer_run import class_array
+from diffviews.pipelines.layers.measured_map import class_array
 from diffviews.pipelines.workspace import Workspace, is_sketch
 from diffviews.processing.figures import cka_figure, maps_figure, ranking_figure
 from diffviews.processing.similarity import centered_gram, cka_from_grams

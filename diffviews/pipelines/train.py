@@ -20,7 +20,7 @@ from diffviews.errors import ConfigError
 from diffviews.lightning.runner import interruptible
 from diffviews.lightning.training import train_denoiser
 from diffviews.lightning.training_config import TrainingConfig
-from diffviews.pipelines.layer_run import class_array
+from diffviews.pipelines.layers.measured_map import class_array
 from diffviews.pipelines.workspace import open_workspace
 from diffviews.processing.judge import fit_judge
 from diffviews.tracking.schema import RunTags, fingerprint

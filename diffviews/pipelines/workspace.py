@@ -5,9 +5,9 @@ from pathlib import Path
 
 from diffviews.adapters.condition import Condition
 from diffviews.data.activations import ActivationReader
-from diffviews.data.remote.object_store import ObjectStore
 from diffviews.data.samples import SampleSet
 from diffviews.data.sketches import SKETCH_FILE, StoredSketch
+from diffviews.data.storage.object_store import ObjectStore
 from diffviews.errors import ConfigError, DiffViewsError, RunNotFoundError
 from diffviews.noise import format_sigma
 from diffviews.processing.projector import Projector

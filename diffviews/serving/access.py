@@ -6,7 +6,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from diffviews.data.checkpoint_catalog import CATALOGUE, PREFIX, find_checkpoint
-from diffviews.data.remote.fetch import is_remote
+from diffviews.data.storage.fetch import is_remote
 from diffviews.errors import ConfigError, unknown_name
 from diffviews.tracking.models import SCHEME
 

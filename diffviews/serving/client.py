@@ -13,7 +13,7 @@ from urllib.parse import quote, urlencode, urlsplit
 import urllib3
 from urllib3.exceptions import HTTPError, LocationParseError, NameResolutionError, ReadTimeoutError, SSLError
 
-from diffviews.data.remote.https import LOCAL_HOSTS
+from diffviews.data.storage.https import LOCAL_HOSTS
 from diffviews.errors import CancelledError, ConfigError, DiffViewsError
 from diffviews.pipelines.generate import GenerationOutcome
 from diffviews.pipelines.job_queue import JobFailedError, JobNotFoundError, QueueFullError, QueueStoppedError

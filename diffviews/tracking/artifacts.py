@@ -10,8 +10,8 @@ from types import MappingProxyType
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from diffviews.data.downloads import Downloads
-from diffviews.data.remote.bulk import in_parallel
+from diffviews.data.storage.bulk import in_parallel
+from diffviews.data.storage.downloads import Downloads
 from diffviews.errors import ConfigError, CorruptDataError, RunNotFoundError, SchemaVersionError
 from diffviews.tracking.connection import Connection, check_run_id
 from diffviews.tracking.transfers import Transfers, transfers_for

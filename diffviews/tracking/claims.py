@@ -6,7 +6,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from diffviews.data.cache import cache_folder
+from diffviews.data.storage.cache import cache_folder
 from diffviews.errors import TrackingError
 from diffviews.tracking.artifacts import local_folder
 

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlsplit
 
-from diffviews.data.remote.object_store import ObjectStore
-from diffviews.data.remote.s3_client import S3Address
-from diffviews.data.remote.store_errors import explained
+from diffviews.data.storage.object_store import ObjectStore
+from diffviews.data.storage.s3_client import S3Address
+from diffviews.data.storage.store_errors import explained
 from diffviews.errors import ConfigError, DiskSpaceError, RunNotFoundError, TrackingError
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from diffviews.data.cache import cache_folder
+from diffviews.data.storage.cache import cache_folder
 from diffviews.errors import ConfigError, TrackingError
 from diffviews.tracking.artifacts import check_artifact_name
 from diffviews.tracking.connection import Connection

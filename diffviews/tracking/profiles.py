@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from diffviews.data.remote.s3_client import R2_HOST, S3Address, parse_s3_address
+from diffviews.data.storage.s3_client import R2_HOST, S3Address, parse_s3_address
 from diffviews.errors import ConfigError, unknown_name
 from diffviews.tracking.connection import absolute_uri, is_sqlite, redact, sqlite_path
 from diffviews.tracking.sqlite_store import prepare_sqlite

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Protocol
 
 from diffviews.data.disk import named_disk_errors
-from diffviews.data.remote.bulk import in_parallel
-from diffviews.data.remote.object_store import CONNECTIONS
-from diffviews.data.remote.s3_client import parse_s3_address
+from diffviews.data.storage.bulk import in_parallel
+from diffviews.data.storage.object_store import CONNECTIONS
+from diffviews.data.storage.s3_client import parse_s3_address
 from diffviews.tracking.connection import Connection
 
 SERVER_CONNECTIONS = 8

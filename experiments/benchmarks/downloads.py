@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-from diffviews.data.remote.object_store import CONNECTIONS, ObjectStore
+from diffviews.data.storage.object_store import CONNECTIONS, ObjectStore
 from experiments.benchmarks.benchmark import Benchmark, Measurement, Setting
 from experiments.benchmarks.measurement import Comparison, Measure, Target, interleave, seconds_of
 from experiments.benchmarks.slow_store import BUCKET, PREFIX, slow_store

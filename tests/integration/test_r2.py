@@ -15,14 +15,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from diffviews.data.remote.store_errors import ObjectNotFoundError, StoreError
-from diffviews.data.shared_layers import SharedLayers
+from diffviews.data.storage.shared_layers import SharedLayers
+from diffviews.data.storage.store_errors import ObjectNotFoundError, StoreError
 from diffviews.errors import ConfigError
 from diffviews.pipelines import captured
 from diffviews.pipelines import extract as extract_module
 from diffviews.pipelines.generate import generate
+from diffviews.pipelines.layers.nearest import LayerOpener, OpenedLayer, open_layer
 from diffviews.pipelines.legacy import layer as legacy_layer
-from diffviews.pipelines.open_layer import LayerOpener, OpenedLayer, open_layer
 from diffviews.pipelines.recipe import GenerationRecipe
 from diffviews.pipelines.workspace import open_workspace
 from tests.integration.conftest import ROOT, inside

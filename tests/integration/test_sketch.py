@@ -10,13 +10,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from diffviews.data.layer_cache import LayerCache
 from diffviews.data.sketches import SKETCH_FILE
+from diffviews.data.storage.layer_cache import LayerCache
 from diffviews.errors import ConfigError, SelectionError, ShapeError
 from diffviews.pipelines.embed import embed
 from diffviews.pipelines.extract import extract
 from diffviews.pipelines.generate import generate
-from diffviews.pipelines.layer_entry import OpenedLayer, fill_from_run, log_entry
+from diffviews.pipelines.layers.entry import OpenedLayer, fill_from_run, log_entry
 from diffviews.pipelines.masks import interventions_of
 from diffviews.pipelines.recipe import GenerationRecipe
 from diffviews.pipelines.replay import replay

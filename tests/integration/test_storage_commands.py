@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from diffviews.cli import main
-from diffviews.data.remote.store_errors import StoreError
+from diffviews.data.storage.store_errors import StoreError
 from diffviews.errors import ConfigError
 from diffviews.pipelines import download as download_module
 from diffviews.pipelines.download import download

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from diffviews.data.remote.store_errors import StoreError
+from diffviews.data.storage.store_errors import StoreError
 from diffviews.pipelines.extract import extract
 from diffviews.pipelines.workspace import open_workspace
 from tests.integration.conftest import ROOT, inside

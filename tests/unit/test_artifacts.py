@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffviews.data.cache import cache_folder
+from diffviews.data.storage.cache import cache_folder
 from diffviews.errors import ConfigError, CorruptDataError, RunNotFoundError, SchemaVersionError, TrackingError
 from diffviews.tracking.artifacts import (
     MANIFEST,

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from diffviews.data.cache import GRACE, STALE
-from diffviews.data.downloads import Downloads
-from diffviews.data.layer_cache import LayerCache
+from diffviews.data.storage.cache import GRACE, STALE
+from diffviews.data.storage.downloads import Downloads
+from diffviews.data.storage.layer_cache import LayerCache
 from diffviews.errors import ConfigError
 from diffviews.tracking.artifacts import ArtifactFolder
 from diffviews.tracking.transfers import StoreTransfers

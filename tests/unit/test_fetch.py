@@ -12,11 +12,11 @@ import boto3
 import pytest
 from moto.server import ThreadedMotoServer
 
-from diffviews.data.remote import partial
-from diffviews.data.remote.fetch import fetch
-from diffviews.data.remote.hub import HubAddress, parse_hub_address
-from diffviews.data.remote.model_files import safe_parts, wanted_files
-from diffviews.data.remote.s3_client import parse_s3_address, s3_client
+from diffviews.data.storage import resumable
+from diffviews.data.storage.fetch import fetch
+from diffviews.data.storage.hub import HubAddress, parse_hub_address
+from diffviews.data.storage.model_files import safe_parts, wanted_files
+from diffviews.data.storage.s3_client import parse_s3_address, s3_client
 from diffviews.errors import CheckpointError, ConfigError
 from tests.file_server import Site, serve
 
@@ -27,7 +27,7 @@ DIGEST = hashlib.sha256(CONTENT).hexdigest()
 @pytest.fixture(autouse=True)
 def quick_and_apart(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("DIFFVIEWS_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.setattr(partial.time, "sleep", lambda _: None)
+    monkeypatch.setattr(resumable.time, "sleep", lambda _: None)
     for name in ("http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY", "ALL_PROXY", "all_proxy"):
         monkeypatch.delenv(name, raising=False)
 
@@ -69,7 +69,7 @@ def test_another_process_goes_on_where_one_gave_up(site: Site, tmp_path: Path) -
         fetch(f"{site.url}/m/weights.bin")
     assert leftovers(tmp_path) == ["weights.bin.part", "weights.bin.part.json"]
     asked = len(site.requests)
-    assert asked <= partial.ATTEMPTS + 2
+    assert asked <= resumable.ATTEMPTS + 2
     site.drop_after = []
     assert fetch(f"{site.url}/m/weights.bin").read_bytes() == CONTENT
     assert ranges(site)[asked:] == ["bytes=1000000-"]
@@ -182,7 +182,7 @@ def test_name_in_an_address_cannot_lead_elsewhere(site: Site, name: str) -> None
 def test_two_processes_fetch_once(site: Site, tmp_path: Path) -> None:
     site.pause = 0.5
     script = (
-        "import sys, tqdm, filelock; from diffviews.data.remote.fetch import fetch; print('ready', flush=True); "
+        "import sys, tqdm, filelock; from diffviews.data.storage.fetch import fetch; print('ready', flush=True); "
         "sys.stdin.readline(); print(fetch(sys.argv[1]))"
     )
     command = [sys.executable, "-c", script, f"{site.url}/m/weights.bin"]

@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 
-from diffviews.data.cache import cache_limit
-from diffviews.data.layer_cache import ENTRY, EntryList, LayerCache
-from diffviews.data.remote import object_store
-from diffviews.data.remote.object_store import ObjectStore
-from diffviews.data.remote.store_errors import ObjectNotFoundError
-from diffviews.data.shared_layers import SharedLayers
+from diffviews.data.storage import object_store
+from diffviews.data.storage.cache import cache_limit
+from diffviews.data.storage.layer_cache import ENTRY, EntryList, LayerCache
+from diffviews.data.storage.object_store import ObjectStore
+from diffviews.data.storage.shared_layers import SharedLayers
+from diffviews.data.storage.store_errors import ObjectNotFoundError
 from diffviews.errors import ConfigError, CorruptDataError, SchemaVersionError
 from tests.s3_server import BUCKET, Proxy, fresh_bucket, proxied, raw_client, s3_server, stored_keys, use_store
 
@@ -89,7 +89,7 @@ def test_entry_in_use_stays_and_one_that_is_larger_than_all_is_kept(cache: Layer
 def test_entry_in_use_by_another_process_stays_until_that_is_gone(cache: LayerCache) -> None:
     add(cache, A)
     code = (
-        "import sys, time; from pathlib import Path; from diffviews.data.layer_cache import LayerCache\n"
+        "import sys, time; from pathlib import Path; from diffviews.data.storage.layer_cache import LayerCache\n"
         f"entry = LayerCache(Path({str(cache.folder)!r}), 3500).open('{A}')\n"
         "print('open', flush=True); time.sleep(60)\n"
     )
@@ -125,7 +125,7 @@ def test_processes_share_the_folder(tmp_path: Path) -> None:
 
 def test_process_killed_while_adding_leaves_no_entry_and_is_swept(cache: LayerCache) -> None:
     code = (
-        "import os, signal, sys; from pathlib import Path; from diffviews.data.layer_cache import LayerCache\n"
+        "import os, signal, sys; from pathlib import Path; from diffviews.data.storage.layer_cache import LayerCache\n"
         f"with LayerCache(Path({str(cache.folder)!r}), 3500).adding('{A}') as draft:\n"
         "    (draft.folder / 'x').write_bytes(b'x'); os.kill(os.getpid(), signal.SIGKILL)\n"
     )
@@ -256,8 +256,8 @@ def test_upload_killed_half_way_is_invisible_and_a_retry_completes_it(
         draft.about = ABOUT
     proxy.faults.hold = threading.Event()
     code = (
-        "from pathlib import Path; from diffviews.data.layer_cache import LayerCache\n"
-        "from diffviews.data.shared_layers import SharedLayers\n"
+        "from pathlib import Path; from diffviews.data.storage.layer_cache import LayerCache\n"
+        "from diffviews.data.storage.shared_layers import SharedLayers\n"
         f"cache = LayerCache(Path({str(cache.folder)!r}), 10**9); entry = cache.open('{A}')\n"
         "SharedLayers.configured().offer('m', entry, cache).wait()\n"
     )

@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 
 from diffviews.data.r2_cache import R2DataStore, R2LayerCache, shared_bucket
-from diffviews.data.remote import object_store
-from diffviews.data.remote.bulk import check_key
-from diffviews.data.remote.object_store import LARGE, ObjectStore
-from diffviews.data.remote.store_errors import ObjectNotFoundError, StoreError
+from diffviews.data.storage import object_store
+from diffviews.data.storage.bulk import check_key
+from diffviews.data.storage.object_store import LARGE, ObjectStore
+from diffviews.data.storage.store_errors import ObjectNotFoundError, StoreError
 from diffviews.errors import ConfigError
 from tests.s3_server import BUCKET, KEY, SECRET, Proxy, fresh_bucket, proxied, s3_server, stored_keys, use_store
 
@@ -124,7 +124,7 @@ def test_large_object_goes_on_in_another_process(store: ObjectStore, proxy: Prox
     def dies(*arguments: Any, **options: Any) -> Any:
         monkey = pytest.MonkeyPatch()
         with monkey.context() as patch:
-            patch.setattr("diffviews.data.remote.partial._append", _once_then_die())
+            patch.setattr("diffviews.data.storage.resumable._append", _once_then_die())
             return original(*arguments, **options)
 
     object_store.download = dies  # type: ignore[assignment]
@@ -142,7 +142,7 @@ def test_large_object_goes_on_in_another_process(store: ObjectStore, proxy: Prox
 
 
 def _once_then_die() -> Any:
-    from diffviews.data.remote.partial import _append
+    from diffviews.data.storage.resumable import _append
 
     def append(*arguments: Any) -> bool:
         try:

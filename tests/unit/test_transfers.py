@@ -9,8 +9,8 @@ import pytest
 from mlflow.exceptions import MlflowException
 from requests.exceptions import ConnectionError as RequestsConnectionError
 
-from diffviews.data.remote.bulk import in_parallel
-from diffviews.data.remote.store_errors import ObjectNotFoundError, StoreError
+from diffviews.data.storage.bulk import in_parallel
+from diffviews.data.storage.store_errors import ObjectNotFoundError, StoreError
 from diffviews.errors import TrackingError
 from diffviews.tracking import connection as connection_module
 from diffviews.tracking.connection import Connection

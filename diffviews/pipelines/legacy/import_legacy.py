@@ -18,7 +18,8 @@ from diffviews.data.legacy.maps import LegacyMap, read_maps, tables_in
 from diffviews.errors import ConfigError, SampleSetError, unknown_name
 from diffviews.noise import format_sigma
 from diffviews.pipelines.captured import CapturedArray
-from diffviews.pipelines.layer_run import LayerRuns, log_map, measure
+from diffviews.pipelines.layers.measured_map import log_map, measure
+from diffviews.pipelines.layers.runs import LayerRuns
 from diffviews.pipelines.legacy.import_plan import ImportedModel, ImportPlan
 from diffviews.pipelines.summary import RANKED, ExtractionSummary
 from diffviews.pipelines.workspace import Workspace, open_workspace

@@ -10,7 +10,7 @@ from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 
-from diffviews.data.remote.partial import CHUNK, BrokenConnectionError, Piece
+from diffviews.data.storage.resumable import CHUNK, BrokenConnectionError, Piece
 from diffviews.errors import CheckpointError
 
 TIMEOUT = 60.0

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from diffviews.data.remote.model_files import safe_parts, wanted_files
-from diffviews.data.remote.partial import Expected
+from diffviews.data.storage.model_files import safe_parts, wanted_files
+from diffviews.data.storage.resumable import Expected
 from diffviews.errors import CheckpointError, ConfigError
 
 _ADDRESS = re.compile(r"hf:(?://)?(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w.-]+))?(?:/(?P<path>.*))?")

@@ -8,12 +8,12 @@ from hashlib import sha256
 from pathlib import Path
 
 from diffviews.data.disk import require_disk_space
-from diffviews.data.layer_cache import ENTRY, CachedLayer, EntryList, LayerCache, check_fingerprint
 from diffviews.data.r2_cache import DATA, missing_credentials, shared_bucket
-from diffviews.data.remote.bulk import check_key, in_parallel
-from diffviews.data.remote.object_store import CONNECTIONS, ObjectStore
-from diffviews.data.remote.store_errors import ObjectNotFoundError
-from diffviews.data.remote.uploads import Upload, UploadQueue
+from diffviews.data.storage.bulk import check_key, in_parallel
+from diffviews.data.storage.layer_cache import ENTRY, CachedLayer, EntryList, LayerCache, check_fingerprint
+from diffviews.data.storage.object_store import CONNECTIONS, ObjectStore
+from diffviews.data.storage.store_errors import ObjectNotFoundError
+from diffviews.data.storage.uploads import Upload, UploadQueue
 from diffviews.errors import CorruptDataError
 
 logger = logging.getLogger(__name__)

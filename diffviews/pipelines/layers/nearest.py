@@ -13,14 +13,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from diffviews.data.layer_cache import CachedLayer, LayerCache
 from diffviews.data.layout import LayerKey
-from diffviews.data.remote.store_errors import StoreError
-from diffviews.data.shared_layers import SharedLayers
+from diffviews.data.storage.layer_cache import CachedLayer, LayerCache
+from diffviews.data.storage.shared_layers import SharedLayers
+from diffviews.data.storage.store_errors import StoreError
 from diffviews.errors import ConfigError, CorruptDataError, RunNotFoundError, SchemaVersionError
 from diffviews.pipelines.datasets import open_dataset
 from diffviews.pipelines.extract import ExtractionJob
-from diffviews.pipelines.layer_entry import OpenedLayer, Origin, fill_from_run, log_entry
+from diffviews.pipelines.layers.entry import OpenedLayer, Origin, fill_from_run, log_entry
 from diffviews.pipelines.legacy.layer import LegacyLayer
 from diffviews.pipelines.models import absolute, load_model
 from diffviews.pipelines.plan import Conditioning, ExtractionPlan, check_sigmas, choose_layers, resolve_conditioning

@@ -14,9 +14,9 @@ from typing import Any, Literal
 import pandas as pd
 
 from diffviews.data.activations import ActivationReader
-from diffviews.data.layer_cache import CachedLayer
 from diffviews.data.samples import SampleSet
 from diffviews.data.sketches import SKETCH_FILE, StoredSketch
+from diffviews.data.storage.layer_cache import CachedLayer
 from diffviews.errors import CorruptDataError
 from diffviews.noise import format_sigma
 from diffviews.pipelines.captured import link_tree

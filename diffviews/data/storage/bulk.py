@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from diffviews.data.remote.model_files import safe_parts
-from diffviews.data.remote.store_errors import StoreError
+from diffviews.data.storage.model_files import safe_parts
+from diffviews.data.storage.store_errors import StoreError
 from diffviews.errors import CheckpointError, ConfigError
 
 logger = logging.getLogger(__name__)

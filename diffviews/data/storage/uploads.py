@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from diffviews.data.remote.bulk import check_key
-from diffviews.data.remote.object_store import ObjectStore
+from diffviews.data.storage.bulk import check_key
+from diffviews.data.storage.object_store import ObjectStore
 from diffviews.errors import DiffViewsError
 
 logger = logging.getLogger(__name__)

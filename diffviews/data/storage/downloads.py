@@ -8,9 +8,9 @@ import contextlib
 import threading
 from pathlib import Path
 
-from diffviews.data.cache import LAYERS, RUNS, cache_folder, cache_limit, mark_used
-from diffviews.data.layer_cache import LayerCache
-from diffviews.data.remote.bulk import check_key
+from diffviews.data.storage.bulk import check_key
+from diffviews.data.storage.cache import LAYERS, RUNS, cache_folder, cache_limit, mark_used
+from diffviews.data.storage.layer_cache import LayerCache
 
 _LOOKS_PER_LIMIT = 64
 """How often the folder is looked through while the whole limit is downloaded."""

@@ -5,13 +5,13 @@ import os
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from diffviews.data.cache import cache_folder
-from diffviews.data.remote.https import check_secure, open_https, shown
-from diffviews.data.remote.hub import fetch_hub, parse_hub_address
-from diffviews.data.remote.model_files import safe_parts
-from diffviews.data.remote.partial import Expected, Piece, download
-from diffviews.data.remote.s3 import fetch_s3
-from diffviews.data.remote.s3_client import parse_s3_address
+from diffviews.data.storage.cache import cache_folder
+from diffviews.data.storage.https import check_secure, open_https, shown
+from diffviews.data.storage.hub import fetch_hub, parse_hub_address
+from diffviews.data.storage.model_files import safe_parts
+from diffviews.data.storage.resumable import Expected, Piece, download
+from diffviews.data.storage.s3 import fetch_s3
+from diffviews.data.storage.s3_client import parse_s3_address
 from diffviews.errors import CheckpointError
 
 REMOTE = ("https://", "http://", "hf:", "s3://", "r2://")

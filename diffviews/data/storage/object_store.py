@@ -18,7 +18,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from diffviews.data.remote.bulk import (
+from diffviews.data.storage.bulk import (
     EXCLUDED_FOLDERS,
     StoredObject,
     check_key,
@@ -27,9 +27,9 @@ from diffviews.data.remote.bulk import (
     is_there,
     is_wanted,
 )
-from diffviews.data.remote.partial import CHUNK, BrokenConnectionError, Piece, download
-from diffviews.data.remote.s3_client import S3Address, parse_s3_address, s3_client
-from diffviews.data.remote.store_errors import CHANGED, MISSING, StoreError, error_code, explained
+from diffviews.data.storage.resumable import CHUNK, BrokenConnectionError, Piece, download
+from diffviews.data.storage.s3_client import S3Address, parse_s3_address, s3_client
+from diffviews.data.storage.store_errors import CHANGED, MISSING, StoreError, error_code, explained
 from diffviews.errors import CheckpointError, ConfigError
 
 logger = logging.getLogger(__name__)

@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from diffviews.data.remote.model_files import safe_parts, wanted_files
-from diffviews.data.remote.partial import CHUNK, BrokenConnectionError, Expected, Piece, download
-from diffviews.data.remote.s3_client import S3Address, s3_client
+from diffviews.data.storage.model_files import safe_parts, wanted_files
+from diffviews.data.storage.resumable import CHUNK, BrokenConnectionError, Expected, Piece, download
+from diffviews.data.storage.s3_client import S3Address, s3_client
 from diffviews.errors import CheckpointError
 
 _MISSING = ("404", "NoSuchKey", "NotFound", "NoSuchBucket")

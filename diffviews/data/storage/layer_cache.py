@@ -28,9 +28,9 @@ from typing import Any
 
 from filelock import FileLock
 
-from diffviews.data.cache import LAYERS, RUNS, Kept, cache_folder, cache_limit, kept_files, make_room, mark_used
 from diffviews.data.disk import format_bytes
-from diffviews.data.remote.bulk import check_key
+from diffviews.data.storage.bulk import check_key
+from diffviews.data.storage.cache import LAYERS, RUNS, Kept, cache_folder, cache_limit, kept_files, make_room, mark_used
 from diffviews.errors import ConfigError, CorruptDataError, SchemaVersionError
 
 logger = logging.getLogger(__name__)

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from diffviews.data.remote.s3_client import S3Address
+from diffviews.data.storage.s3_client import S3Address
 from diffviews.errors import DiffViewsError
 
 MISSING = frozenset({"404", "NoSuchKey", "NotFound"})

@@ -1,1 +1,0 @@
-"""Files that lie elsewhere: fetched whole, checked, and kept."""
