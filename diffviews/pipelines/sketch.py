@@ -27,8 +27,8 @@ from diffviews.lightning.sums import BlockSums, sums_folder
 from diffviews.noise import format_sigma
 from diffviews.pipelines.plan import ExtractionPlan
 from diffviews.pipelines.workspace import conditions_of
+from diffviews.processing.blocks import ActivationSource
 from diffviews.processing.sketch import Sketch, fit_sketch
-from diffviews.processing.source_rows import ActivationSource
 
 logger = logging.getLogger(__name__)
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from diffviews.processing.in_order import in_order
-from diffviews.processing.neighbors import pairwise_distances
+from diffviews.processing.blocks import in_order
+from diffviews.processing.candidates import pairwise_distances
 
 TILE_ELEMENTS = 4_000_000
 """Distances held at a time, by each thread, in each space."""

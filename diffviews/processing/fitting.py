@@ -1,17 +1,17 @@
-"""Fitting maps: of one layer at one noise level, of several levels in one space, or aligned along them."""
+"""Fitting maps: of one noise level, of several in one space, aligned along them, or of places that are given."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from diffviews.errors import ConfigError, SampleSetError, ShapeError
+from diffviews.processing.blocks import ActivationSource, StackedRows
 from diffviews.processing.map_parameters import MapParameters
-from diffviews.processing.near_neighbors import near_neighbors
+from diffviews.processing.neighbors import near_neighbors
 from diffviews.processing.projector import Projector
 from diffviews.processing.reduction import Reduction, reduce_activations
-from diffviews.processing.source_rows import ActivationSource, StackedRows
 from diffviews.processing.umap_backend import embed_aligned, embed_neighbors, fitting
 
 
@@ -80,13 +80,45 @@ def fit_reduced(reduction: Reduction, sample_ids: Sequence[str], parameters: Map
         return _fit_reduced(reduction, ids, chosen)
 
 
+def fit_given_map(
+    activations: Any,
+    sample_ids: Sequence[str],
+    coordinates: np.ndarray,
+    parameters: MapParameters | None = None,
+    *,
+    sigmas: Sequence[float] | np.ndarray | None = None,
+) -> FittedMap:
+    """Fit StandardScaler → PCA → exact neighbours to activations whose places on a map are known.
+
+    The coordinates are kept as they are. New activations are placed among them by weighted neighbours
+    in PCA space, as on any map.
+
+    Args:
+        activations: (N, *shape) float16 or float32, all finite.
+        sample_ids: of the rows.
+        coordinates: (N, n) on the map.
+        parameters: None: the defaults; n_components is that of the coordinates.
+        sigmas: noise level of each row where several are stacked; then (id, sigma) is unique.
+
+    Raises:
+        ShapeError: if there is not one place a row, or ids repeat.
+        SampleSetError: if all samples are the same.
+    """
+    places = np.asarray(coordinates, dtype=np.float32)
+    if places.ndim != 2 or len(places) != len(activations):
+        raise ShapeError(f"coordinates are {places.shape}, not a row for each of {len(activations)} activations")
+    chosen = replace(parameters or MapParameters(), n_components=places.shape[1])
+    levels = None if sigmas is None else np.asarray(sigmas, dtype=np.float64)
+    with fitting():
+        reduction = reduce_activations(activations, chosen.pca_components, normalize=chosen.normalize)
+        near = _neighbors_of(reduction, chosen)
+    return _assemble(reduction, places, near, parameters=chosen, sample_ids=sample_ids, sigmas=levels)
+
+
 def _fit_reduced(
     reduction: Reduction, ids: tuple[str, ...], chosen: MapParameters, levels: np.ndarray | None = None
 ) -> FittedMap:
-    k = min(chosen.n_neighbors, len(ids) - 1)
-    indices, distances = near_neighbors(
-        reduction.points, k, metric=chosen.metric, random_state=chosen.random_state
-    )
+    indices, distances = _neighbors_of(reduction, chosen)
     embedding = embed_neighbors(
         reduction.points,
         *_with_self(indices, distances, chosen.n_neighbors),
@@ -129,6 +161,12 @@ def _reduce_finite(activations: Any, sample_ids: Sequence[str], parameters: MapP
         raise ShapeError(
             "activations are finite, but too large for float32 arithmetic; divide them by a constant first"
         ) from error
+
+
+def _neighbors_of(reduction: Reduction, parameters: MapParameters) -> tuple[np.ndarray, np.ndarray]:
+    """Return the nearest others of each point, as many as a map's parameters ask for, and their distances."""
+    k = min(parameters.n_neighbors, len(reduction.points) - 1)
+    return near_neighbors(reduction.points, k, metric=parameters.metric, random_state=parameters.random_state)
 
 
 def _with_self(indices: np.ndarray, distances: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -259,16 +297,11 @@ def _align(
         metric=chosen.metric,
         random_state=chosen.random_state,
     )
-    k = min(chosen.n_neighbors, len(sample_ids) - 1)
-    neighbors = [
-        near_neighbors(reduction.points, k, metric=chosen.metric, random_state=chosen.random_state)
-        for reduction in reductions.values()
-    ]
     return {
-        sigma: _assemble(reduction, embedding, near, parameters=chosen, sample_ids=sample_ids)
-        for sigma, reduction, embedding, near in zip(
-            reductions, reductions.values(), embeddings, neighbors, strict=True
+        sigma: _assemble(
+            reduction, embedding, _neighbors_of(reduction, chosen), parameters=chosen, sample_ids=sample_ids
         )
+        for (sigma, reduction), embedding in zip(reductions.items(), embeddings, strict=True)
     }
 
 

@@ -13,11 +13,10 @@ from typing import Any, Literal, Self
 import numpy as np
 
 from diffviews.errors import ConfigError, CorruptDataError, SelectionError, ShapeError
-from diffviews.processing.in_order import in_order
+from diffviews.processing.blocks import ActivationSource, in_order
 from diffviews.processing.map_parameters import MapParameters
-from diffviews.processing.neighbors import check_k, exact_neighbors, membership_strengths
+from diffviews.processing.neighbors import exact_neighbors, membership_strengths
 from diffviews.processing.projector_file import read_projector, shape_problem, write_projector
-from diffviews.processing.source_rows import ActivationSource
 
 __all__ = ["MapParameters", "Placement", "Projector"]
 
@@ -159,14 +158,11 @@ class Projector:
         metric = self.parameters.metric if space == "activation" else "euclidean"
         if not isinstance(query, int | np.integer):
             indices, distances = exact_neighbors(points, k, self._query_point(query, space), metric=metric)
-            return indices[0], distances[0]
-        if not 0 <= query < len(self):
+        elif 0 <= query < len(self):
+            indices, distances = exact_neighbors(points, k, rows=[int(query)], metric=metric)
+        else:
             raise SelectionError(f"row {query} is not one of the map's rows 0 … {len(self) - 1}")
-        check_k(k, len(self) - 1)
-        indices, distances = exact_neighbors(points, k + 1, points[query : query + 1], metric=metric)
-        # Among many copies of the same point its own row may not be the first, or there at all.
-        others = np.flatnonzero(indices[0] != query)[:k]
-        return indices[0][others], distances[0][others]
+        return indices[0], distances[0]
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write everything as one safetensors file, whole or not at all; answers after `load` are the same."""

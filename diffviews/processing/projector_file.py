@@ -1,6 +1,12 @@
-"""A projector on disk: one safetensors file, checked before anything in it is believed."""
+"""A projector on disk: one safetensors file, checked before anything in it is believed.
+
+Half-precision points and sample ids are packed without loss, since a large map's file mostly consists of them: of a
+float16 the lower byte is noise; the upper one, sign and exponent and two bits, takes three quarters of its space
+once a column's are next to each other. Ids begin alike and shrink to a few bytes each.
+"""
 
 import json
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from math import prod
@@ -12,7 +18,6 @@ import numpy as np
 from diffviews.data.tensor_file import write_arrays
 from diffviews.errors import CorruptDataError, DiffViewsError, SchemaVersionError
 from diffviews.processing.map_parameters import MapParameters
-from diffviews.processing.packing import PackingError, pack_half, pack_names, unpack_half, unpack_names
 
 FORMAT = "diffviews.projector"
 SCHEMA_VERSION = 2
@@ -26,6 +31,11 @@ PACKED = "packed_points"
 
 IDS = "sample_ids"
 """Packed as well."""
+
+ID_BYTES = 1024
+"""Bytes an id may have on average; more in a file is an attack on the memory of who reads it."""
+
+_QUICK, _SMALL = 1, 6
 
 _DTYPES = {"row_sigmas": "F64", PACKED: "U8", IDS: "U8"}
 
@@ -42,10 +52,10 @@ def write_projector(
         sample_ids: of its rows.
     """
     stored = {name: array for name, array in arrays.items() if array is not None}
-    stored[IDS] = pack_names(sample_ids)
+    stored[IDS] = _pack_names(sample_ids)
     half = _halved(stored["pca_points"])
     if half is not None:
-        stored[PACKED] = pack_half(half)
+        stored[PACKED] = _pack_half(half)
         del stored["pca_points"]
     described = json.dumps(asdict(parameters), sort_keys=True)
     write_arrays(path, stored, {"format": FORMAT, "schema": str(SCHEMA_VERSION), "parameters": described})
@@ -71,8 +81,8 @@ def read_projector(path: Path) -> dict[str, Any]:
             sample_ids = _sample_ids(path, file, metadata, shapes["embedding"][0])
             arrays = {name: file.get_tensor(name) for name in shapes if name != IDS}
         if PACKED in arrays:
-            arrays["pca_points"] = unpack_half(arrays.pop(PACKED).ravel(), _points_shape(shapes))
-    except PackingError as error:
+            arrays["pca_points"] = _unpack_half(arrays.pop(PACKED).ravel(), _points_shape(shapes))
+    except zlib.error as error:
         raise CorruptDataError(f"{path} is damaged: {error}") from error
     except (SafetensorError, OSError) as error:
         raise CorruptDataError(f"{path} is truncated or no safetensors file: {error}") from error
@@ -110,7 +120,7 @@ def _sample_ids(path: Path, file: Any, metadata: dict[str, str], count: int) -> 
     """Return the ids of the map's `count` samples."""
     try:
         packed = IDS in file.keys()  # noqa: SIM118 (no mapping)
-        names = json.loads(unpack_names(file.get_tensor(IDS).ravel(), count) if packed else metadata[IDS])
+        names = json.loads(_unpack_names(file.get_tensor(IDS).ravel(), count) if packed else metadata[IDS])
     except (KeyError, ValueError, RecursionError) as error:
         raise CorruptDataError(f"{path} does not describe its map: {error}") from error
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
@@ -162,3 +172,43 @@ def shape_problem(shapes: dict[str, tuple[int, ...]], count: int, dimensions: in
     if wrong:
         return f"{wrong[0]} has shape {shapes[wrong[0]]} where {expected[wrong[0]]} belongs"
     return "" if count > 1 else f"it has {count} samples"
+
+
+def _pack_half(points: np.ndarray) -> np.ndarray:
+    """Return points (N, d) float16 as (n,) uint8: the lower bytes column by column, then the packed upper ones."""
+    low, high = np.moveaxis(points.T.astype("<f2", order="C").view(np.uint8).reshape(points.size, 2), 1, 0)
+    return np.concatenate([low, np.frombuffer(zlib.compress(high.tobytes(), _QUICK), np.uint8)])
+
+
+def _unpack_half(packed: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """Return what `_pack_half` was given, as (N, d) float32."""
+    count = shape[0] * shape[1]
+    planes = np.empty((count, 2), np.uint8)
+    planes[:, 0] = packed[:count]
+    planes[:, 1] = np.frombuffer(_inflated(packed[count:], count), np.uint8)
+    return np.ascontiguousarray(planes.view("<f2").reshape(shape[::-1]).T, dtype=np.float32)
+
+
+def _pack_names(names: Sequence[str]) -> np.ndarray:
+    """Return names as (n,) uint8."""
+    text = json.dumps(list(names), ensure_ascii=False).encode("utf-8", "surrogatepass")
+    return np.frombuffer(zlib.compress(text, _SMALL), np.uint8)
+
+
+def _unpack_names(packed: np.ndarray, count: int) -> str:
+    """Return the JSON list of `count` names that `_pack_names` packed, which is not looked into."""
+    return _inflated(packed, None, limit=count * ID_BYTES).decode("utf-8", "surrogatepass")
+
+
+def _inflated(packed: np.ndarray, size: int | None, *, limit: int | None = None) -> bytes:
+    """Return the packed bytes after checking that they are `size`, or at most `limit`.
+
+    Raises:
+        zlib.error: if they are damaged, truncated or too many; who knows the file's name says which it is.
+    """
+    most = (size if size is not None else limit) or 1
+    reader = zlib.decompressobj()
+    found = reader.decompress(packed.tobytes(), most + 1)
+    if not reader.eof or (size is not None and len(found) != size):
+        raise zlib.error("packed values are truncated or too many")
+    return found

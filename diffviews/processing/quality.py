@@ -10,8 +10,7 @@ import pandas as pd
 from diffviews.errors import SelectionError, ShapeError
 from diffviews.processing.all_distances import excess_and_widths
 from diffviews.processing.fitting import FittedMap
-from diffviews.processing.near_neighbors import near_neighbors
-from diffviews.processing.neighbors import exact_neighbors
+from diffviews.processing.neighbors import exact_neighbors, near_neighbors, shared_counts
 
 QUALITY_NEIGHBORS = 10
 """Neighbourhood size of all measures, the same for every map so that maps can be compared."""
@@ -112,8 +111,7 @@ def trustworthiness_and_continuity(
 
 def neighborhood_preservation(high: np.ndarray, low: np.ndarray) -> np.ndarray:
     """Return the share of each row's neighbours `high` (N, k) that are among `low` (N, k), (N,) float32."""
-    both = np.sort(np.concatenate([high, low], axis=1), axis=1)
-    return (np.count_nonzero(both[:, 1:] == both[:, :-1], axis=1) / high.shape[1]).astype(np.float32)
+    return (shared_counts(high, low) / high.shape[1]).astype(np.float32)
 
 
 def knn_accuracy(neighbors: np.ndarray, classes: np.ndarray) -> float:

@@ -7,9 +7,8 @@ from typing import Any, TypeVar
 import numpy as np
 
 from diffviews.errors import SampleSetError
-from diffviews.processing import source_rows
-from diffviews.processing.in_order import in_order
-from diffviews.processing.source_rows import ActivationSource
+from diffviews.processing import blocks
+from diffviews.processing.blocks import ActivationSource, in_order
 
 T = TypeVar("T")
 
@@ -110,7 +109,7 @@ def _principal_axes(source: ActivationSource, count: int, normalize: bool) -> _A
         rows = source.num_rows
     else:
         components = _randomised_axes(source, count, mean, scale)
-        rows = min(SPECTRUM_ROWS, source.num_rows, max(2, source_rows.HELD_AT_ONCE // (4 * source.num_columns)))
+        rows = min(SPECTRUM_ROWS, source.num_rows, max(2, blocks.HELD_AT_ONCE // (4 * source.num_columns)))
         spaced = np.linspace(0, source.num_rows - 1, rows).astype(np.int64)
         eigenvalues = _axes_by_gram(ActivationSource(source.selected(spaced)), 1, normalize).eigenvalues
     points = _projected(source, components, mean, scale)

@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from diffviews.errors import SelectionError, ShapeError
-from diffviews.processing.source_rows import ActivationSource
+from diffviews.processing.blocks import ActivationSource
 
 MAX_SAMPLES = 1000
 """Samples that CKA is computed from, evenly spaced among those all layers have."""

@@ -16,7 +16,7 @@ import numpy as np
 from diffviews.data.tensor_file import read_arrays, write_arrays
 from diffviews.errors import ConfigError, CorruptDataError
 from diffviews.processing.map_parameters import MapParameters
-from diffviews.processing.neighbors import exact_neighbors
+from diffviews.processing.neighbors import exact_neighbors, shared_counts
 from diffviews.processing.projector import Projector
 from diffviews.processing.quality import knn_accuracy
 from diffviews.processing.reduction import LEADING, Reduction, reduce_activations
@@ -154,11 +154,10 @@ def sketch_loss(sketch: Sketch, activations: np.ndarray, classes: np.ndarray | N
     vectors = (whole @ sketch.components.T).astype(np.float16).astype(np.float32)
     own, _ = exact_neighbors(whole, k)
     kept, _ = exact_neighbors(vectors, k)
-    overlap = [len(np.intersect1d(a, b)) / k for a, b in zip(own, kept, strict=True)]
     captured = np.square(vectors, dtype=np.float64).sum() / np.square(whole).sum(dtype=np.float64)
     loss = {
         "sketch_variance_captured": float(captured),
-        "sketch_knn_overlap": float(np.mean(overlap)),
+        "sketch_knn_overlap": float(np.mean(shared_counts(own, kept) / k)),
     }
     if classes is not None and (classes >= 0).all():
         loss["sketch_knn_accuracy_loss"] = knn_accuracy(own, classes) - knn_accuracy(kept, classes)

@@ -4,14 +4,16 @@ import json
 import logging
 import os
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from diffviews.data.legacy.arrays import open_matrix
 from diffviews.errors import ConfigError, CorruptDataError, SampleSetError, ShapeError
 from diffviews.processing.fitting import fit_map
 from diffviews.processing.map_parameters import MapParameters
@@ -39,16 +41,9 @@ class Reducer:
         return self._after_pca(width).transform(np.asarray(points, dtype=np.float32)).coordinates
 
     def _after_pca(self, width: int) -> Projector:
-        own = self.projector
-        return Projector(
-            scaler_mean=np.zeros(width, np.float32),
-            scaler_scale=np.ones(width, np.float32),
-            pca_components=None,
-            pca_points=own.pca_points,
-            embedding=own.embedding,
-            parameters=own.parameters,
-            sample_ids=own.sample_ids,
-        )
+        zeros, ones = np.zeros(width, np.float32), np.ones(width, np.float32)
+        return replace(self.projector, scaler_mean=zeros, scaler_scale=ones, pca_components=None)
+
 
 
 def compute_umap(
@@ -166,8 +161,8 @@ def load_dataset_activations(
         rows = _rows_of(folder, records)
         matrix, found = np.array(whole[rows], dtype=np.float32), records
     else:
-        files = _FileCache(use_mmap, 1 if low_memory else max(batch_size, 1))
-        matrix, found = _gathered(folder, records, files)
+        kept = lru_cache(1 if low_memory else max(batch_size, 1))
+        matrix, found = _gathered(folder, records, kept(lambda stem: _matrix_of(stem, use_mmap)))
     bad = int(np.count_nonzero(~np.isfinite(matrix)))
     if bad:
         logger.warning("%d values of the activations in %s are NaN or infinite", bad, folder)
@@ -215,7 +210,7 @@ def _whole_matrix(folder: Path, count: int) -> np.ndarray | None:
     found = sorted(folder.glob("*.npy"))
     if len(found) != 1:
         return None
-    matrix = _open_npy(found[0])
+    matrix = open_matrix(found[0])
     return matrix if len(matrix) == count else None
 
 
@@ -234,11 +229,11 @@ def _rows_of(folder: Path, records: Sequence[Mapping[str, Any]]) -> Any:
 
 
 def _gathered(
-    folder: Path, records: list[dict[str, Any]], files: "_FileCache"
+    folder: Path, records: list[dict[str, Any]], matrix_of: Callable[[Path], np.ndarray | None]
 ) -> tuple[np.ndarray, list[dict[str, Any]]]:
     rows, found, missing = [], [], []
     for record, path, row in _places(folder, records):
-        values = files.matrix(path)
+        values = matrix_of(path)
         if values is None:
             missing.append(record["sample_id"])
             continue
@@ -270,36 +265,12 @@ def _places(folder: Path, records: list[dict[str, Any]]) -> Iterator[tuple[dict[
         yield record, path, int(record.get("batch_index", 0))
 
 
-class _FileCache:
-    """Matrices (rows, D) by path, the most recently opened kept."""
-
-    def __init__(self, use_mmap: bool, limit: int) -> None:
-        self._use_mmap, self._limit = use_mmap, limit
-        self._open: dict[Path, np.ndarray | None] = {}
-
-    def matrix(self, path: Path) -> np.ndarray | None:
-        """Return the matrix of `path`.npy or .npz, None if there is neither."""
-        if path not in self._open:
-            if len(self._open) >= self._limit:
-                self._open.pop(next(iter(self._open)))
-            self._open[path] = self._read(path)
-        return self._open[path]
-
-    def _read(self, path: Path) -> np.ndarray | None:
-        fast, packed = path.with_name(path.name + ".npy"), path.with_name(path.name + ".npz")
-        if self._use_mmap and fast.is_file():
-            return _open_npy(fast)
-        return _read_npz(packed) if packed.is_file() else None
-
-
-def _open_npy(path: Path) -> np.ndarray:
-    try:
-        matrix = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
-        raise CorruptDataError(f"{path} is truncated or no array: {error}") from error
-    if matrix.ndim != 2:
-        raise CorruptDataError(f"{path} is an array of shape {matrix.shape}, not (rows, features)")
-    return matrix
+def _matrix_of(stem: Path, use_mmap: bool) -> np.ndarray | None:
+    """Return the matrix (rows, D) of `stem`.npy or .npz, None if there is neither."""
+    fast, packed = stem.with_name(stem.name + ".npy"), stem.with_name(stem.name + ".npz")
+    if use_mmap and fast.is_file():
+        return open_matrix(fast)
+    return _read_npz(packed) if packed.is_file() else None
 
 
 def _read_npz(path: Path) -> np.ndarray:

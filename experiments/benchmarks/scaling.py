@@ -7,8 +7,7 @@ from functools import partial
 import numpy as np
 
 from diffviews.processing.fitting import fit_map
-from diffviews.processing.near_neighbors import near_neighbors
-from diffviews.processing.neighbors import exact_neighbors
+from diffviews.processing.neighbors import exact_neighbors, near_neighbors
 from diffviews.processing.quality import map_quality
 from diffviews.processing.umap_backend import fitting, get_knn_class, warm_up
 from experiments.benchmarks.benchmark import Benchmark, Measurement, Row, Setting

@@ -9,8 +9,7 @@ import numpy as np
 import pandas as pd
 
 from diffviews.errors import SelectionError
-from diffviews.processing.neighborhoods import neighborhood_change
-from diffviews.processing.neighbors import exact_neighbors
+from diffviews.processing.neighbors import exact_neighbors, neighborhood_change
 from panel_app.recent import Recent
 
 if TYPE_CHECKING:

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from diffviews.errors import CorruptDataError, ShapeError
-from diffviews.processing import source_rows, umap_backend
+from diffviews.processing import blocks, umap_backend
+from diffviews.processing.blocks import ActivationSource, StackedRows
 from diffviews.processing.fitting import fit_joint_map, fit_map
 from diffviews.processing.map_parameters import MapParameters
 from diffviews.processing.projector import Projector
 from diffviews.processing.reduction import reduce_activations
-from diffviews.processing.source_rows import ActivationSource, StackedRows
 
 ROWS, COLUMNS = 400, 5000
 RANDOM = np.random.default_rng(8)
@@ -39,8 +39,8 @@ class Stored:
 
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch):
-    monkeypatch.setattr(source_rows, "BLOCK_BYTES", 4 * COLUMNS * BLOCK)
-    monkeypatch.setattr("diffviews.processing.in_order.num_threads", lambda: 3)
+    monkeypatch.setattr(blocks, "BLOCK_BYTES", 4 * COLUMNS * BLOCK)
+    monkeypatch.setattr("diffviews.processing.blocks.num_threads", lambda: 3)
     monkeypatch.setattr(
         "diffviews.processing.fitting.embed_neighbors", lambda points, *_, initial, **__: initial.astype(np.float32)
     )
@@ -49,7 +49,7 @@ def small_blocks(monkeypatch):
 @pytest.fixture
 def little_memory(monkeypatch):
     """Hold no more than 50 rows in float32."""
-    monkeypatch.setattr(source_rows, "HELD_AT_ONCE", 4 * COLUMNS * 50)
+    monkeypatch.setattr(blocks, "HELD_AT_ONCE", 4 * COLUMNS * 50)
 
 
 def test_what_memory_does_not_hold_is_reduced_block_by_block(little_memory):

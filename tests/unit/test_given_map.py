@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 
 from diffviews.errors import ShapeError
-from diffviews.processing.fitting import fit_map
-from diffviews.processing.given_map import fit_given_map
+from diffviews.processing.fitting import fit_given_map, fit_map
 from diffviews.processing.map_parameters import MapParameters
 
 VALUES = np.random.default_rng(0).normal(size=(30, 3, 4)).astype(np.float32)

@@ -3,13 +3,11 @@ import pytest
 
 from diffviews.errors import ConfigError, SelectionError
 from diffviews.processing import fitting
-from diffviews.processing import near_neighbors as subject
-from diffviews.processing.fitting import fit_aligned_map, fit_map
-from diffviews.processing.given_map import fit_given_map
-from diffviews.processing.in_order import in_order, num_threads
+from diffviews.processing import neighbors as subject
+from diffviews.processing.blocks import in_order, num_threads
+from diffviews.processing.fitting import fit_aligned_map, fit_given_map, fit_map
 from diffviews.processing.map_parameters import MapParameters
-from diffviews.processing.near_neighbors import near_neighbors
-from diffviews.processing.neighbors import exact_neighbors
+from diffviews.processing.neighbors import exact_neighbors, near_neighbors
 from diffviews.processing.quality import map_quality
 
 POINTS = np.random.default_rng(3).standard_normal((400, 6)).astype(np.float32)
@@ -91,7 +89,7 @@ def test_blocks_worked_on_by_threads_arrive_in_order(monkeypatch, threads):
 
 
 def test_blocks_are_drawn_only_when_a_thread_is_free(monkeypatch):
-    monkeypatch.setattr("diffviews.processing.in_order.num_threads", lambda: 3)
+    monkeypatch.setattr("diffviews.processing.blocks.num_threads", lambda: 3)
     drawn = []
 
     def blocks():
@@ -105,7 +103,7 @@ def test_blocks_are_drawn_only_when_a_thread_is_free(monkeypatch):
 
 
 def test_a_failure_in_a_block_reaches_the_caller(monkeypatch):
-    monkeypatch.setattr("diffviews.processing.in_order.num_threads", lambda: 2)
+    monkeypatch.setattr("diffviews.processing.blocks.num_threads", lambda: 2)
     with pytest.raises(ZeroDivisionError):
         list(in_order(lambda item: 1 // item, [2, 1, 0, 3]))
 

@@ -6,7 +6,7 @@ from scipy.spatial.distance import cdist
 
 from diffviews.errors import SelectionError, ShapeError
 from diffviews.processing import neighbors
-from diffviews.processing.neighborhoods import neighborhood_change, shared_counts
+from diffviews.processing.neighbors import neighborhood_change, shared_counts
 
 
 def brute_force(first, second, k, metrics=("euclidean", "euclidean")):

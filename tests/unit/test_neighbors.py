@@ -89,7 +89,7 @@ def test_neighbors_by_torch_are_the_same_and_every_device_has_its_turn(monkeypat
     monkeypatch.setattr(candidates, "_torch_finder", on_cpu)
     monkeypatch.setattr(candidates, "cycle", turns)
     monkeypatch.setattr(neighbors, "BLOCK_ELEMENTS", 10 * 13 * 6)
-    monkeypatch.setattr("diffviews.processing.in_order.num_threads", lambda: 1)
+    monkeypatch.setattr("diffviews.processing.blocks.num_threads", lambda: 1)
     found = exact_neighbors(points, 5)
     assert asked == [[f"cuda:{number}" for number in range(devices)]]
     assert given_to == [turn % devices for turn in range(7)]

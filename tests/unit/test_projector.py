@@ -12,7 +12,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from diffviews.errors import ConfigError, CorruptDataError, SchemaVersionError, SelectionError, ShapeError
-from diffviews.processing import fitting, packing, projector_file
+from diffviews.processing import fitting, projector_file
 from diffviews.processing.fitting import fit_map
 from diffviews.processing.neighbors import membership_strengths
 from diffviews.processing.projector import MapParameters, Projector
@@ -331,7 +331,7 @@ def test_damaged_description_is_refused(projector, tmp_path, metadata):
 
 DAMAGED_IDS = [
     None, "{", "[1, 2]", '["s0"]', json.dumps(["s0"] * 80), "[" * 60_000,
-    " " * (80 * packing.ID_BYTES) + json.dumps(IDS),
+    " " * (80 * projector_file.ID_BYTES) + json.dumps(IDS),
 ]  # fmt: skip
 
 

@@ -7,8 +7,8 @@ from sklearn.preprocessing import StandardScaler
 
 from diffviews.errors import SampleSetError, ShapeError
 from diffviews.processing import reduction, umap_backend
+from diffviews.processing.blocks import ActivationSource
 from diffviews.processing.reduction import reduce_activations, symmetric_spectrum
-from diffviews.processing.source_rows import ActivationSource
 
 SHAPES = {"wide": (60, 200), "tall": (200, 40), "square": (50, 50)}
 
@@ -75,7 +75,7 @@ class Sliced:
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
 @pytest.mark.parametrize("kind", [Reader, Sliced])
 def test_reduction_reads_any_source_alike(monkeypatch, shape, kind):
-    monkeypatch.setattr("diffviews.processing.source_rows.BLOCK_BYTES", 4 * 17 * max(shape))
+    monkeypatch.setattr("diffviews.processing.blocks.BLOCK_BYTES", 4 * 17 * max(shape))
     values = activations(*shape).reshape(shape[0], -1, 2)
     np.testing.assert_array_equal(reduce_activations(kind(values), 5).points, reduce_activations(values, 5).points)
 
@@ -84,7 +84,7 @@ def test_reduction_reads_any_source_alike(monkeypatch, shape, kind):
 def test_reduction_does_not_depend_on_the_block_size(monkeypatch, shape):
     values = activations(*shape)
     whole = reduce_activations(values, 5)
-    monkeypatch.setattr("diffviews.processing.source_rows.BLOCK_BYTES", 4 * 13 * max(shape))
+    monkeypatch.setattr("diffviews.processing.blocks.BLOCK_BYTES", 4 * 13 * max(shape))
     in_blocks = reduce_activations(values, 5)
     np.testing.assert_allclose(whole.points, in_blocks.points, atol=1e-4 * np.abs(whole.points).max())
 
@@ -161,10 +161,10 @@ def test_reduction_of_a_wide_memory_map_never_holds_a_float64_copy(tmp_path):
 @pytest.mark.parametrize("shape", [(60, 700), (700, 60)], ids=["wide", "tall"])
 def test_reduction_has_the_same_bits_on_any_number_of_threads(shape, monkeypatch):
     values = activations(*shape)
-    monkeypatch.setattr("diffviews.processing.source_rows.BLOCK_BYTES", 16_000)  # many blocks
+    monkeypatch.setattr("diffviews.processing.blocks.BLOCK_BYTES", 16_000)  # many blocks
     found = []
     for threads in (1, 3):
-        monkeypatch.setattr("diffviews.processing.in_order.num_threads", lambda threads=threads: threads)
+        monkeypatch.setattr("diffviews.processing.blocks.num_threads", lambda threads=threads: threads)
         with umap_backend.fitting():
             found.append(reduce_activations(values, 10))
     np.testing.assert_array_equal(found[0].points, found[1].points)

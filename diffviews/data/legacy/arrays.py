@@ -102,7 +102,7 @@ class NpyFile:
         Raises:
             CorruptDataError: if the matrix is truncated, or the description does not fit it; it is named.
         """
-        matrix, about = _open_matrix(path), path.with_name(f"{path.name}.json")
+        matrix, about = open_matrix(path), path.with_name(f"{path.name}.json")
         try:
             info = json.loads(about.read_text(encoding="utf-8"))
             names = tuple(_layer_name(str(name), about) for name in info["layers"])
@@ -126,7 +126,7 @@ class NpyFile:
     def read(self, layer: str) -> np.ndarray:
         """Return the activations of one layer, (rows, *shape), mapped from the file where it can be."""
         shape, start = self.layers[layer].shape, self.offsets[layer]
-        columns = _open_matrix(self.path)[:, start : start + prod(shape[1:])]
+        columns = open_matrix(self.path)[:, start : start + prod(shape[1:])]
         return columns if len(shape) == 2 else columns.reshape(shape)
 
 
@@ -210,7 +210,12 @@ def _read_header(stream: IO[bytes], size: int, single: bool) -> StoredArray:
     return StoredArray(_with_rows(tuple(shape), single), dtype)
 
 
-def _open_matrix(path: Path) -> np.ndarray:
+def open_matrix(path: Path) -> np.ndarray:
+    """Return an `.npy` of floats, (rows, features), mapped from the file.
+
+    Raises:
+        CorruptDataError: if it is truncated, empty or something else; it is named.
+    """
     try:
         matrix = np.load(path, mmap_mode="r", allow_pickle=False)
         _require_floats(matrix.dtype)

@@ -23,7 +23,7 @@ from diffviews.pipelines.layers.runs import LayerRuns
 from diffviews.pipelines.legacy.import_plan import ImportedModel, ImportPlan
 from diffviews.pipelines.summary import RANKED, ExtractionSummary
 from diffviews.pipelines.workspace import Workspace, open_workspace
-from diffviews.processing.given_map import fit_given_map
+from diffviews.processing.fitting import fit_given_map
 from diffviews.processing.map_parameters import MapParameters
 from diffviews.tracking.active_run import ActiveRun
 from diffviews.tracking.catalog import LayerRecord

@@ -24,7 +24,7 @@ from diffviews.errors import CorruptDataError
 from diffviews.pipelines.layers.measured_map import map_title, measure
 from diffviews.pipelines.plan import ExtractionPlan
 from diffviews.pipelines.workspace import projector_name
-from diffviews.processing.given_map import fit_given_map
+from diffviews.processing.fitting import fit_given_map
 from diffviews.tracking.schema import fingerprint
 
 logger = logging.getLogger(__name__)

@@ -1,8 +1,12 @@
-"""Activations wherever they lie (array, memory map, Zarr, stored layer), read as blocks of float32."""
+"""Large matrices by blocks: activations wherever they lie (array, memory map, Zarr, stored layer), read as float32,
+and threads that work on blocks and hand their results over in order, so that sums over them keep their bits."""
 
-from collections.abc import Iterator, Sequence
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from math import prod
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -14,8 +18,13 @@ BLOCK_BYTES = 32 << 20
 HELD_AT_ONCE = 2 << 30
 """Bytes of stored activations up to which they are read once and held; more are read again in each pass."""
 
+MOST_THREADS = 16
+"""Beyond these the memory of the blocks in flight costs more than the cores gain."""
 
 _BYTES = {"float16": 2, "float32": 4, "float64": 8}
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 class ActivationSource:
@@ -142,3 +151,36 @@ def nonfinite_error(nans: int, infinite: int, sample_ids: Sequence[str], total: 
         f"activations hold {nans} NaN and {infinite} infinite values, in {len(sample_ids)} of {total} samples: "
         f"{shown}; leave these samples out, or extract in float32 if float16 was too narrow"
     )
+
+
+def num_threads() -> int:
+    """Return how many threads share the work: the cores of this process, or fewer by OMP_NUM_THREADS."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    wanted = os.environ.get("OMP_NUM_THREADS", "").strip()
+    return min(cores, int(wanted) if wanted.isdecimal() and int(wanted) else cores, MOST_THREADS)
+
+
+def in_order(work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+    """Yield `work(item)` of each item, in the items' order.
+
+    NumPy lets go of the interpreter during products, so that threads gain where BLAS itself is held to one
+    (`umap_backend.fitting`). An item is drawn only when a thread is free for it: one more than there are
+    threads is held at most.
+    """
+    threads = num_threads()
+    if threads == 1:
+        yield from map(work, items)
+        return
+    with ThreadPoolExecutor(threads, thread_name_prefix="blocks") as pool:
+        under_way: deque[Future[R]] = deque()
+        try:
+            for item in items:
+                under_way.append(pool.submit(work, item))
+                del item
+                if len(under_way) >= threads:
+                    yield under_way.popleft().result()
+            while under_way:
+                yield under_way.popleft().result()
+        finally:
+            for future in under_way:
+                future.cancel()
