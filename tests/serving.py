@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import socket
 import subprocess
 import sys
 import threading
@@ -21,15 +20,10 @@ from diffviews.serving.limits import Limits
 from diffviews.serving.service import Service
 from diffviews.serving.worker import create_app
 from tests.fakes import GaussianAdapter
+from tests.ports import free_port
 
 ROOT = Path(__file__).parents[1]
 TOKEN = "a-token-that-only-tests-know"
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def wait(condition, seconds=20):

@@ -2,9 +2,6 @@
 
 import os
 import re
-import socket
-import subprocess
-import time
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +11,8 @@ from playwright.sync_api import expect, sync_playwright
 from scipy.spatial import cKDTree
 
 from tests import programs
+from tests.dashboard_server import serve, stop
 
-ROOT = Path(__file__).parents[2]
 CHROMIUM_FLAGS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -70,41 +67,6 @@ def workspace(store, clean_environment):
 
     clean_environment.setenv("MLFLOW_TRACKING_URI", store)
     return open_workspace()
-
-
-def serve(address, **environment):
-    """Start a dashboard server; return its program and its address."""
-    from diffviews.pipelines.viz import dashboard_command
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    program = subprocess.Popen(
-        dashboard_command(port),
-        env={
-            **os.environ, "MLFLOW_TRACKING_URI": address, "OMP_NUM_THREADS": "1", "DIFFVIEWS_DEVICE": "cpu",
-            "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]), **environment,
-        },
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-    )  # fmt: skip
-    deadline = time.monotonic() + 90
-    while True:
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return program, f"http://127.0.0.1:{port}/app"
-        assert program.poll() is None, program.stdout.read().decode()
-        assert time.monotonic() < deadline, "the dashboard does not listen"
-        time.sleep(0.2)
-
-
-def stop(program):
-    """End a server and return what it complained of: errors that passed through our own code."""
-    program.terminate()
-    output, _ = program.communicate(timeout=PATIENCE)  # twenty visitors may have to be let go of
-    log = output.decode(errors="replace")
-    ours = re.search(r'File "[^"]*/(panel_app|diffviews)/|Error running application', log)
-    return log[max(ours.start() - 2000, 0) : ours.start() + 2000] if ours else ""
 
 
 @pytest.fixture(scope="session")

@@ -13,11 +13,12 @@ import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from conftest import serve, stop
 from explorer import PATIENCE, Explorer
 from playwright.sync_api import expect
 from tornado.httpclient import HTTPClientError, HTTPRequest
 from tornado.websocket import websocket_connect
+
+from tests.dashboard_server import serve, stop
 
 PASSWORD = "planted-dashboard-password"
 COOKIE_SECRET = "planted-cookie-secret"

@@ -14,13 +14,13 @@ from urllib.parse import parse_qs, urlencode, urlsplit
 import numpy as np
 import psutil
 import pytest
-from conftest import serve, stop
 from explorer import PATIENCE, Explorer
 from playwright.sync_api import expect
 from scipy.spatial import cKDTree
 
 from diffviews.pipelines.recipe import GenerationRecipe
 from diffviews.pipelines.viz import SESSION_WAITS
+from tests.dashboard_server import serve, stop
 
 VISITORS = 20
 SECONDS = float(os.environ.get("DIFFVIEWS_VISIT_SECONDS", "300"))

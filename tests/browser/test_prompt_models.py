@@ -3,10 +3,11 @@
 import re
 
 import pytest
-from conftest import ROOT, serve, stop
 from explorer import Explorer
 from playwright.sync_api import expect
 from test_story import keep, query
+
+from tests.dashboard_server import ROOT, serve, stop
 
 SUBJECTS, COLOURS = ("cat", "dog"), ("red", "green")
 TAILS = ("photo", "of two", "blurry", "a photo of two", "photo of a photo")

@@ -6,8 +6,9 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import serve, stop
 from playwright.sync_api import expect
+
+from tests.dashboard_server import serve, stop
 
 
 def keep(page, name):

@@ -3,11 +3,11 @@
 import re
 
 import pytest
-from conftest import serve, stop
 from explorer import Explorer
 from playwright.sync_api import expect
 from test_story import keep
 
+from tests.dashboard_server import serve, stop
 from tests.s3_server import KEY, SECRET, fresh_bucket, proxied, s3_server, use_store
 
 

@@ -4,14 +4,15 @@ import re
 import signal
 
 import pytest
-from conftest import serve, stop
 from explorer import Explorer
 from playwright.sync_api import expect
 from test_story import keep
 
 from diffviews.pipelines.recipe import GenerationRecipe
 from diffviews.serving.client import WorkerClient
-from tests.serving import TOKEN, Program, free_port
+from tests.dashboard_server import serve, stop
+from tests.ports import free_port
+from tests.serving import TOKEN, Program
 
 SLOW = GenerationRecipe(model="slow", class_label=1, num_steps=1000, sampler="euler")
 MANY = "400"

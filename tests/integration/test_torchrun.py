@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -16,6 +15,7 @@ from diffviews.pipelines.extract import extract
 from diffviews.pipelines.workspace import is_sketch, open_workspace
 from diffviews.processing.map_parameters import MapParameters
 from diffviews.tracking import Tag
+from tests.ports import free_port
 
 LAYERS = ("encoder_block_1", "decoder_block_4")
 SIGMAS = (0.5, 2.0)  # a block of rows each, so that either process has one to capture
@@ -26,9 +26,7 @@ def torchrun(own_store, command_environment):
     """Run a program in so many processes on each of so many hosts; return the exit status and what they said."""
 
     def run(program, processes=1, hosts=1):
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+        port = free_port()
         agents = [
             subprocess.Popen(
                 [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes),

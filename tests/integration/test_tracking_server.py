@@ -17,16 +17,11 @@ import pytest
 from diffviews.errors import CorruptDataError, TrackingError
 from diffviews.tracking import Catalog, RunTags, Tag, Tracker, fingerprint
 from diffviews.tracking.connection import Connection
+from tests.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 ABOUT = RunTags(model="edm-digits", dataset="digits")
 VARIABLES = ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_TRACKING_URI")
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def environment(**extra):

@@ -14,7 +14,8 @@ from diffviews.serving.protocol import JobStatus
 from diffviews.serving.remote_runner import RemoteRunner, where
 from panel_app import shared as shared_module
 from panel_app.settings import Settings
-from tests.serving import TOKEN, GatedRunner, free_port, served, wait
+from tests.ports import free_port
+from tests.serving import TOKEN, GatedRunner, served, wait
 
 
 class HeardJob(Job):

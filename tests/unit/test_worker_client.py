@@ -20,7 +20,8 @@ from diffviews.serving.errors import JobLostError, VersionMismatchError, WorkerR
 from diffviews.serving.limits import Limits
 from diffviews.serving.protocol import JobStatus, as_png
 from diffviews.serving.result import read_result
-from tests.serving import TOKEN, GatedRunner, cancel_at, free_port, served, wait
+from tests.ports import free_port
+from tests.serving import TOKEN, GatedRunner, cancel_at, served, wait
 
 RECIPE = GenerationRecipe(seed=5)
 
