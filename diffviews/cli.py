@@ -63,7 +63,7 @@ COMMANDS = {
         "write any checkpoint as safetensors; nothing in it is run",
         positional=("source",),
     ),
-    "worker": Command("diffviews.serving.server:worker", "generate and extract for others over HTTP, on a GPU host"),
+    "worker": Command("diffviews.serving.worker:worker", "generate and extract for others over HTTP, on a GPU host"),
     "register": Command(
         "diffviews.serving.register:register",
         "put a model with its weights into MLflow's registry",

@@ -16,9 +16,10 @@ import torch
 import uvicorn
 
 from diffviews.errors import CancelledError
+from diffviews.serving.app import create_app
 from diffviews.serving.limits import Limits
 from diffviews.serving.service import Service
-from diffviews.serving.worker import create_app
+from diffviews.serving.worker import Server
 from tests.fakes import GaussianAdapter
 from tests.ports import free_port
 
@@ -65,7 +66,7 @@ def served(runner, *, token=TOKEN, limits=None, hosts=(), port=None):
     service = Service(runner, limits or Limits())
     app = create_app(service, token=token, hosts=hosts)
     config = uvicorn.Config(app, port=port or free_port(), log_config=None, timeout_graceful_shutdown=1)
-    server = uvicorn.Server(config)
+    server = Server(config, service.queue)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     wait(lambda: server.started)

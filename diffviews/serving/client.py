@@ -1,11 +1,12 @@
 """The client of a worker: it orders jobs, follows them and brings their results, given an address and a token."""
 
+import contextlib
 import json
 import logging
 import os
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
@@ -16,9 +17,9 @@ from urllib3.exceptions import HTTPError, LocationParseError, NameResolutionErro
 from diffviews.data.storage.https import LOCAL_HOSTS
 from diffviews.errors import CancelledError, ConfigError, DiffViewsError
 from diffviews.pipelines.generate import GenerationOutcome
-from diffviews.pipelines.job_queue import JobFailedError, JobNotFoundError, QueueFullError, QueueStoppedError
+from diffviews.pipelines.job_queue import JobFailedError, JobNotFoundError
 from diffviews.pipelines.recipe import GenerationRecipe
-from diffviews.serving.errors import JobLostError, VersionMismatchError, WorkerRefusedError, WorkerUnreachableError
+from diffviews.serving.errors import JobLostError, VersionMismatchError, WorkerUnreachableError, error_of
 from diffviews.serving.protocol import (
     JOB_HEADER,
     SCHEMA,
@@ -38,13 +39,6 @@ Watch = Callable[[JobStatus], None]
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 5.0
 _ASLEEP = (502, 503, 504)
 """What a proxy answers while the host behind it starts."""
-_ERRORS: Mapping[int, type[DiffViewsError]] = {
-    401: WorkerRefusedError,
-    404: JobNotFoundError,
-    409: VersionMismatchError,
-    429: QueueFullError,
-    503: QueueStoppedError,
-}
 
 
 class _AsleepError(Exception):
@@ -77,7 +71,7 @@ class WorkerClient:
             self._headers["Authorization"] = f"Bearer {shown}"
             if address.scheme == "http" and address.hostname not in LOCAL_HOSTS:
                 logger.warning("the token goes to %s unencrypted; put the worker behind https", address.hostname)
-        self._patience = patience
+        self.patience = patience
         self._pool = urllib3.PoolManager(
             timeout=urllib3.Timeout(connect=min(timeout, 5.0), read=timeout), retries=False, maxsize=4
         )
@@ -113,41 +107,45 @@ class WorkerClient:
         Raises:
             JobNotFoundError: if the worker knows no such job.
         """
-        return JobStatus.from_dict(self._json("GET", f"/jobs/{quote(job_id)}{'?preview=true' if preview else ''}"))
+        asked = "?preview=true" if preview else ""
+        return JobStatus.from_json(self._request("GET", f"/jobs/{quote(job_id)}{asked}"))
 
     def jobs(self) -> list[JobStatus]:
         """Return all jobs that the worker knows."""
-        return [JobStatus.from_dict(values) for values in self._json("GET", "/jobs").get("jobs", [])]
+        return [JobStatus.from_json(json.dumps(job).encode()) for job in self._json("GET", "/jobs").get("jobs", [])]
 
     def cancel(self, job_id: str) -> JobStatus:
         """End a job, between two steps when it runs."""
-        return JobStatus.from_dict(self._json("DELETE", f"/jobs/{quote(job_id)}"))
+        return JobStatus.from_json(self._request("DELETE", f"/jobs/{quote(job_id)}"))
 
-    def watch(self, job: JobStatus, callback: Watch | None = None, *, interval: float = 0.25) -> JobStatus:
+    def watch(self, job: JobStatus, callback: Watch | None = None) -> JobStatus:
         """Follow a job to its end.
 
         Args:
             job: as ordered.
-            callback: told of it every `interval` seconds; its CancelledError cancels the job and goes on.
-            interval: seconds between two questions.
+            callback: told of it at every change, and once a second; its CancelledError cancels the job and goes on.
 
         Raises:
             JobLostError: if the worker was killed or started anew meanwhile.
             JobFailedError: if the job failed. CancelledError: if it was cancelled.
             WorkerUnreachableError: if the worker stays silent.
         """
+        patience = _Patience(self)
         while True:
             try:
-                job = self._patiently("GET", f"/jobs/{quote(job.id)}?preview=true", job, callback)
+                for state in self._events(job.id):
+                    job, patience = state, _Patience(self)
+                    if job.over:
+                        return _ended(job)
+                    self._tell(callback, job)
             except JobNotFoundError as error:
                 raise JobLostError(
                     f"the worker at {self.url} was started anew while it had the job; what it made so far is not "
                     "counted as finished. Order it again"
                 ) from error
-            if job.over:
-                return _ended(job)
-            self._tell(callback, job)
-            time.sleep(interval)
+            except _AsleepError as error:
+                self._tell(callback, replace(job, state="waking", preview=None))
+                patience.wait(error)
 
     def generate(
         self, recipe: GenerationRecipe, callback: Watch | None = None, *, experiment: str | None = None
@@ -160,7 +158,7 @@ class WorkerClient:
         self, arguments: Mapping[str, Any], callback: Watch | None = None, *, experiment: str | None = None
     ) -> str:
         """Order an extraction, follow it and return its run id; raises as `generate` does."""
-        job = self.watch(self.submit_extraction(arguments, experiment, callback), callback, interval=1.0)
+        job = self.watch(self.submit_extraction(arguments, experiment, callback), callback)
         return job.run_id or ""
 
     def result(self, job: JobStatus) -> GenerationOutcome:
@@ -173,26 +171,29 @@ class WorkerClient:
         # The id is ours, so an order that is sent twice, since its answer was lost, makes one job.
         job = JobStatus(secrets.token_hex(16), kind, "queued")
         query = f"?{urlencode({'experiment': experiment})}" if experiment else ""
-        return self._patiently("POST", f"/jobs/{kind}{query}", job, on_waking, body)
-
-    def _patiently(
-        self, method: str, path: str, job: JobStatus, callback: Watch | None, body: str | None = None
-    ) -> JobStatus:
-        """Ask for the state of a job, again and again while the worker does not answer."""
-        deadline, pause = time.monotonic() + self._patience, _FIRST_PAUSE
-        headers = {JOB_HEADER: job.id} if body is not None else {}
+        patience = _Patience(self)
         while True:
             try:
-                return JobStatus.from_dict(_parsed(self._send(method, path, body, headers)))
+                return JobStatus.from_json(
+                    self._send("POST", f"/jobs/{kind}{query}", body, {JOB_HEADER: job.id}).data
+                )
             except _AsleepError as error:
-                if time.monotonic() + pause > deadline:
-                    raise WorkerUnreachableError(
-                        f"the worker at {self.url} does not answer ({error}); see that it runs and that the address "
-                        "is right"
-                    ) from error
-            self._tell(callback, replace(job, state="waking", preview=None))
-            time.sleep(pause)
-            pause = min(2 * pause, _LONGEST_PAUSE)
+                self._tell(on_waking, replace(job, state="waking"))
+                patience.wait(error)
+
+    def _events(self, job_id: str) -> Iterator[JobStatus]:
+        """Yield a job's states as they come, to its end.
+
+        Raises:
+            _AsleepError: if the worker does not answer, or stops before the end.
+        """
+        with contextlib.closing(self._send("GET", f"/jobs/{quote(job_id)}/events", stream=True)) as answer:
+            try:
+                for line in answer:
+                    yield JobStatus.from_json(line)
+            except (HTTPError, OSError) as error:
+                raise _AsleepError(type(error).__name__) from error
+        raise _AsleepError("it stopped before the end of the job")
 
     def _tell(self, callback: Watch | None, job: JobStatus) -> None:
         if callback is None:
@@ -219,21 +220,32 @@ class WorkerClient:
             WorkerUnreachableError: if there is none. Else as the worker says.
         """
         try:
-            return self._send(method, path)
+            return self._send(method, path).data
         except _AsleepError as error:
-            raise WorkerUnreachableError(
-                f"the worker at {self.url} does not answer ({error}); see that it runs and that the address is right"
-            ) from error
+            raise self.silence(error) from error
+
+    def silence(self, error: Exception) -> WorkerUnreachableError:
+        """Return the error for a worker that does not answer."""
+        return WorkerUnreachableError(
+            f"the worker at {self.url} does not answer ({error}); see that it runs and that the address is right"
+        )
 
     def _send(
-        self, method: str, path: str, body: str | None = None, headers: Mapping[str, str] | None = None
-    ) -> bytes:
+        self,
+        method: str,
+        path: str,
+        body: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        *,
+        stream: bool = False,
+    ) -> urllib3.BaseHTTPResponse:
         try:
             answer = self._pool.request(
                 method,
                 self.url + path,
                 body=None if body is None else body.encode(),
                 headers={**self._headers, **(headers or {})},
+                preload_content=not stream,
                 redirect=False,  # the token is for this host alone
             )
         except (NameResolutionError, SSLError, LocationParseError) as error:
@@ -244,7 +256,7 @@ class WorkerClient:
             raise _AsleepError(type(error).__name__) from error
         return self._checked(answer)
 
-    def _checked(self, answer: urllib3.BaseHTTPResponse) -> bytes:
+    def _checked(self, answer: urllib3.BaseHTTPResponse) -> urllib3.BaseHTTPResponse:
         schema = answer.headers.get(SCHEMA_HEADER)
         if answer.status in _ASLEEP and schema is None:
             raise _AsleepError(f"status {answer.status}")
@@ -255,10 +267,29 @@ class WorkerClient:
                 f"{versions()[VERSION_HEADER]}); install the same version on both sides"
             )
         if 200 <= answer.status < 300 and schema is not None:
-            return bytes(answer.data)
+            return answer
         if schema is None:
             raise WorkerUnreachableError(f"{self.url} answers {answer.status}, but not as a worker; check the address")
-        raise _ERRORS.get(answer.status, ConfigError if answer.status < 500 else JobFailedError)(_reason(answer))
+        raise error_of(answer.status, _reason(answer))
+
+
+class _Patience:
+    """For how long a worker that does not answer is taken for one that wakes, with longer and longer pauses."""
+
+    def __init__(self, client: WorkerClient) -> None:
+        self._client, self._pause = client, _FIRST_PAUSE
+        self._deadline = time.monotonic() + client.patience
+
+    def wait(self, error: Exception) -> None:
+        """Pause before the worker is asked again.
+
+        Raises:
+            WorkerUnreachableError: if it has been silent for too long.
+        """
+        if time.monotonic() + self._pause > self._deadline:
+            raise self._client.silence(error) from error
+        time.sleep(self._pause)
+        self._pause = min(2 * self._pause, _LONGEST_PAUSE)
 
 
 def _reason(answer: urllib3.BaseHTTPResponse) -> str:

@@ -14,7 +14,7 @@ import modal  # type: ignore[import-not-found, unused-ignore]
 from diffviews.tracking.profiles import profile_folder
 
 if TYPE_CHECKING:
-    from diffviews.serving.guard import Guard
+    from fastapi import FastAPI
 
 NAME = "diffviews-worker"
 """Of the app, and of the Modal secret with the environment it runs in."""
@@ -45,9 +45,9 @@ app = modal.App(NAME, image=image, include_source=False)
 )
 @modal.concurrent(max_inputs=100)
 @modal.asgi_app()
-def worker() -> "Guard":
+def worker() -> "FastAPI":
     """Return the worker's ASGI application; the secret must hold its token."""
-    from diffviews.serving.server import make_service, read_token
-    from diffviews.serving.worker import create_app
+    from diffviews.serving.app import create_app
+    from diffviews.serving.worker import make_service, read_token
 
     return create_app(make_service(), token=read_token("0.0.0.0"))

@@ -3,11 +3,13 @@
 import base64
 import binascii
 import io
-from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal, Self, get_args
+import json
+from dataclasses import asdict, dataclass
+from typing import Literal, Self
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
+from pydantic import TypeAdapter, ValidationError
 
 from diffviews import __version__
 from diffviews.pipelines.extraction_process import WORKER_TOKEN
@@ -24,7 +26,7 @@ VERSION_HEADER = "X-DiffViews-Version"
 JOB_HEADER = "X-DiffViews-Job"
 """Id that a client chooses for its job, so that a repeated request does not make a second one."""
 
-RemoteState = State | Literal["waking"]
+RemoteState = Literal[State, "waking"]
 """`waking` is the client's own: the host of the worker does not answer yet."""
 
 
@@ -68,29 +70,24 @@ class JobStatus:
         """Whether nothing more will happen."""
         return self.state in ("finished", "failed", "cancelled")
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return it as JSON values."""
-        return asdict(self)
+    def to_json(self) -> bytes:
+        """Return it as one line of JSON."""
+        return json.dumps(asdict(self)).encode()
 
     @classmethod
-    def from_dict(cls, values: Any) -> Self:
+    def from_json(cls, content: bytes) -> Self:
         """Read what a worker answered; fields of a newer worker are left out.
 
         Raises:
             WorkerUnreachableError: if it is no state of a job, so that no worker can have said it.
         """
-        given = values if isinstance(values, dict) else {}
-        said = {field.name: given[field.name] for field in fields(cls) if field.name in given}
-        numbers = [said.get(name, 0) for name in ("ahead", "step", "total")]
-        texts = [said.get(name) for name in ("run_id", "error", "note", "preview")]
-        if (
-            not all(isinstance(said.get(name), str) for name in ("id", "kind"))
-            or said.get("state") not in (*get_args(State), "waking")
-            or not all(isinstance(number, int) for number in numbers)
-            or not all(text is None or isinstance(text, str) for text in texts)
-        ):
-            raise WorkerUnreachableError("the answer is not the state of a job; is this the address of a worker?")
-        return cls(**said)
+        try:
+            status: Self = TypeAdapter(cls).validate_json(content, strict=True)
+        except ValidationError as error:
+            raise WorkerUnreachableError(
+                "the answer is not the state of a job; is this the address of a worker?"
+            ) from error
+        return status
 
     def preview_image(self) -> np.ndarray | None:
         """Return the preview, (H, W, 3) uint8, or None."""

@@ -1,6 +1,7 @@
 """What a worker does for remote callers: it checks what they name, queues it, and finds what came of it."""
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from diffviews.adapters.registry import get_adapter
@@ -74,9 +75,9 @@ class Service:
             raise ConfigError(f"job {job_id} is {job.state}; what it made is there once it has finished")
         return self.runner.workspace.folder(job.run_id)
 
-    def file(self, job_id: str, name: str) -> bytes:
-        """Return one artifact of a finished job, by a name that its manifest holds."""
+    def file(self, job_id: str, name: str) -> Path:
+        """Return the file of one artifact of a finished job, by a name that its manifest holds."""
         folder = self.files(job_id)
         if name not in folder.names():
             raise JobNotFoundError(unknown_name("file", name[:200], folder.names()))
-        return folder.path(name).read_bytes()
+        return folder.path(name)

@@ -1,152 +1,150 @@
-"""The worker's HTTP interface: jobs are ordered, watched and cancelled; what they made is fetched."""
+"""The `worker` command: the application on a port, until it is stopped or has long had nothing to do."""
 
-import asyncio
+import ipaddress
 import logging
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from typing import Any
+import os
+import socket
+import threading
+import time
 
-from fastapi import FastAPI, Request, Response
-from fastapi.responses import JSONResponse
+import uvicorn
 from starlette.concurrency import run_in_threadpool
 
-from diffviews.errors import ConfigError, DiffViewsError, TrackingError
-from diffviews.pipelines.job_queue import Job, JobNotFoundError, QueueFullError, QueueStoppedError
-from diffviews.serving.bodies import read_extraction, read_recipe
-from diffviews.serving.errors import BodyTooLargeError, VersionMismatchError
-from diffviews.serving.guard import Guard
+from diffviews.device import resolve_device
+from diffviews.errors import ConfigError
+from diffviews.pipelines.job_queue import JobQueue
+from diffviews.pipelines.model_runner import ModelRunner
+from diffviews.pipelines.workspace import open_workspace
+from diffviews.serving.access import AccessPolicy
+from diffviews.serving.app import STOPPED, create_app
 from diffviews.serving.limits import Limits
-from diffviews.serving.protocol import JOB_HEADER, SCHEMA, VERSION_HEADER, JobStatus, versions
+from diffviews.serving.protocol import TOKEN_VARIABLE
 from diffviews.serving.service import Service
-from diffviews.tracking.connection import redact
 
 logger = logging.getLogger(__name__)
 
-STOPPED = "the worker was stopped before the job was done; order it again"
-_MAX_EXPERIMENT = 200
-_STATUS: dict[type[DiffViewsError], int] = {
-    JobNotFoundError: 404,
-    BodyTooLargeError: 413,
-    QueueFullError: 429,
-    QueueStoppedError: 503,
-    VersionMismatchError: 409,
-    TrackingError: 500,
-}
-"""HTTP status of errors; any other is 422, a request that cannot be followed."""
+SHORTEST_TOKEN = 16
+_THIS_MACHINE = ("127.0.0.1", "localhost", "[::1]")
 
 
-def create_app(service: Service, *, token: str | None = None, hosts: tuple[str, ...] = ()) -> Guard:
-    """Return the worker as an ASGI application.
+def worker(
+    host: str = "127.0.0.1",
+    port: int = 8080,
+    device: str = "auto",
+    *,
+    idle_shutdown: float | None = None,
+    allow_checkpoints: tuple[str, ...] = (),
+    allow_datasets: tuple[str, ...] = (),
+    profile: str | None = None,
+    experiment: str | None = None,
+) -> None:
+    """Generate and extract for others over HTTP, one job at a time, until interrupted.
+
+    Callers must show the bearer token in DIFFVIEWS_WORKER_TOKEN. Without that variable the worker
+    listens on this machine only.
 
     Args:
-        service: what it does.
-        token: that callers must show; None: none is needed.
-        hosts: names by which it may be addressed; empty: any.
-    """
-
-    @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        yield
-        await run_in_threadpool(service.queue.stop, STOPPED)
-
-    app = FastAPI(lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
-    app.add_exception_handler(DiffViewsError, _in_words)
-    app.add_exception_handler(Exception, _unforeseen)
-    app.add_exception_handler(404, _nothing_here)
-    app.add_exception_handler(405, _nothing_here)
-    _add_orders(app, service)
-    _add_questions(app, service)
-    return Guard(app, token, hosts)
-
-
-def _add_orders(app: FastAPI, service: Service) -> None:
-    """Add what makes and ends jobs."""
-    orders: dict[str, Callable[[bytes, str | None, str | None], Job]] = {
-        "generate": lambda body, *where: service.generate(read_recipe(body), *where),
-        "extract": lambda body, *where: service.extract(read_extraction(body), *where),
-    }
-    for kind, order in orders.items():
-
-        async def submit(request: Request, order: Callable[..., Job] = order) -> JSONResponse:
-            body = await _read(request, service.limits)
-            asked = _checked(request.query_params.get("experiment")), request.headers.get(JOB_HEADER)
-            job = await run_in_threadpool(order, body, *asked)
-            return JSONResponse(JobStatus.of(job, service.queue).to_dict(), status_code=202)
-
-        app.add_route(f"/jobs/{kind}", submit, methods=["POST"])
-
-    @app.delete("/jobs/{job_id}")
-    def cancel(job_id: str) -> dict[str, Any]:
-        job = service.queue.find(job_id)
-        service.queue.cancel(job)
-        return JobStatus.of(job, service.queue).to_dict()
-
-
-def _add_questions(app: FastAPI, service: Service) -> None:
-    """Add what only looks."""
-
-    @app.get("/health")
-    def health() -> dict[str, str]:
-        return {"status": "ok"}
-
-    @app.get("/version")
-    def version() -> dict[str, str]:
-        return {"diffviews": versions()[VERSION_HEADER], "schema": SCHEMA}
-
-    @app.get("/jobs")
-    def jobs() -> dict[str, list[dict[str, Any]]]:
-        return {"jobs": [JobStatus.of(job, service.queue).to_dict() for job in service.queue.jobs()]}
-
-    @app.get("/jobs/{job_id}")
-    def status(job_id: str, request: Request) -> dict[str, Any]:
-        preview = request.query_params.get("preview") == "true"
-        return JobStatus.of(service.queue.find(job_id), service.queue, preview=preview).to_dict()
-
-    @app.get("/jobs/{job_id}/files")
-    def files(job_id: str) -> dict[str, list[str]]:
-        return {"files": list(service.files(job_id).names())}
-
-    @app.get("/jobs/{job_id}/files/{name:path}")
-    def file(job_id: str, name: str) -> Response:
-        return Response(service.file(job_id, name), media_type="application/octet-stream")
-
-
-async def _read(request: Request, limits: Limits) -> bytes:
-    """Return a request's body.
+        host: address to listen on.
+        port: to listen on.
+        device: auto, cpu, cuda, cuda:N or mps.
+        idle_shutdown: end after so many seconds without a job; null never does.
+        allow_checkpoints: patterns of checkpoints that callers may name beside those of the catalogue, the
+            model registry and the layer runs, for example /models/*.
+        allow_datasets: patterns of data sets that callers may extract beside digits and logged runs, for
+            example folder:/data/*.
+        profile: tracking profile of mlruns_config.
+        experiment: MLflow experiment of jobs that name none.
 
     Raises:
-        BodyTooLargeError: if it is too long, or takes too long to arrive.
+        ConfigError: if others could reach the worker without a token.
     """
-    body = bytearray()
+    if idle_shutdown is not None and not idle_shutdown > 0:
+        raise ConfigError(f"idle_shutdown is {idle_shutdown}; give seconds above 0, or leave it out")
+    token = read_token(host)
+    policy = AccessPolicy(tuple(allow_checkpoints), tuple(allow_datasets))
+    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
+    with listen(host, port) as listening:
+        service = make_service(profile, experiment, device=device, policy=policy)
+        app = create_app(service, token=token, hosts=_THIS_MACHINE if token is None else ())
+        config = uvicorn.Config(
+            app, log_config=None, access_log=False, server_header=False,
+            limit_concurrency=200, timeout_graceful_shutdown=10,
+        )  # fmt: skip
+        server = Server(config, service.queue)
+        if idle_shutdown is not None:
+            threading.Thread(target=_end_when_idle, args=(server, service.queue, idle_shutdown), daemon=True).start()
+        address = f"http://{host}:{listening.getsockname()[1]}"
+        logger.info("Worker      %s, %s", address, "with a token" if token else "for this machine only")
+        server.run(sockets=[listening])
+
+
+class Server(uvicorn.Server):
+    """Ends the jobs first and the connections of those who follow them after that, so that they are told why."""
+
+    def __init__(self, config: uvicorn.Config, queue: JobQueue) -> None:
+        super().__init__(config)
+        self._queue = queue
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stop the queue, then as ever."""
+        await run_in_threadpool(self._queue.stop, STOPPED)
+        await super().shutdown(sockets)
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Return a socket that listens.
+
+    Raises:
+        ConfigError: if the address is not this machine's, or the port is taken.
+    """
     try:
-        async with asyncio.timeout(limits.body_seconds):
-            async for chunk in request.stream():
-                body += chunk
-                if len(body) > limits.body_bytes:
-                    raise BodyTooLargeError(
-                        f"the request is longer than {limits.body_bytes:,} bytes; name fewer samples"
-                    )
-    except TimeoutError as error:
-        raise BodyTooLargeError(f"the request did not arrive within {limits.body_seconds:.0f} s; try again") from error
-    return bytes(body)
+        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except (OSError, OverflowError) as error:
+        raise ConfigError(
+            f"the worker cannot listen on {host}:{port} ({error}); stop what does, or choose another"
+        ) from error
 
 
-def _checked(experiment: str | None) -> str | None:
-    """Return the name of an experiment, None for none."""
-    if experiment is not None and (len(experiment) > _MAX_EXPERIMENT or not experiment.isprintable()):
-        raise ConfigError(f"an experiment's name is printable and has at most {_MAX_EXPERIMENT} characters")
-    return experiment or None
+def make_service(
+    profile: str | None = None,
+    experiment: str | None = None,
+    *,
+    device: str = "auto",
+    policy: AccessPolicy = AccessPolicy(),  # noqa: B008 - immutable
+) -> Service:
+    """Return a worker's parts; a tracking store that cannot be used is said now, not at the first job."""
+    runner = ModelRunner(open_workspace(profile, experiment), str(resolve_device(device)))
+    return Service(runner, Limits(), policy)
 
 
-def _in_words(_: Request, error: Exception) -> JSONResponse:
-    status = next((status for kind, status in _STATUS.items() if isinstance(error, kind)), 422)
-    return JSONResponse({"error": redact(str(error))}, status_code=status)
+def read_token(host: str) -> str | None:
+    """Return the token that callers must show, None where only this machine can call.
+
+    Raises:
+        ConfigError: if there is none and others can call, or it is too short.
+    """
+    token = os.environ.get(TOKEN_VARIABLE, "").strip()
+    if not token:
+        if not _is_this_machine(host):
+            raise ConfigError(
+                f"a worker on {host} can be reached by others and needs a token; set {TOKEN_VARIABLE}, for example to "
+                "the output of: openssl rand -hex 32"
+            )
+        return None
+    if len(token) < SHORTEST_TOKEN:
+        raise ConfigError(f"{TOKEN_VARIABLE} has fewer than {SHORTEST_TOKEN} characters; take a longer one")
+    return token
 
 
-def _unforeseen(_: Request, error: Exception) -> JSONResponse:
-    logger.error("a request failed", exc_info=error)
-    return JSONResponse({"error": f"the worker failed ({type(error).__name__}); its log has the details"}, 500)
+def _is_this_machine(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
-def _nothing_here(request: Request, _: Exception) -> JSONResponse:
-    return JSONResponse({"error": f"there is nothing at {request.url.path[:100]!r} for {request.method}"}, 404)
+def _end_when_idle(server: uvicorn.Server, queue: JobQueue, seconds: float) -> None:
+    while queue.idle_seconds < seconds:
+        time.sleep(min(1.0, seconds / 4))
+    logger.info("no job for %g s: the worker ends", seconds)
+    server.should_exit = True

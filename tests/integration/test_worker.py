@@ -13,9 +13,9 @@ from diffviews.pipelines.generate import generate
 from diffviews.pipelines.job_queue import JobFailedError
 from diffviews.pipelines.recipe import GenerationRecipe
 from diffviews.pipelines.workspace import open_workspace
+from diffviews.serving.app import STOPPED
 from diffviews.serving.client import WorkerClient
 from diffviews.serving.errors import JobLostError, WorkerUnreachableError
-from diffviews.serving.worker import STOPPED
 from tests.serving import TOKEN, Program, cancel_at, wait
 
 SECRETS = {

@@ -143,7 +143,7 @@ def test_answer_that_is_no_job_is_refused(values):
 
 
 def test_job_of_a_newer_worker_is_read_and_a_broken_preview_is_none():
-    job = JobStatus.from_dict({**QUEUED, "later": 1, "preview": "!!"})
+    job = JobStatus.from_json(json.dumps({**QUEUED, "later": 1, "preview": "!!"}).encode())
     assert (job.state, job.preview_image()) == ("queued", None)
 
 
@@ -154,6 +154,17 @@ def test_refusals_keep_their_sentence_and_type(runner):
             client.submit_generation(GenerationRecipe(num_samples=1000))
         with pytest.raises(QueueFullError, match="0 jobs wait already"):
             client.submit_generation(RECIPE)
+
+
+def test_broken_stream_of_events_is_taken_up_again():
+    first, last = (json.dumps({**QUEUED, "state": state}).encode() + b"\n" for state in ("running", "finished"))
+    seen = []
+    with answering((200, first), (503, b""), **OURS) as (url, _), pytest.raises(QueueStoppedError):
+        WorkerClient(url, TOKEN).watch(JobStatus.from_json(first), seen.append)
+    with answering((200, first), (200, last), **OURS) as (url, asked):
+        assert WorkerClient(url, TOKEN).watch(JobStatus.from_json(first), seen.append).state == "finished"
+        assert len(asked) == 2
+    assert [job.state for job in seen] == ["running", "waking"] * 2
 
 
 def test_watch_tells_queued_and_running_and_ends_with_the_reason(runner):
@@ -167,7 +178,7 @@ def test_watch_tells_queued_and_running_and_ends_with_the_reason(runner):
         runner.raises = TrackingError("the store is down")
         behind = client.submit_generation(RECIPE)
         threading.Timer(0.3, runner.let, (3,)).start()
-        assert client.watch(job, seen.append, interval=0.02).run_id == "run-of-seed-5"
+        assert client.watch(job, seen.append).run_id == "run-of-seed-5"
         with pytest.raises(JobFailedError, match="the store is down"):
             client.watch(behind)
     assert next(job.state for job in seen) == "running"

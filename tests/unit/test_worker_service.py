@@ -14,8 +14,9 @@ import urllib3
 from diffviews.errors import ConfigError
 from diffviews.pipelines.job_queue import JobQueue, QueueStoppedError
 from diffviews.pipelines.recipe import GenerationRecipe
-from diffviews.serving import server
+from diffviews.serving import worker as program
 from diffviews.serving.access import AccessPolicy
+from diffviews.serving.app import STOPPED
 from diffviews.serving.limits import Limits
 from tests.serving import TOKEN, GatedRunner, served, wait
 
@@ -86,7 +87,8 @@ def test_health_needs_no_token_and_tells_nothing(gate):
 @pytest.mark.parametrize(
     ("method", "path"),
     [("GET", "/version"), ("GET", "/jobs"), ("GET", "/nothing"), ("POST", "/jobs/generate"), ("POST", "/jobs/extract"),
-     ("DELETE", "/jobs/x"), ("GET", "/jobs/x/files/y"), ("GET", "/docs"), ("GET", "/openapi.json")],
+     ("DELETE", "/jobs/x"), ("GET", "/jobs/x/files/y"), ("GET", "/jobs/x/events"), ("GET", "/docs"),
+     ("GET", "/openapi.json")],
 )  # fmt: skip
 def test_all_else_needs_the_token(gate, untouched, method, path, shown):
     answer = gate(method, path, {"schema": 1} if method == "POST" else None, headers={**shown, **SCHEMA})
@@ -169,8 +171,9 @@ def test_nothing_here_is_a_sentence(gate, path):
 
 @pytest.mark.parametrize("job", ["x", "0" * 32, "..%2f..%2fetc%2fpasswd", "%00", "a" * 5000])
 def test_unknown_job_is_refused(gate, job):
-    for method, path in (("GET", ""), ("DELETE", ""), ("GET", "/files"), ("GET", "/files/images/000.png")):
-        assert gate(method, f"/jobs/{job}{path}").status == 404
+    for path in ("", "/events", "/files", "/files/images/000.png"):
+        assert gate("GET", f"/jobs/{job}{path}").status == 404
+    assert gate("DELETE", f"/jobs/{job}").status == 404
 
 
 def test_id_of_a_job_must_have_its_form(gate):
@@ -191,6 +194,7 @@ def test_experiment_of_a_job_is_the_one_asked_for(worker, runner):
     worker("POST", "/jobs/generate?experiment=my%20digits", {"schema": 1})
     wait(lambda: runner.experiments == ["my digits"])
     assert refused(worker("POST", "/jobs/generate?experiment=a%00b", {"schema": 1}), 422, "printable")
+    assert refused(worker("POST", f"/jobs/generate?experiment={'a' * 201}", {"schema": 1}), 422, "at most 200")
 
 
 def test_without_a_token_only_this_machines_names_are_answered(runner):
@@ -216,6 +220,41 @@ def test_jobs_run_one_at_a_time_with_their_place(worker, runner):
     assert [job["id"] for job in worker("GET", "/jobs").json()["jobs"]] == jobs
     assert second["preview"] is None
     assert worker("GET", f"/jobs/{jobs[1]}?preview=true").json()["preview"].startswith("iVBOR")
+
+
+def events(worker, job):
+    """Yield the events of a job as they come."""
+    answer = worker.pool.request("GET", f"{worker.url}/jobs/{job}/events", headers=ALLOWED, preload_content=False)
+    assert (answer.status, answer.headers["Content-Type"]) == (200, "application/x-ndjson")
+    assert answer.headers["X-DiffViews-Schema"] == "1"
+    return map(json.loads, answer)
+
+
+def test_events_are_a_line_a_change_and_end_with_the_job(worker, runner):
+    ahead, job = worker.order(seed=1), worker.order(seed=2)
+    wait(lambda: runner.ran == [1])
+    lines = events(worker, job)
+    assert [(line["state"], line["ahead"]) for line in (next(lines), next(lines))] == [("queued", 1)] * 2  # a beat
+    worker("DELETE", f"/jobs/{ahead}")
+    seen = [next(line for line in lines if line["state"] == "running")]
+    for step in (1, 2):
+        runner.let(1)
+        seen.append(next(line for line in lines if line["step"] == step))
+    assert all(line["preview"].startswith("iVBOR") for line in seen[1:])
+    runner.let(1)
+    *_, last = lines
+    assert (last["state"], last["run_id"], last["preview"]) == ("finished", "run-of-seed-2", None)
+    (only,) = events(worker, job)
+    assert only == last
+
+
+def test_stopped_worker_tells_those_who_follow(runner):
+    with served(runner) as (url, _):
+        worker = Caller(url)
+        lines = events(worker, worker.order())
+        assert next(line for line in lines if line["state"] == "running")
+    *_, last = lines
+    assert (last["state"], last["error"]) == ("failed", STOPPED)
 
 
 def test_cancel_ends_a_queued_job_at_once_and_a_running_one_at_its_step(worker, runner):
@@ -282,7 +321,7 @@ def test_stop_ends_running_and_queued_jobs_with_the_reason(runner):
 def test_idle_worker_ends_and_a_busy_one_does_not(runner):
     queue, ended = JobQueue(), type("Server", (), {"should_exit": False})()
     queue.submit("generate", partial(runner.generate, GenerationRecipe(seed=1)))
-    watching = threading.Thread(target=server._end_when_idle, args=(ended, queue, 0.3), daemon=True)
+    watching = threading.Thread(target=program._end_when_idle, args=(ended, queue, 0.3), daemon=True)
     watching.start()
     time.sleep(0.6)
     assert not ended.should_exit
@@ -293,13 +332,13 @@ def test_idle_worker_ends_and_a_busy_one_does_not(runner):
 
 def test_worker_that_others_can_reach_needs_a_token(monkeypatch):
     monkeypatch.delenv("DIFFVIEWS_WORKER_TOKEN", raising=False)
-    assert [server.read_token(host) for host in ("127.0.0.1", "::1", "localhost")] == [None] * 3
+    assert [program.read_token(host) for host in ("127.0.0.1", "::1", "localhost")] == [None] * 3
     for host in ("0.0.0.0", "::", "10.0.0.1", "gpu-host"):
         with pytest.raises(ConfigError, match="needs a token; set DIFFVIEWS_WORKER_TOKEN"):
-            server.read_token(host)
+            program.read_token(host)
     monkeypatch.setenv("DIFFVIEWS_WORKER_TOKEN", "short")
     with pytest.raises(ConfigError, match="fewer than 16 characters") as refusal:
-        server.read_token("127.0.0.1")
+        program.read_token("127.0.0.1")
     assert "short" not in str(refusal.value)
 
 
@@ -310,7 +349,7 @@ def test_taken_port_is_a_sentence(tmp_path, monkeypatch):
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         with pytest.raises(ConfigError, match="cannot listen on"):
-            server.worker(port=taken.getsockname()[1], device="cpu")
+            program.worker(port=taken.getsockname()[1], device="cpu")
 
 
 def test_checkpoints_are_opened_only_as_far_as_the_owner_says(tmp_path):

@@ -16,6 +16,8 @@ from diffviews.processing.map_parameters import MapParameters
 from diffviews.serving.errors import VersionMismatchError
 from diffviews.serving.limits import check_values
 
+Arguments = dict[str, Any]
+"""Of `extract`, those that the caller may choose."""
 _OF_THE_WORKER = ("device", "devices", "profile", "experiment")
 """Arguments of `extract` that are not the caller's to choose."""
 
@@ -40,7 +42,7 @@ def read_recipe(body: bytes) -> GenerationRecipe:
     return recipe
 
 
-def read_extraction(body: bytes) -> dict[str, Any]:
+def read_extraction(body: bytes) -> Arguments:
     """Return the arguments of `extract` that a body holds; those left out keep their defaults.
 
     Raises:
@@ -89,12 +91,11 @@ def _validated(adapter: TypeAdapter[Any], values: Mapping[str, Any]) -> Any:
     try:
         return adapter.validate_json(to_json(values, inf_nan_mode="constants"), strict=True)
     except ValidationError as error:
-        raise ConfigError(_sentence(error)) from error
+        raise ConfigError(fault_in_words(error.errors(include_url=False)[0])) from error
 
 
-def _sentence(error: ValidationError) -> str:
-    """Return the first fault in words."""
-    fault = error.errors(include_url=False)[0]
+def fault_in_words(fault: Mapping[str, Any]) -> str:
+    """Return one fault of pydantic's as a sentence."""
     reason = str(fault.get("ctx", {}).get("error") or fault["msg"])
     place = ".".join(map(str, fault["loc"]))
     if fault["type"] == "value_error" or not place:  # a check of our own, which names the value itself
