@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from diffviews.data.class_labels import load_synsets
-from diffviews.data.pictures import Pictures, PixelPictures, decode_image, encode_png, stack_images, thumbnail_png
+from diffviews.data.pictures import Pictures, PixelPictures, decode_image, stack_images
 from diffviews.data.samples import SampleSet, stratified_rows
 from diffviews.errors import CorruptDataError, SampleSetError
 
@@ -49,7 +49,7 @@ def folder_samples(location: str, max_samples: int | None, resolution: int | Non
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class FilePictures:
+class FilePictures(Pictures):
     """Image files, decoded and fitted to a square when asked for."""
 
     root: Path
@@ -72,14 +72,6 @@ class FilePictures:
         for image, row in zip(images, rows, strict=True):
             image[...] = _decode_file(self.root / self.names[row], self.resolution)
         return images
-
-    def encoded(self, rows: np.ndarray) -> list[bytes]:
-        """Return each fitted image as the bytes of a PNG file."""
-        return [encode_png(image) for image in self.pixels(rows)]
-
-    def thumbnails(self, rows: np.ndarray) -> list[bytes]:
-        """Return each image as a PNG of at most 256 pixels a side."""
-        return [thumbnail_png(image) for image in self.pixels(rows)]
 
     def take(self, rows: np.ndarray) -> "FilePictures":
         """Return the pictures of `rows` in that order."""

@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 
 from diffviews.data.class_labels import load_class_labels, remap_imagenet64_labels_to_standard
-from diffviews.data.pictures import check_resolution, encode_png, resize_images, thumbnail_png
+from diffviews.data.pictures import Pictures, check_resolution, resize_images
 from diffviews.data.samples import SampleSet, stratified_rows
 from diffviews.errors import CorruptDataError, SampleSetError, unknown_name
 
@@ -115,7 +115,7 @@ class LmdbImages:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class LmdbPictures:
+class LmdbPictures(Pictures):
     """Some images of a database, read and fitted to `size` when asked for."""
 
     source: LmdbImages
@@ -131,14 +131,6 @@ class LmdbPictures:
         """Return (n, H, W, 3) uint8."""
         images = self.source.images(self.rows[rows].tolist())
         return images if self.size == self.source.size else resize_images(images, self.size[0])
-
-    def encoded(self, rows: np.ndarray) -> list[bytes]:
-        """Return each image as the bytes of a PNG file."""
-        return [encode_png(image) for image in self.pixels(rows)]
-
-    def thumbnails(self, rows: np.ndarray) -> list[bytes]:
-        """Return each image as a PNG of at most 256 pixels a side."""
-        return [thumbnail_png(image) for image in self.pixels(rows)]
 
     def take(self, rows: np.ndarray) -> "LmdbPictures":
         """Return the pictures of `rows` in that order."""

@@ -172,7 +172,7 @@ class ParquetImages:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class ParquetPictures:
+class ParquetPictures(Pictures):
     """Some rows of the images in a Parquet file, decoded when asked for."""
 
     source: ParquetImages

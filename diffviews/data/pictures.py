@@ -1,8 +1,8 @@
 """Images as pixels and as the bytes of files: safe decoding, PNG encoding, fitting, thumbnails."""
 
 import io
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -111,31 +111,39 @@ def _fit(image: Image.Image, resolution: int | None) -> Image.Image:
     return ImageOps.fit(image, (resolution, resolution), method=Image.Resampling.BICUBIC)
 
 
-class Pictures(Protocol):
+class Pictures(ABC):
     """The images of a sample set, by row; every row number given is in range."""
 
+    __slots__ = ()
+
+    @abstractmethod
     def __len__(self) -> int:
         """Return how many images there are."""
 
     @property
+    @abstractmethod
     def size(self) -> tuple[int, int]:
         """Height and width of every image, in pixels."""
 
+    @abstractmethod
     def pixels(self, rows: np.ndarray) -> np.ndarray:
-        """Return (n, H, W, 3) uint8."""
+        """Return (n, H, W, 3) uint8, a copy."""
 
-    def encoded(self, rows: np.ndarray) -> list[bytes]:
-        """Return each image as the bytes of an image file."""
-
-    def thumbnails(self, rows: np.ndarray) -> list[bytes]:
-        """Return each image as a PNG of at most 256 pixels a side."""
-
+    @abstractmethod
     def take(self, rows: np.ndarray) -> "Pictures":
         """Return the pictures of `rows` in that order."""
 
+    def encoded(self, rows: np.ndarray) -> list[bytes]:
+        """Return each image as the bytes of an image file: as it is stored, else a PNG."""
+        return [encode_png(image) for image in self.pixels(rows)]
+
+    def thumbnails(self, rows: np.ndarray) -> list[bytes]:
+        """Return each image as a PNG of at most 256 pixels a side."""
+        return [thumbnail_png(image) for image in self.pixels(rows)]
+
 
 @dataclass(frozen=True, slots=True, eq=False)
-class PixelPictures:
+class PixelPictures(Pictures):
     """Images held in memory; the array given is made read-only through this view of it."""
 
     array: np.ndarray
@@ -157,14 +165,6 @@ class PixelPictures:
     def pixels(self, rows: np.ndarray) -> np.ndarray:
         """Return (n, H, W, 3) uint8, a copy."""
         return self.array[rows]
-
-    def encoded(self, rows: np.ndarray) -> list[bytes]:
-        """Return each image as the bytes of a PNG file."""
-        return [encode_png(self.array[row]) for row in rows]
-
-    def thumbnails(self, rows: np.ndarray) -> list[bytes]:
-        """Return each image as a PNG of at most 256 pixels a side."""
-        return [thumbnail_png(self.array[row]) for row in rows]
 
     def take(self, rows: np.ndarray) -> "PixelPictures":
         """Return the pictures of `rows` in that order."""

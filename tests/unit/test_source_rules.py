@@ -1,6 +1,8 @@
 """Rules that every source file keeps: nothing that is read may execute, nothing is printed, nothing global."""
 
 import ast
+from graphlib import CycleError, TopologicalSorter
+from importlib.util import resolve_name
 from pathlib import Path
 
 import pytest
@@ -57,3 +59,30 @@ def test_source_sets_no_global_seed_or_mode(tree):
     forked = "fork_rng" in ast.unparse(tree)
     found = [name_of(call) for call in calls(tree) if name_of(call).endswith(banned)]
     assert not found or (forked and set(found) == {"torch.manual_seed"})
+
+
+def test_no_circle_between_files():
+    """No file needs itself, through whatever others: imports inside functions and for types count too."""
+    files = {module_name(path): path for path in SOURCES}
+    needed = {name: needed_files(name, path, files) for name, path in files.items()}
+    try:
+        tuple(TopologicalSorter(needed).static_order())
+    except CycleError as error:
+        pytest.fail(f"files import each other: {' -> '.join(error.args[1])}; pass the data and not the object")
+
+
+def module_name(path):
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def needed_files(name, path, files):
+    """Return the modules among `files` that one of them imports anywhere, without the packages around them."""
+    found = set()
+    package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = resolve_name("." * node.level + (node.module or ""), package) if node.level else node.module
+            found.update(full if (full := f"{base}.{alias.name}") in files else base for alias in node.names)
+    return found & files.keys() - {name}

@@ -2,17 +2,17 @@
 
 import json
 import logging
-import os
-import secrets
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from tqdm import tqdm
 
 from diffviews.core.extractor import convert_to_fast_format
 from diffviews.data.disk import format_bytes, require_disk_space
+from diffviews.data.files import write_atomically
 from diffviews.data.legacy.arrays import NpzFile, describe_matrix
 from diffviews.errors import ConfigError, CorruptDataError, LayerNotFoundError, SampleSetError, unknown_name
 
@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class ConvertOutcome:
+class ConvertResult:
     """What was written."""
 
     path: Path
@@ -32,7 +32,7 @@ class ConvertOutcome:
         return f"{self.path}: {self.samples} samples × {self.features} values"
 
 
-def convert(path: str, output: str | None = None, layers: tuple[str, ...] = ("all",)) -> ConvertOutcome:
+def convert(path: str, output: str | None = None, layers: tuple[str, ...] = ("all",)) -> ConvertResult:
     """Join activations into one .npy, layers side by side in sorted order, described by a .npy.json beside it.
 
     A folder must hold one .npz a sample; rows are in the order of the files' names, which the .npy.json lists
@@ -60,10 +60,10 @@ def convert(path: str, output: str | None = None, layers: tuple[str, ...] = ("al
     held = NpzFile.open(source)
     written = convert_to_fast_format(source, target, _wanted(held, layers))
     samples, features = np.load(written, mmap_mode="r", allow_pickle=False).shape
-    return ConvertOutcome(written, samples, features)
+    return ConvertResult(written, samples, features)
 
 
-def _convert_folder(folder: Path, target: Path, layers: tuple[str, ...]) -> ConvertOutcome:
+def _convert_folder(folder: Path, target: Path, layers: tuple[str, ...]) -> ConvertResult:
     paths = sorted(folder.glob("*.npz"), key=lambda path: path.stem)
     if not paths:
         raise SampleSetError(f"{folder} holds no .npz file")
@@ -75,30 +75,24 @@ def _convert_folder(folder: Path, target: Path, layers: tuple[str, ...]) -> Conv
     logger.info("%d samples: %s to be written to %s", len(ids), format_bytes(needed), target)
     target.parent.mkdir(parents=True, exist_ok=True)
     require_disk_space(target.parent, needed)
-    described = target.with_name(f"{target.name}.json")
-    token = secrets.token_hex(6)
-    partial, partial_json = (path.with_name(f".{path.name}.{token}.part") for path in (target, described))
-    try:
-        _fill(partial, paths, shapes)
-        partial_json.write_text(json.dumps(about, indent=1))
-        partial_json.replace(described)  # first: whoever sees the matrix finds its description
-        partial.replace(target)
-    finally:
-        partial.unlink(missing_ok=True)
-        partial_json.unlink(missing_ok=True)
-    return ConvertOutcome(target, len(ids), about["total_features"])
+
+    def write(file: IO[bytes]) -> None:
+        _write_rows(file, paths, shapes)
+        # Before the matrix gets its name: whoever sees it finds its description.
+        text = json.dumps(about, indent=1).encode()
+        write_atomically(target.with_name(f"{target.name}.json"), lambda described: described.write(text))
+
+    write_atomically(target, write)
+    return ConvertResult(target, len(ids), about["total_features"])
 
 
-def _fill(target: Path, paths: list[Path], shapes: dict[str, tuple[int, ...]]) -> None:
-    """Write the matrix row by row; no more than one file's arrays are in memory."""
+def _write_rows(file: IO[bytes], paths: list[Path], shapes: dict[str, tuple[int, ...]]) -> None:
+    """Write the matrix row by row as .npy; no more than one file's arrays are in memory."""
     width = sum(prod(shape) for shape in shapes.values())
-    matrix = np.lib.format.open_memmap(target, mode="w+", dtype=np.float32, shape=(len(paths), width))
-    for row, path in enumerate(tqdm(paths, desc="files", disable=None)):
-        matrix[row] = _row(path, shapes)
-    matrix.flush()
-    del matrix
-    with target.open("rb") as written:
-        os.fsync(written.fileno())
+    header = {"descr": "<f4", "fortran_order": False, "shape": (len(paths), width)}
+    np.lib.format.write_array_header_1_0(file, header)
+    for path in tqdm(paths, desc="files", disable=None):
+        file.write(_row(path, shapes).astype("<f4", copy=False).tobytes())
 
 
 def _row(path: Path, shapes: dict[str, tuple[int, ...]]) -> np.ndarray:

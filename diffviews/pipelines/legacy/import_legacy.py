@@ -51,7 +51,7 @@ class ImportedRun:
 
 
 @dataclass(frozen=True, slots=True)
-class ImportOutcome:
+class ImportResult:
     """The logged imports, one a data set of each model."""
 
     runs: tuple[ImportedRun, ...]
@@ -76,7 +76,7 @@ def import_legacy(
     force: bool = False,
     profile: str | None = None,
     experiment: str | None = None,
-) -> ImportOutcome:
+) -> ImportResult:
     """Import a data folder in the legacy layout: activations, pictures, classes, and the maps that came with them.
 
     Each data set of each model becomes one run with a layer run for every layer and noise level, mapped
@@ -103,7 +103,7 @@ def import_legacy(
         raise SampleSetError(f"{path} holds no data set: no metadata/*/dataset_info.json, no folder in activations/")
     _check_used(tables, plans)
     workspace = open_workspace(profile, experiment)
-    return ImportOutcome(tuple(_run_or_reuse(plan, workspace, force=force) for plan in plans))
+    return ImportResult(tuple(_run_or_reuse(plan, workspace, force=force) for plan in plans))
 
 
 def _check_used(tables: Sequence[Path], plans: Sequence[ImportPlan]) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from diffviews.data.legacy.maps import tables_in
 from diffviews.errors import ConfigError
-from diffviews.pipelines.legacy.import_legacy import ImportOutcome, import_legacy
+from diffviews.pipelines.legacy.import_legacy import ImportResult, import_legacy
 from diffviews.pipelines.workspace import Workspace, open_workspace
 
 logger = logging.getLogger(__name__)
@@ -34,14 +34,14 @@ def import_for_viz(
         DiffViewsError: with the reason, for any input that the import refuses.
     """
     folder = data_dir or str(_folder_around(Path(str(embeddings))))
-    outcome = import_legacy(
+    result = import_legacy(
         folder, model=model, embeddings=embeddings, adapter=adapter, profile=profile, experiment=experiment
     )
-    logger.info("%s", outcome)
+    logger.info("%s", result)
     if embeddings is None:
         return None
     names = [table.name for table in tables_in(Path(embeddings))]
-    return _map_named(names, outcome, open_workspace(profile, experiment))
+    return _map_named(names, result, open_workspace(profile, experiment))
 
 
 def _folder_around(embeddings: Path) -> Path:
@@ -56,9 +56,9 @@ def _folder_around(embeddings: Path) -> Path:
     return holder.parent
 
 
-def _map_named(names: list[str], outcome: ImportOutcome, workspace: Workspace) -> str | None:
+def _map_named(names: list[str], result: ImportResult, workspace: Workspace) -> str | None:
     """Return the newest imported map of the first of these tables that has one."""
     catalog = workspace.catalog
-    layers = [layer for run in outcome.runs for layer in catalog.layers(run.run_id)]
+    layers = [layer for run in result.runs for layer in catalog.layers(run.run_id)]
     maps = {str(found.params.get("imported")): found for layer in layers for found in catalog.maps(layer.run_id)[::-1]}
     return next((maps[name].run_id for name in names if name in maps), None)
