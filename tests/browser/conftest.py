@@ -2,6 +2,7 @@
 
 import os
 import re
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -87,8 +88,8 @@ def chromium():
         browser.close()
 
 
-@pytest.fixture
-def new_page(chromium):
+@contextmanager
+def watched_pages(chromium):
     """Open pages, each a visitor of its own; none may raise an error or ask another host for anything."""
     contexts, problems = [], []
 
@@ -110,6 +111,12 @@ def new_page(chromium):
     for context in contexts:
         context.close()
     assert not problems, "\n".join(problems)
+
+
+@pytest.fixture
+def new_page(chromium):
+    with watched_pages(chromium) as make:
+        yield make
 
 
 def _is_outside(url):
@@ -156,3 +163,10 @@ def lonely(layer_map):
 @pytest.fixture
 def explorer(new_page, url, layer_map):
     return Explorer(new_page(), url, layer_map)
+
+
+@pytest.fixture(scope="module")
+def shared_explorer(chromium, url, layer_map):
+    """One page for the tests of a file that leave it as they find it."""
+    with watched_pages(chromium) as make:
+        yield Explorer(make(), url, layer_map)

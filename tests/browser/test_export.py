@@ -16,7 +16,12 @@ from test_story import keep
 from diffviews.tracking.schema import Kind
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
+def explorer(shared_explorer):
+    return shared_explorer
+
+
+@pytest.fixture(scope="module")
 def menu(explorer, layer_map, lonely):
     """A page with a selected sample and five neighbours, its export menu open; saves what a button makes."""
     near = [n.sample_id for n in layer_map.neighbours(lonely[0], 5, "activation")]

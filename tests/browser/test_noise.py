@@ -102,6 +102,7 @@ def test_keys_and_wheel_zoom_and_zero_shows_all_again(stage, slices, layer_map):
     stage.explorer.wait(lambda: stage.camera == whole)
 
 
+@pytest.mark.slow
 def test_layer_without_slices_orders_them_from_the_page(stage, slices, layer_map, data):
     records = data.library.layers(layer_map.layer.parent_id)
     runs_of = {r.layer: [s.run_id for s in records if s.layer == r.layer] for r in records}

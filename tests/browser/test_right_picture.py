@@ -25,6 +25,11 @@ MARGIN = 0.06
 PLACES = ("Map", "3-D", "left", "right")
 CHANGES = ("view", "sigma", "layer", "reload")
 """What happens before each click: another view, another noise level, another layer, the page loaded again."""
+ALL = tuple(product(PLACES, CHANGES))
+FEW = tuple(
+    (place, change) for place, other in zip(PLACES, (*CHANGES[1:], "layer"), strict=True) for change in ("view", other)
+)
+"""Each place as one comes to it, and after another change."""
 
 
 class Logged:
@@ -233,13 +238,20 @@ class Visit:
             self.expect_picture(listed.filter(has=self.page.get_by_text(other, exact=True)).get_by_role("img"), other)
 
 
-@pytest.mark.parametrize("classes", [(), ("3: three", "8: eight")], ids=["all", "filtered"])
+@pytest.mark.parametrize(
+    ("classes", "clicks"),
+    [
+        pytest.param((), FEW, id="all classes"),
+        pytest.param((), ALL, id="all classes, everywhere", marks=pytest.mark.slow),
+        pytest.param(("3: three", "8: eight"), ALL, id="two classes, everywhere", marks=pytest.mark.slow),
+    ],
+)
 def test_picture_is_that_of_the_sample_clicked_in_every_view_after_every_change(
-    new_page, url, logged, stacks, layer_map, classes
+    new_page, url, logged, stacks, layer_map, classes, clicks
 ):
     visit = Visit(new_page(), url, logged, stacks, classes)
     visit.open(layer_map.layer.layer, f"{layer_map.layer.sigma:g}")
-    for place, change in product(PLACES, CHANGES):
+    for place, change in clicks:
         visit.change(change, place)
         visit.click_one(place)
         visit.expect_pictures()

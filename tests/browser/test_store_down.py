@@ -40,6 +40,7 @@ def choose_layer(page, name):
     page.get_by_role("menuitem", name=name, exact=True).click()
 
 
+@pytest.mark.slow
 def test_bucket_that_is_down_leaves_what_was_fetched_and_is_told_until_it_answers(new_page, bucket):
     address, proxy = bucket
     program, url = serve(address)

@@ -143,6 +143,7 @@ def test_cancel_stops_between_two_steps_and_leaves_no_finished_run(explorer, lay
     expect(explorer.button("Generate")).to_be_enabled()
 
 
+@pytest.mark.slow
 def test_second_visitor_waits_in_the_queue_and_sees_the_place(explorer, new_page, url, layer_map, lonely):
     other = Explorer(new_page(), url, layer_map)
     for visitor in (explorer, other):

@@ -124,6 +124,7 @@ def test_worker_killed_at_work_is_a_sentence_and_the_next_order_succeeds(visitor
     assert [job.state for job in client.jobs()] == ["finished"]
 
 
+@pytest.mark.slow
 def test_wrong_token_is_a_sentence(new_page, store, workspace, layer_map, start_worker, place):
     start_worker().ready()
     program, address = serve(

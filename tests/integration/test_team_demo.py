@@ -21,7 +21,11 @@ from tests.team_servers import FOREIGN
 
 SMALL = ("--max-samples", "40", "--control-seeds", "0")
 """Every layer, both sigmas, the masked generation; few digits, no control rates."""
-STORES = ("bucket", "bucket and server", "server")
+STORES = (
+    "bucket and server",
+    pytest.param("bucket", marks=pytest.mark.slow),
+    pytest.param("server", marks=pytest.mark.slow),
+)
 
 
 @dataclass(frozen=True)

@@ -123,11 +123,18 @@ def test_job_and_reading_survive_a_bucket_that_fails_one_request_in_seven(team: 
     assert not [key for key in stored_keys(raw_client(team.server)) if ".part" in key or "incoming" in key]
 
 
-@pytest.mark.parametrize("share", [0.3, 0.9])
+REVOKED = (403, "AccessDenied"), "revoked, have expired"
+DOWN = (503, "SlowDown"), "store answers (SlowDown|503); try again"
+
+
 @pytest.mark.parametrize(
-    ("answer", "sentence"),
-    [((403, "AccessDenied"), "revoked, have expired"), ((503, "SlowDown"), "store answers (SlowDown|503); try again")],
-    ids=["revoked", "down"],
+    ("share", "answer", "sentence"),
+    [
+        pytest.param(0.3, *REVOKED, id="revoked early"),
+        pytest.param(0.9, *REVOKED, id="revoked late"),
+        pytest.param(0.3, *DOWN, id="down early", marks=pytest.mark.slow),  # every request is tried again and again
+        pytest.param(0.9, *DOWN, id="down late"),
+    ],
 )
 def test_bucket_that_fails_for_good_midway_ends_the_job_and_a_retry_succeeds(
     team: Team, requests_of_a_job: int, experiment: str, share: float, answer: tuple[int, str], sentence: str

@@ -40,23 +40,15 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def project_run(folder):
-    """An extraction that `mlflow run` makes of a prompt file, twice; the finished process of each."""
-    uri = f"sqlite:///{folder}/mlflow.db"
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment = os.environ | {"MLFLOW_TRACKING_URI": uri, "PATH": path, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "mlflow", "run", str(ROOT), "-e", "extract", "--env-manager", "local"]
-    options = ("model=sd-v1.5", f"checkpoint={folder}/sd", f"dataset=prompts:{folder}/prompts.csv",
-               "layers=h_space,up_block_0", "sigmas=1")  # fmt: skip
-    for option in options:
-        command += ["-P", option]
-    done = [subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True) for _ in range(2)]
-    assert [process.returncode for process in done] == [0, 0], done[0].stdout + done[0].stderr
-    return done
+def extractions(folder):
+    """An extraction of a prompt file, ordered twice; the result of each."""
+    options = {"layers": ("h_space", "up_block_0"), "sigmas": (1.0,), "device": "cpu"}
+    order = ("sd-v1.5", str(folder / "sd"), f"prompts:{folder}/prompts.csv")
+    return [extract(*order, **options) for _ in range(2)]
 
 
 @pytest.fixture(scope="module")
-def workspace(folder, project_run):
+def workspace(folder, extractions):
     return open_workspace()
 
 
@@ -66,14 +58,30 @@ def layer_run(workspace):
     return next(record for record in workspace.catalog.layers(parent.run_id) if record.layer == "mid_block")
 
 
-def test_mlflow_run_extracts_from_prompts_and_is_reused(workspace, project_run, layer_run):
-    assert "images of 21 prompts" in project_run[0].stderr
-    assert "21 made now" in project_run[0].stderr
-    assert "re-used" in project_run[1].stdout + project_run[1].stderr
+def test_prompts_are_drawn_once_and_the_extraction_is_reused(workspace, extractions, layer_run):
+    assert [result.reused for result in extractions] == [False, True]
     (images,) = workspace.catalog.runs("generate-dataset")
     assert images.metrics["num_samples"] == 21
     assert layer_run.params["conditioning"] == "prompt"
     assert {record.layer for record in workspace.catalog.layers(layer_run.parent_id)} == {"mid_block", "up_block_0"}
+
+
+@pytest.mark.slow
+def test_mlflow_run_extracts_from_prompts_and_is_reused(folder, tmp_path):
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    own = {"MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/mlflow.db", "PATH": path, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "mlflow", "run", str(ROOT), "-e", "extract", "--env-manager", "local"]
+    options = ("model=sd-v1.5", f"checkpoint={folder}/sd", f"dataset=prompts:{folder}/prompts.csv",
+               "layers=h_space,up_block_0", "sigmas=1")  # fmt: skip
+    for option in options:
+        command += ["-P", option]
+    done = [
+        subprocess.run(command, cwd=tmp_path, env=os.environ | own, capture_output=True, text=True) for _ in range(2)
+    ]
+    assert [process.returncode for process in done] == [0, 0], done[0].stdout + done[0].stderr
+    assert "images of 21 prompts" in done[0].stderr
+    assert "21 made now" in done[0].stderr
+    assert "re-used" in done[1].stdout + done[1].stderr
 
 
 def test_samples_carry_prompt_and_category_and_the_run_its_prompt_clusters(workspace, layer_run):

@@ -67,7 +67,7 @@ def digests_of(run_id):
 WANTED = ("--layers", ",".join(LAYERS), "--sigmas", "0.5,2", "--max-samples", "120")
 
 
-@pytest.mark.parametrize("storage", ["full", "sketch"])
+@pytest.mark.parametrize("storage", ["full", pytest.param("sketch", marks=pytest.mark.slow)])
 def test_two_processes_log_one_run_with_the_digests_of_one_process(torchrun, storage):
     kind = ("--storage", storage, "--sketch-samples", "60", "--pca-components", "20")
     status, said = torchrun(["-m", "diffviews", "extract", *WANTED, *kind], processes=2)

@@ -13,7 +13,7 @@ from experiments.benchmarks.gpu_extraction import compare_sketching
 from experiments.benchmarks.measurement import Comparison, Spread, Target, duration, interleave, seconds_of
 from experiments.benchmarks.suite import SUITE, choose, run
 
-SLOW = {"path", "opening", "downloads", "help", "demo", "maps-scaling", "import", "map", "sketch"}
+SLOW = {"path", "opening", "downloads", "help", "demo", "maps-scaling", "import", "map", "sketch", "projection-scaling"}
 """Benchmarks that compile UMAP, or start processes each of which imports everything anew."""
 
 
