@@ -18,10 +18,6 @@ class Overlay:
     agreement: float
     """Procrustes correlation, 0 to 1: 1 where the maps differ by place, size, rotation and mirroring only."""
 
-    def between(self, share: float) -> np.ndarray:
-        """Return places on the straight way from the first map (0) to the second (1), (N, n) float64."""
-        return (1 - share) * self.first + share * self.second
-
 
 def overlay(first: np.ndarray, second: np.ndarray) -> Overlay:
     """Turn one map onto another by orthogonal Procrustes analysis (Gower & Dijksterhuis 2004, sec. 4.1).

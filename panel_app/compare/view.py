@@ -126,7 +126,7 @@ class CompareView(pn.viewable.Viewer):
         self.shared.object = f'<span class="title">{shared_sentence(comparison)}</span>'
 
     def _take_theme(self, dark: bool) -> None:
-        self.left.dark = self.right.dark = dark
+        self.left.dark = self.right.dark = self.between.pane.cloud.dark = dark
 
 
 def shared_sentence(comparison: Comparison) -> str:

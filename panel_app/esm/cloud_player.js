@@ -1,15 +1,16 @@
-// The player over sigma: from the noisiest slice on the left to the clearest on the right, along log sigma.
+// The player over slices, from the highest on the left to the lowest on the right: along log sigma, or from map to map.
 const SECONDS = 4
 
 class Player {
   constructor(view) {
     this.view = view
     this.bar = node("div", "player")
-    this.button = this.control("▶ Play", "Play from the noisiest to the clearest slice", () => this.toggle())
+    this.words = view.model.words
+    this.button = this.control("▶ Play", this.words.play, () => this.toggle())
     this.button.className = "play"
     this.track = node("div", "track")
     this.slider = node("input")
-    Object.assign(this.slider, {type: "range", ariaLabel: "Noise level σ", title: "Noise level on show; between two slices the samples are on their way"})
+    Object.assign(this.slider, {type: "range", ariaLabel: this.words.slider, title: this.words.help})
     this.slider.addEventListener("input", () => { this.stop(false); this.view.go(-Number(this.slider.value), false) })
     this.slider.addEventListener("change", () => this.view.go(this.view.at, true))
     this.now = node("div", "now")
@@ -18,8 +19,8 @@ class Player {
     for (const speed of ["0.5", "1", "2"]) this.speed.append(new Option(`${speed}×`, speed, speed === "1", speed === "1"))
     const label = node("label", "", "Speed")
     label.append(this.speed)
-    const previous = this.control("‹", "Previous slice, noisier", () => this.jump(1))
-    const next = this.control("›", "Next slice, clearer", () => this.jump(-1))
+    const previous = this.control("‹", this.words.previous, () => this.jump(1))
+    const next = this.control("›", this.words.next, () => this.jump(-1))
     this.bar.append(this.button, previous, next, this.now, this.track, label)
   }
   control(text, help, action) {
@@ -34,17 +35,18 @@ class Player {
     if (!places?.fits) return
     if (this.marked !== places) this.mark(places)
     this.slider.value = -at
-    this.now.textContent = `σ ${shortSigma(at)}`
+    this.now.textContent = this.words.share ? `${Math.round(-100 * at)} %` : `σ ${shortSigma(at)}`
     this.slider.setAttribute("aria-valuetext", this.now.textContent)
-    const [label, help] = this.view.playing ? ["❚❚ Pause", "Pause"] : ["▶ Play", "Play from the noisiest to the clearest slice"]
+    const [label, help] = this.view.playing ? ["❚❚ Pause", "Pause"] : ["▶ Play", this.words.play]
     if (this.button.textContent !== label) Object.assign(this.button, {textContent: label, title: help, ariaLabel: help})
   }
   mark(places) {
     this.marked = places
     const {lowest, highest} = places
     Object.assign(this.slider, {min: -highest, max: -lowest, step: (highest - lowest) / 400})
-    const ticks = places.levels.map(({sigma, at}) => {
-      const share = (highest - at) / (highest - lowest), tick = this.control(`σ ${sigma}`, `Show the slice at σ ${sigma}`, () => this.show(at))
+    const ticks = places.levels.map(({label, at}) => {
+      const share = (highest - at) / (highest - lowest), tick = this.control(label, `Show the slice at ${label}`, () => this.show(at))
+      if (this.words.share) tick.style.transform = `translateX(-${100 * share}%)`
       tick.style.left = `calc(8px + ${share} * (100% - 16px))`
       return tick
     })

@@ -22,6 +22,7 @@ const RINGS = {
   suggested: {grow: 9, width: 1.6, colour: "#e5484d"},
   manual: {grow: 11, width: 3.6, colour: "#e5484d"},
   selected: {grow: 13, width: 4, colour: "#2f6fed"},
+  hovered: {grow: 6, width: 2, colour: "#8a8f98"},
 }
 const REACH = 11
 
@@ -122,7 +123,7 @@ class View {
   decorate(ink) {
     const {places} = this, marks = this.model.marks.filter((mark) => mark.index < places.count)
     if (places.solid) this.frames(ink)
-    for (const {index, kind} of marks) if (places.slices > 1) this.trail(ink, index, kind)
+    for (const {index, kind} of marks) if (places.slices > 1 && kind !== "hovered") this.trail(ink, index, kind)
     for (const path of this.model.paths) this.path(ink, path)
     for (const {index, kind} of marks) {
       const ring = RINGS[kind]
@@ -140,8 +141,8 @@ class View {
     ink.line(way, colour, chosen ? 2.4 : 1.2, {halo: chosen ? 3 : 0, alpha: chosen ? 1 : kind === "group" ? 0.35 : 0.65})
     if (!chosen || places.solid) return
     for (const spot of way) ink.dot(spot, 7, colour)
-    ink.text([way[0][0] + 8, way[0][1] - 8], `σ ${places.levels[0].sigma}`)
-    ink.text([way.at(-1)[0] + 8, way.at(-1)[1] - 8], `σ ${places.levels.at(-1).sigma}`)
+    ink.text([way[0][0] + 8, way[0][1] - 8], places.levels[0].label)
+    ink.text([way.at(-1)[0] + 8, way.at(-1)[1] - 8], places.levels.at(-1).label)
   }
   // A denoising path: in space each step at its own sigma; in the plane whole, with a marker at the sigma on show.
   path(ink, {x, y, z, at, colour, dashed}) {
@@ -163,10 +164,10 @@ class View {
     const heights = places.axes === 3 ? [-up, up] : places.levels.map((level) => places.height(level.at))
     for (const z of heights) ink.line(corners.map(([x, y]) => camera.see([x, y, z])), ink.ink, 1, faint)
     for (const [x, y] of corners.slice(0, 4)) ink.line([heights[0], heights.at(-1)].map((z) => camera.see([x, y, z])), ink.ink, 1, {alpha: 0.16})
-    if (places.axes === 2) places.levels.forEach(({sigma}, i) => {
+    if (places.axes === 2) places.levels.forEach(({label}, i) => {
       const seen = corners.slice(0, 4).map(([x, y]) => camera.see([x, y, heights[i]]))
       const [x, y] = seen.reduce((best, spot) => spot[0] > best[0] ? spot : best)
-      ink.text([Math.min(x + 6, camera.width - 48), y + 4], `σ ${sigma}`)
+      ink.text([Math.min(x + 6, camera.width - 48), y + 4], label)
     })
   }
 

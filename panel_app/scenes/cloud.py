@@ -19,6 +19,15 @@ _ESM = Path(__file__).parents[1] / "esm"
 _PARTS = ("cloud_places.js", "cloud_pixels.js", "cloud_player.js", "cloud_view.js")
 _USUAL_PIXELS = 820 * 540
 
+OVER_SIGMA = {
+    "slider": "Noise level σ",
+    "help": "Noise level on show; between two slices the samples are on their way",
+    "play": "Play from the noisiest to the clearest slice",
+    "previous": "Previous slice, noisier",
+    "next": "Next slice, clearer",
+}
+"""What the player over noise levels says."""
+
 
 class PointCloud(BrowserPane):
     """Points of a scene. Positions and colours travel as bytes; see `esm/cloud_places.js` for where they appear."""
@@ -28,8 +37,9 @@ class PointCloud(BrowserPane):
     label = param.String(doc="what is seen, for those who do not see it")
     positions = param.Bytes(b"", doc="float32, (slices, samples, 2 or 3)")
     colours = param.Bytes(b"", doc="uint8, (samples, 4); alpha 0 hides")
-    levels = param.List(doc="[{sigma, at}] of the slices, ascending; at is log sigma")
+    levels = param.List(doc="[{label, at}] of the slices, ascending; at is log sigma")
     at = param.Number(0.0, doc="log sigma on show")
+    words = param.Dict(default=OVER_SIGMA, doc="what the player says; with `share`, at is 0 to −1 and shown in %")
     marks = param.List(doc="[{index, kind}] of rings")
     paths = param.List(doc="[{x, y, z, at, colour, dashed}] of denoising paths; z is None on slices")
     card = param.Dict(default={}, doc="{of, index, slice, html} of the hovered sample")
@@ -57,32 +67,34 @@ class CloudPane(pn.viewable.Viewer):
         solid: bool,
         label: str,
         on_level: Callable[[float], None] | None = None,
+        words: dict[str, Any] = OVER_SIGMA,
         **params: Any,
     ) -> None:
         """Draw for a visitor.
 
         Args:
             session: of the visitor.
-            solid: whether the scene is turned in space; else a player moves it along sigma.
+            solid: whether the scene is turned in space; else a player moves it along its slices.
             label: what is seen, for those who do not see it.
-            on_level: called with log sigma where the visitor moved the player.
+            on_level: called with the place along the slices to which the visitor moved the player.
+            words: what the player says.
         """
         super().__init__(**params)
         self.session = session
         self._on_level = on_level
         self.placed: Placed = {}
-        self.cloud = PointCloud(self._answer, solid=solid, label=label, visible=False, margin=(0, 6))
+        self.cloud = PointCloud(self._answer, solid=solid, label=label, words=words, visible=False, margin=(0, 6))
         state = session.state
         self.param.watch(lambda *_: self._load(), "scene")
         session.param.watch(lambda *_: self._colour(), "map")
         state.param.watch(lambda *_: self._colour(), ["filter", "colour_by", "highlight"])
-        state.param.watch(lambda *_: self._mark(), ["selection", "group"])
+        state.param.watch(lambda *_: self._mark(), ["selection", "group", "hovered"])
 
     def __panel__(self) -> pn.viewable.Viewable:
         return self.cloud
 
     def show_level(self, at: float) -> None:
-        """Stand at a noise level, given as log sigma."""
+        """Stand at a place along the slices, such as log sigma."""
         self.cloud.at = at
 
     def draw_paths(self, paths: list[dict[str, Any]]) -> None:
@@ -96,14 +108,13 @@ class CloudPane(pn.viewable.Viewer):
         self.cloud.visible = scene is not None
         if scene is None:
             return
-        marks = scene.marks(self.session.state.selection, self.session.state.group)
         self.cloud.param.update(
             key=scene.map_run,
-            levels=scene.levels if scene.positions.shape[2] == 2 else [],
+            levels=[{"label": label, "at": at} for label, at in scene.levels],
             positions=scene.positions.tobytes(),
             colours=self._colours(),
             radius=disc_radius(scene.rows.shape[1], _USUAL_PIXELS),
-            marks=marks,
+            marks=self._marks(),
             paths=[],
         )
 
@@ -119,7 +130,12 @@ class CloudPane(pn.viewable.Viewer):
 
     def _mark(self) -> None:
         if self.scene is not None:
-            self.cloud.marks = self.scene.marks(self.session.state.selection, self.session.state.group)
+            self.cloud.marks = self._marks()
+
+    def _marks(self) -> list[dict[str, Any]]:
+        state = self.session.state
+        elsewhere = None if self.cloud.card else state.hovered  # the browser itself rings what is pointed at here
+        return self.scene.marks(state.selection, state.group, elsewhere)
 
     def _answer(self, message: dict[str, Any]) -> None:
         """Answer the browser; what it says of a scene that has been left means nothing."""
@@ -144,6 +160,6 @@ class CloudPane(pn.viewable.Viewer):
         sample_id = scene.sample_at(index)
         if not isinstance(at_slice, int) or not 0 <= at_slice < len(scene.maps):
             raise SelectionError(f"there is no slice number {at_slice!r} on this map of {len(scene.maps)}")
-        state.hovered = sample_id
         html = hover_card(scene.maps[at_slice], int(scene.rows[at_slice, index]))
         self.cloud.card = {"of": scene.map_run, "index": index, "slice": at_slice, "html": html}
+        state.hovered = sample_id

@@ -1,13 +1,14 @@
 """What is drawn when the same samples lie in several places: slices along sigma, or one map in three dimensions."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 import numpy as np
 import pandas as pd
 
 from diffviews.errors import ConfigError, SelectionError
+from diffviews.processing.procrustes import overlay
 from panel_app.filter import Filter
 from panel_app.layer_map import LayerMap
 from panel_app.map.raster import Colouring
@@ -33,7 +34,7 @@ class Scene:
 
     map_run: str
     maps: tuple[LayerMap, ...]
-    """Slices by ascending sigma, or the one map."""
+    """Slices, in the order of `levels`, or the one map."""
     sample_ids: tuple[str, ...]
     """Samples drawn, those that every map has."""
     rows: np.ndarray
@@ -42,6 +43,8 @@ class Scene:
     """(L, N, D) float32: D is 2 for slices, 3 for a map in three dimensions."""
     total: int
     """Samples there are, drawn or not."""
+    levels: tuple[tuple[str, float], ...] = ()
+    """Each slice's name and its place along the player, ascending; none of a map in three dimensions."""
     index_of: Mapping[str, int] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -57,7 +60,22 @@ class Scene:
         if len(slices) < 2:
             raise ConfigError(f"an aligned map needs slices at two noise levels or more, not {len(slices)}")
         ascending = sorted(slices, key=lambda layer_map: layer_map.layer.sigma)
-        return cls._of(map_run, ascending, ["x", "y"])
+        levels = [(f"σ {short_sigma(m.layer.sigma)}", float(np.log(m.layer.sigma))) for m in ascending]
+        return cls._of(map_run, ascending, ["x", "y"], levels)
+
+    @classmethod
+    def from_one_to_the_other(cls, left: LayerMap, right: LayerMap, sample_ids: Sequence[str]) -> tuple[Self, float]:
+        """Lay two maps over each other; return the scene and their Procrustes correlation, 0 to 1.
+
+        The right map is turned, mirrored and scaled onto the left one by the samples that both have, at least 2; the
+        left one stands at 0 and the right one at −1 along the player.
+        """
+        pair = (right, left)
+        levels = [(f"{m.layer.layer} at σ {m.layer.sigma:g}", at) for m, at in zip(pair, (-1.0, 0.0), strict=True)]
+        scene = cls._of(f"{left.map_run}-{right.map_run}", pair, ["x", "y"], levels, sample_ids)
+        theirs, ours = scene.positions
+        laid = overlay(ours, theirs)
+        return replace(scene, positions=np.stack([laid.second, laid.first]).astype(np.float32)), laid.agreement
 
     @classmethod
     def of_solid(cls, layer_map: LayerMap) -> Self:
@@ -71,29 +89,28 @@ class Scene:
         return cls._of(layer_map.map_run, [layer_map], ["x", "y", "z"])
 
     @classmethod
-    def _of(cls, map_run: str, maps: Sequence[LayerMap], axes: list[str]) -> Self:
-        shared = [s for s in maps[0].row_of if all(s in other.row_of for other in maps[1:])]
+    def _of(
+        cls,
+        map_run: str,
+        maps: Sequence[LayerMap],
+        axes: list[str],
+        levels: Sequence[tuple[str, float]] = (),
+        shared: Sequence[str] | None = None,
+    ) -> Self:
+        if shared is None:
+            shared = [s for s in maps[0].row_of if all(s in other.row_of for other in maps[1:])]
         step = -(-len(shared) * len(maps) // MOST_PLACES) or 1
         drawn = tuple(shared[::step])
         rows = np.array([[layer_map.row_of[s] for s in drawn] for layer_map in maps], np.int64).reshape(len(maps), -1)
         places = [
             layer_map.table[axes].to_numpy(np.float32)[chosen] for layer_map, chosen in zip(maps, rows, strict=True)
         ]
-        return cls(map_run, tuple(maps), drawn, rows, np.stack(places), len(shared))
+        return cls(map_run, tuple(maps), drawn, rows, np.stack(places), len(shared), tuple(levels))
 
     @property
     def sigmas(self) -> tuple[float, ...]:
         """Noise level of each slice."""
         return tuple(float(layer_map.layer.sigma) for layer_map in self.maps)
-
-    @property
-    def levels(self) -> list[dict[str, Any]]:
-        """Each slice's noise level as text, and its place on the logarithmic scale."""
-        return [{"sigma": short_sigma(sigma), "at": float(np.log(sigma))} for sigma in self.sigmas]
-
-    def nearest_slice(self, sigma: float) -> int:
-        """Return the slice whose noise level is nearest on a logarithmic scale."""
-        return int(np.argmin(np.abs(np.log(self.sigmas) - np.log(sigma))))
 
     def colours(self, on_map: LayerMap, colour_by: str, wanted: Filter, highlight: str | None = None) -> np.ndarray:
         """Return the samples' colours as the map beside has them, (N, 4) uint8; a hidden sample has alpha 0.
@@ -124,11 +141,12 @@ class Scene:
         mask = on_map.rows.mask(wanted)
         return np.array([s in on_map.row_of and mask[on_map.row_of[s]] for s in self.sample_ids], dtype=bool)
 
-    def marks(self, selection: Selection, group: Group) -> list[dict[str, Any]]:
-        """Return what is ringed, by index: the group below, the selected sample on top."""
+    def marks(self, selection: Selection, group: Group, hovered: str | None = None) -> list[dict[str, Any]]:
+        """Return what is ringed, by index: the group below, the selected sample and the hovered one on top."""
         rings = [(s, "group") for s in group.sample_ids[:_MOST_GROUP_MARKS]]
         rings += [(s, "suggested") for s in selection.suggested] + [(s, "manual") for s in selection.manual]
         rings += [(selection.sample_id, "selected")] if selection.sample_id else []
+        rings += [(hovered, "hovered")] if hovered else []
         return [{"index": self.index_of[s], "kind": kind} for s, kind in rings if s in self.index_of]
 
     def sample_at(self, index: Any) -> str:

@@ -197,7 +197,7 @@ def test_samples_move_from_one_map_to_the_other(comparing, layer_map):
     against = {"tool": "between"}
     query = urlencode({"view": "compare", "theme": "dark", "against": json.dumps(against)})
     comparing.open(f"?{query}").ready()
-    canvas = page.get_by_role("img", name="Samples between their places")
+    canvas = page.get_by_role("application", name="Samples between their places")
     canvas.scroll_into_view_if_needed()
 
     def pixels():
@@ -208,6 +208,8 @@ def test_samples_move_from_one_map_to_the_other(comparing, layer_map):
     assert start.mean() < 90  # the page is dark
     page.get_by_label("Between the maps").fill("1")
     comparing.explorer.wait(lambda: (pixels() != start).any(axis=-1).sum() > 200)
+    page.get_by_label("Between the maps").fill("0.5")
+    keep(page, "compare-between")
     page.get_by_label("Between the maps").fill("0")
     comparing.explorer.wait(lambda: (pixels() == start).all())
     page.locator(".bk-events:visible").first.scroll_into_view_if_needed()

@@ -1,6 +1,5 @@
 """The compare view's moving picture, linked zoom, background work and similarity table, without a browser."""
 
-import base64
 import threading
 import time
 from types import SimpleNamespace
@@ -11,9 +10,7 @@ from dashboard_synthetic import SyntheticRuns
 from scipy.spatial import procrustes
 
 from diffviews.errors import CorruptDataError, DiffViewsError
-from panel_app.compare import between as compare_between
 from panel_app.compare.against import BETWEEN
-from panel_app.compare.between import Moving, marks_of
 from panel_app.compare.comparison import COMPARE
 from panel_app.compare.view import CompareView
 from panel_app.compare.zoom import around, is_same, part, shares
@@ -21,9 +18,10 @@ from panel_app.computing.background import Background
 from panel_app.data import DataStore
 from panel_app.library import LoggedRuns
 from panel_app.map.embedding_map import EmbeddingMap
+from panel_app.scenes import scene as scene_module
+from panel_app.scenes.scene import Scene
 from panel_app.session import Session
 from panel_app.state import Address, Selection
-from panel_app.theme import NEIGHBOUR, SELECTED
 
 
 @pytest.fixture(scope="module")
@@ -61,86 +59,65 @@ def places_on(layer_map, sample_ids):
     return np.array([layer_map.position(s) for s in sample_ids])
 
 
-def test_moving_starts_on_the_left_map_and_ends_on_the_turned_right_one(maps):
+def test_scene_starts_on_the_left_map_and_ends_on_the_turned_right_one(maps):
     left, right, ids = maps
-    moving = Moving.of(left, right, ids, "class")
+    scene, agreement = Scene.from_one_to_the_other(left, right, ids)
     _, _, disparity = procrustes(places_on(left, ids), places_on(right, ids))
-    assert 1 - moving.agreement**2 == pytest.approx(disparity)
-    for own, layer_map in ((moving.left, left), (moving.right, right)):  # distances keep their ratios
-        ours = np.linalg.norm(own[0] - own[1:], axis=1)
+    assert 1 - agreement**2 == pytest.approx(disparity)
+    assert [at for _, at in scene.levels] == [-1.0, 0.0]
+    for own, layer_map, (label, _) in zip(scene.positions, (right, left), scene.levels, strict=True):
+        assert label == f"{layer_map.layer.layer} at σ {layer_map.layer.sigma:g}"
+        ours = np.linalg.norm(own[0] - own[1:], axis=1)  # distances keep their ratios
         theirs = np.linalg.norm((p := places_on(layer_map, ids))[0] - p[1:], axis=1)
-        assert ours / theirs == pytest.approx(np.full(len(ours), ours[0] / theirs[0]), rel=1e-4)
-    both = np.concatenate([moving.left, moving.right])
-    assert both.min() >= -1e-9
-    assert both.max() <= 1 + 1e-9
-    assert np.ptp(both, axis=0) == pytest.approx(moving.span)
+        assert ours / theirs == pytest.approx(np.full(len(ours), ours[0] / theirs[0]), rel=1e-3)
 
 
-def test_moving_colours_are_those_of_the_left_map(maps):
-    left, right, ids = maps
-    for column in ("class", "distance_to_data"):
-        moving, colouring = Moving.of(left, right, ids, column), left.colouring(column)
-        sample = left.table[column].iloc[left.row_of[ids[7]]]
-        expected = dict(zip(colouring.categories, colouring.colours, strict=False)).get(sample)
-        expected = expected or colouring.colour_at(float(sample))
-        got = "#" + "".join(f"{c:02x}" for c in moving.colours()[7])
-        assert np.abs(np.array(_rgb(got)) - _rgb(expected)).max() <= 2
-
-
-def _rgb(colour):
-    return [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
-
-
-def test_moving_picture_shows_a_sample_on_its_way(maps):
-    left, right, ids = maps
-    moving = Moving.of(left, right, ids, "class")
-    lone = int(np.argmax(np.linalg.norm(moving.left - 0.5, axis=1)))
-    for share in (0.0, 0.5, 1.0):
-        pixels = moving.picture(share, 300, 200)
-        assert pixels.shape == (200, 300, 4)
-        x, y = (1 - share) * moving.left[lone] + share * moving.right[lone]
-        scale = min(300 / moving.span[0], 200 / moving.span[1]) * 0.94
-        column, row = round(150 + (x - 0.5) * scale), round(100 - (y - 0.5) * scale)
-        assert pixels[max(row - 1, 0) : row + 2, max(column - 1, 0) : column + 2, 3].max() > 150
-
-
-def test_moving_picture_of_a_large_set_is_drawn_here_at_the_size_asked_for(page, monkeypatch):
-    sent = []
-    monkeypatch.setattr(compare_between, "MOST_LIVE", 50)
+def test_scene_sends_every_sample_in_the_colours_of_the_left_map_and_a_click_selects_it(page, maps):
+    left, _, ids = maps
     page.comparison.set(tool=BETWEEN)
-    stage = page.between.stage
-    monkeypatch.setattr(stage, "_send_msg", sent.append)
-    assert not stage.live
-    assert stage.left == ""
-    stage._handle_msg({"draw": 0.5, "width": 400, "height": 10**9})
-    assert sent[0]["share"] == 0.5
-    data = base64.b64decode(sent[0]["frame"].partition(",")[2])
-    assert int.from_bytes(data[16:20], "big") == 400
-    assert int.from_bytes(data[20:24], "big") <= 2400
-    stage._handle_msg({"draw": "x", "width": None, "height": 1})
-    assert len(sent) == 1
-
-
-def test_moving_picture_sends_every_sample_and_a_click_selects_it(page):
-    page.comparison.set(tool=BETWEEN)
-    stage, moving = page.between.stage, page.between._moving[1]
-    sent = np.frombuffer(base64.b64decode(stage.left), "<u2").reshape(-1, 2) / 65535
-    assert sent == pytest.approx(moving.left.clip(0, 1), abs=1e-5)
-    stage._handle_msg({"choose": 17})
-    assert page.comparison.session.state.selection == Selection(moving.sample_ids[17])
-    assert stage.marks[0]["left"] == moving.left[17].tolist()
+    cloud, scene = page.between.pane.cloud, page.between.pane.scene
+    assert scene.sample_ids == ids
+    sent = np.frombuffer(cloud.positions, np.float32).reshape(2, -1, 2)
+    assert (sent == scene.positions).all()
+    colours = np.frombuffer(cloud.colours, np.uint8).reshape(-1, 4)
+    colouring = left.colouring("class")
+    key = dict(zip(colouring.categories, colouring.colours, strict=True))
+    assert "#" + colours[17, :3].tobytes().hex() == key[left.text_of(ids[17])]
+    cloud._handle_msg({"click": 17, "of": cloud.key})
+    assert page.comparison.session.state.selection == Selection(ids[17])
+    assert cloud.marks == [{"index": 17, "kind": "selected"}]
     for wrong in (-1, 10**6, "x", None):
-        stage._handle_msg({"choose": wrong})
-    assert page.comparison.session.state.selection == Selection(moving.sample_ids[17])
+        cloud._handle_msg({"click": wrong, "of": cloud.key})
+    assert page.comparison.session.state.selection == Selection(ids[17])
 
 
-def test_marks_ring_the_selected_its_neighbours_and_the_hovered(maps):
-    moving = Moving.of(*maps, "class")
-    ids = moving.sample_ids
-    marks = marks_of(moving, Selection(ids[0], (ids[1],), (ids[2],)), ids[3])
-    assert [m["colour"] for m in marks][:3] == [NEIGHBOUR, NEIGHBOUR, SELECTED]
-    assert [m["right"] for m in marks] == [moving.right[i].tolist() for i in (1, 2, 0, 3)]
-    assert marks_of(moving, Selection("not-there"), None) == []
+def test_scene_stands_where_the_address_says_and_notes_where_it_is_moved(page):
+    page.comparison.set(tool=BETWEEN, share=0.25)
+    cloud = page.between.pane.cloud
+    assert cloud.at == -0.25
+    cloud._handle_msg({"at": -0.5, "of": cloud.key})
+    assert page.comparison.against.share == 0.5
+    cloud._handle_msg({"at": 7, "of": cloud.key})
+    assert page.comparison.against.share == 0
+
+
+def test_scene_of_a_large_set_is_of_samples_chosen_evenly_and_says_so(page, monkeypatch):
+    monkeypatch.setattr(scene_module, "MOST_PLACES", 100)
+    page.comparison.set(tool=BETWEEN)
+    assert page.between.pane.scene.positions.shape == (2, 40, 2)
+    assert "40 of 120 samples are drawn" in page.between.told.object
+
+
+def test_scene_rings_what_is_pointed_at_on_a_map_and_not_twice_what_is_pointed_at_here(page, maps):
+    page.comparison.set(tool=BETWEEN)
+    cloud, ids = page.between.pane.cloud, maps[2]
+    page.comparison.left.state.hovered = ids[3]
+    assert cloud.marks == [{"index": 3, "kind": "hovered"}]
+    page.comparison.left.state.hovered = None
+    assert cloud.marks == []
+    cloud._handle_msg({"hover": 5, "slice": 1, "of": cloud.key})
+    assert page.comparison.session.state.hovered == ids[5]
+    assert cloud.marks == []
 
 
 # -- linked zoom ---------------------------------------------------------------------------

