@@ -5,6 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from diffviews.processing.palette import UNLABELLED, class_colours
+
 SELECTED = "#2f6fed"
 """Ring of the selected sample."""
 
@@ -20,17 +22,6 @@ PATH = PATHS[0]
 BASELINE_PATH = "#8a8f98"
 """Denoising path of the same noise without the mask."""
 
-CLASS_COLOURS = (
-    "#4c78d8", "#f0a020", "#e4573d", "#26a69a", "#59a14f",
-    "#e77fb3", "#8e63ce", "#6fb7e9", "#a0714f", "#98a02c",
-    "#2a4f9e", "#b97a0a", "#a33b28", "#14756c", "#3b7234",
-    "#b04d83", "#5f3d97", "#3d87ba", "#6f4b31", "#697017",
-)  # fmt: skip
-"""One a category, in the order of the legend; more categories than colours start over."""
-
-UNLABELLED = "#9aa1ab"
-"""Category of samples without a class."""
-
 SEQUENTIAL = ("#3b2a78", "#3f5fa8", "#2f8f9d", "#4db380", "#a9cf54", "#f7e04b")
 """Continuous columns, low to high; perceptually ordered and readable on both pages."""
 
@@ -39,10 +30,9 @@ FONT = "Roboto, 'Helvetica Neue', Arial, sans-serif"
 
 def category_colours(categories: Sequence[str], unlabelled: str) -> dict[str, str]:
     """Return a colour for each category; the category named `unlabelled` is grey."""
-    return {
-        name: UNLABELLED if name == unlabelled else CLASS_COLOURS[index % len(CLASS_COLOURS)]
-        for index, name in enumerate(categories)
-    }
+    named = [name for name in categories if name != unlabelled]
+    colours = dict(zip(named, class_colours(len(named)), strict=True))
+    return {name: colours.get(name, UNLABELLED) for name in categories}
 
 
 def ordered_colours(categories: Sequence[str]) -> dict[str, str]:

@@ -8,13 +8,13 @@ import numpy as np
 import pandas as pd
 
 from diffviews.errors import ShapeError
-from diffviews.processing.palette import class_colours, ramp
+from diffviews.processing.palette import UNLABELLED, class_colours, ramp
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-INK, FAINT, LINE, PAPER, UNLABELLED = "#1b1f24", "#5b6470", "#e3e6ea", "#ffffff", "#9aa1ab"
+INK, FAINT, LINE, PAPER = "#1b1f24", "#5b6470", "#e3e6ea", "#ffffff"
 KNOWS, DECIDES = "#0b7edd", "#c94b85"
 
 LEGEND_CLASSES = 24

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from diffviews.errors import ConfigError, SelectionError
+from diffviews.processing.palette import UNLABELLED
 from diffviews.processing.procrustes import overlay
 from panel_app.filter import Filter
 from panel_app.layer_map import LayerMap
@@ -23,9 +24,6 @@ _MOST_GROUP_MARKS = 400
 
 FAINT = 48
 """Alpha of what is not highlighted, of 255."""
-
-_MISSING = "#9aa1ab"
-"""Colour of a sample without the number that colours the map."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -125,7 +123,7 @@ class Scene:
         known = rows >= 0
         colouring = on_map.colouring(colour_by)
         colours = np.empty((len(rows), 4), np.uint8)
-        colours[~known, :3] = _rgb(_MISSING)
+        colours[~known, :3] = _rgb(UNLABELLED)
         colours[known, :3] = rgb_of(on_map.table[colouring.column].iloc[rows[known]], colouring)
         alpha = np.full(len(rows), 255, np.uint8)
         if highlight in colouring.categories:
@@ -165,14 +163,14 @@ def rgb_of(values: pd.Series, colouring: Colouring) -> np.ndarray:
     stops = np.array([_rgb(colour) for colour in colouring.colours], np.float64)
     if colouring.categorical:
         codes = pd.Categorical(values, categories=list(colouring.categories)).codes
-        return np.asarray(np.where(codes[:, None] < 0, _rgb(_MISSING), stops[codes]), np.uint8)
+        return np.asarray(np.where(codes[:, None] < 0, _rgb(UNLABELLED), stops[codes]), np.uint8)
     numbers = values.to_numpy(np.float64)
     width = colouring.high - colouring.low
     share = (numbers - colouring.low) / width if width > 0 else np.zeros(len(numbers))
     known = np.isfinite(share)
     place = np.clip(np.where(known, share, 0), 0, 1) * (len(stops) - 1)
     mixed = np.stack([np.interp(place, np.arange(len(stops)), stops[:, channel]) for channel in range(3)], axis=1)
-    return np.where(known[:, None], mixed.round(), _rgb(_MISSING)).astype(np.uint8)
+    return np.where(known[:, None], mixed.round(), _rgb(UNLABELLED)).astype(np.uint8)
 
 
 def _rgb(colour: str) -> tuple[int, int, int]:

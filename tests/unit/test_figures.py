@@ -167,16 +167,20 @@ def oklab(colour, sight):
     """Oklab of an sRGB colour seen with a colour deficiency (Machado et al. 2009, severity 1)."""
     values = rgb(colour) / 255
     linear = np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
-    cones = np.array([
-        [0.4122214708, 0.5363325363, 0.0514459929],
-        [0.2119034982, 0.6806995451, 0.1073969566],
-        [0.0883024619, 0.2817188376, 0.6299787005],
-    ]) @ np.clip(SIGHT[sight] @ linear, 0, 1)
-    return np.array([
-        [0.2104542553, 0.7936177850, -0.0040720468],
-        [1.9779984951, -2.4285922050, 0.4505937099],
-        [0.0259040371, 0.7827717662, -0.8086757660],
-    ]) @ np.cbrt(cones)
+    cones = np.array(
+        [
+            [0.4122214708, 0.5363325363, 0.0514459929],
+            [0.2119034982, 0.6806995451, 0.1073969566],
+            [0.0883024619, 0.2817188376, 0.6299787005],
+        ]
+    ) @ np.clip(SIGHT[sight] @ linear, 0, 1)
+    return np.array(
+        [
+            [0.2104542553, 0.7936177850, -0.0040720468],
+            [1.9779984951, -2.4285922050, 0.4505937099],
+            [0.0259040371, 0.7827717662, -0.8086757660],
+        ]
+    ) @ np.cbrt(cones)
 
 
 @pytest.mark.parametrize("sight", SIGHT)
@@ -184,6 +188,61 @@ def test_class_colours_are_told_apart_by_any_eyes(sight):
     seen = [oklab(colour, sight) for colour in CLASS_COLOURS]
     assert len(seen) >= 10
     assert min(np.linalg.norm(a - b) for a, b in combinations(seen, 2)) > 0.1
+
+
+def lab(colour, sight):
+    """CIELAB, D65, of an sRGB colour seen with a colour deficiency."""
+    values = rgb(colour) / 255
+    linear = np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
+    to_xyz = np.array(
+        [[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.072175], [0.0193339, 0.119192, 0.9503041]]
+    )
+    f = to_xyz @ np.clip(SIGHT[sight] @ linear, 0, 1) / to_xyz.sum(axis=1)
+    f = np.where(f > 216 / 24389, np.cbrt(f), (24389 / 27 * f + 16) / 116)
+    return np.array([116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])])
+
+
+def ciede2000(first, second):
+    """Colour difference of two CIELAB colours (Sharma, Wu and Dalal 2005)."""
+    (l1, a1, b1), (l2, a2, b2) = first, second
+    c7 = ((np.hypot(a1, b1) + np.hypot(a2, b2)) / 2) ** 7
+    grown = 1.5 - 0.5 * np.sqrt(c7 / (c7 + 25**7))
+    c1, c2 = np.hypot(a1 * grown, b1), np.hypot(a2 * grown, b2)
+    h1, h2 = (np.degrees(np.arctan2(b, a * grown)) % 360 for a, b in ((a1, b1), (a2, b2)))
+    turn = (h2 - h1 + 180) % 360 - 180
+    hue, chroma, light = (h1 + turn / 2) % 360, (c1 + c2) / 2, ((l1 + l2) / 2 - 50) ** 2
+    waves = ((-0.17, 1, -30), (0.24, 2, 0), (0.32, 3, 6), (-0.2, 4, -63))
+    t = 1 + sum(size * np.cos(np.radians(times * hue + shift)) for size, times, shift in waves)
+    dl = (l2 - l1) / (1 + 0.015 * light / np.sqrt(20 + light))
+    dc = (c2 - c1) / (1 + 0.045 * chroma)
+    dh = 2 * np.sqrt(c1 * c2) * np.sin(np.radians(turn / 2)) / (1 + 0.015 * chroma * t)
+    rotated = np.radians(60 * np.exp(-(((hue - 275) / 25) ** 2)))
+    return np.sqrt(dl**2 + dc**2 + dh**2 - 2 * np.sqrt(chroma**7 / (chroma**7 + 25**7)) * np.sin(rotated) * dc * dh)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "expected"),
+    [
+        ((50, 2.6772, -79.7751), (50, 0, -82.7485), 2.0425),
+        ((50, 2.49, -0.001), (50, -2.49, 0.0009), 7.1792),
+        ((50, 2.5, 0), (73, 25, -18), 27.1492),
+        ((60.2574, -34.0099, 36.2677), (60.4626, -34.1751, 39.4387), 1.2644),
+    ],
+)
+def test_colour_difference_is_that_of_the_published_pairs(first, second, expected):
+    assert ciede2000(first, second) == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize("sight", ["normal", "deuteranopia"])
+def test_first_ten_class_colours_differ_by_15_in_ciede2000(sight):
+    seen = [lab(colour, sight) for colour in class_colours(10)]
+    assert min(ciede2000(a, b) for a, b in combinations(seen, 2)) >= 15
+
+
+@pytest.mark.parametrize("page", ["light", "dark"])
+def test_class_colours_are_seen_on_light_and_dark_pages(page):
+    paper = lab({"light": "#ffffff", "dark": "#181c21"}[page], "normal")
+    assert min(ciede2000(lab(colour, "normal"), paper) for colour in CLASS_COLOURS) >= 15
 
 
 @pytest.mark.parametrize("count", [1, 10, 20, 200])

@@ -30,10 +30,6 @@ def test_overlay_agrees_with_scipy(points):
     assert 1 - found.agreement**2 == pytest.approx(disparity)
 
 
-def test_overlay_between_is_the_straight_way(points):
-    found = overlay(points, points[::-1])
-
-
 def test_overlay_of_other_samples_is_refused_and_one_point_stays(points):
     with pytest.raises(ShapeError, match=r"50, 2.*49, 2"):
         overlay(points, points[:-1])
