@@ -11,11 +11,14 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, is_dataclass, replace
 from pathlib import Path
-from typing import Any, NoReturn, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, get_args, get_origin, get_type_hints
 
 from diffviews.errors import ConfigError, DiffViewsError, unknown_name
+
+if TYPE_CHECKING:
+    from diffviews.recipes.options import Option
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +40,8 @@ COMMANDS = {
     "extract": Command(
         "diffviews.pipelines.extract:extract", "capture activations of layers at noise levels, map and measure them"
     ),
-    "embed": Command(
-        "diffviews.pipelines.embed:embed_command", "a further map of a layer: other parameters, joint or aligned"
-    ),
-    "generate": Command("diffviews.pipelines.generate:generate_command", "generate images, with or without a mask"),
+    "embed": Command("diffviews.pipelines.embed:embed", "a further map of a layer: other parameters, joint or aligned"),
+    "generate": Command("diffviews.pipelines.generate:generate", "generate images, with or without a mask"),
     "generate-dataset": Command(
         "diffviews.pipelines.generate_dataset:generate_dataset", "make a sample set with a model; resumable, growable"
     ),
@@ -125,7 +126,7 @@ def overview() -> str:
 
 
 def run_command(name: str, arguments: Sequence[str] | None = None) -> NoReturn:
-    """Parse `arguments` for one command, run it, print its outcome and exit."""
+    """Parse `arguments` for one command, run it, print its result and exit."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # prompts too long are told of by ourselves
@@ -138,15 +139,15 @@ def run_command(name: str, arguments: Sequence[str] | None = None) -> NoReturn:
         sys.stderr.write(f"diffviews {name}: runs in one process; torchrun serves diffviews extract alone\n")
         sys.exit(2)
     try:
-        outcome = load_function(name)(**parse_arguments(name, words))
+        result = call(load_function(name), parse_arguments(name, words))
     except DiffViewsError as error:
         sys.stderr.write(f"diffviews {name}: {error}\n")
         sys.exit(1)
     except KeyboardInterrupt:
         sys.stderr.write(f"diffviews {name}: interrupted\n")
         sys.exit(130)
-    if outcome is not None:
-        sys.stdout.write(f"{outcome}\n")
+    if result is not None:
+        sys.stdout.write(f"{result}\n")
     sys.exit(0)
 
 
@@ -162,55 +163,95 @@ def load_function(name: str) -> Callable[..., Any]:
     return getattr(importlib.import_module(module), function)
 
 
-def parse_arguments(name: str, words: Sequence[str]) -> dict[str, Any]:
-    """Return the keyword arguments for a command, from flags, YAML and environment.
+def options_for(function: Callable[..., Any]) -> dict[str, "Option"]:
+    """Return the flags of a command by name: a recipe or another dataclass spread, a workspace as its two names.
 
-    An argument that is a dataclass is spread: each of its fields is a flag of its own.
+    A parameter that no text can give, such as a loaded model, is none of them.
+    """
+    from diffviews.pipelines.workspace import Workspace
+    from diffviews.recipes.options import Option, flatten, options_of
+
+    hints, texts = get_type_hints(function), _parameter_texts(function)
+    found: dict[str, Option] = {}
+    for key, parameter in inspect.signature(function).parameters.items():
+        kind, default = hints[key], parameter.default
+        if kind is Workspace:
+            found["profile"] = Option("profile", str | None, None, "Tracking profile of mlruns_config.")
+            found["experiment"] = Option("experiment", str | None, None, "MLflow experiment name.")
+        elif is_dataclass(kind):
+            own = flatten(default) if is_dataclass(default) else {}
+            for option in options_of(kind):
+                found[option.name] = replace(option, default=own.get(option.name, option.default))
+        elif _is_plain(kind):
+            found[key] = Option(key, kind, default, texts.get(key, ""))
+    return found
+
+
+def _parameter_texts(function: Callable[..., Any]) -> dict[str, str]:
+    from docstring_parser import parse_from_object
+
+    return {item.arg_name: " ".join((item.description or "").split()) for item in parse_from_object(function).params}
+
+
+def _is_plain(kind: Any) -> bool:
+    """Say whether text can give a value of this type."""
+    if get_origin(kind) is Literal or kind in (str, int, float, bool, type(None), Ellipsis):
+        return True
+    return bool(get_args(kind)) and get_origin(kind) is not Callable and all(map(_is_plain, get_args(kind)))
+
+
+def parse_arguments(name: str, words: Sequence[str]) -> dict[str, Any]:
+    """Return the value of every flag of a command, from what was typed, YAML and environment.
 
     Raises:
         ConfigError: if an option is unknown or a value has the wrong type.
     """
-    from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
+    from jsonargparse import ArgumentError, ArgumentParser
 
-    set_parsing_settings(docstring_parse_attribute_docstrings=True)  # the flags of a spread dataclass tell what they do
     command, function = COMMANDS[name], load_function(name)
-    options, spread = flags_of(function), spread_of(function)
+    options = options_for(function)
+    kinds = {key: option.kind for key, option in options.items()}
     parser = ArgumentParser(
         prog=f"diffviews {name}",
         exit_on_error=False,
         description=" ".join([(inspect.getdoc(function) or "").partition("\n")[0], *_told_positional(command)]),
     )
     parser.add_argument("--config", action="config", help="YAML file with values for these flags")
-    for cls in spread.values():
-        parser.add_class_arguments(cls, as_group=False)
-    parser.add_function_arguments(function, as_group=False, skip=set(spread))
-    spelled = _spell_out(command, options, [*_from_environment(options), *words])
+    for key, option in options.items():
+        given = {"required": True} if option.default is inspect.Parameter.empty else {"default": option.default}
+        parser.add_argument(f"--{key}", type=option.kind, help=option.text.replace("%", "%%"), **given)
+    spelled = _spell_out(command, kinds, [*_from_environment(kinds), *words])
     try:
-        values = parser.parse_args(spelled).as_dict() | _comments(spelled, options)
+        values = parser.parse_args(spelled).as_dict() | _comments(spelled, kinds)
     except ArgumentError as error:
-        raise ConfigError(_explain(str(error), options)) from error
-    plain = {key: values[key] for key in inspect.signature(function).parameters if key not in spread}
-    return plain | {
-        key: cls(**{field.name: values[field.name] for field in fields(cls)}) for key, cls in spread.items()
-    }
+        raise ConfigError(_explain(str(error), kinds)) from error
+    return {key: values[key] for key in options}
+
+
+def call(function: Callable[..., Any], values: Mapping[str, Any]) -> Any:
+    """Call the function behind a command with the values of its flags.
+
+    Raises:
+        DiffViewsError: for values that contradict each other, and whatever the function raises.
+    """
+    from diffviews.pipelines.workspace import Workspace, open_workspace
+    from diffviews.recipes.options import build, options_of
+
+    hints, given = get_type_hints(function), dict[str, Any]()
+    for key in inspect.signature(function).parameters:
+        kind = hints[key]
+        if kind is not Workspace and is_dataclass(kind):
+            given[key] = build(kind, {o.name: values[o.name] for o in options_of(kind)})  # type: ignore[arg-type]
+        elif key in values:
+            given[key] = values[key]
+    for key, kind in hints.items():  # last: contradictions cost no connection
+        if kind is Workspace:
+            given[key] = open_workspace(values["profile"], values["experiment"])
+    return function(**given)
 
 
 def _told_positional(command: Command) -> list[str]:
     return [f"The value of --{name} may be given without its flag." for name in command.positional]
-
-
-def spread_of(function: Callable[..., Any]) -> dict[str, type]:
-    """Return the arguments of a function that are dataclasses, with their classes."""
-    hints = get_type_hints(function)
-    return {key: hints[key] for key in inspect.signature(function).parameters if is_dataclass(hints[key])}
-
-
-def flags_of(function: Callable[..., Any]) -> dict[str, Any]:
-    """Return {flag: type} of a command, dataclass arguments spread."""
-    hints, flags = get_type_hints(function), dict[str, Any]()
-    for key in inspect.signature(function).parameters:
-        flags |= get_type_hints(hints[key]) if is_dataclass(hints[key]) else {key: hints[key]}
-    return flags
 
 
 def _spell_out(command: Command, options: Mapping[str, Any], words: Sequence[str]) -> list[str]:

@@ -12,9 +12,9 @@ from diffviews.data.samples import SampleSet
 from diffviews.errors import ConfigError, CorruptDataError, RunNotFoundError, SchemaVersionError, TrackingError
 from diffviews.noise import format_sigma
 from diffviews.pipelines.export import log_export
-from diffviews.pipelines.recipe import GenerationRecipe
 from diffviews.pipelines.workspace import Workspace, artifact_trouble, projector_name
 from diffviews.processing.projector import Projector
+from diffviews.recipes.generation import GenerationRecipe
 from diffviews.tracking.records import ExtractionRecord, LayerRecord, MapRecord, RunRecord
 from diffviews.tracking.schema import MapKind
 from panel_app.computing.pending import Pending, pending_of

@@ -96,7 +96,7 @@ def capture_activations(
 
 def _activation_dtypes(plan: ExtractionPlan, folder: Path, keys: Sequence[LayerKey]) -> dict[LayerKey, str]:
     """Return the dtype of each layer's activations: the plan's, or float32 for one known not to fit float16."""
-    return {key: "float32" if _overflow_note(folder, key).exists() else plan.dtype for key in keys}
+    return {key: "float32" if _overflow_note(folder, key).exists() else plan.recipe.dtype for key in keys}
 
 
 def _dtypes(plan: ExtractionPlan, folder: Path, keys: Sequence[LayerKey]) -> dict[LayerKey, str]:
@@ -104,7 +104,7 @@ def _dtypes(plan: ExtractionPlan, folder: Path, keys: Sequence[LayerKey]) -> dic
 
     Vectors of no more samples than a sketch is fitted on are the very points of the map, hence float32.
     """
-    if plan.storage == "sketch" and len(plan.samples) < plan.sketch_samples + SPARE:
+    if plan.recipe.storage == "sketch" and len(plan.samples) < plan.recipe.sketch_samples + SPARE:
         return dict.fromkeys(keys, "float32")
     return _activation_dtypes(plan, folder, keys)
 
@@ -122,7 +122,7 @@ def _note_overflow(folder: Path, key: LayerKey) -> None:
 
 def _sketches(plan: ExtractionPlan, folder: Path, keys: Sequence[LayerKey]) -> dict[LayerKey, Path]:
     """Return the fitted sketch of each array that is to hold vectors, none when activations are stored whole."""
-    if plan.storage == "full":
+    if plan.recipe.storage == "full":
         return {}
     for key in fit_sketches(plan, _activation_dtypes(plan, folder, keys), folder):
         _note_overflow(folder, key)
@@ -167,8 +167,8 @@ def _run(
         still,
         blocks,
         block_rows(lacking),
-        plan.batch_size,
-        plan.conditioning,
+        plan.recipe.batch_size,
+        plan.recipe.conditioning,
         {key: sketches[key].absolute() for key in lacking if key in sketches},
     )
     if team is None:
@@ -268,7 +268,7 @@ def _announce(plan: ExtractionPlan, folder: Path, dtypes: Mapping[LayerKey, str]
         len(plan.samples),
         len(dtypes),
         format_bytes(size),
-        "activations" if plan.storage == "full" else "vectors",
+        "activations" if plan.recipe.storage == "full" else "vectors",
         format_bytes(lacking),
     )
     require_disk_space(folder, lacking)

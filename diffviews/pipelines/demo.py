@@ -5,9 +5,11 @@ import time
 
 from diffviews.pipelines.extract import extract
 from diffviews.pipelines.generate import generate
-from diffviews.pipelines.recipe import GenerationRecipe
 from diffviews.pipelines.viz import viz
 from diffviews.pipelines.workspace import open_workspace
+from diffviews.recipes.execution import Execution
+from diffviews.recipes.extraction import ExtractionRecipe
+from diffviews.recipes.generation import GenerationRecipe
 from diffviews.tracking.records import LayerRecord
 
 logger = logging.getLogger(__name__)
@@ -39,23 +41,18 @@ def demo(
         experiment: MLflow experiment name.
     """
     began = time.monotonic()
-    outcome = extract(
-        sigmas=sigmas,
-        max_samples=max_samples,
-        control_seeds=control_seeds,
-        control_windows=False,
-        resume=True,
-        device=device,
-        profile=profile,
-        experiment=experiment,
-    )
     workspace = open_workspace(profile, experiment)
-    layer = max(workspace.catalog.layers(outcome.run_id), key=_knows_and_decides)
+    recipe = ExtractionRecipe(
+        sigmas=sigmas, max_samples=max_samples, control_seeds=control_seeds, control_windows=False
+    )
+    extraction = extract(recipe, workspace, Execution(device=device, resume=True))
+    layer = max(workspace.catalog.layers(extraction.run_id), key=_knows_and_decides)
     if not workspace.catalog.generations(layer.run_id):
         threes = workspace.samples_of(layer).of_classes([3]).sample_ids[:10]
-        recipe = GenerationRecipe(layer_run=layer.run_id, sample_ids=threes, num_samples=4)
-        generate(recipe, workspace, device=device)
-    logger.info("the pipeline took %.0f s; extraction run %s", time.monotonic() - began, outcome.run_id)
+        generate(
+            GenerationRecipe(layer_run=layer.run_id, sample_ids=threes, num_samples=4), workspace, device=device
+        )
+    logger.info("the pipeline took %.0f s; extraction run %s", time.monotonic() - began, extraction.run_id)
     if serve:
         viz(port, mlflow_port, device=device, profile=profile, experiment=experiment)
     return None

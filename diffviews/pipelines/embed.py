@@ -2,23 +2,24 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Literal
 
 from diffviews.errors import ConfigError, RunNotFoundError
 from diffviews.noise import format_sigma
 from diffviews.pipelines.layers.measured_map import MeasuredMap, log_map, map_title, measure, measure_map
 from diffviews.pipelines.plan import check_sigmas
-from diffviews.pipelines.workspace import Workspace, is_sketch, open_workspace
+from diffviews.pipelines.workspace import Workspace, is_sketch
 from diffviews.processing.fitting import fit_aligned_map, fit_aligned_reduced, fit_joint_map, fit_reduced
 from diffviews.processing.map_parameters import MapParameters
 from diffviews.processing.sketch import reduction_of
 from diffviews.processing.umap_backend import get_backend_name
+from diffviews.recipes.embedding import EmbeddingRecipe
+from diffviews.recipes.options import flatten
 from diffviews.tracking.catalog import LayerRecord
 from diffviews.tracking.schema import MapKind, RunTags, fingerprint
 
 
 @dataclass(frozen=True, slots=True)
-class EmbedOutcome:
+class EmbeddingResult:
     """The logged map."""
 
     run_id: str
@@ -28,43 +29,33 @@ class EmbedOutcome:
         return f"map {self.run_id} {'re-used' if self.reused else 'finished'}"
 
 
-def embed(
-    layer_run: str,
-    parameters: MapParameters,
-    workspace: Workspace,
-    *,
-    kind: MapKind = MapKind.SINGLE,
-    sigmas: Sequence[float] = (),
-    force: bool = False,
-) -> EmbedOutcome:
-    """Compute and log a map of a layer; the layer run and its own map stay as they are.
+def embed(recipe: EmbeddingRecipe, workspace: Workspace, *, force: bool = False) -> EmbeddingResult:
+    """Compute a further map of a logged layer: with other parameters, joint over sigmas, or aligned along them.
+
+    The layer run and its own map stay as they are.
 
     Args:
-        layer_run: run id of the layer.
-        parameters: of the map.
+        recipe: which map, of which layer.
         workspace: where the layer run is found and the map logged.
-        kind: single, of the layer run's own sigma; joint, several sigmas in one space; aligned, a
-            slice a sigma with the same sample near itself.
-        sigmas: noise levels of a joint or aligned map, of the same extraction; empty takes all.
         force: compute again even if a finished map has the same fingerprint.
 
     Raises:
         RunNotFoundError: if the layer has no run at one of the sigmas.
-        ConfigError: if sigmas are named for a single map.
     """
-    chosen = workspace.catalog.layer(layer_run)
-    records = _levels(chosen, kind, sigmas, workspace)
+    chosen, kind, parameters = workspace.catalog.layer(recipe.layer_run), MapKind(recipe.map), recipe.maps
+    records = _levels(chosen, kind, recipe.sigmas, workspace)
     digest = fingerprint(
         kind="embedding",
         map=kind.value,
         sources=[record.fingerprint for record in records.values()],
         parameters=asdict(parameters),
         backend=get_backend_name(),
+        **recipe.determining(),
     )
     finished = None if force else workspace.tracker.find_finished(digest)
     if finished is not None:
         workspace.tracker.mark_reused(finished)
-        return EmbedOutcome(finished, reused=True)
+        return EmbeddingResult(finished, reused=True)
     tags = RunTags(
         model=chosen.model,
         dataset=chosen.dataset,
@@ -72,17 +63,16 @@ def embed(
         layer=chosen.layer,
         layer_index=chosen.layer_index,
         sigma=chosen.sigma if kind is MapKind.SINGLE else None,
-        source_run=layer_run,
+        source_run=chosen.run_id,
         map=kind,
     )
     levels = ",".join(map(format_sigma, records))
-    name = f"{kind.value} map of {chosen.layer} σ {levels}"
-    with workspace.tracker.start(
-        "embedding", name, tags, params={**asdict(parameters), "map": kind.value, "sigmas": levels}
-    ) as run:
+    name, params = f"{kind.value} map of {chosen.layer} σ {levels}", {**flatten(recipe), "sigmas": levels}
+    with workspace.tracker.start("embedding", name, tags, params=params) as run:
+        run.log_text(recipe.to_json(), "config.json")
         for sigma, measured in _maps(chosen, records, kind, parameters, workspace).items():
             log_map(run, measured, slice_sigma=sigma)
-    return EmbedOutcome(run.run_id, reused=False)
+    return EmbeddingResult(run.run_id, reused=False)
 
 
 def _levels(
@@ -90,8 +80,6 @@ def _levels(
 ) -> Mapping[float, LayerRecord]:
     """Return the layer runs of the map by sigma, ascending."""
     if kind is MapKind.SINGLE:
-        if sigmas:
-            raise ConfigError("sigmas are for joint and aligned maps; a single map has that of its layer run")
         return {chosen.sigma: chosen}
     found = {r.sigma: r for r in workspace.catalog.layers(chosen.parent_id) if r.layer == chosen.layer}
     wanted = check_sigmas(sigmas) if sigmas else tuple(sorted(found))
@@ -167,28 +155,3 @@ def _maps_of_sketches(
         sigma: measure(fitted, samples, title=map_title(chosen.model, chosen.layer, sigma))
         for sigma, fitted in slices.items()
     }
-
-
-def embed_command(
-    layer_run: str,
-    map: Literal["single", "joint", "aligned"] = "single",
-    sigmas: tuple[float, ...] = (),
-    *,
-    parameters: MapParameters = MapParameters(),
-    force: bool = False,
-    profile: str | None = None,
-    experiment: str | None = None,
-) -> EmbedOutcome:
-    """Compute a further map of a logged layer: with other parameters, joint over sigmas, or aligned along them.
-
-    Args:
-        layer_run: run id of the layer.
-        map: single, joint (several sigmas in one space) or aligned (a slice a sigma).
-        sigmas: noise levels of a joint or aligned map; empty takes all of the extraction.
-        parameters: of the map.
-        force: compute again even if a finished map has the same fingerprint.
-        profile: tracking profile of mlruns_config.
-        experiment: MLflow experiment name.
-    """
-    workspace = open_workspace(profile, experiment)
-    return embed(layer_run, parameters, workspace, kind=MapKind(map), sigmas=sigmas, force=force)

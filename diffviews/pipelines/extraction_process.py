@@ -1,6 +1,6 @@
 """An extraction as a program of its own: what it holds is freed with it, and it can be ended at any moment.
 
-The program reads its arguments as one line of JSON and ends, as on Ctrl-C, when its input is closed, so
+The program reads its order as one line of JSON and ends, as on Ctrl-C, when its input is closed, so
 that it does not outlive who started it, who reads how far it is from the runs it logs.
 """
 
@@ -13,14 +13,14 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
 from dataclasses import asdict
 from typing import IO, Any
 
 from diffviews.errors import DiffViewsError
 from diffviews.pipelines.job_queue import Job, JobFailedError
-from diffviews.pipelines.workspace import Workspace
-from diffviews.processing.map_parameters import MapParameters
+from diffviews.pipelines.workspace import Workspace, open_workspace
+from diffviews.recipes.execution import Execution
+from diffviews.recipes.extraction import ExtractionRecipe
 from diffviews.tracking.claims import writer_name
 from diffviews.tracking.schema import Kind, Tag
 
@@ -37,12 +37,13 @@ class ExtractionProcess:
     """One extraction in another process, started by `run`.
 
     Args:
-        arguments: of `extract`.
+        recipe: what is extracted.
+        execution: how.
         workspace: the store that it logs to.
     """
 
-    def __init__(self, arguments: Mapping[str, Any], workspace: Workspace) -> None:
-        self._arguments, self._workspace = dict(arguments), workspace
+    def __init__(self, recipe: ExtractionRecipe, execution: Execution, workspace: Workspace) -> None:
+        self._recipe, self._execution, self._workspace = recipe, execution, workspace
         self._started = int(time.time() * 1000)
 
     def run(self, job: Job) -> str:
@@ -58,7 +59,7 @@ class ExtractionProcess:
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=kept, start_new_session=True,
         )  # fmt: skip
         try:
-            _send(program, self._arguments)
+            self._send(program)
             self._follow(program, job)
         except DiffViewsError as ending:
             _end(program)
@@ -70,6 +71,18 @@ class ExtractionProcess:
         reason = str(answer.get("error") or f"the extraction ended with exit status {program.returncode}")
         self._close_runs(program.pid, reason)
         raise JobFailedError(reason)
+
+    def _send(self, program: "subprocess.Popen[bytes]") -> None:
+        assert program.stdin is not None
+        order = {
+            "recipe": asdict(self._recipe),
+            "execution": asdict(self._execution),
+            "profile": self._workspace.profile.name,
+            "experiment": self._workspace.experiment,
+        }
+        with contextlib.suppress(BrokenPipeError):  # it has ended already; its exit status says so
+            program.stdin.write(json.dumps(order).encode() + b"\n")
+            program.stdin.flush()
 
     def _follow(self, program: "subprocess.Popen[bytes]", job: Job) -> None:
         job.report(0, 0, note="loading the model and the samples")
@@ -115,14 +128,6 @@ def _ended(run: Any) -> bool:
     return bool(run.info.status == "FINISHED")
 
 
-def _send(program: "subprocess.Popen[bytes]", arguments: Mapping[str, Any]) -> None:
-    assert program.stdin is not None
-    values = {name: asdict(value) if isinstance(value, MapParameters) else value for name, value in arguments.items()}
-    with contextlib.suppress(BrokenPipeError):  # it has ended already; its exit status says so
-        program.stdin.write(json.dumps(values).encode() + b"\n")
-        program.stdin.flush()
-
-
 def _end(program: "subprocess.Popen[bytes]") -> None:
     """Close the program's input, at which it ends its runs; kill it when it does not."""
     _close_input(program)
@@ -152,18 +157,18 @@ def _answer_of(program: "subprocess.Popen[bytes]") -> dict[str, Any]:
 
 
 def main() -> None:
-    """Run one extraction: arguments come by the input, the answer goes to the output."""
+    """Run one extraction: the order comes by the input, the answer goes to the output."""
     from diffviews.pipelines.extract import extract  # brings Lightning, which whoever starts this does without
 
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print belongs in the log
-    arguments = json.loads(sys.stdin.readline())
+    order = json.loads(sys.stdin.readline())
     threading.Thread(target=_end_with, args=(sys.stdin,), daemon=True).start()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    if "maps" in arguments:
-        arguments["maps"] = MapParameters(**arguments["maps"])
     try:
-        answer = {"run_id": extract(**arguments).run_id}
+        recipe = ExtractionRecipe.from_values(order["recipe"])
+        workspace = open_workspace(order["profile"], order["experiment"])
+        answer = {"run_id": extract(recipe, workspace, Execution(**order["execution"])).run_id}
     except DiffViewsError as error:
         answer = {"error": str(error)}
     except KeyboardInterrupt:

@@ -3,7 +3,7 @@
 import io
 import textwrap
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +14,20 @@ from PIL import Image
 from diffviews.adapters.base import GeneratorAdapter
 from diffviews.core.generator import GenerationRequest, GenerationResult, Progress
 from diffviews.core.generator import generate as sample
-from diffviews.core.samplers import Churn
 from diffviews.errors import ConfigError
 from diffviews.pipelines.masks import check_weights, interventions_of
 from diffviews.pipelines.models import load_model
 from diffviews.pipelines.paths import place_path
-from diffviews.pipelines.recipe import GenerationRecipe
-from diffviews.pipelines.workspace import Workspace, open_workspace
+from diffviews.pipelines.workspace import Workspace
+from diffviews.recipes.generation import GenerationRecipe
+from diffviews.recipes.options import flatten
 from diffviews.tracking.active_run import ActiveRun
+from diffviews.tracking.catalog import LayerRecord
 from diffviews.tracking.schema import RunTags
 
 
 @dataclass(frozen=True, slots=True)
-class GenerationOutcome:
+class LoggedGeneration:
     """A generation and where it was logged."""
 
     run_id: str
@@ -47,101 +48,101 @@ def generate(
     adapter: GeneratorAdapter | None = None,
     device: str = "auto",
     callback: Callable[[Progress], None] | None = None,
-) -> GenerationOutcome:
-    """Generate what a recipe says and log it as a run.
+) -> LoggedGeneration:
+    """Generate images, with a layer masked by the average of samples if any are named, and log them as a run.
 
     Args:
         recipe: what to generate.
         workspace: where the layer run is found and the generation logged.
         adapter: a loaded model to use; None loads the recipe's.
-        device: for a model loaded here.
+        device: for a model loaded here: auto, cpu, cuda, cuda:N or mps.
         callback: told of every sampler step; it may raise CancelledError, which leaves no finished run.
 
     Raises:
         DiffViewsError: with the reason, for any recipe that cannot be followed.
     """
-    adapter = adapter or load_model(recipe.model, recipe.checkpoint, device=device, precision=recipe.precision)
-    tags = _tags(recipe, workspace)
-    with workspace.tracker.start("generation", _name(recipe, workspace), tags, params=_params(recipe)) as run:
-        _check_map(recipe, workspace)
-        result = run_recipe(recipe, workspace, adapter, callback)
+    adapter = adapter or load_model(recipe, workspace, device=device)
+    layer = find_layer(recipe, workspace)
+    name, tags = _name(recipe, layer), _tags(recipe, layer)
+    with workspace.tracker.start("generation", name, tags, params=_params(recipe)) as run:
+        _check_map(recipe, layer, workspace)
+        result = run_recipe(recipe, layer, workspace, adapter, callback)
         recipe = replace(recipe, seed=result.seed)
-        path = _path(recipe, workspace, result)
+        path = None if layer is None else _path(recipe.map_run or layer.run_id, layer.layer, workspace, result)
         _log(run, recipe, result, path)
-    return GenerationOutcome(run.run_id, recipe, result, path)
+    return LoggedGeneration(run.run_id, recipe, result, path)
+
+
+def find_layer(recipe: GenerationRecipe, workspace: Workspace) -> LayerRecord | None:
+    """Return the layer run that a recipe names, None where it names none.
+
+    Raises:
+        RunNotFoundError: if there is no such layer run.
+    """
+    return None if recipe.layer_run is None else workspace.catalog.layer(recipe.layer_run)
 
 
 def run_recipe(
     recipe: GenerationRecipe,
+    layer: LayerRecord | None,
     workspace: Workspace,
     adapter: GeneratorAdapter,
     callback: Callable[[Progress], None] | None = None,
 ) -> GenerationResult:
-    """Sample a recipe, with its baseline when it masks, and log nothing."""
-    mapped = workspace.catalog.layer(recipe.layer_run) if recipe.layer_run else None
-    if mapped is not None:
-        check_weights(mapped, adapter, workspace)
+    """Sample a recipe, with its baseline when it masks, and log nothing; `layer` is that of `find_layer`."""
+    if layer is not None:
+        check_weights(layer, adapter, workspace)
     request = GenerationRequest(
         class_labels=recipe.class_label,
         prompts=recipe.prompt,
         negative_prompt=recipe.negative_prompt,
         num_samples=recipe.num_samples,
         seed=recipe.seed,
-        sampler=recipe.sampler,
-        schedule=recipe.schedule,
-        num_steps=recipe.num_steps,
-        sigma_max=recipe.sigma_max,
-        sigma_min=recipe.sigma_min,
-        rho=recipe.rho,
-        guidance_scale=recipe.guidance_scale,
-        noise_mode=recipe.noise_mode,
-        churn=Churn.of(recipe.s_churn, recipe.s_min, recipe.s_max, recipe.s_noise),
-        interventions=interventions_of(recipe, adapter, workspace),
-        record_layers=(mapped.layer,) if mapped else (),
+        **recipe.sampling.request_fields(),
+        interventions=() if layer is None else interventions_of(recipe, layer, adapter, workspace),
+        record_layers=() if layer is None else (layer.layer,),
         record_steps=True,
     )
     return sample(adapter, request, callback=callback)
 
 
-def _check_map(recipe: GenerationRecipe, workspace: Workspace) -> None:
+def _check_map(recipe: GenerationRecipe, layer: LayerRecord | None, workspace: Workspace) -> None:
     """Refuse to draw the path on a map of something else."""
     if recipe.map_run is None:
         return
-    if recipe.layer_run is None:
+    if layer is None:
         raise ConfigError(f"map_run {recipe.map_run} needs layer_run, the run whose layer the path shows")
-    drawn, layer = workspace.catalog.map(recipe.map_run), workspace.catalog.layer(recipe.layer_run)
+    drawn = workspace.catalog.map(recipe.map_run)
     if (drawn.model, drawn.layer) != (layer.model, layer.layer):
         raise ConfigError(
             f"map {recipe.map_run} is of layer {drawn.layer!r}, not of {layer.layer!r} as layer run {layer.run_id}"
         )
 
 
-def _tags(recipe: GenerationRecipe, workspace: Workspace) -> RunTags:
-    if recipe.layer_run is None:
+def _tags(recipe: GenerationRecipe, layer: LayerRecord | None) -> RunTags:
+    if layer is None:
         return RunTags(model=recipe.model)
-    record = workspace.catalog.layer(recipe.layer_run)
     return RunTags(
         model=recipe.model,
-        dataset=record.dataset,
-        layer=record.layer,
-        layer_index=record.layer_index,
-        sigma=record.sigma,
-        source_run=record.run_id,
+        dataset=layer.dataset,
+        layer=layer.layer,
+        layer_index=layer.layer_index,
+        sigma=layer.sigma,
+        source_run=layer.run_id,
     )
 
 
-def _name(recipe: GenerationRecipe, workspace: Workspace) -> str:
+def _name(recipe: GenerationRecipe, layer: LayerRecord | None) -> str:
     wanted = {-1: "uniform label", None: "random classes"}.get(recipe.class_label, f"class {recipe.class_label}")
     if recipe.prompt is not None:
         wanted = f"“{textwrap.shorten(recipe.prompt, 60, placeholder=' …')}”"
-    if not recipe.sample_ids or recipe.layer_run is None:
+    if not recipe.sample_ids or layer is None:
         return f"generate {wanted}"
-    layer = workspace.catalog.layer(recipe.layer_run).layer
-    return f"generate {wanted}, {layer} {recipe.mode} by {len(recipe.sample_ids)} samples"
+    return f"generate {wanted}, {layer.layer} {recipe.mode} by {len(recipe.sample_ids)} samples"
 
 
 def _params(recipe: GenerationRecipe) -> dict[str, object]:
-    values = asdict(recipe)
+    values = flatten(recipe)
     values["num_selected"] = len(values.pop("sample_ids"))
     values["layers"] = ",".join(values["layers"])
     for name in ("prompt", "negative_prompt"):  # whole in recipe.json; a parameter is for comparing
@@ -149,11 +150,8 @@ def _params(recipe: GenerationRecipe) -> dict[str, object]:
     return values
 
 
-def _path(recipe: GenerationRecipe, workspace: Workspace, result: GenerationResult) -> pd.DataFrame | None:
-    if recipe.layer_run is None:
-        return None
-    layer = workspace.catalog.layer(recipe.layer_run).layer
-    projectors = workspace.projectors(recipe.map_run or recipe.layer_run)
+def _path(map_run: str, layer: str, workspace: Workspace, result: GenerationResult) -> pd.DataFrame:
+    projectors = workspace.projectors(map_run)
     tables = [place_path(projectors, result.trajectory[layer], result.sigmas)]
     if layer in result.baseline_trajectory:
         tables.append(place_path(projectors, result.baseline_trajectory[layer], result.sigmas, variant="baseline"))
@@ -199,20 +197,3 @@ def _png(image: np.ndarray) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, format="PNG")
     return buffer.getvalue()
-
-
-def generate_command(
-    recipe: GenerationRecipe = GenerationRecipe(),
-    device: str = "auto",
-    profile: str | None = None,
-    experiment: str | None = None,
-) -> GenerationOutcome:
-    """Generate images, with a layer masked by the average of samples if any are named, as an MLflow run.
-
-    Args:
-        recipe: what to generate.
-        device: auto, cpu, cuda, cuda:N or mps.
-        profile: tracking profile of mlruns_config.
-        experiment: MLflow experiment name.
-    """
-    return generate(recipe, open_workspace(profile, experiment), device=device)

@@ -7,20 +7,18 @@ job begins with the samples of the largest finished one of the same series.
 
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from tqdm import tqdm
 
 from diffviews.adapters.base import GeneratorAdapter
 from diffviews.core.generation import noise_levels
 from diffviews.core.generator import GenerationRequest, GenerationResult
-from diffviews.core.samplers import Churn
 from diffviews.data.prompts import read_prompts
 from diffviews.data.samples import SampleSet, concatenate
-from diffviews.errors import ConfigError
 from diffviews.lightning.generation import GenerationData, GenerationModule, Span
 from diffviews.lightning.runner import predict, trainer
 from diffviews.noise import format_sigma
@@ -28,11 +26,13 @@ from diffviews.pipelines.inputs import log_inputs
 from diffviews.pipelines.layers.runs import LayerRuns
 from diffviews.pipelines.models import absolute, load_model
 from diffviews.pipelines.plan import check_sample_count, choose_layers
-from diffviews.pipelines.recipe import Precision
 from diffviews.pipelines.series import Series
 from diffviews.pipelines.trajectories import TrajectoryArrays, write_trajectory
-from diffviews.pipelines.workspace import Workspace, open_workspace, samples_file
+from diffviews.pipelines.workspace import Workspace, samples_file
 from diffviews.processing.map_parameters import MapParameters
+from diffviews.recipes.dataset import DatasetRecipe
+from diffviews.recipes.execution import Execution
+from diffviews.recipes.options import flatten
 from diffviews.tracking.active_run import ActiveRun
 from diffviews.tracking.catalog import RunRecord
 from diffviews.tracking.schema import RunTags, fingerprint
@@ -41,7 +41,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class DatasetOutcome:
+class DatasetResult:
     """A generated sample set and its run."""
 
     run_id: str
@@ -54,101 +54,29 @@ class DatasetOutcome:
 
 
 def generate_dataset(
-    model: str = "edm-digits",
-    checkpoint: str | None = None,
-    num_samples: int = 100,
-    *,
-    samples_per_class: int | None = None,
-    prompts: str | None = None,
-    samples_per_prompt: int = 1,
-    layers: tuple[str, ...] = (),
-    seed: int = 0,
-    sampler: Literal["heun", "euler", "renoise"] | None = None,
-    schedule: Literal["auto", "karras", "model"] = "auto",
-    num_steps: int | None = None,
-    guidance_scale: float | None = None,
-    s_churn: float = 0.0,
-    s_min: float = 0.0,
-    s_max: float | None = None,
-    s_noise: float = 1.0,
-    batch_size: int = 64,
-    precision: Precision = "auto",
-    device: str = "auto",
-    devices: int = 1,
-    resume: bool = True,
-    force: bool = False,
-    profile: str | None = None,
-    experiment: str | None = None,
-) -> DatasetOutcome:
+    recipe: DatasetRecipe, workspace: Workspace, execution: Execution = Execution(resume=True)
+) -> DatasetResult:
     """Make a sample set with a model: of random classes, so many of each class, or so many of each prompt.
 
     Args:
-        model: adapter name.
-        checkpoint: weights: a file, a folder or an address; null takes the adapter's own.
-        num_samples: how many samples, with labels drawn at random.
-        samples_per_class: so many of each class instead, the classes taking turns.
-        prompts: a text file of one prompt a line, or a csv with the columns prompt and, if wanted,
-            negative_prompt and category; the prompts take turns.
-        samples_per_prompt: so many of each prompt, each with noise of its own.
-        layers: hook points, or all, whose activations along the denoising are kept: a layer run a step.
-        seed: sample i starts from the noise of (seed, i).
-        sampler: heun, euler or renoise; null takes the model's default.
-        schedule: karras, or the model's own; auto takes its own where it has one.
-        num_steps: sampler steps; null takes the model's default.
-        guidance_scale: null takes the model's default.
-        s_churn: noise added over all steps of heun and euler, Karras et al. 2022 Alg. 2.
-        s_min: least noise level at which churn adds noise.
-        s_max: greatest noise level at which churn adds noise; null: no limit.
-        s_noise: factor on the noise that churn adds.
-        batch_size: samples in one forward pass.
-        precision: auto, float32, float16 or bfloat16.
-        device: auto, cpu, cuda, cuda:N or mps.
-        devices: number of devices.
-        resume: go on with a job that was killed.
-        force: make them again even if a finished run has the same fingerprint.
-        profile: tracking profile of mlruns_config.
-        experiment: MLflow experiment name.
+        recipe: what is made.
+        workspace: where earlier sets are found and this one is logged.
+        execution: how the job runs.
 
     Raises:
         ConfigError: if the model has no classes, or takes no prompts, or a number is below 1.
         SampleSetError: if the prompts cannot be read.
     """
-    adapter = load_model(model, checkpoint, device=device, precision=precision)
-    if samples_per_class is not None and prompts is not None:
-        raise ConfigError("give either samples_per_class or prompts, not both")
-    if prompts is not None:
-        series = Series.of_prompts(adapter, read_prompts(prompts), samples_per_prompt)
-    elif samples_per_class is not None:
-        series = Series.by_class(adapter, samples_per_class)
+    adapter = load_model(recipe, workspace, device=execution.device)
+    if recipe.prompts is not None:
+        series = Series.of_prompts(adapter, read_prompts(recipe.prompts), recipe.samples_per_prompt)
+    elif recipe.samples_per_class is not None:
+        series = Series.by_class(adapter, recipe.samples_per_class)
     else:
-        series = Series(num_samples)
-    if layers:
+        series = Series(recipe.num_samples)
+    if recipe.layers:
         check_sample_count(series.total, MapParameters())
-    request = request_of(
-        series,
-        seed=seed,
-        sampler=sampler,
-        schedule=schedule,
-        num_steps=num_steps,
-        guidance_scale=guidance_scale,
-        churn=Churn.of(s_churn, s_min, s_max, s_noise),
-        batch_size=batch_size,
-        record_layers=choose_layers(adapter, layers) if layers else (),
-    )
-    workspace = open_workspace(profile, experiment)
-    job = DatasetJob(adapter, series, request, workspace, devices, checkpoint=absolute(checkpoint))
-    return job.run(resume=resume, force=force)
-
-
-def request_of(series: Series, **options: Any) -> GenerationRequest:
-    """Return the request that makes a series; options are those of `GenerationRequest`."""
-    return GenerationRequest(
-        class_labels=series.classes,
-        prompts=series.prompts,
-        negative_prompt=series.negative_prompts or "",
-        num_samples=series.total,
-        **options,
-    )
+    return DatasetJob(adapter, series, recipe, workspace, execution).run()
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,23 +85,46 @@ class DatasetJob:
 
     adapter: GeneratorAdapter
     series: Series
-    request: GenerationRequest
+    recipe: DatasetRecipe
     workspace: Workspace
-    devices: int
-    checkpoint: str | None = None
-    """Where the weights came from, for generations that follow."""
+    execution: Execution
     on_the_way: bool = False
     """Whether another job needs the set; then the run that `mlflow run` opened is left to that job."""
 
-    def run(self, *, resume: bool, force: bool) -> DatasetOutcome:
+    def __post_init__(self) -> None:
+        layers = choose_layers(self.adapter, self.recipe.layers) if self.recipe.layers else ()
+        resolved = replace(
+            self.recipe,
+            checkpoint=absolute(self.recipe.checkpoint),
+            precision=self.adapter.precision,
+            layers=layers,
+        )
+        object.__setattr__(self, "recipe", resolved)
+
+    @property
+    def request(self) -> GenerationRequest:
+        """The generation of the whole series."""
+        series = self.series
+        return GenerationRequest(
+            class_labels=series.classes,
+            prompts=series.prompts,
+            negative_prompt=series.negative_prompts or "",
+            num_samples=series.total,
+            seed=self.recipe.seed,
+            batch_size=self.recipe.batch_size,
+            record_layers=self.recipe.layers,
+            **self.recipe.sampling.request_fields(),
+        )
+
+    def run(self) -> DatasetResult:
         """Generate what is missing and log the whole set."""
-        tracker, total = self.workspace.tracker, self.request.num_samples
-        finished = None if force else tracker.find_finished(self.fingerprint(total))
+        tracker, total, execution = self.workspace.tracker, self.series.total, self.execution
+        finished = None if execution.force else tracker.find_finished(self.fingerprint(total))
         if finished is not None:
             self._mark_reused(finished)
-            return DatasetOutcome(finished, total, 0)
-        earlier = None if force else self._earlier()
-        unfinished = tracker.find_unfinished(self.fingerprint(total)) if resume else None
+            return DatasetResult(finished, total, 0)
+        earlier = None if execution.force else self._earlier()
+        unfinished = tracker.find_unfinished(self.fingerprint(total)) if execution.resume else None
         with tracker.resume(unfinished) if unfinished else self._start() as run:
             folder = run.work / "spans"
             folder.mkdir(parents=True, exist_ok=True)
@@ -182,17 +133,17 @@ class DatasetJob:
             made = self._generate(folder, spans)
             samples = concatenate(known + [SampleSet.read_parquet(_span_path(folder, span)) for span in spans])
             run.log_metrics({"num_samples": len(samples), "made": made})
-            log_inputs(run, self.adapter, samples, self._params(), dataset=self._dataset)
+            log_inputs(run, self.adapter, samples, self.recipe, dataset=self._dataset)
             self._log_layers(run, samples, spans, earlier)
         if unfinished is not None:
             self._mark_reused(unfinished)
-        return DatasetOutcome(run.run_id, total, made)
+        return DatasetResult(run.run_id, total, made)
 
     def _log_layers(
         self, run: ActiveRun, samples: SampleSet, spans: Sequence[Span], earlier: RunRecord | None
     ) -> None:
         """Log a layer run for each layer and step, if any layers are wanted."""
-        layers = self.request.record_layers
+        layers = self.recipe.layers
         if not layers:
             return
         records = [] if earlier is None else self.workspace.catalog.layers(earlier.run_id)
@@ -217,22 +168,14 @@ class DatasetJob:
 
     def fingerprint(self, total: int, **part: str) -> str:
         """Digest of everything that determines the first `total` samples, or a part made of them."""
-        request = self.request
         return fingerprint(
             kind="generate-dataset",
             model=self.adapter.digest(),
             defaults=asdict(self.adapter.defaults),
             total=total,
             series=self.series.digest(total),
-            seed=request.seed,
-            sampler=request.sampler,
-            schedule=request.schedule,
-            num_steps=request.num_steps,
-            guidance_scale=request.guidance_scale,
-            churn=repr(request.churn),
             device=self.adapter.device.type,
-            precision=self.adapter.precision,
-            layers=list(request.record_layers),
+            **self.recipe.determining(),
             **part,
         )
 
@@ -242,13 +185,13 @@ class DatasetJob:
             self.workspace.catalog.runs("generate-dataset"), key=lambda r: r.metrics.get("num_samples", 0), reverse=True
         ):
             count = int(record.metrics.get("num_samples", 0))
-            if 0 < count < self.request.num_samples and record.fingerprint == self.fingerprint(count):
+            if 0 < count < self.series.total and record.fingerprint == self.fingerprint(count):
                 logger.info("the first %d samples come from run %s", count, record.run_id)
                 return record
         return None
 
     def _start(self) -> ActiveRun:
-        total, params = self.request.num_samples, self._params()
+        total, params = self.series.total, self._params()
         tags = RunTags(model=self.adapter.model_type, dataset=self._dataset, fingerprint=self.fingerprint(total))
         name = f"generate {total} samples with {self.adapter.model_type}"
         return self.workspace.tracker.start(
@@ -257,28 +200,22 @@ class DatasetJob:
 
     @property
     def _dataset(self) -> str:
-        return f"generated, seed {self.request.seed}"
+        return f"generated, seed {self.recipe.seed}"
 
     def _params(self) -> dict[str, object]:
-        series, request = self.series, self.request
-        conditioning = "prompt" if series.prompts is not None else "label" if self.adapter.num_classes else "none"
+        prompts = self.series.prompts
         return {
-            "model": self.adapter.model_type,
-            "checkpoint": self.checkpoint or "",
-            "precision": self.adapter.precision,
-            "num_samples": request.num_samples,
-            "seed": request.seed,
-            "sampler": request.sampler,
-            "num_steps": request.num_steps,
-            "guidance_scale": request.guidance_scale,
-            "prompts": 0 if series.prompts is None else len(set(series.prompts)),
-            "conditioning": conditioning,
-            "layers": len(request.record_layers),
+            **flatten(self.recipe),
+            "checkpoint": self.recipe.checkpoint or "",
+            "num_samples": self.series.total,
+            "prompts": 0 if prompts is None else len(set(prompts)),
+            "conditioning": "prompt" if prompts is not None else "label" if self.adapter.num_classes else "none",
+            "layers": len(self.recipe.layers),
         }
 
     def _spans(self, first: int) -> list[Span]:
         """Return the samples from `first` on, cut into batches."""
-        size, total = self.request.batch_size, self.request.num_samples
+        size, total = self.recipe.batch_size, self.series.total
         return [Span(start, min(size, total - start)) for start in range(first, total, size)]
 
     def _generate(self, folder: Path, spans: Sequence[Span]) -> int:
@@ -286,12 +223,12 @@ class DatasetJob:
         missing = [span for span in spans if not _span_path(folder, span).exists()]
         if missing:
             module = GenerationModule(self.adapter, self.request, partial(write_span, folder, self._origin()))
-            runner = trainer(self.adapter.device.type, min(self.devices, len(missing)))
+            runner = trainer(self.adapter.device.type, min(self.execution.devices, len(missing)))
             predict(runner, module, GenerationData(missing))
         return sum(span.count for span in missing)
 
     def _origin(self) -> "Origin":
-        sampler = self.request.sampler or self.adapter.defaults.default_sampler
+        sampler = self.recipe.sampling.sampler or self.adapter.defaults.default_sampler
         names = self.adapter.class_names if self.adapter.num_classes else ()
         return Origin(self.adapter.model_type, sampler, names, self.series)
 

@@ -14,8 +14,8 @@ from diffviews.data.activations import ActivationReader
 from diffviews.data.legacy.datasets import UNKNOWN_MODEL_DIGEST
 from diffviews.errors import RunNotFoundError, SelectionError, ShapeError
 from diffviews.noise import format_sigma
-from diffviews.pipelines.recipe import GenerationRecipe
 from diffviews.pipelines.workspace import Workspace, is_sketch
+from diffviews.recipes.generation import GenerationRecipe
 from diffviews.tracking.catalog import LayerRecord
 
 logger = logging.getLogger(__name__)
@@ -25,17 +25,22 @@ _CHUNKS_AT_ONCE = 16
 
 
 def interventions_of(
-    recipe: GenerationRecipe, adapter: GeneratorAdapter, workspace: Workspace
+    recipe: GenerationRecipe, chosen: LayerRecord, adapter: GeneratorAdapter, workspace: Workspace
 ) -> tuple[Intervention, ...]:
     """Return the interventions a recipe asks for, none when it selects no samples.
+
+    Args:
+        recipe: names the samples, and how their average acts.
+        chosen: its layer run.
+        adapter: model that is masked.
+        workspace: where the activations lie.
 
     Raises:
         RunNotFoundError: if a layer has no run at the layer run's sigma.
         ShapeError: if the activations were captured from other weights than the adapter's.
     """
-    if not recipe.sample_ids or recipe.layer_run is None:
+    if not recipe.sample_ids:
         return ()
-    chosen = workspace.catalog.layer(recipe.layer_run)
     layers = [adapter.layer_aliases.get(layer, layer) for layer in recipe.layers]
     records = _records(chosen, layers, workspace)
     for record in records:

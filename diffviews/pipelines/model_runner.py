@@ -7,9 +7,8 @@ import functools
 import gc
 import threading
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 
@@ -17,15 +16,16 @@ from diffviews.adapters.base import GeneratorAdapter
 from diffviews.core.request import Progress, ProgressCallback
 from diffviews.pipelines.embed import embed
 from diffviews.pipelines.extraction_process import ExtractionProcess
-from diffviews.pipelines.generate import GenerationOutcome, generate
+from diffviews.pipelines.generate import LoggedGeneration, generate
 from diffviews.pipelines.job_queue import Job
 from diffviews.pipelines.models import load_model
-from diffviews.pipelines.recipe import GenerationRecipe
-from diffviews.pipelines.replay import Replay, read_recipe, repeat
+from diffviews.pipelines.replay import Replay, read_recipe, replay
 from diffviews.pipelines.workspace import Workspace
-from diffviews.processing.map_parameters import MapParameters
+from diffviews.recipes.embedding import EmbeddingRecipe
+from diffviews.recipes.execution import Execution
+from diffviews.recipes.extraction import ExtractionRecipe
+from diffviews.recipes.generation import GenerationRecipe
 from diffviews.tracking.runs import Tracker
-from diffviews.tracking.schema import MapKind
 
 _PREVIEW_SECONDS = 0.25
 _OPEN_EXPERIMENTS = 8
@@ -34,19 +34,17 @@ _OPEN_EXPERIMENTS = 8
 class Runner(Protocol):
     """What the dashboard has computed and logged: here by `ModelRunner`, or by a worker that is asked."""
 
-    def generate(self, recipe: GenerationRecipe, job: Job) -> GenerationOutcome:
+    def generate(self, recipe: GenerationRecipe, job: Job) -> LoggedGeneration:
         """Generate what a recipe says and log it."""
 
     def replay(self, run_id: str, job: Job) -> Replay:
         """Repeat a logged generation and compare it."""
 
-    def embed(
-        self, layer_run: str, parameters: MapParameters, job: Job, kind: MapKind = MapKind.SINGLE
-    ) -> str:
-        """Compute a further map of a layer run, or of its layer at all noise levels, and return its run id."""
+    def embed(self, recipe: EmbeddingRecipe, job: Job) -> str:
+        """Compute a further map and return its run id."""
 
-    def extract(self, arguments: Mapping[str, Any], job: Job) -> str:
-        """Extract by arguments of `diffviews.pipelines.extract.extract` and return the run's id."""
+    def extract(self, recipe: ExtractionRecipe, job: Job) -> str:
+        """Extract what a recipe says and return the run's id."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +86,7 @@ class ModelRunner:
 
     def generate(
         self, recipe: GenerationRecipe, job: Job, *, experiment: str | None = None
-    ) -> GenerationOutcome:
+    ) -> LoggedGeneration:
         """Generate what a recipe says and log it, to the workspace's experiment if none is named."""
         recipe = self._checkpoint.fill_in(recipe)
         adapter = self.load(recipe)
@@ -98,29 +96,29 @@ class ModelRunner:
     def replay(self, run_id: str, job: Job) -> Replay:
         """Repeat a logged generation and compare; nothing is logged."""
         adapter = self.load(read_recipe(self.workspace, run_id))
-        return repeat(run_id, self.workspace, adapter=adapter, callback=_reporting(job, adapter))
+        return replay(run_id, self.workspace, adapter=adapter, callback=_reporting(job, adapter))
 
-    def embed(
-        self, layer_run: str, parameters: MapParameters, job: Job, kind: MapKind = MapKind.SINGLE
-    ) -> str:
+    def embed(self, recipe: EmbeddingRecipe, job: Job) -> str:
         """Compute a further map and log it; returns its run id."""
         job.report(0, 0)
-        return embed(layer_run, parameters, self.workspace, kind=kind).run_id
+        return embed(recipe, self.workspace).run_id
 
-    def extract(self, arguments: Mapping[str, Any], job: Job, *, experiment: str | None = None) -> str:
+    def extract(
+        self,
+        recipe: ExtractionRecipe,
+        job: Job,
+        *,
+        execution: Execution = Execution(),
+        experiment: str | None = None,
+    ) -> str:
         """Extract in a process of its own, which has the device to itself, and return the run's id.
 
         Raises:
             JobFailedError: with the reason. CancelledError, QueueStoppedError: if the job is to end.
         """
         self.free()
-        workspace = self._logging_to(experiment)
-        own = {
-            "device": self._device,
-            "profile": workspace.catalog.profile.name,
-            "experiment": workspace.experiment,
-        }
-        return ExtractionProcess({**arguments, **own}, workspace).run(job)
+        execution = replace(execution, device=self._device)
+        return ExtractionProcess(recipe, execution, self._logging_to(experiment)).run(job)
 
     def load(self, recipe: GenerationRecipe) -> GeneratorAdapter:
         """Return a recipe's model, resident from now on; another one is freed before: two large ones rarely fit."""
@@ -128,8 +126,7 @@ class ModelRunner:
         with self._lock:
             if self._resident is None or self._resident[0] != key:
                 self._free()
-                profile = self.workspace.catalog.profile.name
-                self._resident = key, load_model(*key[:2], self._device, recipe.precision, profile)
+                self._resident = key, load_model(recipe, self.workspace, self._device)
             return self._resident[1]
 
     def free(self) -> None:

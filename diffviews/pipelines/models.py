@@ -12,41 +12,37 @@ from diffviews.adapters.registry import get_adapter, load_adapter
 from diffviews.data.checkpoint_catalog import CATALOGUE, PREFIX, find_checkpoint, get_checkpoint
 from diffviews.data.checkpoints import PICKLED
 from diffviews.data.storage.fetch import fetch, is_remote
-from diffviews.errors import CheckpointError, ConfigError, unknown_name
+from diffviews.errors import CheckpointError, ConfigError
 from diffviews.pipelines.model_folder import ModelFolder
+from diffviews.pipelines.workspace import Workspace
+from diffviews.recipes.base import ModelRecipe
 from diffviews.tracking.models import SCHEME, download_model
+from diffviews.tracking.profiles import Profile
 
 _log = logging.getLogger(__name__)
 
 _FILE_ENDINGS = PICKLED | {".safetensors", ".json"}
-PRECISIONS = ("auto", "float32", "float16", "bfloat16")
 
 
 def load_model(
-    model: str,
-    checkpoint: str | PathLike[str] | None = None,
-    device: str = "auto",
-    precision: str = "auto",
-    profile: str | None = None,
+    recipe: ModelRecipe, workspace: Workspace | None = None, device: str = "auto"
 ) -> GeneratorAdapter:
-    """Return the adapter of this name with its weights, fetched first where they lie elsewhere.
+    """Return the adapter of a recipe with its weights, fetched first where they lie elsewhere.
 
     Args:
-        model: adapter name.
-        checkpoint: what `resolve_checkpoint` understands, or a folder whose `config.json` names adapter,
-            checkpoint and sampling defaults; None takes the adapter's own.
+        recipe: names the adapter, what `resolve_checkpoint` understands or a folder whose `config.json` names
+            adapter, checkpoint and sampling defaults, and the precision.
+        workspace: whose registry `models:/` addresses belong to; None: the environment's.
         device: auto, cpu, cuda, cuda:N or mps.
-        precision: of the forward pass: float32, float16, bfloat16, or auto, the adapter's own choice.
-        profile: tracking set-up that a `models:/` address belongs to.
 
     Raises:
         AdapterNotFoundError: if no adapter has this name.
         CheckpointError: if the checkpoint cannot be fetched or does not fit.
         ConfigError: if the precision or the device is none.
     """
-    if precision not in PRECISIONS:
-        raise ConfigError(unknown_name("precision", precision, PRECISIONS))
-    options = _precision_option(model, precision)
+    model, checkpoint = recipe.model, recipe.checkpoint
+    profile = None if workspace is None else workspace.profile
+    options = _precision_option(model, recipe.precision)
     folder = Path(checkpoint) if checkpoint is not None else None
     said = ModelFolder.read(folder) if folder is not None and folder.is_dir() else None
     if said is None or folder is None:
@@ -74,7 +70,7 @@ def _precision_option(model: str, precision: str) -> dict[str, Any]:
     return {}
 
 
-def _weights(model: str, checkpoint: str | PathLike[str] | None, profile: str | None) -> Path | None:
+def _weights(model: str, checkpoint: str | PathLike[str] | None, profile: Profile | str | None) -> Path | None:
     """Return the local path of a model's weights, None for a model that brings its own.
 
     Raises:
@@ -89,13 +85,13 @@ def _weights(model: str, checkpoint: str | PathLike[str] | None, profile: str | 
     return resolve_checkpoint(checkpoint, profile)
 
 
-def _base_of(checkpoint: str | PathLike[str] | None, profile: str | None) -> dict[str, Path | None]:
+def _base_of(checkpoint: str | PathLike[str] | None, profile: Profile | str | None) -> dict[str, Path | None]:
     """Return the option `base` of a catalogue checkpoint that is only a part of a pipeline."""
     entry = None if checkpoint is None or Path(checkpoint).exists() else find_checkpoint(fspath(checkpoint))
     return {} if entry is None or entry.base is None else {"base": resolve_checkpoint(entry.base, profile)}
 
 
-def resolve_checkpoint(checkpoint: str | PathLike[str] | None, profile: str | None = None) -> Path | None:
+def resolve_checkpoint(checkpoint: str | PathLike[str] | None, profile: Profile | str | None = None) -> Path | None:
     """Return the local path of a checkpoint, None for none.
 
     Args:

@@ -2,27 +2,25 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from math import prod
-from typing import Literal
+from typing import Self
 
 from diffviews.adapters.base import GeneratorAdapter
 from diffviews.adapters.condition import Condition
 from diffviews.adapters.hooks import known_layers
+from diffviews.data.layout import LayerKey
 from diffviews.data.samples import SampleSet
 from diffviews.errors import ConfigError, LayerNotFoundError, unknown_name
 from diffviews.noise import format_sigma
 from diffviews.pipelines.control import ControlSettings
+from diffviews.pipelines.models import absolute
 from diffviews.pipelines.workspace import conditions_of
 from diffviews.processing.map_parameters import MapParameters
 from diffviews.processing.umap_backend import get_backend_name
+from diffviews.recipes.extraction import Conditioning, ExtractionRecipe
+from diffviews.recipes.options import flatten
 from diffviews.tracking.schema import fingerprint
-
-Conditioning = Literal["auto", "none", "label", "uniform", "prompt"]
-Storage = Literal["full", "sketch"]
-"""What is kept of the activations: everything, or each layer's projection on its principal axes."""
-
-ResolvedConditioning = Literal["none", "label", "uniform", "prompt"]
 
 
 def check_sigmas(sigmas: Sequence[float]) -> tuple[float, ...]:
@@ -70,105 +68,106 @@ def check_sample_count(count: int, maps: MapParameters) -> None:
 
 @dataclass(frozen=True, slots=True)
 class ExtractionPlan:
-    """What an extraction captures and measures; everything that determines its result."""
+    """A recipe brought together with its model and its samples; everything that determines the result.
+
+    Raises:
+        ConfigError: if they do not fit each other.
+    """
 
     adapter: GeneratorAdapter
     samples: SampleSet
-    dataset: str
-    layers: tuple[str, ...]
-    sigmas: tuple[float, ...]
-    dtype: Literal["float16", "float32"]
-    batch_size: int
-    conditioning: ResolvedConditioning
-    maps: MapParameters
-    control: ControlSettings | None
-    checkpoint: str | None = None
-    """Where the weights came from, for generations that follow; the digest says which they are."""
-    storage: Storage = "full"
-    sketch_samples: int = 4096
-    """Samples that a sketch is fitted on."""
+    recipe: ExtractionRecipe
+    """Resolved: layers in network order, sigmas ascending, conditioning and precision as used."""
+
+    @classmethod
+    def of(cls, recipe: ExtractionRecipe, adapter: GeneratorAdapter, samples: SampleSet) -> Self:
+        """Resolve what a recipe leaves to the model and the samples.
+
+        Raises:
+            ConfigError, LayerNotFoundError: if they do not fit each other.
+        """
+        resolved = replace(
+            recipe,
+            layers=choose_layers(adapter, recipe.layers),
+            sigmas=check_sigmas(recipe.sigmas),
+            checkpoint=absolute(recipe.checkpoint),
+            conditioning=resolve_conditioning(adapter, samples, recipe.conditioning),
+            precision=adapter.precision,
+        )
+        return cls(adapter, samples, resolved)
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1:
-            raise ConfigError(f"batch_size is {self.batch_size}; take 1 or more")
-        check_sample_count(len(self.samples), self.maps)
-        if self.conditioning in ("label", "uniform") and not self.adapter.num_classes:
+        recipe, maps = self.recipe, self.recipe.maps
+        check_sample_count(len(self.samples), maps)
+        if recipe.conditioning in ("label", "uniform") and not self.adapter.num_classes:
             raise ConfigError(
-                f"conditioning {self.conditioning!r} needs a model with classes, and {self.adapter.model_type!r} has "
-                "none; take none, prompt or auto"
+                f"conditioning {recipe.conditioning!r} needs a model with classes, and {self.adapter.model_type!r} "
+                "has none; take none, prompt or auto"
             )
-        if self.conditioning == "prompt":
+        if recipe.conditioning == "prompt":
             _check_prompts(self.adapter, self.samples)
-        if self.storage == "sketch" and not (self.maps.pca_components and self.sketch_samples > self.maps.n_neighbors):
+        if recipe.storage == "sketch" and not (maps.pca_components and recipe.sketch_samples > maps.n_neighbors):
             raise ConfigError(
                 f"storage 'sketch' keeps pca_components numbers a sample and fits them on sketch_samples samples; "
-                f"{self.maps.pca_components} and {self.sketch_samples} are too few"
+                f"{maps.pca_components} and {recipe.sketch_samples} are too few"
             )
         unlabelled = int((self.samples.class_labels < 0).sum())
-        if unlabelled and (self.control is not None or self.conditioning == "label"):
-            wanting = "control_seeds" if self.control is not None else "conditioning 'label'"
+        if unlabelled and (recipe.control_seeds or recipe.conditioning == "label"):
+            wanting = "control_seeds" if recipe.control_seeds else "conditioning 'label'"
             raise ConfigError(f"{wanting} needs a class for each sample, but {unlabelled} have none; leave it out")
 
     @property
-    def keys(self) -> list[tuple[str, float]]:
+    def keys(self) -> list[LayerKey]:
         """The (layer, sigma) pairs of the layer runs, in network order within each sigma."""
-        return [(layer, sigma) for sigma in self.sigmas for layer in self.layers]
+        return [(layer, sigma) for sigma in self.recipe.sigmas for layer in self.recipe.layers]
+
+    @property
+    def control(self) -> ControlSettings | None:
+        """How control rates are measured, None where they are not."""
+        seeds = self.recipe.control_seeds
+        return ControlSettings(seeds, windows=self.recipe.control_windows) if seeds else None
 
     @property
     def conditions(self) -> list[Condition] | None:
         """What conditions the forward passes, None for the unconditional pass."""
-        return conditions_of(self.samples, self.conditioning)
+        return conditions_of(self.samples, self.recipe.conditioning)
 
     def stored_shape(self, layer: str) -> tuple[int, ...]:
         """Return the shape of what is kept of one sample's activation; a sketch may have fewer numbers."""
         shape = tuple(self.adapter.get_layer_shapes()[layer])
-        if self.storage == "full":
+        if self.recipe.storage == "full":
             return shape
-        return (min(self.maps.pca_components or 0, prod(shape), len(self.samples) - 1),)
+        return (min(self.recipe.maps.pca_components or 0, prod(shape), len(self.samples) - 1),)
 
     def fingerprint(self) -> str:
         """Digest of everything that determines the whole extraction."""
-        return fingerprint(
-            kind="extract",
-            layers=[[layer, format_sigma(sigma)] for layer, sigma in self.keys],
-            **self._common(),
-        )
+        keys = [[layer, format_sigma(sigma)] for layer, sigma in self.keys]
+        return fingerprint(kind="extract", layers=keys, **self._determining())
 
     def layer_fingerprint(self, layer: str, sigma: float) -> str:
         """Digest of everything that determines one layer run, equal in every extraction that holds it."""
-        return fingerprint(kind="layer", layer=layer, sigma=format_sigma(sigma), **self._common())
+        return fingerprint(kind="layer", layer=layer, sigma=format_sigma(sigma), **self._determining())
 
     def params(self) -> dict[str, object]:
         """Few and comparable parameters for the run."""
-        return {
-            "model": self.adapter.model_type,
-            "checkpoint": self.checkpoint or "",
-            "precision": self.adapter.precision,
-            "dataset": self.dataset,
-            "num_samples": len(self.samples),
-            "layers": len(self.layers),
-            "sigmas": ",".join(map(format_sigma, self.sigmas)),
-            "conditioning": self.conditioning,
-            "dtype": self.dtype,
-            "storage": self.storage,
-            "batch_size": self.batch_size,
-            "device": self.adapter.device.type,
-            **asdict(self.maps),
+        told = {
+            "checkpoint": self.recipe.checkpoint or "",
+            "layers": len(self.recipe.layers),
+            "sigmas": ",".join(map(format_sigma, self.recipe.sigmas)),
         }
+        found = {"num_samples": len(self.samples), "device": self.adapter.device.type}
+        return {**flatten(self.recipe), **told, **found}
 
-    def _common(self) -> dict[str, object]:
+    def _determining(self) -> dict[str, object]:
+        sketch_samples = {"sketch_samples": self.recipe.sketch_samples} if self.recipe.storage == "sketch" else {}
         return {
+            **self.recipe.determining(),
+            **sketch_samples,
             "model": self.adapter.digest(),
             "dataset": self.samples.digest,
-            "dtype": self.dtype,
-            "batch_size": self.batch_size,
-            "conditioning": self.conditioning,
             "device": self.adapter.device.type,
-            "precision": self.adapter.precision,
-            "maps": asdict(self.maps),
             "backend": get_backend_name(),
             "control": asdict(self.control) if self.control else None,
-            **({"sketch_samples": self.sketch_samples} if self.storage == "sketch" else {}),
         }
 
 
@@ -182,7 +181,7 @@ def _check_prompts(adapter: GeneratorAdapter, samples: SampleSet) -> None:
 
 def resolve_conditioning(
     adapter: GeneratorAdapter, samples: SampleSet, conditioning: Conditioning
-) -> ResolvedConditioning:
+) -> Conditioning:
     """Return what the forward passes are conditioned on; see docs/adr/0001 and 0005."""
     if conditioning != "auto":
         return conditioning

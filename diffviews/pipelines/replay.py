@@ -9,10 +9,10 @@ from PIL import Image
 from diffviews.adapters.base import GeneratorAdapter
 from diffviews.core.request import Progress
 from diffviews.errors import DiffViewsError
-from diffviews.pipelines.generate import run_recipe
+from diffviews.pipelines.generate import find_layer, run_recipe
 from diffviews.pipelines.models import load_model
-from diffviews.pipelines.recipe import GenerationRecipe
-from diffviews.pipelines.workspace import Workspace, open_workspace
+from diffviews.pipelines.workspace import Workspace
+from diffviews.recipes.generation import GenerationRecipe
 
 TOLERANCE = 1
 """Grey levels by which one kind of device may differ from another batch or thread count."""
@@ -36,22 +36,7 @@ class Replay:
         return f"replayed {self.num_images} images of {self.run_id}: {difference}"
 
 
-def replay(run: str, device: str = "auto", profile: str | None = None, experiment: str | None = None) -> Replay:
-    """Repeat a logged generation and compare it image by image.
-
-    Args:
-        run: id of a generation run.
-        device: auto, cpu, cuda, cuda:N or mps.
-        profile: tracking profile of mlruns_config.
-        experiment: MLflow experiment name.
-
-    Raises:
-        ReplayError: if an image differs by more than one grey level.
-    """
-    return repeat(run, open_workspace(profile, experiment), device=device)
-
-
-def repeat(
+def replay(
     run: str,
     workspace: Workspace,
     *,
@@ -59,25 +44,26 @@ def repeat(
     device: str = "auto",
     callback: Callable[[Progress], None] | None = None,
 ) -> Replay:
-    """Repeat a generation of an opened store; nothing is logged.
+    """Repeat a logged generation and compare it image by image; nothing is logged.
 
     Args:
         run: id of a generation run.
         workspace: where it was logged.
         adapter: a loaded model to use; None loads the recipe's.
-        device: for a model loaded here.
+        device: for a model loaded here: auto, cpu, cuda, cuda:N or mps.
         callback: told of every sampler step.
 
     Raises:
         ReplayError: if an image differs by more than one grey level.
     """
     recipe = read_recipe(workspace, run)
-    adapter = adapter or load_model(recipe.model, recipe.checkpoint, device=device, precision=recipe.precision)
-    return compare(run, workspace, run_recipe(recipe, workspace, adapter, callback).images)
+    adapter = adapter or load_model(recipe, workspace, device=device)
+    repeated = run_recipe(recipe, find_layer(recipe, workspace), workspace, adapter, callback)
+    return compare(run, workspace, repeated.images)
 
 
 def compare(run: str, workspace: Workspace, repeated: np.ndarray) -> Replay:
-    """Compare images, (N, H, W, 3) uint8, with those that a generation logged; raises as `repeat` does."""
+    """Compare images, (N, H, W, 3) uint8, with those that a generation logged; raises as `replay` does."""
     logged = np.stack([logged_image(workspace, run, index) for index in range(len(repeated))])
     largest = int(np.abs(repeated.astype(int) - logged.astype(int)).max())
     if largest > TOLERANCE:

@@ -17,6 +17,8 @@ from diffviews.pipelines.extract import extract
 from diffviews.pipelines.layers.nearest import LayerOpener
 from diffviews.pipelines.workspace import open_workspace
 from diffviews.processing.map_parameters import MapParameters
+from diffviews.recipes.execution import Execution
+from diffviews.recipes.extraction import ExtractionRecipe
 
 logger = logging.getLogger(__name__)
 
@@ -82,11 +84,11 @@ def seed(
     files = 0 if path is None else _upload(store, Path(path))
     if model is None:
         return SeedOutcome(str(store.address), files, 0)
-    outcome = extract(
-        model, checkpoint, dataset, layers, sigmas=sigmas, max_samples=max_samples, maps=maps, resume=True,
-        device=device, profile=profile, experiment=experiment,
-    )  # fmt: skip
+    recipe = ExtractionRecipe(
+        model, checkpoint, dataset=dataset, layers=layers, sigmas=sigmas, max_samples=max_samples, maps=maps
+    )
     workspace = open_workspace(profile, experiment)
+    outcome = extract(recipe, workspace, Execution(device=device, resume=True))
     opener = LayerOpener(workspace, LayerCache(), SharedLayers(store))
     records = workspace.catalog.layers(outcome.run_id)
     for record in records:

@@ -100,7 +100,7 @@ def fit_sketches(plan: ExtractionPlan, dtypes: Mapping[LayerKey, str], folder: P
         CorruptDataError: if an activation is NaN or infinite; counted, and the samples named.
     """
     overflowed: set[LayerKey] = set()
-    for sigma in plan.sigmas:
+    for sigma in plan.recipe.sigmas:
         lacking = {
             layer: dtype for (layer, at), dtype in dtypes.items()
             if at == sigma and not sketch_path(folder, (layer, at)).exists()
@@ -118,9 +118,9 @@ def _groups(plan: ExtractionPlan, dtypes: Mapping[str, str]) -> Iterator[dict[st
     held = 0
     for layer, dtype in dtypes.items():
         row_bytes = prod(shapes[layer]) * np.dtype(dtype).itemsize
-        capacity = min(MEMORY // row_bytes, plan.sketch_samples + HELD_OUT)
+        capacity = min(MEMORY // row_bytes, plan.recipe.sketch_samples + HELD_OUT)
         if capacity not in known:
-            known[capacity] = choose_rows(plan.samples.sample_ids, plan.sketch_samples, capacity)
+            known[capacity] = choose_rows(plan.samples.sample_ids, plan.recipe.sketch_samples, capacity)
         rows = known[capacity]
         _check_enough(layer, rows, plan, row_bytes)
         size = len(rows.rows) * row_bytes
@@ -133,7 +133,7 @@ def _groups(plan: ExtractionPlan, dtypes: Mapping[str, str]) -> Iterator[dict[st
 
 
 def _check_enough(layer: str, rows: FitRows, plan: ExtractionPlan, row_bytes: int) -> None:
-    wanted = plan.maps.pca_components or 0
+    wanted = plan.recipe.maps.pca_components or 0
     if len(rows.held_out) and len(rows.fit) <= 2 * wanted:
         raise ConfigError(
             f"layer {layer!r} has {format_bytes(row_bytes)} a sample, so that {format_bytes(MEMORY)} hold "
@@ -169,8 +169,8 @@ class _Fit:
         plan, overflowed = self.plan, set()
         place = {layer: _places(rows, len(plan.samples)) for layer, rows in self.rows.items()}
         wanted = np.unique(np.concatenate([rows.rows for rows in self.rows.values()]))
-        for start in range(0, len(wanted), plan.batch_size):
-            batch = wanted[start : start + plan.batch_size]
+        for start in range(0, len(wanted), plan.recipe.batch_size):
+            batch = wanted[start : start + plan.recipe.batch_size]
 
             def keep(layer: str, own: torch.Tensor, batch: np.ndarray = batch) -> None:
                 places = place[layer][batch]
@@ -181,7 +181,8 @@ class _Fit:
                 if count_nonfinite(narrow) and count_nonfinite(narrow) > int((~torch.isfinite(rows)).sum()):
                     overflowed.add(layer)
 
-            captured_rows(plan.adapter, plan.samples, plan.conditioning, self.sigma, list(self.rows), batch, keep)
+            conditioning = plan.recipe.conditioning
+            captured_rows(plan.adapter, plan.samples, conditioning, self.sigma, list(self.rows), batch, keep)
         return overflowed
 
     def _write(self, path: Path, rows: FitRows, values: np.ndarray) -> None:
@@ -190,7 +191,10 @@ class _Fit:
         classes = self.plan.samples.class_labels[rows.held_out]
         try:
             sketch = fit_sketch(
-                fit, self.plan.maps, held_out=None if whole else held_out, held_out_classes=None if whole else classes
+                fit,
+                self.plan.recipe.maps,
+                held_out=None if whole else held_out,
+                held_out_classes=None if whole else classes,
             )
         except FloatingPointError:
             ids = self.plan.samples.sample_ids

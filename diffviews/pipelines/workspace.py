@@ -26,6 +26,11 @@ class Workspace:
     catalog: Catalog
 
     @property
+    def profile(self) -> Profile:
+        """The tracking set-up: tracking server, artifacts, model registry."""
+        return self.catalog.profile
+
+    @property
     def experiment(self) -> str:
         """Name of the experiment that jobs log to, which is made when it does not exist."""
         own = self.tracker.experiment_id
@@ -149,7 +154,7 @@ def open_workspace(
 def artifact_trouble(workspace: Workspace) -> str | None:
     """Return why a workspace's bucket for artifacts cannot be used, None where it answers or there is none."""
     try:
-        _check_artifacts(workspace.catalog.profile)
+        _check_artifacts(workspace.profile)
     except DiffViewsError as error:
         return str(error)
     return None

@@ -19,7 +19,8 @@ from starlette.middleware.base import RequestResponseEndpoint
 
 from diffviews.errors import DiffViewsError
 from diffviews.pipelines.job_queue import Job, JobQueue
-from diffviews.pipelines.recipe import GenerationRecipe
+from diffviews.recipes.base import fault_in_words
+from diffviews.recipes.generation import GenerationRecipe
 from diffviews.serving.errors import (
     BodyTooLargeError,
     HostRefusedError,
@@ -28,7 +29,7 @@ from diffviews.serving.errors import (
     status_of,
 )
 from diffviews.serving.protocol import JOB_HEADER, SCHEMA, SCHEMA_HEADER, VERSION_HEADER, JobStatus, versions
-from diffviews.serving.requests import Arguments, fault_in_words, read_extraction, read_recipe
+from diffviews.serving.requests import ExtractionOrder, read_extraction, read_recipe
 from diffviews.serving.service import Service
 from diffviews.tracking.connection import redact
 
@@ -147,7 +148,7 @@ def _recipe(body: Body) -> GenerationRecipe:
     return read_recipe(body)
 
 
-def _arguments(body: Body) -> Arguments:
+def _extraction(body: Body) -> ExtractionOrder:
     return read_extraction(body)
 
 
@@ -184,11 +185,11 @@ def _generate(
 @_router.post("/jobs/extract", status_code=202)
 def _extract(
     service: Worker,
-    arguments: Annotated[Arguments, Depends(_arguments)],
+    order: Annotated[ExtractionOrder, Depends(_extraction)],
     experiment: Experiment = None,
     job_id: JobId = None,
 ) -> JobStatus:
-    return JobStatus.of(service.extract(arguments, experiment, job_id), service.queue)
+    return JobStatus.of(service.extract(*order, experiment, job_id), service.queue)
 
 
 @_router.delete("/jobs/{job_id}")

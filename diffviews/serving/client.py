@@ -16,9 +16,10 @@ from urllib3.exceptions import HTTPError, LocationParseError, NameResolutionErro
 
 from diffviews.data.storage.https import LOCAL_HOSTS
 from diffviews.errors import CancelledError, ConfigError, DiffViewsError
-from diffviews.pipelines.generate import GenerationOutcome
+from diffviews.pipelines.generate import LoggedGeneration
 from diffviews.pipelines.job_queue import JobFailedError, JobNotFoundError
-from diffviews.pipelines.recipe import GenerationRecipe
+from diffviews.recipes.extraction import ExtractionRecipe
+from diffviews.recipes.generation import GenerationRecipe
 from diffviews.serving.errors import JobLostError, VersionMismatchError, WorkerUnreachableError, error_of
 from diffviews.serving.protocol import (
     JOB_HEADER,
@@ -96,10 +97,10 @@ class WorkerClient:
         return self._submit("generate", recipe.to_json(), experiment, on_waking)
 
     def submit_extraction(
-        self, arguments: Mapping[str, Any], experiment: str | None = None, on_waking: Watch | None = None
+        self, recipe: ExtractionRecipe, experiment: str | None = None, on_waking: Watch | None = None
     ) -> JobStatus:
-        """Order an extraction by arguments of `extract`; raises as `submit_generation` does."""
-        return self._submit("extract", json.dumps(dict(arguments)), experiment, on_waking)
+        """Order an extraction; raises as `submit_generation` does."""
+        return self._submit("extract", recipe.to_json(), experiment, on_waking)
 
     def status(self, job_id: str, *, preview: bool = False) -> JobStatus:
         """Return a job as it is now.
@@ -149,19 +150,19 @@ class WorkerClient:
 
     def generate(
         self, recipe: GenerationRecipe, callback: Watch | None = None, *, experiment: str | None = None
-    ) -> GenerationOutcome:
+    ) -> LoggedGeneration:
         """Order a generation, follow it and return what it gave; raises as `submit_generation` and `watch` do."""
         job = self.watch(self.submit_generation(recipe, experiment, callback), callback)
         return self.result(job)
 
     def extract(
-        self, arguments: Mapping[str, Any], callback: Watch | None = None, *, experiment: str | None = None
+        self, recipe: ExtractionRecipe, callback: Watch | None = None, *, experiment: str | None = None
     ) -> str:
         """Order an extraction, follow it and return its run id; raises as `generate` does."""
-        job = self.watch(self.submit_extraction(arguments, experiment, callback), callback)
+        job = self.watch(self.submit_extraction(recipe, experiment, callback), callback)
         return job.run_id or ""
 
-    def result(self, job: JobStatus) -> GenerationOutcome:
+    def result(self, job: JobStatus) -> LoggedGeneration:
         """Return what a finished generation logged, read through the worker."""
         files = f"/jobs/{quote(job.id)}/files"
         names = [str(name) for name in self._json("GET", files).get("files", [])]

@@ -14,7 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 from diffviews import __version__
 from diffviews.pipelines.extraction_process import WORKER_TOKEN
 from diffviews.pipelines.job_queue import Job, JobQueue, State
-from diffviews.pipelines.recipe import RECIPE_VERSION
+from diffviews.recipes.base import RECIPE_VERSION
 from diffviews.serving.errors import WorkerUnreachableError
 
 TOKEN_VARIABLE = WORKER_TOKEN

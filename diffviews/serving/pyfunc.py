@@ -5,7 +5,6 @@ model.predict(pd.DataFrame({"class_label": [3, 7]}), params={"seed": 1})   # col
 """
 
 import base64
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -17,6 +16,7 @@ from diffviews.adapters.base import GeneratorAdapter
 from diffviews.core.generator import GenerationRequest, generate
 from diffviews.errors import ConfigError
 from diffviews.pipelines.models import load_model
+from diffviews.recipes.base import ModelRecipe
 from diffviews.serving.limits import Limits, check_values
 from diffviews.serving.protocol import as_png
 
@@ -31,7 +31,7 @@ class Generator(PythonModel):
 
     def load_context(self, context: Any) -> None:
         """Load the weights onto the best device."""
-        self._adapter = load_model(context.model_config[ADAPTER], Path(context.artifacts[WEIGHTS]))
+        self._adapter = load_model(ModelRecipe(context.model_config[ADAPTER], context.artifacts[WEIGHTS]))
 
     def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
         """Generate an image a row, row i from the noise of (seed, i).

@@ -18,8 +18,10 @@ from diffviews.errors import CheckpointError, ConfigError
 from diffviews.pipelines.convert_checkpoint import convert_checkpoint
 from diffviews.pipelines.models import load_model, resolve_checkpoint
 from diffviews.pipelines.workspace import open_workspace
+from diffviews.recipes.base import ModelRecipe
 from diffviews.tracking.connection import Connection
 from diffviews.tracking.models import SCHEME
+from diffviews.tracking.profiles import Profile
 
 if TYPE_CHECKING:
     from mlflow.entities import LoggedModel
@@ -66,10 +68,11 @@ def register(
         ConfigError: if the name is impossible. TrackingError: if the registry cannot be used.
     """
     check_name(name)
-    tracker = open_workspace(profile, experiment).tracker
+    workspace = open_workspace(profile, experiment)
+    tracker = workspace.tracker
     with tempfile.TemporaryDirectory(prefix="diffviews-register-") as scratch:
-        weights = gather_weights(model, checkpoint, Path(scratch) / "weights", profile)
-        adapter = load_model(model, weights, device=device)
+        weights = gather_weights(model, checkpoint, Path(scratch) / "weights", workspace.profile)
+        adapter = load_model(ModelRecipe(model, str(weights)), workspace, device=device)
         return _log(tracker.connection, tracker.experiment_id, name, adapter, weights)
 
 
@@ -86,7 +89,7 @@ def check_name(name: str) -> None:
         )
 
 
-def gather_weights(model: str, checkpoint: str | None, folder: Path, profile: str | None = None) -> Path:
+def gather_weights(model: str, checkpoint: str | None, folder: Path, profile: Profile | None = None) -> Path:
     """Write the weights of a model into `folder`, none of them pickled, and return it.
 
     Raises:

@@ -1,19 +1,16 @@
 """The runner whose generations and extractions a worker on another host makes; maps are still computed here."""
 
-from collections.abc import Mapping
-from typing import Any
-
 from diffviews.pipelines.embed import embed
-from diffviews.pipelines.generate import GenerationOutcome
+from diffviews.pipelines.generate import LoggedGeneration
 from diffviews.pipelines.job_queue import Job
 from diffviews.pipelines.model_runner import DefaultCheckpoint
-from diffviews.pipelines.recipe import GenerationRecipe
 from diffviews.pipelines.replay import Replay, compare, read_recipe
 from diffviews.pipelines.workspace import Workspace
-from diffviews.processing.map_parameters import MapParameters
+from diffviews.recipes.embedding import EmbeddingRecipe
+from diffviews.recipes.extraction import ExtractionRecipe
+from diffviews.recipes.generation import GenerationRecipe
 from diffviews.serving.client import Watch, WorkerClient
 from diffviews.serving.protocol import JobStatus
-from diffviews.tracking.schema import MapKind
 
 
 class RemoteRunner:
@@ -36,7 +33,7 @@ class RemoteRunner:
         self._client, self._workspace = client, workspace
         self._experiment, self._checkpoint = experiment, checkpoint
 
-    def generate(self, recipe: GenerationRecipe, job: Job) -> GenerationOutcome:
+    def generate(self, recipe: GenerationRecipe, job: Job) -> LoggedGeneration:
         """Have the worker generate what a recipe says and log it."""
         return self._client.generate(
             self._checkpoint.fill_in(recipe), _reporting(job), experiment=self._experiment
@@ -47,16 +44,14 @@ class RemoteRunner:
         made = self.generate(read_recipe(self._workspace, run_id), job)
         return compare(run_id, self._workspace, made.result.images)
 
-    def embed(
-        self, layer_run: str, parameters: MapParameters, job: Job, kind: MapKind = MapKind.SINGLE
-    ) -> str:
+    def embed(self, recipe: EmbeddingRecipe, job: Job) -> str:
         """Compute a further map on this host and log it."""
         job.report(0, 0)
-        return embed(layer_run, parameters, self._workspace, kind=kind).run_id
+        return embed(recipe, self._workspace).run_id
 
-    def extract(self, arguments: Mapping[str, Any], job: Job) -> str:
+    def extract(self, recipe: ExtractionRecipe, job: Job) -> str:
         """Have the worker extract and log it."""
-        return self._client.extract(arguments, _reporting(job), experiment=self._experiment)
+        return self._client.extract(recipe, _reporting(job), experiment=self._experiment)
 
 
 def _reporting(job: Job) -> Watch:

@@ -1,25 +1,23 @@
-"""Request bodies: bytes from anyone become checked, typed arguments, or a sentence that says what is wrong."""
+"""Request bodies: bytes from anyone become checked, typed recipes, or a sentence that says what is wrong."""
 
-import functools
-import inspect
-from collections.abc import Collection, Mapping
 from dataclasses import fields
-from typing import Any, get_type_hints
+from typing import Any, TypeVar
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError, create_model
-from pydantic_core import from_json, to_json
+from pydantic_core import from_json
 
-from diffviews.errors import ConfigError, unknown_name
-from diffviews.pipelines.extract import extract
-from diffviews.pipelines.recipe import RECIPE_VERSION, GenerationRecipe
-from diffviews.processing.map_parameters import MapParameters
+from diffviews.errors import ConfigError
+from diffviews.recipes.base import RECIPE_VERSION, Recipe
+from diffviews.recipes.execution import Execution
+from diffviews.recipes.extraction import ExtractionRecipe
+from diffviews.recipes.generation import GenerationRecipe
 from diffviews.serving.errors import VersionMismatchError
 from diffviews.serving.limits import check_values
 
-Arguments = dict[str, Any]
-"""Of `extract`, those that the caller may choose."""
-_OF_THE_WORKER = ("device", "devices", "profile", "experiment")
-"""Arguments of `extract` that are not the caller's to choose."""
+R = TypeVar("R", bound=Recipe)
+
+ExtractionOrder = tuple[ExtractionRecipe, Execution]
+"""What is extracted, and what the caller may choose of how."""
+_OF_THE_CALLER = ("resume", "force")
 
 
 def read_recipe(body: bytes) -> GenerationRecipe:
@@ -29,32 +27,24 @@ def read_recipe(body: bytes) -> GenerationRecipe:
         ConfigError: if it is no recipe, or asks for too much. VersionMismatchError: if its schema is another.
         SelectionError: for duplicate sample ids.
     """
-    values = _object(body)
-    schema = values.pop("schema", None)
-    if schema != RECIPE_VERSION:
-        raise VersionMismatchError(
-            f"the recipe has schema {str(schema)[:50]!r}, this worker reads {RECIPE_VERSION}; install the same "
-            "version of diffviews on both sides"
-        )
-    _check_names("recipe field", values, [field.name for field in fields(GenerationRecipe)])
-    check_values(values)
-    recipe: GenerationRecipe = _validated(TypeAdapter(GenerationRecipe), values)
-    return recipe
+    return _recipe(GenerationRecipe, _object(body))
 
 
-def read_extraction(body: bytes) -> Arguments:
-    """Return the arguments of `extract` that a body holds; those left out keep their defaults.
+def read_extraction(body: bytes) -> ExtractionOrder:
+    """Return the recipe of an extraction that a body holds, with `resume` and `force` beside its fields.
 
     Raises:
-        ConfigError: if one is unknown, of another type, impossible or too large.
+        ConfigError: if a field is unknown, of another type, impossible or too large.
+        VersionMismatchError: if its schema is another.
     """
     values = _object(body)
-    _check_names("argument", values, _extract_hints())
-    if isinstance(values.get("maps"), dict):
-        _check_names("map parameter", values["maps"], [field.name for field in fields(MapParameters)])
-    check_values(values)
-    given = _validated(_extract_arguments(), values)
-    return {name: getattr(given, name) for name in values}
+    chosen = {name: values.pop(name) for name in _OF_THE_CALLER if name in values}
+    for name, value in chosen.items():
+        if not isinstance(value, bool):
+            raise ConfigError(f"{name} {str(value)[:100]!r} is neither true nor false")
+    for name in {field.name for field in fields(Execution)} & set(values):
+        raise ConfigError(f"{name} is not the caller's to choose; leave it out")
+    return _recipe(ExtractionRecipe, values), Execution(**chosen)
 
 
 def _object(body: bytes) -> dict[str, Any]:
@@ -67,38 +57,12 @@ def _object(body: bytes) -> dict[str, Any]:
     return values
 
 
-def _check_names(kind: str, values: Mapping[str, Any], known: Collection[str]) -> None:
-    for name in values:
-        if name not in known:
-            raise ConfigError(unknown_name(kind, name[:100], known))
-
-
-@functools.cache
-def _extract_hints() -> dict[str, Any]:
-    hints = get_type_hints(extract)
-    return {name: hints[name] for name in inspect.signature(extract).parameters if name not in _OF_THE_WORKER}
-
-
-@functools.cache
-def _extract_arguments() -> TypeAdapter[Any]:
-    defaults = inspect.signature(extract).parameters
-    arguments: dict[str, Any] = {name: (hint, defaults[name].default) for name, hint in _extract_hints().items()}
-    return TypeAdapter(create_model("ExtractArguments", __config__=ConfigDict(extra="forbid"), **arguments))
-
-
-def _validated(adapter: TypeAdapter[Any], values: Mapping[str, Any]) -> Any:
-    """Return what strictly typed values make: no text for a number, no number for a text."""
-    try:
-        return adapter.validate_json(to_json(values, inf_nan_mode="constants"), strict=True)
-    except ValidationError as error:
-        raise ConfigError(fault_in_words(error.errors(include_url=False)[0])) from error
-
-
-def fault_in_words(fault: Mapping[str, Any]) -> str:
-    """Return one fault of pydantic's as a sentence."""
-    reason = str(fault.get("ctx", {}).get("error") or fault["msg"])
-    place = ".".join(map(str, fault["loc"]))
-    if fault["type"] == "value_error" or not place:  # a check of our own, which names the value itself
-        return reason
-    shown = str(fault["input"])[:100]
-    return f"{place} {shown!r}: {reason[:1].lower()}{reason[1:]}"
+def _recipe(kind: type[R], values: dict[str, Any]) -> R:
+    schema = values.pop("schema", None)
+    if schema not in range(1, RECIPE_VERSION + 1):
+        raise VersionMismatchError(
+            f"the recipe has schema {str(schema)[:50]!r}, this worker reads 1 to {RECIPE_VERSION}; install the same "
+            "version of diffviews on both sides"
+        )
+    check_values(values)
+    return kind.from_values(values, strict=True)

@@ -10,12 +10,12 @@ from PIL import UnidentifiedImageError
 
 from diffviews.core.request import GenerationResult
 from diffviews.errors import CorruptDataError
-from diffviews.pipelines.generate import GenerationOutcome
-from diffviews.pipelines.recipe import GenerationRecipe
+from diffviews.pipelines.generate import LoggedGeneration
+from diffviews.recipes.generation import GenerationRecipe
 from diffviews.serving.protocol import read_png
 
 
-def read_result(run_id: str, names: Collection[str], fetch: Callable[[str], bytes]) -> GenerationOutcome:
+def read_result(run_id: str, names: Collection[str], fetch: Callable[[str], bytes]) -> LoggedGeneration:
     """Return a generation as it was logged; the recorded activations are not, only the path they make.
 
     Args:
@@ -32,7 +32,7 @@ def read_result(run_id: str, names: Collection[str], fetch: Callable[[str], byte
         raise CorruptDataError(f"generation {run_id} cannot be read back: {error}") from error
 
 
-def _read(run_id: str, names: Collection[str], fetch: Callable[[str], bytes]) -> GenerationOutcome:
+def _read(run_id: str, names: Collection[str], fetch: Callable[[str], bytes]) -> LoggedGeneration:
     recipe = GenerationRecipe.from_json(fetch("recipe.json").decode())
     with np.load(io.BytesIO(fetch("steps.npz")), allow_pickle=False) as stored:
         steps = {name: stored[name] for name in stored.files}
@@ -50,7 +50,7 @@ def _read(run_id: str, names: Collection[str], fetch: Callable[[str], bytes]) ->
         noised_inputs=steps.get("noised_inputs"),
     )
     path = pd.read_parquet(io.BytesIO(fetch("path.parquet"))) if "path.parquet" in names else None
-    return GenerationOutcome(run_id, recipe, result, path)
+    return LoggedGeneration(run_id, recipe, result, path)
 
 
 def _pictures(kind: str, names: Collection[str], fetch: Callable[[str], bytes]) -> np.ndarray | None:

@@ -1,14 +1,14 @@
 """What a worker does for remote callers: it checks what they name, queues it, and finds what came of it."""
 
-from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 from diffviews.adapters.registry import get_adapter
 from diffviews.errors import ConfigError, unknown_name
 from diffviews.pipelines.job_queue import Job, JobNotFoundError, JobQueue
 from diffviews.pipelines.model_runner import ModelRunner
-from diffviews.pipelines.recipe import GenerationRecipe
+from diffviews.recipes.execution import Execution
+from diffviews.recipes.extraction import ExtractionRecipe
+from diffviews.recipes.generation import GenerationRecipe
 from diffviews.serving.access import AccessPolicy
 from diffviews.serving.limits import Limits
 from diffviews.tracking.artifacts import ArtifactFolder
@@ -50,18 +50,23 @@ class Service:
 
         def work(job: Job) -> str:
             adapter = self.runner.load(recipe)
-            steps = recipe.num_steps or adapter.default_steps
+            steps = recipe.sampling.num_steps or adapter.default_steps
             self.limits.check_result(recipe.num_samples, steps, adapter.resolution)
             return self.runner.generate(recipe, job, experiment=experiment).run_id
 
         return self.queue.submit("generate", work, job_id)
 
-    def extract(self, arguments: Mapping[str, Any], experiment: str | None, job_id: str | None) -> Job:
+    def extract(
+        self, recipe: ExtractionRecipe, execution: Execution, experiment: str | None, job_id: str | None
+    ) -> Job:
         """Queue an extraction; raises as `generate` does."""
-        get_adapter(arguments.get("model", "edm-digits"))
-        self._policy.check_checkpoint(arguments.get("checkpoint"))
-        self._policy.check_dataset(arguments.get("dataset", "digits"))
-        work: Callable[[Job], str] = lambda job: self.runner.extract(arguments, job, experiment=experiment)  # noqa: E731
+        get_adapter(recipe.model)
+        self._policy.check_checkpoint(recipe.checkpoint)
+        self._policy.check_dataset(recipe.dataset)
+
+        def work(job: Job) -> str:
+            return self.runner.extract(recipe, job, execution=execution, experiment=experiment)
+
         return self.queue.submit("extract", work, job_id)
 
     def files(self, job_id: str) -> ArtifactFolder:

@@ -16,7 +16,7 @@ from diffviews.data.sources import open_source
 from diffviews.noise import sample_noise
 from diffviews.pipelines.capture import capture_activations
 from diffviews.pipelines.plan import ExtractionPlan
-from diffviews.processing.map_parameters import MapParameters
+from diffviews.recipes.extraction import ExtractionRecipe
 from experiments.benchmarks.benchmark import Benchmark, Measurement, Setting
 from experiments.benchmarks.doubling import LINEAR, TWICE, TWICE_THE_HALF, measure_doubling
 from experiments.benchmarks.measurement import Measure, Target, interleave, seconds_of
@@ -31,18 +31,11 @@ def plan_of(adapter: GeneratorAdapter, samples: int, layers: tuple[str, ...] = (
         adapter: the model.
         samples: how many.
         layers: hook points; none: all.
-        options: fields of the plan in place of the usual ones.
+        options: fields of the recipe in place of the usual ones.
     """
-    usual: dict[str, Any] = {"sigmas": (SIGMA,), "dtype": "float16", "batch_size": BATCH, "conditioning": "none"}
-    return ExtractionPlan(
-        adapter=adapter,
-        samples=digits(samples, adapter.resolution),
-        dataset="digits",
-        layers=layers or tuple(adapter.hookable_layers),
-        maps=MapParameters(),
-        control=None,
-        **(usual | options),
-    )
+    usual: dict[str, Any] = {"sigmas": (SIGMA,), "batch_size": BATCH, "conditioning": "none"}
+    recipe = ExtractionRecipe(adapter.model_type, layers=layers or ("all",), **(usual | options))
+    return ExtractionPlan.of(recipe, adapter, digits(samples, adapter.resolution))
 
 
 def _plan(samples: int, layers: tuple[str, ...] = ()) -> ExtractionPlan:
@@ -66,18 +59,19 @@ def measure_all_layers(setting: Setting) -> Measurement:
     ours, theirs = extraction(plan, setting.folder), bare_passes(plan)
     ours(), theirs()
     compared = interleave(ours, theirs, repeats=setting.repeats)
-    return Measurement(compared, {"samples": len(plan.samples), "layers": len(plan.layers), "batch": BATCH})
+    return Measurement(compared, {"samples": len(plan.samples), "layers": len(plan.recipe.layers), "batch": BATCH})
 
 
 def measure_layer_by_layer(setting: Setting) -> Measurement:
     """Extract every layer at once, against one extraction a layer."""
     plan = _plan(setting.size(512, 24))
     ours = extraction(plan, setting.folder)
-    each = [extraction(replace(plan, layers=(layer,)), setting.folder) for layer in plan.layers]
+    alone = [replace(plan, recipe=replace(plan.recipe, layers=(layer,))) for layer in plan.recipe.layers]
+    each = [extraction(one, setting.folder) for one in alone]
     ours(), each[0]()
     compared = interleave(ours, lambda: sum(measure() for measure in each), repeats=min(setting.repeats, 2))
-    target = Target("speedup", round(0.8 * len(plan.layers), 2))
-    return Measurement(compared, {"samples": len(plan.samples), "layers": len(plan.layers)}, target=target)
+    target = Target("speedup", round(0.8 * len(plan.recipe.layers), 2))
+    return Measurement(compared, {"samples": len(plan.samples), "layers": len(plan.recipe.layers)}, target=target)
 
 
 def measure_growing(setting: Setting) -> Measurement:
@@ -119,8 +113,8 @@ def bare_passes(plan: ExtractionPlan) -> Measure:
 def _noised(plan: ExtractionPlan) -> list[Tensor]:
     """Return x0 + sigma · noise(sample_id) of each batch, on the model's device."""
     made = []
-    for start in range(0, len(plan.samples), plan.batch_size):
-        ids = plan.samples.sample_ids[start : start + plan.batch_size]
+    for start in range(0, len(plan.samples), plan.recipe.batch_size):
+        ids = plan.samples.sample_ids[start : start + plan.recipe.batch_size]
         x0 = plan.adapter.encode(plan.samples.images_of(ids)).cpu()
         made.append((x0 + SIGMA * sample_noise(ids, tuple(x0.shape[1:]))).to(plan.adapter.device))
     return made

@@ -36,7 +36,7 @@ def compare_sketching(adapter: GeneratorAdapter, setting: Setting, *, samples: i
     ours, theirs = extraction(plan, setting.folder), bare_passes(plan)
     ours(), theirs()
     compared = interleave(ours, theirs, repeats=min(setting.repeats, 3))
-    facts = {"samples": samples, "fitted on": fitted, "layers": len(plan.layers), "batch": batch}
+    facts = {"samples": samples, "fitted on": fitted, "layers": len(plan.recipe.layers), "batch": batch}
     return Measurement(compared, facts | {"precision": adapter.precision})
 
 

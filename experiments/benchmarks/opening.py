@@ -4,6 +4,8 @@ import sys
 import time
 
 from diffviews.pipelines.extract import extract
+from diffviews.pipelines.workspace import open_workspace
+from diffviews.recipes import Execution, ExtractionRecipe
 from experiments.benchmarks.benchmark import Benchmark, Measurement, Setting
 from experiments.benchmarks.fresh import answer, ask_fresh, own_store
 from experiments.benchmarks.measurement import Target, interleave
@@ -32,7 +34,8 @@ def measure_opening(setting: Setting) -> Measurement:
 
 def log_layer(samples: int) -> None:
     """Log one layer of edm-digits over so many digits."""
-    extract(layers=(LAYER,), sigmas=(SIGMA,), max_samples=samples, device="cpu")
+    recipe = ExtractionRecipe(layers=(LAYER,), sigmas=(SIGMA,), max_samples=samples)
+    extract(recipe, open_workspace(), Execution(device="cpu"))
     answer({})
 
 

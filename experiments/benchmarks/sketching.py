@@ -9,6 +9,7 @@ from pathlib import Path
 from diffviews.adapters.registry import load_adapter
 from diffviews.pipelines.extract import extract
 from diffviews.pipelines.workspace import open_workspace
+from diffviews.recipes import Execution, ExtractionRecipe
 from experiments.benchmarks.benchmark import Benchmark, Measurement, Row, Setting
 from experiments.benchmarks.extraction import SIGMA, digits
 from experiments.benchmarks.fresh import answer, ask_fresh, own_store, peak_memory
@@ -131,7 +132,8 @@ def extract_here(layers: str) -> None:
     with Watch(folder) as watch:
         began = time.perf_counter()
         dataset = f"parquet:{folder / SAMPLE_SET}"
-        extract(dataset=dataset, layers=(layers,), sigmas=(SIGMA,), storage="sketch", device="cpu")
+        recipe = ExtractionRecipe(dataset=dataset, layers=(layers,), sigmas=(SIGMA,), storage="sketch")
+        extract(recipe, open_workspace(), Execution(device="cpu"))
         seconds = time.perf_counter() - began
     maps = _map_seconds()
     answer({

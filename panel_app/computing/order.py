@@ -1,7 +1,6 @@
 """Ordering what is not extracted yet: further layers or noise levels of the model on show, over the same samples."""
 
 from collections.abc import Collection, Sequence
-from dataclasses import asdict, fields
 from html import escape
 from typing import Any
 
@@ -13,8 +12,8 @@ from diffviews.data.layout import estimate_bytes
 from diffviews.errors import ConfigError, DiffViewsError
 from diffviews.noise import format_sigma
 from diffviews.pipelines.model_runner import Runner
-from diffviews.pipelines.plan import Storage
-from diffviews.processing.map_parameters import MapParameters
+from diffviews.recipes.extraction import ExtractionRecipe, Storage
+from diffviews.recipes.options import options_of
 from panel_app.cards import quiet
 from panel_app.clicks import after_typing
 from panel_app.computing.job_bar import JobBar
@@ -126,16 +125,16 @@ class OrderPanel(pn.viewable.Viewer):
         """Queue the extraction that is asked for."""
         layer_map = self.session.map
         try:
-            arguments = arguments_of(
+            recipe = recipe_of(
                 layer_map, self.layers.value, read_sigmas(self.sigmas.value), self.session.layers, self.storage.value
             )
         except DiffViewsError as error:
             self.session.tell(str(error))
             return
         runner = self.runner
-        self._wanted = (arguments["layers"][0], arguments["sigmas"][0])
+        self._wanted = (recipe.layers[0], recipe.sigmas[0])
         self.button.disabled = True
-        self.bar.start("Extracting", lambda job: runner.extract(arguments, job))
+        self.bar.start("Extracting", lambda job: runner.extract(recipe, job))
 
     def _done(self, run_id: str) -> None:
         self.session.refresh()
@@ -182,14 +181,14 @@ def read_sigmas(text: str) -> tuple[float, ...]:
     return tuple(given)
 
 
-def arguments_of(
+def recipe_of(
     layer_map: LayerMap,
     layers: Sequence[str],
     sigmas: Sequence[float],
     present: Collection[Any],
     storage: Storage = "full",
-) -> dict[str, Any]:
-    """Return the arguments of `extract` for further layers, all else as in the extraction on show.
+) -> ExtractionRecipe:
+    """Return the recipe for further layers, all else as in the extraction on show.
 
     Args:
         layer_map: map on show.
@@ -208,34 +207,18 @@ def arguments_of(
     richer = storage == "full" and noted.get("storage") == "sketch"
     if {(layer, sigma) for layer in layers for sigma in sigmas} <= there and not richer:
         raise ConfigError("this extraction holds these layers at these noise levels already; open them in the list")
-    arguments = {
-        "model": layer_map.layer.model,
-        "checkpoint": noted.get("checkpoint") or None,
-        "dataset": noted["dataset"],
-        "layers": list(layers),
-        "sigmas": list(sigmas),
-        "max_samples": len(layer_map.samples),
-        "conditioning": noted.get("conditioning", "auto"),
-        "batch_size": int(noted.get("batch_size", 128)),
-        "dtype": noted.get("dtype", "float16"),
-        "storage": storage,
-        "precision": noted.get("precision", "auto"),
-        "maps": _maps(noted),
-    }
-    return arguments
+    noted = {name: text for name, text in layer_map.layer.params.items() if name in _NOTED}
+    return ExtractionRecipe.from_values(
+        {
+            **{name: None if text in ("", "None") else text for name, text in noted.items()},
+            "model": layer_map.layer.model,
+            "layers": list(layers),
+            "sigmas": list(sigmas),
+            "max_samples": len(layer_map.samples),
+            "storage": storage,
+        }
+    )
 
 
-def _maps(noted: Any) -> dict[str, Any]:
-    """Return the parameters of an extraction's maps, which its runs hold as text."""
-    defaults, read = asdict(MapParameters()), dict[str, Any]()
-    for parameter in fields(MapParameters):
-        text, default = noted.get(parameter.name), defaults[parameter.name]
-        if text is None:
-            read[parameter.name] = default
-        elif isinstance(default, bool):
-            read[parameter.name] = text == "True"
-        elif text == "None":
-            read[parameter.name] = None
-        else:
-            read[parameter.name] = type(default)(text)
-    return read
+_NOTED = {option.name for option in options_of(ExtractionRecipe)} - {"layers", "sigmas", "max_samples"}
+"""What an extraction's params hold of its recipe, as text."""

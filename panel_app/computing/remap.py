@@ -8,6 +8,7 @@ import panel_material_ui as pmui
 
 from diffviews.pipelines.model_runner import Runner
 from diffviews.processing.map_parameters import MapParameters
+from diffviews.recipes.embedding import EmbeddingRecipe
 from diffviews.tracking.schema import MapKind
 from panel_app.cards import quiet
 from panel_app.clicks import after_typing
@@ -102,7 +103,8 @@ class RemapPanel(pn.viewable.Viewer):
         )
         self._layer_run, self._ordered = layer_run, (kind, parameters.n_components)
         self.button.disabled = True
-        self.bar.start("Computing the map", lambda job: runner.embed(layer_run, parameters, job, kind))
+        recipe = EmbeddingRecipe(layer_run, kind.value, maps=parameters)
+        self.bar.start("Computing the map", lambda job: runner.embed(recipe, job))
 
     def _done(self, run_id: str) -> None:
         self.session.refresh()

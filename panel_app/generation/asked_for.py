@@ -5,7 +5,7 @@ from typing import Any
 import panel as pn
 import panel_material_ui as pmui
 
-from diffviews.pipelines.recipe import GenerationRecipe
+from diffviews.recipes.generation import GenerationRecipe
 from panel_app.cards import quiet
 from panel_app.generation.fields import field
 from panel_app.layer_map import LayerMap

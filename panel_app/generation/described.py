@@ -1,6 +1,6 @@
 """A generation in words."""
 
-from diffviews.pipelines.recipe import GenerationRecipe
+from diffviews.recipes.generation import GenerationRecipe
 from panel_app.model_facts import Asks
 from panel_app.points import shortened
 

@@ -9,7 +9,8 @@ import param
 from panel.widgets import WidgetBase
 
 from diffviews.errors import DiffViewsError, SelectionError
-from diffviews.pipelines.recipe import GenerationRecipe, Precision
+from diffviews.recipes.base import Precision
+from diffviews.recipes.generation import GenerationRecipe
 from panel_app.generation.asked_for import AskedFor
 from panel_app.generation.averaged import Averaged
 from panel_app.generation.contradictions import check_recipe, remarks

@@ -3,10 +3,10 @@
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from diffviews.pipelines.generate import GenerationOutcome
-from diffviews.pipelines.recipe import GenerationRecipe
+from diffviews.pipelines.generate import LoggedGeneration
 from diffviews.pipelines.replay import read_recipe
 from diffviews.pipelines.workspace import Workspace
+from diffviews.recipes.generation import GenerationRecipe
 from diffviews.serving.result import read_result
 from diffviews.tracking.records import GenerationRecord
 from panel_app.pictures import PREVIEW, png_address
@@ -40,7 +40,7 @@ class LoggedGenerations:
         """Return what the gallery shows of a generation; raises as `outcome` does."""
         return self._leaves.get(run_id, lambda: self._read_leaf(run_id))
 
-    def outcome(self, run_id: str) -> GenerationOutcome:
+    def outcome(self, run_id: str) -> LoggedGeneration:
         """Return a generation as it was logged.
 
         Raises:

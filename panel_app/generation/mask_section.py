@@ -5,7 +5,7 @@ from typing import Any
 import panel as pn
 import panel_material_ui as pmui
 
-from diffviews.pipelines.recipe import GenerationRecipe
+from diffviews.recipes.generation import GenerationRecipe
 from panel_app.generation.fields import Shapes, check_region, field, grid_text, read_channels, slider, write_channels
 from panel_app.html import Html
 from panel_app.session import Session

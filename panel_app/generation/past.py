@@ -10,7 +10,7 @@ import panel_material_ui as pmui
 
 from diffviews.errors import DiffViewsError
 from diffviews.pipelines.model_runner import Runner
-from diffviews.pipelines.recipe import GenerationRecipe
+from diffviews.recipes.generation import GenerationRecipe
 from panel_app.cards import hint
 from panel_app.components import PastList
 from panel_app.computing.background import Background

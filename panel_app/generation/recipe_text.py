@@ -2,22 +2,16 @@
 
 import json
 import shlex
-from dataclasses import fields
 from typing import Any
 
-from diffviews.pipelines.recipe import GenerationRecipe
-
-_DEFAULT = GenerationRecipe()
+from diffviews.recipes.generation import GenerationRecipe
 
 
 def command_of(recipe: GenerationRecipe) -> str:
-    """Return `diffviews generate …` with every field that is not its default."""
-    words = ["diffviews", "generate"]
-    for field in fields(recipe):
-        value = getattr(recipe, field.name)
-        if value != getattr(_DEFAULT, field.name):
-            words += [f"--{field.name}={_written(value)}"]
-    return shlex.join(words)
+    """Return `diffviews generate …` with every option that is not its default."""
+    return shlex.join(
+        ["diffviews", "generate", *(f"--{name}={_written(value)}" for name, value in recipe.changed().items())]
+    )
 
 
 def _written(value: Any) -> str:

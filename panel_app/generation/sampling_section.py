@@ -9,7 +9,8 @@ import panel_material_ui as pmui
 
 from diffviews.errors import ConfigError
 from diffviews.noise import format_sigma
-from diffviews.pipelines.recipe import GenerationRecipe
+from diffviews.recipes.generation import GenerationRecipe
+from diffviews.recipes.sampling import Sampling
 from panel_app.cards import quiet
 from panel_app.generation.fields import field, read_sigma, slider
 from panel_app.model_facts import ModelFacts
@@ -206,7 +207,7 @@ class SamplingSection(pn.viewable.Viewer):
         Raises:
             ConfigError: if a noise level is none.
         """
-        return {
+        sampling = {
             "sampler": None if self.sampler.value == OWN else self.sampler.value,
             "schedule": self.schedule.value,
             "num_steps": self.steps.value or None,
@@ -215,25 +216,26 @@ class SamplingSection(pn.viewable.Viewer):
             "rho": float(self.rho.value or 7.0),
             "guidance_scale": float(self.guidance.value),
             "noise_mode": self.noise.value,
-            "seed": int(self.seed.value or 0) if self.seeded.value else None,
             **self._churn_fields(),
         }
+        seed = int(self.seed.value or 0) if self.seeded.value else None
+        return {"seed": seed, "sampling": Sampling(**sampling)}
 
     def load(self, recipe: GenerationRecipe) -> None:
         """Show what a recipe says; where it leaves something to the model, show the model's own."""
-        facts = self._facts or ModelFacts()
-        guidance = facts.default_guidance if recipe.guidance_scale is None else recipe.guidance_scale
-        self.sampler.value = recipe.sampler or OWN
-        self.schedule.value = recipe.schedule
-        self.steps.value = recipe.num_steps or facts.default_steps
-        self.rho.value = recipe.rho
-        self.sigma_max.value, self.sigma_min.value = _text_of(recipe.sigma_max), _text_of(recipe.sigma_min)
+        facts, sampling = self._facts or ModelFacts(), recipe.sampling
+        guidance = facts.default_guidance if sampling.guidance_scale is None else sampling.guidance_scale
+        self.sampler.value = sampling.sampler or OWN
+        self.schedule.value = sampling.schedule
+        self.steps.value = sampling.num_steps or facts.default_steps
+        self.rho.value = sampling.rho
+        self.sigma_max.value, self.sigma_min.value = _text_of(sampling.sigma_max), _text_of(sampling.sigma_min)
         self.guidance.param.update(end=max(self.guidance.end, math.ceil(guidance)), value=guidance)
-        self.noise.value = recipe.noise_mode
+        self.noise.value = sampling.noise_mode
         self.seeded.value = recipe.seed is not None
         self.seed.value = recipe.seed or 0
-        self.s_churn.value, self.s_min.value, self.s_noise.value = recipe.s_churn, recipe.s_min, recipe.s_noise
-        self.s_max.value = _text_of(recipe.s_max)
+        self.s_churn.value, self.s_min.value, self.s_noise.value = sampling.s_churn, sampling.s_min, sampling.s_noise
+        self.s_max.value = _text_of(sampling.s_max)
 
     def _churn_fields(self) -> dict[str, Any]:
         if self._renoises or not self.s_churn.value:

@@ -1,7 +1,7 @@
 """Ordering the map that a view needs: what is missing in a sentence, a button, and the job's progress."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import panel as pn
@@ -9,7 +9,7 @@ import panel_material_ui as pmui
 
 from diffviews.pipelines.model_runner import Runner
 from diffviews.processing.map_parameters import MapParameters
-from diffviews.tracking.schema import MapKind
+from diffviews.recipes.embedding import EmbeddingRecipe
 from panel_app.cards import hint
 from panel_app.computing.job_bar import JobBar
 from panel_app.computing.session_jobs import SessionJobs
@@ -26,22 +26,21 @@ class Order:
     """Of the job."""
     button: str
     description: str
-    parameters: MapParameters
-    kind: MapKind = MapKind.SINGLE
+    recipe: EmbeddingRecipe
+    """Of a map of any layer run."""
 
 
 ALIGNED = Order(
     "Computing the aligned map",
     "Compute the aligned map",
     "One map a noise level, fitted together so that each sample stays near itself. It is logged as a run.",
-    MapParameters(),
-    MapKind.ALIGNED,
+    EmbeddingRecipe("", "aligned"),
 )
 SOLID = Order(
     "Computing the map in 3-D",
     "Compute a map in 3-D",
     "UMAP with three components, of this layer at this noise level. It is logged as a run.",
-    MapParameters(n_components=3),
+    EmbeddingRecipe("", maps=MapParameters(n_components=3)),
 )
 
 
@@ -96,7 +95,7 @@ class MapOrder(pn.viewable.Viewer):
             return
         self._ordered_for = layer_map.layer
         run = layer_map.layer.run_id
-        self.bar.start(order.title, lambda job: runner.embed(run, order.parameters, job, order.kind))
+        self.bar.start(order.title, lambda job: runner.embed(replace(order.recipe, layer_run=run), job))
         self._enable()
 
     def _say(self, title: str, sentence: str, *, button: bool) -> None:

@@ -51,7 +51,7 @@ def store(tmp_path_factory, clean_environment):
     given = os.environ.get("DIFFVIEWS_STORY_STORE")
     if given:
         return given
-    from diffviews.pipelines.extract import extract
+    from tests.jobs import extract
 
     folder = tmp_path_factory.mktemp("dashboard")
     address = f"sqlite:///{folder}/mlflow.db"

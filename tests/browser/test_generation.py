@@ -10,7 +10,7 @@ from playwright.sync_api import expect
 from test_story import keep
 
 from diffviews.cli import parse_arguments
-from diffviews.pipelines.recipe import GenerationRecipe
+from diffviews.recipes.generation import GenerationRecipe
 
 
 def members_of(layer_map, count):

@@ -18,8 +18,8 @@ from explorer import PATIENCE, Explorer
 from playwright.sync_api import expect
 from scipy.spatial import cKDTree
 
-from diffviews.pipelines.recipe import GenerationRecipe
 from diffviews.pipelines.viz import SESSION_WAITS
+from diffviews.recipes.generation import GenerationRecipe
 from tests.dashboard_server import serve, stop
 
 VISITORS = 20

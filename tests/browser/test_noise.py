@@ -15,9 +15,9 @@ RING = 120
 
 @pytest.fixture(scope="session")
 def slices(workspace, layer_map):
-    from diffviews.pipelines.embed import embed
     from diffviews.processing.map_parameters import MapParameters
     from diffviews.tracking.schema import MapKind
+    from tests.jobs import embed
 
     run = embed(layer_map.layer.run_id, MapParameters(), workspace, kind=MapKind.ALIGNED).run_id
     return Slices(workspace, run, ("0.5", "2"), layer_map.table["sample_id"])

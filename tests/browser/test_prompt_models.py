@@ -27,8 +27,8 @@ def prompts(tmp_path_factory, clean_environment):
         patch.syspath_prepend(str(ROOT / "tests"))
         from diffusion_folders import draw_sd_pipeline, saved
 
-        from diffviews.pipelines.extract import extract
         from diffviews.processing.map_parameters import MapParameters
+        from tests.jobs import extract
 
         extract(
             "sd-v1.5",

@@ -63,9 +63,9 @@ def logged(workspace, layer_map):
 @pytest.fixture(scope="module")
 def stacks(workspace, logged, layer_map):
     """The aligned maps of two layers, by layer."""
-    from diffviews.pipelines.embed import embed
     from diffviews.processing.map_parameters import MapParameters
     from diffviews.tracking.schema import MapKind
+    from tests.jobs import embed
 
     layers = [layer_map.layer.layer, next(layer for layer, _ in logged.runs if layer != layer_map.layer.layer)]
     made = {}

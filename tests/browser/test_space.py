@@ -15,8 +15,8 @@ RING = 120
 @pytest.fixture(scope="session")
 def solid(workspace, layer_map):
     """Run and positions of a map with three components."""
-    from diffviews.pipelines.embed import embed
     from diffviews.processing.map_parameters import MapParameters
+    from tests.jobs import embed
 
     run = embed(layer_map.layer.run_id, MapParameters(n_components=3), workspace).run_id
     return run, solid_places(workspace, run, layer_map.table["sample_id"])

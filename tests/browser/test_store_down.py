@@ -14,7 +14,7 @@ from tests.s3_server import KEY, SECRET, fresh_bucket, proxied, s3_server, use_s
 @pytest.fixture(scope="module")
 def bucket(tmp_path_factory, clean_environment):
     """A store with its artifacts in a bucket behind a proxy, an extraction in it, and nothing fetched yet."""
-    from diffviews.pipelines.extract import extract
+    from tests.jobs import extract
 
     folder = tmp_path_factory.mktemp("bucket")
     address = f"sqlite:///{folder}/mlflow.db"

@@ -8,13 +8,14 @@ from explorer import Explorer
 from playwright.sync_api import expect
 from test_story import keep
 
-from diffviews.pipelines.recipe import GenerationRecipe
+from diffviews.recipes.generation import GenerationRecipe
+from diffviews.recipes.sampling import Sampling
 from diffviews.serving.client import WorkerClient
 from tests.dashboard_server import serve, stop
 from tests.ports import free_port
 from tests.serving import TOKEN, Program
 
-SLOW = GenerationRecipe(model="slow", class_label=1, num_steps=1000, sampler="euler")
+SLOW = GenerationRecipe(model="slow", class_label=1, sampling=Sampling(num_steps=1000, sampler="euler"))
 MANY = "400"
 """Steps; those of the baseline come on top."""
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from diffviews.adapters.registry import load_adapter
-from diffviews.pipelines.extract import extract
 from diffviews.pipelines.workspace import open_workspace
+from tests.jobs import extract
 from tests.programs import NO_POSTGRES, postgres
 from tests.team_servers import Database, Server
 

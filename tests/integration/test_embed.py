@@ -6,12 +6,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from diffviews.cli import call, load_function, parse_arguments
 from diffviews.errors import ConfigError, RunNotFoundError
-from diffviews.pipelines.embed import embed, embed_command
 from diffviews.pipelines.generate import generate
-from diffviews.pipelines.recipe import GenerationRecipe
 from diffviews.processing.map_parameters import MapParameters
+from diffviews.recipes.generation import GenerationRecipe
+from diffviews.recipes.sampling import Sampling
 from diffviews.tracking.schema import MapKind
+from tests.jobs import embed
 
 PARAMETERS = MapParameters(n_neighbors=8, min_dist=0.3)
 
@@ -92,7 +94,9 @@ def test_joint_map_holds_every_sample_at_every_sigma(workspace, layer_run):
     assert record.sigma is None
     assert list(workspace.projectors(outcome.run_id)) == [0.5]
     path = generate(
-        GenerationRecipe(layer_run=layer_run.run_id, map_run=outcome.run_id, num_steps=2), workspace, device="cpu"
+        GenerationRecipe(layer_run=layer_run.run_id, map_run=outcome.run_id, sampling=Sampling(num_steps=2)),
+        workspace,
+        device="cpu",
     ).path
     assert len(path) == 2
 
@@ -110,7 +114,9 @@ def test_aligned_map_has_a_slice_a_sigma_and_a_path_uses_the_nearest(workspace, 
     metrics = workspace.catalog.map(outcome.run_id).metrics
     assert {"trustworthiness-0.5", "trustworthiness-2"} <= set(metrics)
     result = generate(
-        GenerationRecipe(layer_run=layer_run.run_id, map_run=outcome.run_id, num_steps=6), workspace, device="cpu"
+        GenerationRecipe(layer_run=layer_run.run_id, map_run=outcome.run_id, sampling=Sampling(num_steps=6)),
+        workspace,
+        device="cpu",
     )
     activations = result.result.trajectory[layer_run.layer]
     for step, sigma in ((0, 2.0), (5, 0.5)):
@@ -148,5 +154,6 @@ def test_what_is_no_layer_run_is_refused(workspace, layer_run):
 
 def test_command_takes_the_same_parameters(store, workspace, layer_run):
     first = embed(layer_run.run_id, MapParameters(n_neighbors=11), workspace)
-    again = embed_command(layer_run.run_id, parameters=MapParameters(n_neighbors=11))
+    values = parse_arguments("embed", [f"--layer_run={layer_run.run_id}", "--n_neighbors=11"])
+    again = call(load_function("embed"), values)
     assert again == type(first)(first.run_id, reused=True)

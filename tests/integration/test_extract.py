@@ -28,9 +28,9 @@ from diffviews.errors import (
     TrackingError,
 )
 from diffviews.noise import sample_noise
-from diffviews.pipelines.extract import extract
 from diffviews.pipelines.workspace import open_workspace
 from diffviews.tracking.schema import Tag
+from tests.jobs import extract
 
 ROOT = Path(__file__).parents[2]
 MEASURES = {

@@ -22,12 +22,13 @@ from diffviews.errors import (
     SelectionError,
     ShapeError,
 )
-from diffviews.pipelines.embed import embed
 from diffviews.pipelines.generate import generate
-from diffviews.pipelines.recipe import GenerationRecipe
 from diffviews.pipelines.replay import ReplayError, replay
 from diffviews.pipelines.workspace import open_workspace
 from diffviews.processing.map_parameters import MapParameters
+from diffviews.recipes.generation import GenerationRecipe
+from diffviews.recipes.sampling import Sampling
+from tests.jobs import embed
 
 STEPS = 6
 
@@ -238,7 +239,9 @@ def test_other_weights_than_those_extracted_are_refused(tmp_path, workspace, ada
     config = {key: value for key, value in adapter.config.items() if key not in ("sigma_min", "sigma_max")}
     path = tmp_path / "other.safetensors"
     save_file(weights, path, metadata={"config": json.dumps(config)})
-    recipe = GenerationRecipe(checkpoint=str(path), layer_run=layer_run.run_id, sample_ids=selected, num_steps=2)
+    recipe = GenerationRecipe(
+        checkpoint=str(path), layer_run=layer_run.run_id, sample_ids=selected, sampling=Sampling(num_steps=2)
+    )
     with pytest.raises(ShapeError, match="captured from other weights"):
         generate(recipe, workspace, device="cpu")
 
@@ -351,7 +354,8 @@ def test_generation_leaves_global_random_state_alone(masked):
 def test_two_dashboards_on_one_store_do_not_disturb_one_another(store, layer_run, threes):
     def visit(seed):
         own, model = open_workspace(), load_adapter("edm-digits", device="cpu")
-        recipe = GenerationRecipe(layer_run=layer_run.run_id, sample_ids=threes, num_steps=3, seed=seed)
+        sampling = Sampling(num_steps=3)
+        recipe = GenerationRecipe(layer_run=layer_run.run_id, sample_ids=threes, sampling=sampling, seed=seed)
         return [generate(recipe, own, adapter=model) for _ in range(3)]
 
     with ThreadPoolExecutor(2) as pool:

@@ -12,10 +12,9 @@ from diffviews.adapters.registry import load_adapter
 from diffviews.core.generator import GenerationRequest, generate
 from diffviews.data.samples import SampleSet
 from diffviews.errors import ConfigError, TrackingError
-from diffviews.pipelines.extract import extract
-from diffviews.pipelines.generate_dataset import generate_dataset
 from diffviews.pipelines.trajectories import TrajectoryArrays
 from diffviews.pipelines.workspace import open_workspace
+from tests.jobs import extract, generate_dataset
 
 QUICK = {"num_steps": 3, "batch_size": 8}
 

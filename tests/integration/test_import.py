@@ -12,14 +12,15 @@ from PIL import Image
 from diffviews.adapters.edm_digits import EDMDigitsAdapter
 from diffviews.data.legacy.datasets import UNKNOWN_MODEL_DIGEST
 from diffviews.errors import ConfigError, CorruptDataError, LayerNotFoundError, SampleSetError, ShapeError
-from diffviews.pipelines.embed import embed
 from diffviews.pipelines.generate import generate
 from diffviews.pipelines.legacy import viz_import
 from diffviews.pipelines.legacy.import_legacy import import_legacy
-from diffviews.pipelines.recipe import GenerationRecipe
 from diffviews.pipelines.workspace import open_workspace
 from diffviews.processing.map_parameters import MapParameters
+from diffviews.recipes.generation import GenerationRecipe
+from diffviews.recipes.sampling import Sampling
 from diffviews.tracking.schema import Kind, MapKind, Tag
+from tests.jobs import embed
 from tests.legacy_layout import LAYERS, LegacyFolder, activations_of, digits_folder, pixels_of
 
 SMALL = MapParameters(n_neighbors=5, pca_components=10)
@@ -201,7 +202,7 @@ def test_weights_that_are_not_there_leave_the_model_unknown(own_store, caplog):
     ids = reader.sample_ids
     np.testing.assert_array_equal(reader.rows([ids[3]])[0], activations_of(3, 2.0, "midblock"))
     caplog.clear()
-    recipe = GenerationRecipe(layer_run=record.run_id, sample_ids=ids[:2], num_steps=1)
+    recipe = GenerationRecipe(layer_run=record.run_id, sample_ids=ids[:2], sampling=Sampling(num_steps=1))
     with pytest.raises(ShapeError):  # the network that ships has another width
         generate(recipe, workspace, device="cpu")
     assert "imported without its weights" in caplog.text

@@ -9,14 +9,14 @@ import pytest
 
 from diffviews.errors import TrackingError
 from diffviews.pipelines import extract as extract_module
-from diffviews.pipelines.embed import embed
-from diffviews.pipelines.extract import extract
 from diffviews.pipelines.generate import generate
-from diffviews.pipelines.recipe import GenerationRecipe
 from diffviews.pipelines.workspace import open_workspace
 from diffviews.processing.map_parameters import MapParameters
+from diffviews.recipes.generation import GenerationRecipe
+from diffviews.recipes.sampling import Sampling
 from diffviews.tracking import Tag
 from diffviews.tracking.connection import Connection
+from tests.jobs import embed, extract
 from tests.team_servers import DATABASE_PASSWORD, FOREIGN
 
 ROOT = Path(__file__).parents[2]
@@ -77,7 +77,7 @@ def test_map_and_masked_generation_use_what_the_server_holds(extraction):
     further = embed(record.run_id, MapParameters(n_neighbors=8), workspace)
     workspace.folder(further.run_id).verify()
     chosen = workspace.samples_of(record).sample_ids[:3]
-    recipe = GenerationRecipe(layer_run=record.run_id, sample_ids=chosen, num_steps=3, class_label=-1)
+    recipe = GenerationRecipe(layer_run=record.run_id, sample_ids=chosen, sampling=Sampling(num_steps=3))
     outcome = generate(recipe, workspace, device="cpu")
     assert (outcome.result.images != outcome.result.baseline_images).any()
     workspace.folder(outcome.run_id).verify()

@@ -21,11 +21,13 @@ from diffviews.errors import ConfigError
 from diffviews.pipelines import captured
 from diffviews.pipelines import extract as extract_module
 from diffviews.pipelines.generate import generate
-from diffviews.pipelines.layers.nearest import LayerOpener, OpenedLayer, open_layer
+from diffviews.pipelines.layers.nearest import LayerOpener, OpenedLayer
 from diffviews.pipelines.legacy import layer as legacy_layer
-from diffviews.pipelines.recipe import GenerationRecipe
 from diffviews.pipelines.workspace import open_workspace
+from diffviews.recipes.generation import GenerationRecipe
+from diffviews.recipes.sampling import Sampling
 from tests.integration.conftest import ROOT, inside
+from tests.jobs import open_layer
 from tests.s3_server import (
     BUCKET,
     KEY,
@@ -192,7 +194,8 @@ def test_colleague_without_the_run_gets_one_from_the_bucket(team: Team, computed
     assert record.metrics["trustworthiness"] > 0.5
     assert [parent.run_id for parent in workspace.catalog.extractions("colleague")] == [record.parent_id]
     workspace.catalog.artifacts(record).verify()
-    recipe = GenerationRecipe(layer_run=run_id, sample_ids=workspace.samples_of(record).sample_ids[:3], num_steps=2)
+    chosen = workspace.samples_of(record).sample_ids[:3]
+    recipe = GenerationRecipe(layer_run=run_id, sample_ids=chosen, sampling=Sampling(num_steps=2))
     assert generate(recipe, workspace, device="cpu").path is not None
 
 

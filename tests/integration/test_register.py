@@ -14,10 +14,11 @@ from safetensors.torch import load_file
 from diffviews.core.generator import GenerationRequest, generate
 from diffviews.data.checkpoints import PICKLED
 from diffviews.errors import CheckpointError, ConfigError
-from diffviews.pipelines.models import load_model, resolve_checkpoint
+from diffviews.pipelines.models import resolve_checkpoint
 from diffviews.pipelines.workspace import open_workspace
 from diffviews.serving.register import gather_weights, register
 from tests.checkpoints import small_edm_checkpoint
+from tests.jobs import load_model
 
 
 @pytest.fixture

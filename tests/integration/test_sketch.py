@@ -13,16 +13,16 @@ import pytest
 from diffviews.data.sketches import SKETCH_FILE
 from diffviews.data.storage.layer_cache import LayerCache
 from diffviews.errors import ConfigError, SelectionError, ShapeError
-from diffviews.pipelines.embed import embed
-from diffviews.pipelines.extract import extract
 from diffviews.pipelines.generate import generate
 from diffviews.pipelines.layers.entry import OpenedLayer, fill_from_run, log_entry
 from diffviews.pipelines.masks import interventions_of
-from diffviews.pipelines.recipe import GenerationRecipe
 from diffviews.pipelines.replay import replay
 from diffviews.pipelines.workspace import open_workspace
 from diffviews.processing.map_parameters import MapParameters
+from diffviews.recipes.generation import GenerationRecipe
+from diffviews.recipes.sampling import Sampling
 from diffviews.tracking.schema import MapKind
+from tests.jobs import embed, extract
 
 OPTIONS = {
     "layers": ("encoder_bottleneck", "decoder_block_4"), "sigmas": (2.0, 0.5), "max_samples": 120,
@@ -98,7 +98,7 @@ def test_mask_captured_anew_is_the_stored_one(workspace, adapter, extraction, re
 def test_generation_from_a_sketch_is_logged_and_replayed(workspace, adapter, drawn):
     record = layer_of(workspace, drawn)
     ids = workspace.samples_of(record).of_classes([3]).sample_ids[:5]
-    recipe = GenerationRecipe(layer_run=record.run_id, sample_ids=ids, num_samples=1, num_steps=3)
+    recipe = GenerationRecipe(layer_run=record.run_id, sample_ids=ids, num_samples=1, sampling=Sampling(num_steps=3))
     outcome = generate(recipe, workspace, adapter=adapter)
     assert outcome.path is not None
     replay(outcome.run_id, device="cpu")

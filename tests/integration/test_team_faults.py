@@ -19,9 +19,9 @@ from typing import Any
 import pytest
 
 from diffviews.data.storage.store_errors import StoreError
-from diffviews.pipelines.extract import extract
 from diffviews.pipelines.workspace import open_workspace
 from tests.integration.conftest import ROOT, inside
+from tests.jobs import extract
 from tests.s3_server import SECRET, Faults, Proxy, fresh_bucket, proxied, raw_client, s3_server, stored_keys, use_store
 
 SMALL: dict[str, Any] = {"layers": ("encoder_bottleneck",), "sigmas": (2.0,), "max_samples": 60}

@@ -15,7 +15,8 @@ import pytest
 
 from diffviews.cli import main
 from diffviews.pipelines.job_queue import JobFailedError
-from diffviews.pipelines.recipe import GenerationRecipe
+from diffviews.recipes.generation import GenerationRecipe
+from diffviews.recipes.sampling import Sampling
 from diffviews.serving.client import WorkerClient
 from tests.integration.conftest import ROOT, inside
 from tests.s3_server import BUCKET, Proxy, fresh_bucket, proxied, raw_client, s3_server, stored_keys, use_store
@@ -128,7 +129,7 @@ def all_that_is_said(proxy: Proxy, listener: Listener) -> dict[str, bytes]:
 def worker_says() -> bytes:
     with Program(Path.cwd(), token=SECRETS["DIFFVIEWS_WORKER_TOKEN"]) as program:
         client = WorkerClient(program.ready().url, SECRETS["DIFFVIEWS_WORKER_TOKEN"])
-        client.generate(GenerationRecipe(class_label=3, num_steps=2))
+        client.generate(GenerationRecipe(class_label=3, sampling=Sampling(num_steps=2)))
         with pytest.raises(JobFailedError) as refusal:
             client.generate(GenerationRecipe(class_label=10_000))
         answers = [client._request("GET", path) for path in ("/version", "/jobs", "/health")]

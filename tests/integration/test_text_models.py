@@ -11,15 +11,14 @@ import pytest
 
 from diffviews.data.samples import SampleSet
 from diffviews.errors import ConfigError
-from diffviews.pipelines.extract import extract
 from diffviews.pipelines.generate import generate
-from diffviews.pipelines.generate_dataset import generate_dataset
-from diffviews.pipelines.models import load_model
-from diffviews.pipelines.recipe import GenerationRecipe
 from diffviews.pipelines.replay import replay
 from diffviews.pipelines.workspace import open_workspace, samples_file
+from diffviews.recipes.generation import GenerationRecipe
+from diffviews.recipes.sampling import Sampling
 from tests.diffusion_folders import draw_ddpm_pipeline, draw_sd_pipeline, draw_sdxl_pipeline, saved
 from tests.integration.conftest import ROOT, inside
+from tests.jobs import extract, generate_dataset, load_model
 
 ANIMALS, BUILDINGS = ("dog", "cat", "cow", "hen"), ("house", "tower", "barn")
 PROMPTS = [(f"a {colour} {thing}", "animal" if thing in ANIMALS else "building")
@@ -122,7 +121,7 @@ def test_prompt_is_drawn_with_the_layer_masked_and_replayed(workspace, folder, l
         prompt="a big dog",
         negative_prompt="blurry",
         passes="conditional",
-        num_steps=3,
+        sampling=Sampling(num_steps=3),
     )
     outcome = generate(recipe, workspace, device="cpu")
     assert outcome.result.difference_images.any()
@@ -157,7 +156,7 @@ def test_sdxl_extracts_in_bfloat16_and_generates(workspace, folder):
     assert record.params["precision"] == "bfloat16"
     recipe = GenerationRecipe(
         model="sdxl", checkpoint=str(folder / "sdxl"), precision="bfloat16", layer_run=record.run_id,
-        sample_ids=workspace.samples_of(record).sample_ids[:2], prompt="a red house", num_steps=2,
+        sample_ids=workspace.samples_of(record).sample_ids[:2], prompt="a red house", sampling=Sampling(num_steps=2),
     )  # fmt: skip
     assert generate(recipe, workspace, device="cpu").result.difference_images.any()
 

@@ -11,10 +11,10 @@ import pytest
 from diffviews.data.sources import open_source
 from diffviews.errors import ConfigError
 from diffviews.pipelines import capture
-from diffviews.pipelines.extract import extract
 from diffviews.pipelines.workspace import is_sketch, open_workspace
 from diffviews.processing.map_parameters import MapParameters
 from diffviews.tracking import Tag
+from tests.jobs import extract
 from tests.ports import free_port
 
 LAYERS = ("encoder_block_1", "decoder_block_4")

@@ -1,5 +1,6 @@
 """The worker as a program: results as from this process, kill, stop, cancel, two clients, and secrets."""
 
+import json
 import re
 import signal
 import threading
@@ -11,8 +12,11 @@ import pytest
 from diffviews.errors import CancelledError, ConfigError
 from diffviews.pipelines.generate import generate
 from diffviews.pipelines.job_queue import JobFailedError
-from diffviews.pipelines.recipe import GenerationRecipe
 from diffviews.pipelines.workspace import open_workspace
+from diffviews.processing.map_parameters import MapParameters
+from diffviews.recipes.extraction import ExtractionRecipe
+from diffviews.recipes.generation import GenerationRecipe
+from diffviews.recipes.sampling import Sampling
 from diffviews.serving.app import STOPPED
 from diffviews.serving.client import WorkerClient
 from diffviews.serving.errors import JobLostError, WorkerUnreachableError
@@ -24,8 +28,8 @@ SECRETS = {
     "HF_TOKEN": "planted-hf-token-0003",
     "MLFLOW_TRACKING_PASSWORD": "planted-mlflow-password-0004",
 }
-SLOW = GenerationRecipe(model="slow", class_label=1, num_steps=1000, sampler="euler")
-QUICK = replace(SLOW, num_steps=2)
+SLOW = GenerationRecipe(model="slow", class_label=1, sampling=Sampling(num_steps=1000, sampler="euler"))
+QUICK = replace(SLOW, sampling=replace(SLOW.sampling, num_steps=2))
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +56,10 @@ def running(client, job):
 
 def test_masked_generation_is_the_one_made_here(client, layer_run, workspace, adapter, experiment):
     ids = workspace.samples_of(layer_run).sample_ids[:5]
-    recipe = GenerationRecipe(layer_run=layer_run.run_id, sample_ids=tuple(ids), num_samples=2, num_steps=4, seed=3)
+    sampling = Sampling(num_steps=4)
+    recipe = GenerationRecipe(
+        layer_run=layer_run.run_id, sample_ids=tuple(ids), num_samples=2, sampling=sampling, seed=3
+    )
     there, seen = client.generate(recipe, experiment=experiment), []
     client.generate(replace(recipe, sample_ids=()), seen.append, experiment=experiment)
     here = generate(recipe, open_workspace(experiment=experiment), adapter=adapter)
@@ -105,7 +112,7 @@ def test_files_of_a_job_are_those_of_its_manifest(program, client, experiment):
 
 
 def test_extraction_is_logged_where_asked_and_opens_nothing_else(client, experiment):
-    asked = {"layers": ["midblock"], "sigmas": [1.0], "max_samples": 40, "maps": {"n_neighbors": 5}}
+    asked = ExtractionRecipe(layers=("midblock",), sigmas=(1.0,), max_samples=40, maps=MapParameters(n_neighbors=5))
     seen = []
     run = client.extract(asked, seen.append, experiment=experiment)
     record = open_workspace().catalog.extraction(run)
@@ -114,11 +121,11 @@ def test_extraction_is_logged_where_asked_and_opens_nothing_else(client, experim
     hostile = ({"dataset": "folder:/etc"}, {"checkpoint": "/etc/passwd"}, {"device": "cuda:7"}, {"profile": "/x"})
     for forbidden in hostile:
         with pytest.raises(ConfigError):
-            client.submit_extraction({**asked, **forbidden}, experiment)
+            client._submit("extract", json.dumps(json.loads(asked.to_json()) | forbidden), experiment, None)
 
 
 def test_cancelled_extraction_ends_its_program_and_its_runs(client, experiment):
-    asked = {"layers": ["all"], "sigmas": [0.1, 0.2, 0.3, 0.4], "maps": {"n_neighbors": 5}}
+    asked = ExtractionRecipe(sigmas=(0.1, 0.2, 0.3, 0.4), maps=MapParameters(n_neighbors=5))
     job = client.submit_extraction(asked, experiment)
     wait(lambda: client.status(job.id).run_id is not None, 200)
     client.cancel(job.id)

@@ -4,15 +4,16 @@ import numpy as np
 import pytest
 
 from diffviews.errors import CancelledError, ConfigError
-from diffviews.pipelines.extract import extract
 from diffviews.pipelines.job_queue import Job
-from diffviews.pipelines.recipe import GenerationRecipe
 from diffviews.pipelines.workspace import open_workspace
 from diffviews.processing.map_parameters import MapParameters
+from diffviews.recipes.generation import GenerationRecipe
+from diffviews.recipes.sampling import Sampling
 from diffviews.serving.client import WorkerClient
 from diffviews.serving.remote_runner import RemoteRunner
 from tests.diffusion_folders import draw_sd_pipeline, saved
 from tests.integration.conftest import inside
+from tests.jobs import extract
 from tests.serving import TOKEN, Program
 
 PROMPTS = [f"a {colour} {thing}" for colour in ("red", "green") for thing in ("cat", "dog", "photo", "two")]
@@ -72,7 +73,7 @@ def test_prompt_is_generated_masked_by_the_worker_and_replays_equal(runner, laye
 
 
 def test_checkpoint_that_no_layer_run_notes_is_refused_in_words(runner, layer_run):
-    recipe = GenerationRecipe(model="sd-v1.5", checkpoint="/etc/passwd", prompt="a cat", num_steps=1)
+    recipe = GenerationRecipe(model="sd-v1.5", checkpoint="/etc/passwd", prompt="a cat", sampling=Sampling(num_steps=1))
     with pytest.raises(ConfigError, match="is not opened for a remote caller"):
         runner.generate(recipe, job())
 

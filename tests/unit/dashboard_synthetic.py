@@ -211,7 +211,7 @@ class SyntheticRunner:
 
     def generate(self, recipe, job):
         self.recipes.append(recipe)
-        steps, n = recipe.num_steps or 18, recipe.num_samples
+        steps, n = recipe.sampling.num_steps or 18, recipe.num_samples
         rng = np.random.default_rng(recipe.seed or 0)
         goal = self.runs.sample_set.images_of(recipe.sample_ids or ["digits-0000"]).mean(axis=0)
         images = np.clip(goal + rng.normal(0, 18, (n, *goal.shape)), 0, 255)
@@ -246,19 +246,19 @@ class SyntheticRunner:
         job.report(1, 1)
         return SimpleNamespace(run_id=run_id, num_images=4, largest_difference=0)
 
-    def extract(self, arguments, job):
-        self.ordered.append(arguments)
+    def extract(self, recipe, job):
+        self.ordered.append(recipe)
         job.report(1, 2)
         self.runs.extraction_ids = ("ext-2", *self.runs.extraction_ids)
         return "ext-2"
 
-    def embed(self, layer_run, parameters, job, kind="single"):
+    def embed(self, recipe, job):
         job.report(0, 0)
         time.sleep(self.pause)
         run_id = f"map-{len(self.runs.added_maps) + 1}"
-        params = {"n_neighbors": str(parameters.n_neighbors), "min_dist": str(parameters.min_dist)}
-        params |= {"map": str(kind), "n_components": str(parameters.n_components), "sigmas": "0.5,2"}
-        self.runs.added_maps.insert(0, SimpleNamespace(run_id=run_id, source_run=layer_run, params=params))
+        params = {"n_neighbors": str(recipe.maps.n_neighbors), "min_dist": str(recipe.maps.min_dist)}
+        params |= {"map": recipe.map, "n_components": str(recipe.maps.n_components), "sigmas": "0.5,2"}
+        self.runs.added_maps.insert(0, SimpleNamespace(run_id=run_id, source_run=recipe.layer_run, params=params))
         return run_id
 
     def _path(self, recipe, sigmas, count):

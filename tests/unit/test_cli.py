@@ -8,6 +8,8 @@ import pytest
 
 from diffviews.cli import COMMANDS, load_function, main, overview, parse_arguments
 from diffviews.errors import ConfigError
+from diffviews.recipes import ExtractionRecipe
+from tests.jobs import recipe_of
 
 
 def test_help_imports_no_model_code():
@@ -60,9 +62,9 @@ def test_dashes_and_underscores_are_the_same():
 
 def test_dataclass_fields_are_flags():
     values = parse_arguments("generate", ["--num-samples", "3", "--class-label", "0", "--sample-ids", ""])
-    assert values["recipe"].num_samples == 3
-    assert values["recipe"].class_label == 0
-    assert values["recipe"].sample_ids == ()
+    assert values["num_samples"] == 3
+    assert values["class_label"] == 0
+    assert values["sample_ids"] == ()
 
 
 def test_yaml_and_environment_fill_flags(tmp_path, monkeypatch):
@@ -97,7 +99,7 @@ def test_failure_prints_one_sentence_and_exits_1(capsys):
 @pytest.mark.parametrize(("text", "components"), [("none", None), ("0", None), ("30", 30)])
 def test_environment_sets_the_principal_components(monkeypatch, text, components):
     monkeypatch.setenv("DIFFVIEWS_PCA_COMPONENTS", text)
-    assert parse_arguments("extract", [])["maps"].pca_components == components
+    assert recipe_of(ExtractionRecipe, "extract").maps.pca_components == components
 
 
 def test_typed_flags_win_over_the_environment(monkeypatch):
@@ -107,8 +109,8 @@ def test_typed_flags_win_over_the_environment(monkeypatch):
 
 @pytest.mark.parametrize("text", ["#sunset", "a: b", "[x, y]", "12", "true", "a photo of a cat, at night"])
 def test_prompt_arrives_as_it_was_typed(text):
-    assert parse_arguments("generate", [f"--prompt={text}"])["recipe"].prompt == text
-    assert parse_arguments("generate", ["--prompt", text])["recipe"].prompt == text
+    assert parse_arguments("generate", [f"--prompt={text}"])["prompt"] == text
+    assert parse_arguments("generate", ["--prompt", text])["prompt"] == text
 
 
 def test_commands_that_serve_one_process_refuse_torchrun(monkeypatch, capsys):

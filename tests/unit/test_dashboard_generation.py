@@ -8,14 +8,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from diffviews.cli import parse_arguments
-from diffviews.pipelines.recipe import GenerationRecipe
+from diffviews.recipes.generation import GenerationRecipe
+from diffviews.recipes.sampling import Sampling
 from panel_app.computing.session_jobs import SessionJobs
 from panel_app.dashboard import Dashboard
 from panel_app.data import DataStore
 from panel_app.generation.fields import read_channels, write_channels
 from panel_app.generation.recipe_text import command_of
 from panel_app.state import Group, Selection
+from tests.jobs import recipe_of
 from tests.unit.dashboard_synthetic import LAYERS, PromptRuns, SyntheticRunner, SyntheticRuns
 
 
@@ -143,14 +144,12 @@ def recipes(draw):
         class_label=draw(st.sampled_from([-1, None, 0, 7])),
         num_samples=draw(st.sampled_from([1, 4, 16, 40])),
         seed=draw(st.none() | st.integers(0, 10_000)),
-        sampler=sampler,
-        schedule=draw(st.sampled_from(["auto", "karras", "model"])),
-        num_steps=steps,
-        sigma_max=draw(st.none() | st.just(40.0)),
-        sigma_min=draw(st.none() | st.just(0.01)),
-        rho=draw(st.sampled_from([3.0, 7.0])),
-        guidance_scale=guidance,
-        noise_mode=draw(st.sampled_from(["stochastic", "fixed", "zero"])),
+        sampling=Sampling(
+            sampler=sampler, schedule=draw(st.sampled_from(["auto", "karras", "model"])), num_steps=steps,
+            sigma_max=draw(st.none() | st.just(40.0)), sigma_min=draw(st.none() | st.just(0.01)),
+            rho=draw(st.sampled_from([3.0, 7.0])), guidance_scale=guidance,
+            noise_mode=draw(st.sampled_from(["stochastic", "fixed", "zero"])),
+        ),
         **(churn if sampler != "renoise" and draw(st.booleans()) else {}),
     )
 
@@ -177,8 +176,9 @@ def test_recipe_of_a_prompt_model_brings_its_prompts_back():
     view = Dashboard(DataStore(runs), SyntheticRunner(runs), SessionJobs())
     view.open({})
     recipe = GenerationRecipe(
-        model="edm-digits", layer_run="ext-1/midblock/2.0", sample_ids=ids(2), prompt="a bold six", num_steps=9,
-        negative_prompt="thin", guidance_scale=12.0, seed=4,
+        model="edm-digits", layer_run="ext-1/midblock/2.0", sample_ids=ids(2), prompt="a bold six",
+        sampling=Sampling(num_steps=9, guidance_scale=12.0),
+        negative_prompt="thin", seed=4,
     )  # fmt: skip
     view.session.choose_layer("midblock", 2.0)
     view.generation.form.load(recipe)
@@ -239,7 +239,7 @@ def test_recipe_of_ten_thousand_samples_is_checked_at_once():
 def test_command_line_of_a_recipe_is_read_back_as_the_recipe(recipe):
     program, command, *words = shlex.split(command_of(recipe))
     assert (program, command) == ("diffviews", "generate")
-    assert parse_arguments("generate", words)["recipe"] == recipe
+    assert recipe_of(GenerationRecipe, "generate", words) == recipe
 
 
 @pytest.mark.parametrize("prompt", ["it's \"quoted\" $HOME `x`", "#sunset", "a: b", "12", "yes", "[a]", "línea",
@@ -247,4 +247,4 @@ def test_command_line_of_a_recipe_is_read_back_as_the_recipe(recipe):
 def test_prompt_of_any_kind_survives_the_command_line(prompt):
     recipe = GenerationRecipe(model="sd-v1.5", prompt=prompt, negative_prompt="- blurry")
     words = shlex.split(command_of(recipe))[2:]
-    assert parse_arguments("generate", words)["recipe"] == recipe
+    assert recipe_of(GenerationRecipe, "generate", words) == recipe

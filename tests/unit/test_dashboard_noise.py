@@ -9,7 +9,7 @@ from dashboard_synthetic import SIGMAS, SyntheticRuns
 
 from diffviews.errors import RunNotFoundError
 from diffviews.processing.map_parameters import MapParameters
-from diffviews.tracking.schema import MapKind
+from diffviews.recipes.embedding import EmbeddingRecipe
 from panel_app.computing.session_jobs import SessionJobs
 from panel_app.data import DataStore
 from panel_app.generation.tracks import Track
@@ -112,8 +112,8 @@ class RecordingRunner:
     def __init__(self, outcome="map-9"):
         self.asked, self.outcome = [], outcome
 
-    def embed(self, layer_run, parameters, job, kind=MapKind.SINGLE):
-        self.asked.append((layer_run, parameters, kind))
+    def embed(self, recipe, job):
+        self.asked.append(recipe)
         if isinstance(self.outcome, Exception):
             raise self.outcome
         return self.outcome
@@ -127,7 +127,7 @@ def follow(bar):
         time.sleep(0.01)
 
 
-@pytest.mark.parametrize(("order", "kind", "dimensions"), [(ALIGNED, MapKind.ALIGNED, 2), (SOLID, MapKind.SINGLE, 3)])
+@pytest.mark.parametrize(("order", "kind", "dimensions"), [(ALIGNED, "aligned", 2), (SOLID, "single", 3)])
 def test_button_orders_the_missing_map_of_the_layer_on_show(session, order, kind, dimensions):
     runner, made = RecordingRunner(), []
     ordering = MapOrder(session, runner, SessionJobs(), lambda layer, run: made.append((layer.run_id, run)))
@@ -136,7 +136,7 @@ def test_button_orders_the_missing_map_of_the_layer_on_show(session, order, kind
     ordering.make()
     assert ordering.button.disabled
     follow(ordering.bar)
-    assert runner.asked == [("ext-1/midblock/2.0", MapParameters(n_components=dimensions), kind)]
+    assert runner.asked == [EmbeddingRecipe("ext-1/midblock/2.0", kind, maps=MapParameters(n_components=dimensions))]
     assert made == [("ext-1/midblock/2.0", "map-9")]
     assert not ordering.button.disabled
 

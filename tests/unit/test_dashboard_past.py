@@ -6,8 +6,9 @@ from datetime import UTC, datetime
 import pytest
 
 from diffviews.errors import ConfigError, TrackingError
+from diffviews.processing.map_parameters import MapParameters
 from diffviews.tracking.schema import Kind
-from panel_app.computing.order import arguments_of, read_sigmas
+from panel_app.computing.order import read_sigmas, recipe_of
 from panel_app.computing.pending import Pending
 from panel_app.computing.session_jobs import SessionJobs
 from panel_app.dashboard import Dashboard
@@ -191,26 +192,18 @@ def test_paths_of_several_generations_are_drawn_at_once_and_taken_away_again(das
 
 
 def test_order_takes_everything_else_from_the_extraction_on_show(dashboard, runs):
-    arguments = arguments_of(dashboard.session.map, ["decoder_block_9"], (0.5, 4.0), dashboard.session.layers)
-    assert (arguments["layers"], arguments["sigmas"]) == (["decoder_block_9"], [0.5, 4.0])
-    assert (arguments["dataset"], arguments["max_samples"], arguments["dtype"]) == ("digits", 120, "float32")
-    assert arguments["conditioning"] == "label"
-    assert arguments["maps"]["n_neighbors"] == 20
-    assert arguments["maps"]["min_dist"] == 0.3
-    assert arguments["maps"]["normalize"] is True
-    assert arguments["maps"]["pca_components"] == 50
+    recipe = recipe_of(dashboard.session.map, ["decoder_block_9"], (0.5, 4.0), dashboard.session.layers)
+    assert (recipe.layers, recipe.sigmas) == (("decoder_block_9",), (0.5, 4.0))
+    assert (recipe.dataset, recipe.max_samples, recipe.dtype) == ("digits", 120, "float32")
+    assert recipe.conditioning == "label"
+    assert recipe.maps == MapParameters(n_neighbors=20, min_dist=0.3)
 
 
-def test_arguments_are_those_that_a_worker_accepts(dashboard):
-    import json
+def test_order_is_one_that_a_worker_accepts(dashboard):
+    from diffviews.serving.requests import read_extraction
 
-    from diffviews.serving.bodies import read_extraction
-
-    arguments = arguments_of(dashboard.session.map, ["decoder_block_9"], (4.0,), dashboard.session.layers)
-    read = read_extraction(json.dumps(arguments).encode())
-    assert read["layers"] == ("decoder_block_9",)
-    assert read["maps"].n_neighbors == 20
-    assert read["storage"] == "full"
+    recipe = recipe_of(dashboard.session.map, ["decoder_block_9"], (4.0,), dashboard.session.layers)
+    assert read_extraction(recipe.to_json().encode())[0] == recipe
 
 
 def test_order_of_a_sketch_says_so(dashboard, runner):
@@ -221,7 +214,7 @@ def test_order_of_a_sketch_says_so(dashboard, runner):
     assert "It writes" not in order.note.object
     order.order()
     until(lambda: not order.bar.busy, order.bar)
-    assert runner.ordered[0]["storage"] == "sketch"
+    assert runner.ordered[0].storage == "sketch"
 
 
 def test_order_keeps_what_the_extraction_on_show_kept(runs, runner):
@@ -231,9 +224,9 @@ def test_order_keeps_what_the_extraction_on_show_kept(runs, runner):
     assert view.order.storage.value == "sketch"
     there = view.session.layers[0]
     wanted = ([there.layer], (there.sigma,), [there])
-    assert arguments_of(view.session.map, *wanted, "full")["storage"] == "full"
+    assert recipe_of(view.session.map, *wanted, "full").storage == "full"
     with pytest.raises(ConfigError, match="holds these layers"):
-        arguments_of(view.session.map, *wanted, "sketch")
+        recipe_of(view.session.map, *wanted, "sketch")
     view.close()
 
 
@@ -244,7 +237,7 @@ def test_ordered_layer_is_extracted_and_opened(dashboard, runner):
     order.order()
     assert order.button.disabled
     until(lambda: not order.bar.busy, order.bar)
-    assert runner.ordered[0]["layers"] == ["midblock"]
+    assert runner.ordered[0].layers == ("midblock",)
     assert dashboard.session.state.extraction == "ext-2"
     assert dashboard.session.map.layer.layer == "midblock"
 

@@ -104,7 +104,8 @@ def test_defaults_are_the_models_own_and_survive_a_change_of_layer(dashboard):
     assert (sampling.steps.value, sampling.guidance.value) == (50, 7.5)
     assert sampling.guidance.end >= 15
     recipe = recipe_of(dashboard)
-    assert (recipe.sampler, recipe.schedule, recipe.num_steps, recipe.guidance_scale) == (None, "auto", 50, 7.5)
+    own = recipe.sampling
+    assert (own.sampler, own.schedule, own.num_steps, own.guidance_scale) == (None, "auto", 50, 7.5)
     sampling.guidance.value, sampling.steps.value = 12.0, 20
     dashboard.session.choose_layer("midblock", 2.0)
     assert (sampling.steps.value, sampling.guidance.value) == (20, 12.0)
@@ -116,7 +117,8 @@ def test_model_of_which_nothing_was_noted_has_classes_and_usual_defaults():
     assert form.asked.wanted.visible
     assert len(form.asked.wanted.options) == 12
     recipe = recipe_of(dashboard)
-    assert (recipe.num_steps, recipe.guidance_scale, recipe.sampler, recipe.precision) == (18, 1.0, None, "auto")
+    sampling = recipe.sampling
+    assert (sampling.num_steps, sampling.guidance_scale, sampling.sampler, recipe.precision) == (18, 1.0, None, "auto")
 
 
 @pytest.mark.parametrize(
@@ -139,10 +141,11 @@ def test_weights_and_precision_are_those_the_layer_was_captured_with(runs):
 def test_churn_reaches_the_recipe_and_is_refused_by_renoising(dashboard):
     churn = {"s_churn": 40.0, "s_min": 0.05, "s_max": "50", "s_noise": 1.003}
     recipe = recipe_of(dashboard, **churn, schedule="karras")
-    assert (recipe.s_churn, recipe.s_min, recipe.s_max, recipe.s_noise) == (40.0, 0.05, 50.0, 1.003)
-    assert recipe.schedule == "karras"
+    sampling = recipe.sampling
+    assert (sampling.s_churn, sampling.s_min, sampling.s_max, sampling.s_noise) == (40.0, 0.05, 50.0, 1.003)
+    assert recipe.sampling.schedule == "karras"
     recipe = recipe_of(dashboard, sampler="renoise")
-    assert (recipe.s_churn, recipe.s_max) == (0.0, None)
+    assert (recipe.sampling.s_churn, recipe.sampling.s_max) == (0.0, None)
     assert dashboard.generation.form.sampling.s_churn.disabled
 
 

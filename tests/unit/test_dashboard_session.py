@@ -256,8 +256,9 @@ def test_every_choice_of_the_form_reaches_the_recipe(dashboard, runner):
         "conditional",
     )
     assert recipe.layers == ("midblock", "decoder_block_2")
-    assert (recipe.sampler, recipe.num_steps, recipe.sigma_max, recipe.sigma_min) == ("renoise", 6, 40.0, 0.01)
-    assert (recipe.guidance_scale, recipe.noise_mode, recipe.seed, recipe.num_samples) == (2.0, "fixed", 11, 3)
+    sampling = recipe.sampling
+    assert (sampling.sampler, sampling.num_steps, sampling.sigma_max, sampling.sigma_min) == ("renoise", 6, 40.0, 0.01)
+    assert (sampling.guidance_scale, sampling.noise_mode, recipe.seed, recipe.num_samples) == (2.0, "fixed", 11, 3)
     assert recipe.window == (1, 4)
     generate(dashboard, seeded=False)
     assert runner.recipes[-1].seed is None

@@ -4,8 +4,8 @@ import pytest
 
 from diffviews.errors import ConfigError, RunNotFoundError
 from diffviews.pipelines.export import log_export
-from diffviews.pipelines.recipe import GenerationRecipe
 from diffviews.pipelines.workspace import Workspace
+from diffviews.recipes.generation import GenerationRecipe
 from diffviews.tracking import Catalog, Kind, MapKind, RunTags, Tracker
 from panel_app.library import LoggedRuns
 from panel_app.state import Address, Selection

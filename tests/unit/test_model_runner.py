@@ -7,11 +7,13 @@ import pytest
 from diffviews.pipelines import model_runner
 from diffviews.pipelines.job_queue import Job, JobQueue
 from diffviews.pipelines.model_runner import ModelRunner
-from diffviews.pipelines.recipe import GenerationRecipe
 from diffviews.pipelines.workspace import open_workspace
+from diffviews.recipes.extraction import ExtractionRecipe
+from diffviews.recipes.generation import GenerationRecipe
+from diffviews.recipes.sampling import Sampling
 from tests.serving import wait
 
-RECIPE = GenerationRecipe(class_label=3, num_steps=2, sampler="euler")
+RECIPE = GenerationRecipe(class_label=3, sampling=Sampling(num_steps=2, sampler="euler"))
 
 
 @pytest.fixture
@@ -59,8 +61,8 @@ def test_nothing_of_the_model_is_left_when_an_extraction_starts(runner, monkeypa
     found = []
 
     class Process:
-        def __init__(self, arguments, workspace):
-            found.append((model() is not None, arguments))
+        def __init__(self, recipe, execution, workspace):
+            found.append((model() is not None, recipe, execution.device, workspace.profile.name, workspace.experiment))
 
         def run(self, job):
             return "run"
@@ -71,7 +73,7 @@ def test_nothing_of_the_model_is_left_when_an_extraction_starts(runner, monkeypa
     cancelled = queue.submit("generate", lambda job: runner.generate(RECIPE, CancelledAtStep(queue, job)))
     wait(lambda: cancelled.over)
     assert (generated.state, cancelled.state, model() is not None) == ("finished", "cancelled", True)
-    extraction = queue.submit("extract", lambda job: runner.extract({"layers": ["midblock"]}, job))
+    extraction = queue.submit("extract", lambda job: runner.extract(ExtractionRecipe(layers=("midblock",)), job))
     wait(lambda: extraction.over)
-    own = {"layers": ["midblock"], "device": "cpu", "profile": "local", "experiment": "mine"}
-    assert (extraction.run_id, found) == ("run", [(False, own)])
+    own = (ExtractionRecipe(layers=("midblock",)), "cpu", "local", "mine")
+    assert (extraction.run_id, found) == ("run", [(False, *own)])

@@ -6,9 +6,10 @@ import pytest
 
 from diffviews.adapters.registry import _REGISTRY
 from diffviews.errors import CheckpointError, ConfigError
-from diffviews.pipelines.models import describe, load_model, resolve_checkpoint
+from diffviews.pipelines.models import describe, resolve_checkpoint
 from tests.checkpoints import small_edm_checkpoint
 from tests.fakes import GaussianAdapter
+from tests.jobs import load_model
 
 
 @pytest.fixture

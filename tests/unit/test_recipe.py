@@ -5,7 +5,7 @@ import json
 import pytest
 
 from diffviews.errors import ConfigError, SchemaVersionError, SelectionError
-from diffviews.pipelines.recipe import GenerationRecipe
+from diffviews.recipes.generation import GenerationRecipe
 
 
 def test_recipe_round_trips_through_json():

@@ -8,7 +8,7 @@ from diffviews.errors import CancelledError, ConfigError
 from diffviews.pipelines import viz as viz_module
 from diffviews.pipelines.job_queue import Job
 from diffviews.pipelines.model_runner import ModelRunner
-from diffviews.pipelines.recipe import GenerationRecipe
+from diffviews.recipes.generation import GenerationRecipe
 from diffviews.serving.client import WorkerClient
 from diffviews.serving.protocol import JobStatus
 from diffviews.serving.remote_runner import RemoteRunner, where

@@ -8,7 +8,7 @@ import pytest
 from diffviews.errors import AdapterNotFoundError, ConfigError, SampleSetError
 from diffviews.pipelines import viz as viz_module
 from diffviews.pipelines.model_runner import DefaultCheckpoint
-from diffviews.pipelines.recipe import GenerationRecipe
+from diffviews.recipes.generation import GenerationRecipe
 from panel_app.computing.session_jobs import SessionJobs
 from panel_app.dashboard import Dashboard
 from panel_app.data import DataStore
@@ -104,7 +104,7 @@ def test_first_generation_takes_the_first_values():
     view = Dashboard(DataStore(runs), SyntheticRunner(runs), SessionJobs(), first=FirstValues(5, 2.0))
     view.open({})
     recipe = view.generation.form.recipe()
-    assert (recipe.num_steps, recipe.guidance_scale) == (5, 2.0)
+    assert (recipe.sampling.num_steps, recipe.sampling.guidance_scale) == (5, 2.0)
     view.close()
 
 

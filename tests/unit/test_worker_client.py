@@ -7,6 +7,7 @@ import stat
 import threading
 import time
 from contextlib import contextmanager
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,7 +15,9 @@ import pytest
 from diffviews.errors import CancelledError, ConfigError, CorruptDataError, TrackingError
 from diffviews.pipelines import extraction_process as extraction
 from diffviews.pipelines.job_queue import Job, JobFailedError, QueueFullError, QueueStoppedError
-from diffviews.pipelines.recipe import GenerationRecipe
+from diffviews.recipes.execution import Execution
+from diffviews.recipes.extraction import ExtractionRecipe
+from diffviews.recipes.generation import GenerationRecipe
 from diffviews.serving.client import WorkerClient
 from diffviews.serving.errors import JobLostError, VersionMismatchError, WorkerRefusedError, WorkerUnreachableError
 from diffviews.serving.limits import Limits
@@ -62,7 +65,8 @@ def answering(*answers, **headers):
         server.server_close()
 
 
-OURS = {"X-DiffViews-Schema": "1"}
+MIDBLOCK = ExtractionRecipe(layers=("midblock",))
+OURS = {"X-DiffViews-Schema": "2"}
 QUEUED = {"id": "0" * 32, "kind": "generate", "state": "queued", "ahead": 0}
 
 
@@ -100,7 +104,7 @@ def test_wrong_token_is_said_and_not_repeated_to_the_log(runner, caplog):
         for token in ("not-the-token-at-all", ""):
             with pytest.raises(WorkerRefusedError, match="token is missing or wrong"):
                 WorkerClient(url, token).generate(RECIPE)
-        assert WorkerClient(url, TOKEN).version()["schema"] == "1"
+        assert WorkerClient(url, TOKEN).version()["schema"] == "2"
         assert "not-the-token-at-all" not in caplog.text
         assert TOKEN not in caplog.text + repr(WorkerClient(url, TOKEN))
 
@@ -119,7 +123,7 @@ def test_token_in_the_clear_is_warned_of(caplog):
 
 
 def test_other_schema_is_refused_by_the_client_too():
-    theirs, said = {"X-DiffViews-Schema": "2", "X-DiffViews-Version": "9.9"}, r"'2' \(diffviews 9\.9\), this program 1"
+    theirs, said = {"X-DiffViews-Schema": "9", "X-DiffViews-Version": "9.9"}, r"'9' \(diffviews 9\.9\), this program 2"
     with answering((200, {}), **theirs) as (url, _), pytest.raises(VersionMismatchError, match=said):
         WorkerClient(url, TOKEN).version()
 
@@ -223,13 +227,15 @@ def program(tmp_path, monkeypatch):
         path.write_text(f"#!/bin/sh\n{script}\n")
         path.chmod(path.stat().st_mode | stat.S_IXUSR)
         monkeypatch.setattr(extraction.sys, "executable", str(path))
-        return extraction.ExtractionProcess({"layers": ("midblock",)}, _NoStore())
+        return extraction.ExtractionProcess(MIDBLOCK, Execution(), _NoStore())
 
     return install
 
 
 class _NoStore:
     """A workspace whose store is down: what becomes of the runs there is tried with a real one elsewhere."""
+
+    profile, experiment = SimpleNamespace(name="local"), "mine"
 
     @property
     def tracker(self):
@@ -240,7 +246,9 @@ def test_extraction_answers_with_its_run_and_is_not_told_the_token(program, tmp_
     monkeypatch.setenv("DIFFVIEWS_WORKER_TOKEN", TOKEN)
     runs = program(f'read line; echo "$line" > {tmp_path}/got; env > {tmp_path}/env; echo \'{{"run_id": "abc"}}\'')
     assert runs.run(Job("0", "extract", str)) == "abc"
-    assert json.loads((tmp_path / "got").read_text()) == {"layers": ["midblock"]}
+    order = json.loads((tmp_path / "got").read_text())
+    assert ExtractionRecipe.from_values(order["recipe"]) == MIDBLOCK
+    assert (order["profile"], order["experiment"]) == ("local", "mine")
     assert TOKEN not in (tmp_path / "env").read_text()
 
 

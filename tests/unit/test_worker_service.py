@@ -13,14 +13,14 @@ import urllib3
 
 from diffviews.errors import ConfigError
 from diffviews.pipelines.job_queue import JobQueue, QueueStoppedError
-from diffviews.pipelines.recipe import GenerationRecipe
+from diffviews.recipes.generation import GenerationRecipe
 from diffviews.serving import worker as program
 from diffviews.serving.access import AccessPolicy
 from diffviews.serving.app import STOPPED
 from diffviews.serving.limits import Limits
 from tests.serving import TOKEN, GatedRunner, served, wait
 
-SCHEMA = {"X-DiffViews-Schema": "1"}
+SCHEMA = {"X-DiffViews-Schema": "2"}
 ALLOWED = {"Authorization": f"Bearer {TOKEN}", **SCHEMA}
 
 
@@ -99,8 +99,8 @@ def test_all_else_needs_the_token(gate, untouched, method, path, shown):
 
 
 def test_both_sides_state_their_schema(gate):
-    assert gate("GET", "/health", headers={}).headers["X-DiffViews-Schema"] == "1"
-    assert gate("GET", "/version").json()["schema"] == "1"
+    assert gate("GET", "/health", headers={}).headers["X-DiffViews-Schema"] == "2"
+    assert gate("GET", "/version").json()["schema"] == "2"
     other = {**ALLOWED, "X-DiffViews-Schema": "2", "X-DiffViews-Version": "9.9"}
     for method, path in (("GET", "/jobs"), ("POST", "/jobs/generate")):
         assert refused(gate(method, path, b"{}" if method == "POST" else None, other), 409, "caller has schema '2'")
@@ -226,7 +226,7 @@ def events(worker, job):
     """Yield the events of a job as they come."""
     answer = worker.pool.request("GET", f"{worker.url}/jobs/{job}/events", headers=ALLOWED, preload_content=False)
     assert (answer.status, answer.headers["Content-Type"]) == (200, "application/x-ndjson")
-    assert answer.headers["X-DiffViews-Schema"] == "1"
+    assert answer.headers["X-DiffViews-Schema"] == "2"
     return map(json.loads, answer)
 
 

@@ -3,17 +3,19 @@
 import math
 
 from diffviews.pipelines.models import load_model
+from diffviews.pipelines.workspace import Workspace
+from diffviews.recipes.base import ModelRecipe
 
 
-def layers(model: str = "edm-digits", checkpoint: str | None = None, device: str = "cpu") -> str:
+def layers(recipe: ModelRecipe, workspace: Workspace, device: str = "cpu") -> str:
     """List a model's hook points, their shapes, and what one sample's activation takes in float16.
 
     Args:
-        model: adapter name.
-        checkpoint: weights: a file, a folder or an address; null takes the adapter's own.
+        recipe: the model and its weights.
+        workspace: whose registry `models:/` addresses belong to.
         device: auto, cpu, cuda, cuda:N or mps.
     """
-    adapter = load_model(model, checkpoint, device=device)
+    adapter = load_model(recipe, workspace, device=device)
     shapes = adapter.get_layer_shapes()
     rows = [
         (name, " × ".join(map(str, shapes[name])), f"{2 * math.prod(shapes[name]):,}")

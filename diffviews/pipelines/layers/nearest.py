@@ -1,6 +1,6 @@
 """Opening a layer: from the nearest place that has it, computed only where none has.
 
-    with open_layer("edm-digits", "decoder_block_4", 2.0) as layer:
+    with open_layer(ExtractionRecipe(layers=("decoder_block_4",), sigmas=(2.0,))) as layer:
         layer.points(), layer.projector(), layer.activations().rows(ids)
 
 Order: this machine's cache, the shared bucket, a run with the same fingerprint, the bucket's legacy cache,
@@ -11,7 +11,6 @@ import contextlib
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
 
 from diffviews.data.layout import LayerKey
 from diffviews.data.storage.layer_cache import CachedLayer, LayerCache
@@ -22,85 +21,35 @@ from diffviews.pipelines.datasets import open_dataset
 from diffviews.pipelines.extract import ExtractionJob
 from diffviews.pipelines.layers.entry import OpenedLayer, Origin, fill_from_run, log_entry
 from diffviews.pipelines.legacy.layer import LegacyLayer
-from diffviews.pipelines.models import absolute, load_model
-from diffviews.pipelines.plan import Conditioning, ExtractionPlan, check_sigmas, choose_layers, resolve_conditioning
-from diffviews.pipelines.recipe import Precision
+from diffviews.pipelines.models import load_model
+from diffviews.pipelines.plan import ExtractionPlan
 from diffviews.pipelines.workspace import Workspace, open_workspace
-from diffviews.processing.map_parameters import MapParameters
+from diffviews.recipes.execution import Execution
+from diffviews.recipes.extraction import ExtractionRecipe
 
 logger = logging.getLogger(__name__)
 
 
 def open_layer(
-    model: str = "edm-digits",
-    layer: str = "midblock",
-    sigma: float = 2.0,
-    *,
-    checkpoint: str | None = None,
-    dataset: str = "digits",
-    max_samples: int | None = None,
-    conditioning: Conditioning = "auto",
-    batch_size: int = 128,
-    dtype: Literal["float16", "float32"] = "float16",
-    maps: MapParameters = MapParameters(),
-    precision: Precision = "auto",
-    device: str = "auto",
-    devices: int = 1,
-    profile: str | None = None,
-    experiment: str | None = None,
-    opener: "LayerOpener | None" = None,
+    recipe: ExtractionRecipe, opener: "LayerOpener | None" = None, execution: Execution = Execution()
 ) -> OpenedLayer:
     """Return one layer of a model over a sample set at one noise level, computed only where no store has it.
 
     Args:
-        model: adapter name.
-        layer: hook point.
-        sigma: noise level, EDM units.
-        checkpoint: weights: a file, a folder or an address; None takes the adapter's own.
-        dataset: sample source, as `extract` takes it.
-        max_samples: use at most so many samples, stratified by class.
-        conditioning: none, label, uniform, prompt or auto, as `extract` takes it.
-        batch_size: samples a forward pass.
-        dtype: of stored activations.
-        maps: parameters of the map.
-        precision: of the forward pass.
-        device: auto, cpu, cuda, cuda:N or mps.
-        devices: number of devices for an extraction.
-        profile: tracking profile of mlruns_config.
-        experiment: MLflow experiment name.
+        recipe: of the extraction that would make it, of one layer and one noise level.
         opener: stores to look in; None: the profile's, the local cache, and the shared bucket if configured.
+        execution: how it is computed where no store has it.
 
     Raises:
         DiffViewsError: with the reason, for any input it refuses.
     """
-    opener = opener or LayerOpener.of_profile(profile, experiment)
-    adapter = load_model(model, checkpoint, device=device, precision=precision)
-    (name,), (level,) = choose_layers(adapter, (layer,)), check_sigmas((sigma,))
-    where = absolute(checkpoint)
-    samples = open_dataset(
-        dataset,
-        adapter,
-        opener.workspace,
-        maps=maps,
-        max_samples=max_samples,
-        checkpoint=where,
-        batch_size=batch_size,
-        devices=devices,
-    )
-    plan = ExtractionPlan(
-        adapter=adapter,
-        samples=samples,
-        dataset=dataset,
-        layers=(name,),
-        sigmas=(level,),
-        dtype=dtype,
-        batch_size=batch_size,
-        conditioning=resolve_conditioning(adapter, samples, conditioning),
-        maps=maps,
-        control=None,
-        checkpoint=where,
-    )
-    return opener.open(plan, (name, level), devices=devices)
+    opener = opener or LayerOpener.of_profile()
+    adapter = load_model(recipe, opener.workspace, device=execution.device)
+    samples = open_dataset(recipe, adapter, opener.workspace, devices=execution.devices)
+    plan = ExtractionPlan.of(recipe, adapter, samples)
+    if len(plan.keys) != 1:
+        raise ConfigError(f"{len(plan.keys)} layers and noise levels were asked for; open one layer at one level")
+    return opener.open(plan, plan.keys[0], execution)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +67,7 @@ class LayerOpener:
         workspace = open_workspace(profile, experiment, check_artifacts=False)
         return cls(workspace, LayerCache(), SharedLayers.configured())
 
-    def open(self, plan: ExtractionPlan, key: LayerKey, *, devices: int = 1) -> OpenedLayer:
+    def open(self, plan: ExtractionPlan, key: LayerKey, execution: Execution = Execution()) -> OpenedLayer:
         """Open one layer of a plan, from the nearest place that has it.
 
         Raises:
@@ -128,7 +77,7 @@ class LayerOpener:
         found = self.find(model, wanted) or self._from_legacy(plan, key)
         if found is not None:
             return found
-        ExtractionJob(plan, self.workspace, devices).run()
+        ExtractionJob(plan, self.workspace, execution).run()
         run_id = self.workspace.tracker.find_finished(wanted)
         entry = self._from_run(wanted)
         if entry is None:

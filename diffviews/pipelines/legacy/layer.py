@@ -59,7 +59,7 @@ class LegacyLayer:
             layer=self.key[0],
             sigma=self.key[1],
             dataset=self.plan.samples.digest,
-            maps=self.plan.maps,
+            maps=self.plan.recipe.maps,
             objects={ending: item.etag for ending, item in self.objects.items()},
         )
 
@@ -79,7 +79,7 @@ class LegacyLayer:
         samples = self.plan.samples.select(ids)
         axes = [name for name in AXES if name in table]
         activations = np.asarray(values).reshape(len(ids), *self._shape())
-        fitted = fit_given_map(activations, ids, table[axes].to_numpy(np.float32), self.plan.maps)
+        fitted = fit_given_map(activations, ids, table[axes].to_numpy(np.float32), self.plan.recipe.maps)
         title = map_title(self.plan.adapter.model_type, *self.key)
         measured = measure(fitted, samples, title=title)
         (folder / "map").mkdir()
@@ -153,7 +153,7 @@ class LegacyLayer:
             "layer": self.key[0],
             "layer_index": order.index(self.key[0]),
             "sigma": self.key[1],
-            "dataset": self.plan.dataset,
+            "dataset": self.plan.recipe.dataset,
             "params": {name: str(value) for name, value in self.plan.params().items()},
             "metrics": {name: value for name, value in metrics.items() if np.isfinite(value)},
         }

@@ -1,37 +1,25 @@
-"""What a generation is made from, by names and ids only, so that it travels as JSON and can be repeated."""
+"""The recipe of a generation: by names and ids only, so that it travels as JSON and can be repeated."""
 
-import json
 from collections import Counter
-from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal, Self
+from dataclasses import dataclass, field
+from typing import Literal
 
-from diffviews.errors import ConfigError, SchemaVersionError, SelectionError, unknown_name
-
-RECIPE_VERSION = 1
+from diffviews.core.interventions import Mode, Passes
+from diffviews.errors import ConfigError, SelectionError
+from diffviews.recipes.base import ModelRecipe
+from diffviews.recipes.sampling import Sampling
 
 Target = Literal["fixed", "matched"]
-Mode = Literal["replace", "add", "interpolate"]
-Passes = Literal["both", "conditional", "unconditional"]
-Sampler = Literal["heun", "euler", "renoise"]
-Schedule = Literal["auto", "karras", "model"]
-Precision = Literal["auto", "float32", "float16", "bfloat16"]
-NoiseMode = Literal["stochastic", "fixed", "zero"]
 
 
 @dataclass(frozen=True, slots=True)
-class GenerationRecipe:
+class GenerationRecipe(ModelRecipe):
     """One generation: a model, what masks it, and how it is sampled.
 
     Raises:
         ConfigError: for contradictory fields. SelectionError: for duplicate sample ids.
     """
 
-    model: str = "edm-digits"
-    """Adapter name."""
-    checkpoint: str | None = None
-    """Weights: a file, a folder or an address; None takes the adapter's own."""
-    precision: Precision = "auto"
-    """Floating-point format of the forward pass; auto is the adapter's choice for the device."""
     layer_run: str | None = None
     """Run id of the layer whose activations are averaged and on whose map the path is drawn."""
     map_run: str | None = None
@@ -66,32 +54,11 @@ class GenerationRecipe:
     """How many images."""
     seed: int | None = 0
     """Sample i starts from the noise of (seed, i); None draws a seed, which the run records."""
-    sampler: Sampler | None = None
-    """None takes the adapter's default; so do the steps, noise levels and guidance below."""
-    schedule: Schedule = "auto"
-    """`karras`: eq. 5 of Karras et al. 2022; `model`: the model's own discrete levels; auto: its own if it has any."""
-    num_steps: int | None = None
-    """Sampler steps."""
-    sigma_max: float | None = None
-    """First noise level."""
-    sigma_min: float | None = None
-    """Last noise level above 0."""
-    rho: float = 7.0
-    """Curvature of the schedule, Karras et al. 2022 eq. 5."""
-    guidance_scale: float | None = None
-    """Classifier-free guidance: 0 unconditional, 1 conditional, above 1 amplified."""
-    s_churn: float = 0.0
-    """Noise added over all steps of heun and euler, Karras et al. 2022 Alg. 2; 0 adds none."""
-    s_min: float = 0.0
-    """Least noise level at which churn adds noise."""
-    s_max: float | None = None
-    """Greatest noise level at which churn adds noise; None: no limit."""
-    s_noise: float = 1.0
-    """Factor on the noise that churn adds."""
-    noise_mode: NoiseMode = "stochastic"
-    """`stochastic`: noise by seed; `fixed`: the same, with seed 42 if none is given; `zero`: no noise at all."""
+    sampling: Sampling = field(default_factory=Sampling)
+    """How they are sampled."""
 
     def __post_init__(self) -> None:
+        ModelRecipe.__post_init__(self)
         if len(set(self.sample_ids)) < len(self.sample_ids):
             twice = min(s for s, count in Counter(self.sample_ids).items() if count > 1)
             raise SelectionError(f"sample {twice!r} is selected twice; an average takes each sample once")
@@ -118,29 +85,3 @@ class GenerationRecipe:
     def steps(self) -> tuple[int, int] | None:
         """Masked sampler steps [first, stop), or None for all."""
         return (0, self.mask_steps) if self.mask_steps is not None else self.window
-
-    def to_json(self) -> str:
-        """Return the recipe as a JSON document."""
-        return json.dumps({"schema": RECIPE_VERSION, **asdict(self)}, indent=2)
-
-    @classmethod
-    def from_json(cls, text: str) -> Self:
-        """Read a recipe; unknown fields and newer schemas are refused.
-
-        Raises:
-            SchemaVersionError: if another version wrote it. ConfigError: if a field is unknown.
-        """
-        values: dict[str, Any] = json.loads(text)
-        version = values.pop("schema", None)
-        if version != RECIPE_VERSION:
-            raise SchemaVersionError(
-                f"the recipe has schema {version!r}, this version reads {RECIPE_VERSION}; upgrade diffviews"
-            )
-        known = [field.name for field in fields(cls)]
-        for name in values:
-            if name not in known:
-                raise ConfigError(unknown_name("recipe field", name, known))
-        for name in ("sample_ids", "layers", "window", "channels", "region"):
-            if values.get(name) is not None:
-                values[name] = tuple(values[name])
-        return cls(**values)

@@ -1,0 +1,61 @@
+"""The recipe of an extraction."""
+
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
+
+from diffviews.errors import ConfigError
+from diffviews.processing.map_parameters import MapParameters
+from diffviews.recipes.base import ModelRecipe
+
+Conditioning = Literal["auto", "none", "label", "uniform", "prompt"]
+Dtype = Literal["float16", "float32"]
+Storage = Literal["full", "sketch"]
+"""What is kept of the activations: everything, or each layer's projection on its principal axes."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExtractionRecipe(ModelRecipe):
+    """One pass of one model over one sample set: which layers, at which noise levels, kept and mapped how.
+
+    Raises:
+        ConfigError: for impossible values.
+    """
+
+    ALWAYS_DETERMINING: ClassVar[tuple[str, ...]] = ("dtype", "batch_size", "conditioning", "precision", "maps")
+    NOT_DETERMINING: ClassVar[frozenset[str]] = frozenset(
+        {"model", "checkpoint", "dataset", "max_samples", "layers", "sigmas"}
+        | {"storage", "sketch_samples", "control_seeds", "control_windows"}
+    )
+
+    dataset: str = "digits"
+    """Sample source: digits, folder:<path>, parquet:<path>, lmdb:<path>, run:<id> or prompts:<path>, of which the
+    model makes an image each first."""
+    layers: tuple[str, ...] = ("all",)
+    """Hook points, or all."""
+    sigmas: tuple[float, ...] = (0.5, 2.0)
+    """Noise levels, EDM units."""
+    max_samples: int | None = None
+    """Use at most so many samples, stratified by class."""
+    conditioning: Conditioning = "auto"
+    """none, label, uniform or prompt; auto takes the prompts where there are any, else none where the model has an
+    unconditional pass."""
+    batch_size: int = 128
+    """Samples in one forward pass."""
+    dtype: Dtype = "float16"
+    """Of the stored activations; a layer that exceeds float16 is stored in float32."""
+    storage: Storage = "full"
+    """full keeps all activations; sketch keeps pca_components numbers a sample and layer, and captures anew the
+    samples that a mask needs."""
+    sketch_samples: int = 4096
+    """Samples, drawn at random, that a sketch's scaler and PCA are fitted on."""
+    maps: MapParameters = field(default_factory=MapParameters)
+    """Parameters of each layer's map."""
+    control_seeds: int = 0
+    """Generations per class for the control rate; 0 does not measure it."""
+    control_windows: bool = True
+    """Measure masks on the early and on the late half of the steps as well."""
+
+    def __post_init__(self) -> None:
+        ModelRecipe.__post_init__(self)
+        if self.batch_size < 1:
+            raise ConfigError(f"batch_size is {self.batch_size}; take 1 or more")
