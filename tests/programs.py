@@ -12,12 +12,13 @@ import sys
 from functools import cache
 from pathlib import Path
 
-BRING_CHROMIUM = "apt-get install chromium fonts-dejavu-core, or playwright install chromium"
-BRING_POSTGRES = "apt-get install postgresql"
-NO_CHROMIUM = f"no Chromium here; to bring it: {BRING_CHROMIUM}"
-NO_POSTGRES = f"no PostgreSQL here; to bring it: {BRING_POSTGRES}"
-PACKAGES = {"Chromium": ("chromium", "fonts-dejavu-core"), "PostgreSQL": ("postgresql",)}
-"""Debian's packages of each."""
+PACKAGES = {"Chromium": ("chromium", "fonts-dejavu-core", "libatomic1"), "PostgreSQL": ("postgresql",)}
+"""Debian's packages of each; Playwright's driver wants the last of Chromium's."""
+NO_CHROMIUM = (
+    f"no Chromium here that Playwright drives; to bring it: apt-get install {' '.join(PACKAGES['Chromium'])}, "
+    "or playwright install --with-deps chromium"
+)
+NO_POSTGRES = f"no PostgreSQL here; to bring it: apt-get install {' '.join(PACKAGES['PostgreSQL'])}"
 
 ASK_PLAYWRIGHT = """
 from playwright.sync_api import sync_playwright
@@ -29,12 +30,12 @@ with sync_playwright() as playwright:
 @cache
 def chromium() -> Path | None:
     """Return the browser: the system's, else the one that `playwright install` brought; None where there is none."""
-    for name in ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"):
-        if found := shutil.which(name):
-            return Path(found)
     asked = subprocess.run([sys.executable, "-c", ASK_PLAYWRIGHT], capture_output=True, text=True, check=False)
-    own = Path(asked.stdout.strip() or "nowhere")  # its driver may not even start on a bare machine
-    return own if own.exists() else None
+    if asked.returncode != 0:  # its driver does not start on a bare machine
+        return None
+    found = map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"))
+    places = [Path(place) for place in (*found, asked.stdout.strip()) if place]
+    return next((place for place in places if place.exists()), None)
 
 
 @cache

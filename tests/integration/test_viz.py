@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,9 @@ def test_dashboard_ends_with_the_command_that_serves_it(sign: signal.Signals, tm
     port = free_port()
     environment = dict(os.environ) | {"PYTHONPATH": str(ROOT), "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/mlflow.db"}
     command = [sys.executable, "-m", "diffviews", "viz", "--port", str(port), "--device", "cpu"]
-    program = subprocess.Popen(command, env=environment, cwd=tmp_path, stderr=subprocess.PIPE)
+    # A shell starts what runs in its background deaf to SIGINT, and so would be all that these tests start.
+    hearing = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    program = subprocess.Popen(command, env=environment, cwd=tmp_path, stderr=subprocess.PIPE, preexec_fn=hearing)
     try:
         deadline = time.monotonic() + 90
         while not listens(port):
