@@ -33,6 +33,8 @@ _UNREACHABLE = (*_NOT_ARRIVED, "NameResolutionError", "Max retries exceeded")
 _TOO_SLOW = ("timed out", "timeout")
 _DISK_FULL = ("No space left on device", "database or disk is full")
 _OVERLOADED = ("too many 429", "too many 502", "too many 503", "database is locked")
+_LOST_RACE = ('unique constraint "datasets', "UNIQUE constraint failed: datasets")
+"""Two runs name a new data set at once: MLflow undoes the slower one's transaction, and finds the row the next time."""
 # A file may be sent or fetched twice, so here a request that broke on its way is repeated as well.
 _BROKEN_TRANSFER = (
     *_TOO_SLOW, "Connection aborted", "Connection reset", "Connection broken", "IncompleteRead", "too many 500",
@@ -164,7 +166,7 @@ class Connection:
         from sqlalchemy.exc import SQLAlchemyError
 
         deadline = time.monotonic() + self._patience
-        signs = _NOT_ARRIVED + _OVERLOADED + (_BROKEN_TRANSFER if transfer else ())
+        signs = _NOT_ARRIVED + _OVERLOADED + _LOST_RACE + (_BROKEN_TRANSFER if transfer else ())
         attempts_left, pause = _TRANSFER_ATTEMPTS if transfer else 1, 0.2
         with self.limits(transfer=transfer):
             while True:

@@ -67,6 +67,14 @@ class Benchmark:
     """Measured only when it is named or large sizes are asked for."""
 
 
+def benchmark(
+    name: str, title: str, ours: str, alternative: str = "", target: Target | None = None,
+    *, unmet: str = "", large: bool = False,
+) -> Callable[[Callable[[Setting], Measurement]], Benchmark]:  # fmt: skip
+    """Make a benchmark of the function that measures it; the arguments are the fields of `Benchmark`."""
+    return lambda measure: Benchmark(name, title, ours, alternative, target, measure, unmet, large)
+
+
 @dataclass(frozen=True, slots=True)
 class Result:
     """One measured row, as it is logged and read back."""

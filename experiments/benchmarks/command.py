@@ -1,13 +1,13 @@
 """The `benchmark` job: measures, prints and logs, and writes the page from what is logged."""
 
 import contextlib
-import csv
-import io
 import logging
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import pandas as pd
 
 from diffviews.errors import ConfigError
 from diffviews.pipelines.workspace import Workspace, open_workspace
@@ -105,18 +105,20 @@ def metrics_of(result: Result) -> dict[str, float]:
 
 def csv_of(results: Sequence[Result]) -> str:
     """Return one line a row, spreads as three columns."""
-    lines = []
-    for result in results:
-        line: dict[str, object] = {"name": result.name, "target": result.target, "met": result.met}
-        for key in ("seconds", "alternative_seconds", "ratio"):
-            spread = getattr(result, key)
-            line |= {f"{key}{end}": spread and getattr(spread, name) for end, name in _ENDS.items()}
-        lines.append({**line, "note": result.note})
-    stream = io.StringIO()
-    writer = csv.DictWriter(stream, list(lines[0]) if lines else ["name"])
-    writer.writeheader()
-    writer.writerows(lines)
-    return stream.getvalue()
+    lines = [
+        {
+            "name": result.name, "target": result.target, "met": result.met,
+            **{
+                f"{key}{end}": spread and getattr(spread, name)
+                for key in ("seconds", "alternative_seconds", "ratio")
+                for spread in (getattr(result, key),)
+                for end, name in _ENDS.items()
+            },
+            "note": result.note,
+        }
+        for result in results
+    ]  # fmt: skip
+    return pd.DataFrame(lines).to_csv(index=False)
 
 
 _ENDS = {"": "median", "_low": "low", "_high": "high"}

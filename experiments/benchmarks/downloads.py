@@ -2,11 +2,10 @@
 
 import os
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from unittest.mock import patch
 
 from diffviews.data.storage.object_store import CONNECTIONS, ObjectStore
-from experiments.benchmarks.benchmark import Benchmark, Measurement, Setting
+from experiments.benchmarks.benchmark import Measurement, Setting, benchmark
 from experiments.benchmarks.measurement import Comparison, Measure, Target, interleave, seconds_of
 from experiments.benchmarks.slow_store import BUCKET, PREFIX, slow_store
 
@@ -15,10 +14,18 @@ EVERY = 8
 """One object in so many is fetched one at a time; the time is multiplied."""
 
 
-def measure_downloads(setting: Setting) -> Measurement:
+@benchmark(
+    "downloads",
+    "2,000 small objects from S3, every answer 50 ms late",
+    f"`ObjectStore.download_prefix` with {CONNECTIONS} connections",
+    f"one at a time, measured on every {EVERY}th object and multiplied by {EVERY}",
+    Target("speedup", 8),
+)
+def downloads(setting: Setting) -> Measurement:
     """Download a prefix of small objects, against one object after another."""
     count = setting.size(2000, 16)
-    with slow_store(count, SIZE, LATENCY if not setting.quick else 0.001) as address, _environment(_keys(address)):
+    late = 0.001 if setting.quick else LATENCY
+    with slow_store(count, SIZE, late) as address, patch.dict(os.environ, _keys(address)):
         store = ObjectStore(f"s3://{BUCKET}")
 
         def fetch(workers: int, step: int) -> Measure:
@@ -49,28 +56,3 @@ def _keys(address: str) -> dict[str, str]:
         "AWS_DEFAULT_REGION": "us-east-1",
         "NO_PROXY": "127.0.0.1",
     }
-
-
-@contextmanager
-def _environment(values: Mapping[str, str]) -> Iterator[None]:
-    """Set variables inside the block, as the client of the store reads its keys and address from there alone."""
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
-
-
-DOWNLOADS = Benchmark(
-    "downloads",
-    "2,000 small objects from S3, every answer 50 ms late",
-    f"`ObjectStore.download_prefix` with {CONNECTIONS} connections",
-    f"one at a time, measured on every {EVERY}th object and multiplied by {EVERY}",
-    Target("speedup", 8),
-    measure_downloads,
-)

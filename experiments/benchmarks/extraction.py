@@ -17,7 +17,7 @@ from diffviews.noise import sample_noise
 from diffviews.pipelines.capture import capture_activations
 from diffviews.pipelines.plan import ExtractionPlan
 from diffviews.recipes.extraction import ExtractionRecipe
-from experiments.benchmarks.benchmark import Benchmark, Measurement, Setting
+from experiments.benchmarks.benchmark import Measurement, Setting, benchmark
 from experiments.benchmarks.doubling import LINEAR, TWICE, TWICE_THE_HALF, measure_doubling
 from experiments.benchmarks.measurement import Measure, Target, interleave, seconds_of
 
@@ -53,7 +53,19 @@ def digits(count: int, resolution: int) -> SampleSet:
     )
 
 
-def measure_all_layers(setting: Setting) -> Measurement:
+@benchmark(
+    "extraction",
+    "all-layer extraction with storing, edm-digits, 1,797 samples, one sigma, CPU",
+    "all 16 layers captured in one pass a batch, stored as Zarr chunks with digests",
+    "the bare forward passes of the same batches",
+    Target("ratio", 1.15),
+    unmet=(
+        "A profile shows nine tenths of the time in the same passes, and what is left mostly in waiting for the thread "
+        "that writes: casting, digests and Zarr chunks of 166 kB a sample share two cores with the convolutions. Next: "
+        "sketches (`storage sketch`), which write a hundredth of it."
+    ),
+)
+def all_layers(setting: Setting) -> Measurement:
     """Extract every layer and store it, against the forward passes alone."""
     plan = _plan(setting.size(1797, 24))
     ours, theirs = extraction(plan, setting.folder), bare_passes(plan)
@@ -62,7 +74,19 @@ def measure_all_layers(setting: Setting) -> Measurement:
     return Measurement(compared, {"samples": len(plan.samples), "layers": len(plan.recipe.layers), "batch": BATCH})
 
 
-def measure_layer_by_layer(setting: Setting) -> Measurement:
+@benchmark(
+    "layer-by-layer",
+    "the same against one pass per layer, 512 samples",
+    "all 16 layers in one extraction",
+    "16 extractions of a layer each",
+    Target("speedup", 12.8),
+    unmet=(
+        "Both ways write the same bytes, so only passes are saved: with F for a pass and W for what writing adds, "
+        "the factor is (16 F + W) / (F + W), and it rises as the row above falls. Opening 16 arrays at once costs more "
+        "where samples are few."
+    ),
+)
+def layer_by_layer(setting: Setting) -> Measurement:
     """Extract every layer at once, against one extraction a layer."""
     plan = _plan(setting.size(512, 24))
     ours = extraction(plan, setting.folder)
@@ -74,7 +98,14 @@ def measure_layer_by_layer(setting: Setting) -> Measurement:
     return Measurement(compared, {"samples": len(plan.samples), "layers": len(plan.recipe.layers)}, target=target)
 
 
-def measure_growing(setting: Setting) -> Measurement:
+@benchmark(
+    "extraction-scaling",
+    "extraction of two layers of growing sets, edm-digits, CPU",
+    TWICE,
+    TWICE_THE_HALF,
+    LINEAR,
+)
+def growing(setting: Setting) -> Measurement:
     """Extract two layers of growing sets; doubling the set may double the time."""
     sizes = [3125, 6250, 12_500, *([25_000, 50_000, 100_000] if setting.large else [])]
     layers = ("encoder_bottleneck", "decoder_block_4")
@@ -118,37 +149,3 @@ def _noised(plan: ExtractionPlan) -> list[Tensor]:
         x0 = plan.adapter.encode(plan.samples.images_of(ids)).cpu()
         made.append((x0 + SIGMA * sample_noise(ids, tuple(x0.shape[1:]))).to(plan.adapter.device))
     return made
-
-
-ALL_LAYERS = Benchmark(
-    "extraction",
-    "all-layer extraction with storing, edm-digits, 1,797 samples, one sigma, CPU",
-    "all 16 layers captured in one pass a batch, stored as Zarr chunks with digests",
-    "the bare forward passes of the same batches",
-    Target("ratio", 1.15),
-    measure_all_layers,
-    "A profile shows nine tenths of the time in the same passes, and what is left mostly in waiting for the thread "
-    "that writes: casting, digests and Zarr chunks of 166 kB a sample share two cores with the convolutions. Next: "
-    "sketches (`storage sketch`), which write a hundredth of it.",
-)
-
-LAYER_BY_LAYER = Benchmark(
-    "layer-by-layer",
-    "the same against one pass per layer, 512 samples",
-    "all 16 layers in one extraction",
-    "16 extractions of a layer each",
-    Target("speedup", 12.8),
-    measure_layer_by_layer,
-    "Both ways write the same bytes, so only passes are saved: with F for a pass and W for what writing adds to it, "
-    "the factor is (16 F + W) / (F + W), and it rises as the row above falls. Opening 16 arrays at once costs more "
-    "where samples are few.",
-)
-
-GROWING = Benchmark(
-    "extraction-scaling",
-    "extraction of two layers of growing sets, edm-digits, CPU",
-    TWICE,
-    TWICE_THE_HALF,
-    LINEAR,
-    measure_growing,
-)

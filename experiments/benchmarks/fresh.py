@@ -1,7 +1,4 @@
-"""Measuring in a process of its own: start-up, first use, peak memory.
-
-A module that is measured this way can be run, `python -m MODULE WORDS`, and ends with `answer({...})`.
-"""
+"""Measuring in a process of its own: start-up, first use, peak memory."""
 
 import json
 import os
@@ -9,12 +6,14 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from diffviews.errors import DiffViewsError
+from experiments.benchmarks.measurement import Comparison, interleave
 
-_MARK = "benchmark-answer "
+Answer = Mapping[str, float]
+"""What a function that is measured in a process of its own found, by name."""
 _ROOT = Path(__file__).parents[2]
 
 
@@ -74,23 +73,41 @@ def own_store(folder: Path) -> dict[str, str]:
 
 
 def ask_fresh(
-    module: str, *words: str, environment: Mapping[str, str] | None = None, folder: Path | None = None
-) -> dict[str, float]:
-    """Run a module in a process of its own and return what it answered; `seconds_in_all` is its whole life.
+    function: Callable[..., Answer], *words: str, environment: Mapping[str, str] | None = None,
+    folder: Path | None = None,
+) -> Answer:  # fmt: skip
+    """Return what a module's function finds, called with these words in a process of its own, and its `peak_memory`.
 
     Raises:
-        FreshProcessError: if it fails or does not answer.
+        FreshProcessError: if it fails.
     """
-    seconds, said = run_fresh(["-m", module, *words], environment=environment, folder=folder)
-    lines = [line for line in said.splitlines() if line.startswith(_MARK)]
-    if not lines:
-        raise FreshProcessError(f"{module} did not answer; it wrote {said[-200:]!r}")
-    return {**json.loads(lines[-1].removeprefix(_MARK)), "seconds_in_all": seconds}
+    script = f"from {function.__module__} import {function.__name__} as f; from {__name__} import tell; tell(f)"
+    _, said = run_fresh(["-c", script, *words], environment=environment, folder=folder)
+    return dict(json.loads(said.strip().splitlines()[-1]))
 
 
-def answer(values: Mapping[str, float]) -> None:
-    """Tell the process that asked, `peak_memory` (bytes) included; to be called last."""
-    sys.stdout.write(f"{_MARK}{json.dumps({**values, 'peak_memory': peak_memory()})}\n")
+def tell(function: Callable[..., Answer]) -> None:
+    """Call a function with the words of the command line and tell the process that asked what it returned."""
+    found = function(*sys.argv[1:])
+    sys.stdout.write(f"\n{json.dumps({**found, 'peak_memory': peak_memory()})}\n")
+
+
+def in_turn(
+    ours: Callable[..., Answer], theirs: Callable[..., Answer], *words: str, repeats: int, theirs_repeats: int,
+    environment: Mapping[str, str] | None = None, folder: Path | None = None,
+) -> tuple[Comparison, Answer]:  # fmt: skip
+    """Compare the `seconds` that two functions find in fresh processes; return with it all that ours found first."""
+    first = dict[str, float]()
+
+    def ask(function: Callable[..., Answer]) -> float:
+        found = ask_fresh(function, *words, environment=environment, folder=folder)
+        first.update({} if first else found)
+        return found["seconds"]
+
+    compared = interleave(
+        lambda: ask(ours), lambda: ask(theirs), repeats=repeats, alternative_repeats=theirs_repeats
+    )
+    return compared, first
 
 
 def peak_memory() -> int:

@@ -63,4 +63,4 @@ def _benchmark(precision: str) -> Benchmark:
     )
 
 
-GPU_FLOAT32, GPU_FLOAT16, GPU_BFLOAT16 = map(_benchmark, ("float32", "float16", "bfloat16"))
+ON_GPU = tuple(map(_benchmark, ("float32", "float16", "bfloat16")))

@@ -6,7 +6,7 @@ import numpy as np
 
 from diffviews.processing.fitting import fit_map
 from diffviews.processing.umap_backend import expected_warnings_silenced, get_umap_class
-from experiments.benchmarks.benchmark import Benchmark, Measurement, Setting
+from experiments.benchmarks.benchmark import Measurement, Setting, benchmark
 from experiments.benchmarks.measurement import Target, interleave, seconds_of
 from experiments.benchmarks.synthetic import layer_like, sample_ids
 
@@ -14,7 +14,14 @@ TOLERANCE = 0.01
 """By which our map's trustworthiness may be lower."""
 
 
-def measure_map(setting: Setting) -> Measurement:
+@benchmark(
+    "map",
+    "map of 1,168 × 49,152 float32 (synthetic: rank 40, ten clusters, noise)",
+    "`fit_map`: scaler and PCA by the Gram matrix, exact neighbours, UMAP from principal coordinates",
+    "StandardScaler, PCA(50) and umap-learn, each called as usual",
+    Target("ratio", 0.5),
+)
+def wide_map(setting: Setting) -> Measurement:
     """Fit a map of 1,168 × 49,152 activations both ways and compare time and trustworthiness."""
     activations = layer_like(setting.size(1168, 64), setting.size(49_152, 512))
     embeddings = dict[str, np.ndarray]()
@@ -55,13 +62,3 @@ def trustworthiness(activations: np.ndarray, embedding: np.ndarray) -> float:
     from sklearn.preprocessing import StandardScaler
 
     return float(measure(StandardScaler().fit_transform(activations), embedding, n_neighbors=10))
-
-
-WIDE_MAP = Benchmark(
-    "map",
-    "map of 1,168 × 49,152 float32 (synthetic: rank 40, ten clusters, noise)",
-    "`fit_map`: scaler and PCA by the Gram matrix, exact neighbours, UMAP from principal coordinates",
-    "StandardScaler, PCA(50) and umap-learn, each called as usual",
-    Target("ratio", 0.5),
-    measure_map,
-)

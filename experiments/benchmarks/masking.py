@@ -9,13 +9,20 @@ from diffviews.adapters.registry import load_adapter
 from diffviews.core.generation import generate
 from diffviews.core.interventions import FixedTarget, Intervention
 from diffviews.core.request import GenerationRequest
-from experiments.benchmarks.benchmark import Benchmark, Measurement, Setting
+from experiments.benchmarks.benchmark import Measurement, Setting, benchmark
 from experiments.benchmarks.measurement import Target, interleave, seconds_of
 
 LAYER = "decoder_block_4"
 
 
-def measure_masked(setting: Setting) -> Measurement:
+@benchmark(
+    "masked",
+    "sampling with a `fixed` mask, baseline not counted; edm-digits, 64 samples, 18 steps of Heun, CPU",
+    "one layer replaced at every step",
+    "the same sampling without a mask",
+    Target("ratio", 1.05),
+)
+def masked(setting: Setting) -> Measurement:
     """Sample with one layer replaced by a fixed value, and without."""
     adapter = load_adapter("edm-digits", device="cpu")
     samples, steps = setting.size(64, 2), setting.size(18, 2)
@@ -34,13 +41,3 @@ def _sampling(
         class_labels=-1, num_samples=samples, num_steps=steps, seed=0, interventions=interventions, baseline=False
     )
     return lambda: generate(adapter, request)
-
-
-MASKED = Benchmark(
-    "masked",
-    "sampling with a `fixed` mask, baseline not counted; edm-digits, 64 samples, 18 steps of Heun, CPU",
-    "one layer replaced at every step",
-    "the same sampling without a mask",
-    Target("ratio", 1.05),
-    measure_masked,
-)

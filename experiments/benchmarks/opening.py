@@ -6,25 +6,27 @@ import time
 from diffviews.pipelines.extract import extract
 from diffviews.pipelines.workspace import open_workspace
 from diffviews.recipes import Execution, ExtractionRecipe
-from experiments.benchmarks.benchmark import Benchmark, Measurement, Setting
-from experiments.benchmarks.fresh import answer, ask_fresh, own_store
-from experiments.benchmarks.measurement import Target, interleave
+from experiments.benchmarks.benchmark import Measurement, Setting, benchmark
+from experiments.benchmarks.fresh import Answer, ask_fresh, in_turn, own_store
+from experiments.benchmarks.measurement import Target
 
 LAYER, SIGMA = "decoder_block_4", 2.0
 
 
-def measure_opening(setting: Setting) -> Measurement:
+@benchmark(
+    "opening",
+    "opening a logged layer to its first picture, local store, server up; 1,168 samples",
+    "`DataStore.open` and `LayerMap.picture` in a fresh process, drawing compiled as the server does when it starts",
+    "reading the activations and fitting the map again, umap compiled before",
+    Target("seconds", 1.0),
+)
+def opening(setting: Setting) -> Measurement:
     """Log a layer here; open and draw it in fresh processes, or fit its map again."""
-    variables = own_store(setting.folder)
-    ask_fresh(__name__, "log", str(setting.size(1168, 40)), environment=variables, folder=setting.folder)
-    answers = list[dict[str, float]]()
-
-    def ask(way: str) -> float:
-        answers.append(ask_fresh(__name__, way, environment=variables, folder=setting.folder))
-        return answers[-1]["seconds"]
-
-    compared = interleave(lambda: ask("open"), lambda: ask("refit"), repeats=setting.repeats, alternative_repeats=2)
-    first = answers[0]
+    store, folder = own_store(setting.folder), setting.folder
+    ask_fresh(log_layer, str(setting.size(1168, 40)), environment=store, folder=folder)
+    compared, first = in_turn(
+        open_and_draw, fit_again, repeats=setting.repeats, theirs_repeats=2, environment=store, folder=folder
+    )
     facts = {"samples": int(first["samples"]), "imports, s": round(first["imports"], 2)}
     facts |= {"opening the store and compiling the drawing, s": round(first["start"], 2)}
     return Measurement(
@@ -32,14 +34,14 @@ def measure_opening(setting: Setting) -> Measurement:
     )
 
 
-def log_layer(samples: int) -> None:
+def log_layer(samples: str) -> Answer:
     """Log one layer of edm-digits over so many digits."""
-    recipe = ExtractionRecipe(layers=(LAYER,), sigmas=(SIGMA,), max_samples=samples)
+    recipe = ExtractionRecipe(layers=(LAYER,), sigmas=(SIGMA,), max_samples=int(samples))
     extract(recipe, open_workspace(), Execution(device="cpu"))
-    answer({})
+    return {}
 
 
-def open_and_draw() -> None:
+def open_and_draw() -> Answer:
     """Do what the dashboard does when a layer is chosen, its server being up."""
     began = time.perf_counter()
     from diffviews.pipelines.workspace import open_workspace
@@ -57,13 +59,13 @@ def open_and_draw() -> None:
     layer_map = store.open(store.layer_run(extraction.run_id, LAYER, SIGMA))
     layer_map.picture(Window(*layer_map.bounds, 820, 540), layer_map.default_colour)
     ended = time.perf_counter()
-    answer({
+    return {
         "imports": imported - began, "start": started - imported, "seconds": ended - started,
         "samples": len(layer_map.table), "umap": float("umap" in sys.modules),
-    })  # fmt: skip
+    }  # fmt: skip
 
 
-def fit_again() -> None:
+def fit_again() -> Answer:
     """Read the layer's activations and fit its map anew, as opening a layer does without a logged projector."""
     from diffviews.pipelines.workspace import open_workspace
     from diffviews.processing.fitting import fit_map
@@ -76,20 +78,4 @@ def fit_again() -> None:
     began = time.perf_counter()
     reader = workspace.activations(layer)
     fit_map(reader, reader.sample_ids)
-    answer({"seconds": time.perf_counter() - began})
-
-
-OPENING = Benchmark(
-    "opening",
-    "opening a logged layer to its first picture, local store, server up; 1,168 samples",
-    "`DataStore.open` and `LayerMap.picture` in a fresh process, drawing compiled as the server does when it starts",
-    "reading the activations and fitting the map again, umap compiled before",
-    Target("seconds", 1.0),
-    measure_opening,
-)
-
-if __name__ == "__main__":
-    if sys.argv[1] == "log":
-        log_layer(int(sys.argv[2]))
-    else:
-        {"open": open_and_draw, "refit": fit_again}[sys.argv[1]]()
+    return {"seconds": time.perf_counter() - began}

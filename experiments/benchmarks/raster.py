@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from diffviews.data.pictures import encode_png
-from experiments.benchmarks.benchmark import Benchmark, Measurement, Row, Setting
+from experiments.benchmarks.benchmark import Benchmark, Measurement, Row, Setting, benchmark
 from experiments.benchmarks.measurement import Target, interleave, seconds_of
 from experiments.benchmarks.synthetic import CLUSTERS, cluster_of
 from panel_app.layer_map import LayerMap
@@ -70,7 +70,14 @@ def measure_drawing(setting: Setting, count: int) -> Measurement:
     return Measurement(compared, {"points": len(table), "slowest window, ms": max(times)}, rows)
 
 
-def measure_lookup(setting: Setting) -> Measurement:
+@benchmark(
+    "look-up",
+    "hover or click look-up at 10 M points",
+    "`LayerMap.row_near`, by the grid of cells",
+    "the distance to every point",
+    Target("seconds", 0.01),
+)
+def lookup(setting: Setting) -> Measurement:
     """Find the point under the pointer at many places."""
     layer_map = large_map(setting.size(10_000_000, 30_000))
     x, y = (layer_map.table[axis].to_numpy() for axis in "xy")
@@ -127,21 +134,10 @@ SLOW_DRAWING = (
     "which is what the page is sent."
 )
 
-DRAW_1M = Benchmark(
-    "draw-1m", "pan and zoom of 1 M points, server side with PNG", OURS, PLAIN, Target("seconds", 0.06),
-    partial(measure_drawing, count=1_000_000), SLOW_DRAWING,
+DRAWING = tuple(
+    Benchmark(
+        f"draw-{millions}m", f"pan and zoom of {millions} M points, server side with PNG", OURS, PLAIN,
+        Target("seconds", limit), partial(measure_drawing, count=millions * 1_000_000), SLOW_DRAWING,
+    )
+    for millions, limit in ((1, 0.06), (10, 0.2))
 )  # fmt: skip
-
-DRAW_10M = Benchmark(
-    "draw-10m", "pan and zoom of 10 M points, server side with PNG", OURS, PLAIN, Target("seconds", 0.2),
-    partial(measure_drawing, count=10_000_000), SLOW_DRAWING,
-)  # fmt: skip
-
-LOOKUP = Benchmark(
-    "look-up",
-    "hover or click look-up at 10 M points",
-    "`LayerMap.row_near`, by the grid of cells",
-    "the distance to every point",
-    Target("seconds", 0.01),
-    measure_lookup,
-)

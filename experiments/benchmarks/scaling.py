@@ -1,6 +1,5 @@
 """How time, memory and trustworthiness grow with the number of samples."""
 
-import sys
 import time
 from functools import partial
 
@@ -10,21 +9,26 @@ from diffviews.processing.fitting import fit_map
 from diffviews.processing.neighbors import exact_neighbors, near_neighbors
 from diffviews.processing.quality import map_quality
 from diffviews.processing.umap_backend import fitting, get_knn_class, warm_up
-from experiments.benchmarks.benchmark import Benchmark, Measurement, Row, Setting
+from experiments.benchmarks.benchmark import Measurement, Row, Setting, benchmark
 from experiments.benchmarks.doubling import LINEAR, TWICE, TWICE_THE_HALF, measure_doubling
-from experiments.benchmarks.fresh import answer, ask_fresh
+from experiments.benchmarks.fresh import Answer, ask_fresh
 from experiments.benchmarks.measurement import Comparison, interleave, seconds_of
 from experiments.benchmarks.synthetic import layer_like, sample_ids
 
 COLUMNS, NEIGHBORS = 512, 15
 
 
-def measure_maps(setting: Setting) -> Measurement:
+@benchmark(
+    "maps-scaling",
+    f"maps of growing sets, {COLUMNS} features, each in a fresh process with UMAP compiled",
+    "`fit_map` of the largest",
+)
+def maps(setting: Setting) -> Measurement:
     """Fit maps of growing sets, each in a process of its own."""
     sizes = [100, 200] if setting.quick else [1000, 10_000, 100_000, *([1_000_000] if setting.large else [])]
     rows, seconds = list[Row](), list[float]()
     for size in sizes:
-        found = ask_fresh(__name__, "map", str(size))
+        found = ask_fresh(make_map, str(size))
         seconds.append(found["seconds"])
         rows.append({
             "samples": size,
@@ -37,7 +41,14 @@ def measure_maps(setting: Setting) -> Measurement:
     return Measurement(Comparison((seconds[-1],)), {"features": COLUMNS}, rows)
 
 
-def measure_projection(setting: Setting) -> Measurement:
+@benchmark(
+    "projection-scaling",
+    "placing growing sets on a map of 2,000 × 4,096",
+    TWICE,
+    TWICE_THE_HALF,
+    LINEAR,
+)
+def projection(setting: Setting) -> Measurement:
     """Place growing sets on a map of fixed size; doubling the set may double the time."""
     width = setting.size(4096, 64)
     projector = fit_map(layer_like(setting.size(2000, 64), width), sample_ids(setting.size(2000, 64))).projector
@@ -49,7 +60,13 @@ def measure_projection(setting: Setting) -> Measurement:
     )
 
 
-def measure_neighbors(setting: Setting) -> Measurement:
+@benchmark(
+    "neighbours",
+    "exact neighbours among themselves, 50 dimensions",
+    "`exact_neighbors` of the largest set",
+    "scikit-learn's NearestNeighbors, algorithm brute",
+)
+def neighbours(setting: Setting) -> Measurement:
     """Find exact neighbours, against scikit-learn's brute force."""
     rows = list[Row]()
     for size in [100, 200] if setting.quick else [2000, 10_000, *([50_000] if setting.large else [])]:
@@ -90,9 +107,10 @@ def _disagreement(ours: np.ndarray, with_self: np.ndarray) -> float:
     return float(np.mean(others)) / ours.shape[1]
 
 
-def make_map(size: int) -> None:
+def make_map(samples: str) -> Answer:
     """Fit one map and tell its time and memory."""
     warm_up()
+    size = int(samples)
     activations, ids = layer_like(size, COLUMNS), sample_ids(size)
     began = time.perf_counter()
     fitted = fit_map(activations, ids)
@@ -102,35 +120,4 @@ def make_map(size: int) -> None:
         near_neighbors(fitted.projector.pca_points, NEIGHBORS)
         neighbors = time.perf_counter() - began
     quality = map_quality(fitted).summary["trustworthiness"]
-    answer({"seconds": seconds, "neighbors": neighbors, "trustworthiness": quality})
-
-
-MAPS = Benchmark(
-    "maps-scaling",
-    f"maps of growing sets, {COLUMNS} features, each in a fresh process with UMAP compiled",
-    "`fit_map` of the largest",
-    "",
-    None,
-    measure_maps,
-)
-
-PROJECTION = Benchmark(
-    "projection-scaling",
-    "placing growing sets on a map of 2,000 × 4,096",
-    TWICE,
-    TWICE_THE_HALF,
-    LINEAR,
-    measure_projection,
-)
-
-KNN = Benchmark(
-    "neighbours",
-    "exact neighbours among themselves, 50 dimensions",
-    "`exact_neighbors` of the largest set",
-    "scikit-learn's NearestNeighbors, algorithm brute",
-    None,
-    measure_neighbors,
-)
-
-if __name__ == "__main__":
-    make_map(int(sys.argv[2]))
+    return {"seconds": seconds, "neighbors": neighbors, "trustworthiness": quality}

@@ -1,18 +1,16 @@
 """A million samples by sketches: time, memory and disk, by straight lines through two measured extractions."""
 
-import sys
 import threading
 import time
-from collections.abc import Mapping
 from pathlib import Path
 
 from diffviews.adapters.registry import load_adapter
 from diffviews.pipelines.extract import extract
 from diffviews.pipelines.workspace import open_workspace
 from diffviews.recipes import Execution, ExtractionRecipe
-from experiments.benchmarks.benchmark import Benchmark, Measurement, Row, Setting
+from experiments.benchmarks.benchmark import Measurement, Row, Setting, benchmark
 from experiments.benchmarks.extraction import SIGMA, digits
-from experiments.benchmarks.fresh import answer, ask_fresh, own_store, peak_memory
+from experiments.benchmarks.fresh import Answer, ask_fresh, own_store, peak_memory
 from experiments.benchmarks.measurement import Comparison, Target
 
 SIZES, WANTED = (5000, 50_000), 1_000_000
@@ -22,10 +20,17 @@ NIGHT, MEMORY, DISK = 12 * 3600.0, 4e9, 2e9
 SAMPLE_SET, MAP = "samples.parquet", "projector.safetensors"
 LOOK_EVERY = 0.2
 
-Found = Mapping[str, float]
 
-
-def measure_sketch(setting: Setting) -> Measurement:
+@benchmark(
+    "sketch",
+    "a million samples of digits-size as sketches, all 16 layers, one sigma, CPU: by straight lines through 5,000 "
+    "and 50,000",
+    "`extract --storage sketch`, a process of its own: fit, capture, maps of all samples, measures, logging",
+    "",
+    Target("seconds", NIGHT),
+    large=True,
+)
+def sketch(setting: Setting) -> Measurement:
     """Extract all layers of two sets, each in a process of its own, and draw the lines to a million."""
     sizes, layers = ((40, 80), "midblock") if setting.quick else (SIZES, "all")
     found = [_measured(size, layers, setting.folder / str(size)) for size in sizes]
@@ -49,10 +54,10 @@ def measure_sketch(setting: Setting) -> Measurement:
     return Measurement(Comparison((million["seconds"],)), facts, rows, failure=" ".join(over))
 
 
-def _measured(size: int, layers: str, folder: Path) -> dict[str, float]:
+def _measured(size: int, layers: str, folder: Path) -> Answer:
     folder.mkdir()
     digits(size, load_adapter("edm-digits", device="cpu").resolution).write_parquet(folder / SAMPLE_SET)
-    return ask_fresh(__name__, layers, environment=own_store(folder), folder=folder)
+    return ask_fresh(extract_here, layers, environment=own_store(folder), folder=folder)
 
 
 def _extended(sizes: tuple[int, int], values: tuple[float, float]) -> float:
@@ -61,7 +66,7 @@ def _extended(sizes: tuple[int, int], values: tuple[float, float]) -> float:
     return values[1] + slope * (WANTED - sizes[1])
 
 
-def _row(samples: str, found: Found) -> Row:
+def _row(samples: str, found: Answer) -> Row:
     return {
         "samples": samples,
         "in all, min": round(found["seconds"] / 60, 1),
@@ -126,7 +131,7 @@ def _forget_peak() -> None:
         place.write_text("5")
 
 
-def extract_here(layers: str) -> None:
+def extract_here(layers: str) -> Answer:
     """Extract layers of the folder's sample set as sketches, and tell what that took."""
     folder = Path.cwd()
     with Watch(folder) as watch:
@@ -136,7 +141,7 @@ def extract_here(layers: str) -> None:
         extract(recipe, open_workspace(), Execution(device="cpu"))
         seconds = time.perf_counter() - began
     maps = _map_seconds()
-    answer({
+    return {
         "seconds": seconds,
         "capture_seconds": seconds - maps,
         "map_seconds": maps,
@@ -145,7 +150,7 @@ def extract_here(layers: str) -> None:
         "disk_running": watch.most_disk,
         "disk": sum(sizes_below(folder).values()),
         "sample_set": (folder / SAMPLE_SET).stat().st_size,
-    })  # fmt: skip
+    }
 
 
 def _map_seconds() -> float:
@@ -155,18 +160,3 @@ def _map_seconds() -> float:
     first = min(record.start_time for record in catalog.layers(extraction.run_id))
     assert extraction.end_time is not None  # as it is finished
     return (extraction.end_time - first).total_seconds()
-
-
-SKETCH = Benchmark(
-    "sketch",
-    "a million samples of digits-size as sketches, all 16 layers, one sigma, CPU: by straight lines through 5,000 "
-    "and 50,000",
-    "`extract --storage sketch`, a process of its own: fit, capture, maps of all samples, measures, logging",
-    "",
-    Target("seconds", NIGHT),
-    measure_sketch,
-    large=True,
-)
-
-if __name__ == "__main__":
-    extract_here(sys.argv[1])

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from experiments.benchmarks.benchmark import Benchmark, Measurement, Row, Setting
+from experiments.benchmarks.benchmark import Measurement, Row, Setting, benchmark
 from experiments.benchmarks.fresh import run_fresh
 from experiments.benchmarks.measurement import Comparison, Target, interleave
 
@@ -16,7 +16,14 @@ IMPORTS = {
 """What is imported, in words, and the module."""
 
 
-def measure_help(setting: Setting) -> Measurement:
+@benchmark(
+    "help",
+    "`diffviews --help`",
+    "the whole process",
+    "a process that imports one job's code first",
+    Target("seconds", 0.5),
+)
+def help_text(setting: Setting) -> Measurement:
     """Run `diffviews --help`, against a command line that imports the code of its commands."""
     ours, theirs = _run("-m", "diffviews", "--help"), _run("-c", "import diffviews.cli, diffviews.pipelines.extract")
     ours(), theirs()
@@ -25,7 +32,13 @@ def measure_help(setting: Setting) -> Measurement:
     )
 
 
-def measure_imports(setting: Setting) -> Measurement:
+@benchmark(
+    "import",
+    "import times, whole process",
+    "`import diffviews`",
+    "starting Python",
+)
+def imports(setting: Setting) -> Measurement:
     """Import each part in fresh processes."""
     chosen = dict(list(IMPORTS.items())[: setting.size(len(IMPORTS), 2)])
     runs = {words: _run("-c", f"import {module}" if module else "pass") for words, module in chosen.items()}
@@ -39,22 +52,3 @@ def measure_imports(setting: Setting) -> Measurement:
 
 def _run(*words: str) -> Callable[[], float]:
     return lambda: run_fresh(words)[0]
-
-
-HELP = Benchmark(
-    "help",
-    "`diffviews --help`",
-    "the whole process",
-    "a process that imports one job's code first",
-    Target("seconds", 0.5),
-    measure_help,
-)
-
-IMPORT = Benchmark(
-    "import",
-    "import times, whole process",
-    "`import diffviews`",
-    "starting Python",
-    None,
-    measure_imports,
-)

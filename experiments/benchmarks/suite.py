@@ -8,47 +8,26 @@ from pathlib import Path
 
 from diffviews.errors import ConfigError, DiffViewsError, unknown_name
 from experiments.benchmarks.benchmark import Benchmark, Result, Setting
-from experiments.benchmarks.demo import DEMO
-from experiments.benchmarks.downloads import DOWNLOADS
-from experiments.benchmarks.extraction import ALL_LAYERS, GROWING, LAYER_BY_LAYER
-from experiments.benchmarks.gpu_extraction import GPU_BFLOAT16, GPU_FLOAT16, GPU_FLOAT32
-from experiments.benchmarks.maps import WIDE_MAP
-from experiments.benchmarks.masking import MASKED
-from experiments.benchmarks.opening import OPENING
-from experiments.benchmarks.placing import PATH
-from experiments.benchmarks.raster import DRAW_1M, DRAW_10M, LOOKUP
-from experiments.benchmarks.scaling import KNN, MAPS, PROJECTION
-from experiments.benchmarks.sketching import SKETCH
-from experiments.benchmarks.startup import HELP, IMPORT
+from experiments.benchmarks.demo import demo
+from experiments.benchmarks.downloads import downloads
+from experiments.benchmarks.extraction import all_layers, growing, layer_by_layer
+from experiments.benchmarks.gpu_extraction import ON_GPU
+from experiments.benchmarks.maps import wide_map
+from experiments.benchmarks.masking import masked
+from experiments.benchmarks.opening import opening
+from experiments.benchmarks.placing import path
+from experiments.benchmarks.raster import DRAWING, lookup
+from experiments.benchmarks.scaling import maps, neighbours, projection
+from experiments.benchmarks.sketching import sketch
+from experiments.benchmarks.startup import help_text, imports
 
 logger = logging.getLogger(__name__)
 
-SUITE: Mapping[str, Benchmark] = {
-    benchmark.name: benchmark
-    for benchmark in (
-        ALL_LAYERS,
-        GPU_FLOAT32,
-        GPU_FLOAT16,
-        GPU_BFLOAT16,
-        LAYER_BY_LAYER,
-        WIDE_MAP,
-        PATH,
-        OPENING,
-        DRAW_1M,
-        DRAW_10M,
-        LOOKUP,
-        MASKED,
-        DOWNLOADS,
-        HELP,
-        DEMO,
-        SKETCH,
-        GROWING,
-        PROJECTION,
-        KNN,
-        MAPS,
-        IMPORT,
-    )
-}
+_PAGE = (
+    all_layers, *ON_GPU, layer_by_layer, wide_map, path, opening, *DRAWING, lookup, masked, downloads, help_text, demo,
+    sketch, growing, projection, neighbours, maps, imports,
+)  # fmt: skip
+SUITE: Mapping[str, Benchmark] = {found.name: found for found in _PAGE}
 
 
 def choose(names: Sequence[str], *, large: bool = False) -> list[Benchmark]:

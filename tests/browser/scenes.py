@@ -55,6 +55,7 @@ class Stage:
         return self
 
     def ready(self):
+        expect(self.element).to_have_count(1)  # of two views that take turns, the one that goes stays for a moment
         expect(self.element).to_be_visible()
         boxes = []
         self.explorer.wait(lambda: boxes.append(self.box) or boxes[-10:] == [boxes[-1]] * 10)  # the page settles late

@@ -6,7 +6,7 @@ import pytest
 
 from experiments.benchmarks import sketching
 from experiments.benchmarks.benchmark import Result, Setting
-from experiments.benchmarks.sketching import MAP, SAMPLE_SET, SKETCH, Watch, measure_sketch, sizes_below
+from experiments.benchmarks.sketching import MAP, SAMPLE_SET, Watch, sizes_below, sketch
 
 
 def found(size, *, seconds=0.01, disk=1500.0, memory=2000.0):
@@ -26,7 +26,7 @@ def found(size, *, seconds=0.01, disk=1500.0, memory=2000.0):
 def measured(monkeypatch, tmp_path):
     def measure(**changes):
         monkeypatch.setattr(sketching, "_measured", lambda size, *_: found(size, **changes))
-        return Result.of(SKETCH, measure_sketch(Setting(tmp_path)))
+        return Result.of(sketch, sketch.measure(Setting(tmp_path)))
 
     return measure
 

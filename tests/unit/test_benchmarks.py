@@ -159,17 +159,13 @@ def test_doubling_compares_the_costliest_doubling_with_twice_its_half():
 def test_failed_process_is_quoted():
     with pytest.raises(FreshProcessError, match="ended with status 3: ouch"):
         run_fresh(["-c", "import sys; sys.stderr.write('ouch'); sys.exit(3)"])
-    with pytest.raises(FreshProcessError, match="did not answer"):
-        ask_fresh("this")
 
 
 def test_fresh_process_tells_its_own_memory_and_runs_this_code_from_anywhere(tmp_path):
     held = bytearray(200_000_000)
-    script = "import experiments.benchmarks.fresh as f; f.answer({'found': 1.0})"
-    _, said = run_fresh(["-c", script], folder=tmp_path)
-    answer = json.loads(said.partition(" ")[2])
-    assert answer["found"] == 1.0
-    assert 1_000_000 < answer["peak_memory"] < len(held)
+    found = ask_fresh(json.loads, '{"found": 1.0}', folder=tmp_path)
+    assert found["found"] == 1.0
+    assert 1_000_000 < found["peak_memory"] < len(held)
 
 
 def test_measured_jobs_log_to_a_store_of_their_own(tmp_path):

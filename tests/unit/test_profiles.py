@@ -282,7 +282,12 @@ def failing(times, message):
 
 
 @pytest.mark.parametrize(
-    "message", ["(sqlite3.OperationalError) database is locked", "... too many 503 error responses"]
+    "message",
+    [
+        "(sqlite3.OperationalError) database is locked",
+        "... too many 503 error responses",
+        '(psycopg.errors.UniqueViolation) duplicate key value violates unique constraint "datasets_pk"',
+    ],
 )
 def test_request_that_changed_nothing_is_tried_again(prepared, message):
     operation, calls = failing(2, message)
