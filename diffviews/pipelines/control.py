@@ -73,10 +73,6 @@ class ControlExperiment:
         }
         return {**rates, "control_baseline": self.baseline, "control_seeds": float(len(self._wanted))}
 
-    def measure_rows(self, layer: str, activations: np.ndarray) -> dict[str, float]:
-        """Return what `measure` does, from all activations of a layer, (N, *layer_shape)."""
-        return self.measure(layer, lambda rows: activations[rows])
-
     def _land(self, layer: str | None, targets: torch.Tensor | None, window: tuple[int, int] | None) -> np.ndarray:
         """Return the class in which each generation lands, (N,)."""
         landed = []

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from diffviews.errors import SelectionError, ShapeError
+from diffviews.errors import ShapeError
 from diffviews.processing.all_distances import excess_and_widths
 from diffviews.processing.fitting import FittedMap
 from diffviews.processing.neighbors import exact_neighbors, near_neighbors, shared_counts
@@ -38,7 +38,10 @@ def map_quality(fitted: FittedMap, labels: Sequence[Any] | np.ndarray | None = N
     """Measure a fitted map.
 
     * trustworthiness, continuity (Venna & Kaski 2001): 1 when the map shows no false neighbours, and
-      tears no true ones apart; k = 10.
+      tears no true ones apart; k = 10. trustworthiness = 1 − 2 / (N k (2N − 3k − 1)) Σᵢ Σ_{j among i's k
+      nearest on the map} max(0, r(i, j) − k), r the rank of j by distance from i in PCA space; continuity the
+      same with the spaces exchanged. A rank counts the points that are nearer, so that equally near ones share
+      the better one.
     * knn_accuracy_activation, knn_accuracy_map: share of samples whose class is the commonest among their
       10 nearest others, in PCA space and on the map.
     * silhouette, silhouette_map (Rousseeuw 1987) by class, in PCA space and on the map.
@@ -59,7 +62,7 @@ def map_quality(fitted: FittedMap, labels: Sequence[Any] | np.ndarray | None = N
     high = _leading_neighbors(fitted, k)
     low = exact_neighbors(projector.embedding, k)[0]
     classes = _class_numbers(labels, count)
-    preserved = neighborhood_preservation(high, low)
+    preserved = (shared_counts(high, low) / k).astype(np.float32)
     sample = quality_sample(count)
     ranks = _mean_measures(fitted, (high, low), classes, sample, metric)
     summary = {
@@ -87,31 +90,6 @@ def quality_sample(count: int) -> np.ndarray:
     if count <= MAX_POINTS:
         return np.arange(count)
     return np.linspace(0, count - 1, MAX_POINTS).astype(np.int64)
-
-
-def trustworthiness_and_continuity(
-    high: np.ndarray, low: np.ndarray, k: int = QUALITY_NEIGHBORS, *, metric: str = "euclidean"
-) -> tuple[float, float]:
-    """Return both measures of a map `low` (N, n) of points `high` (N, d), for k < N / 2.
-
-    trustworthiness = 1 − 2 / (N k (2N − 3k − 1)) Σᵢ Σ_{j among i's k nearest on the map} max(0, r(i, j) − k),
-    r the rank of j by distance from i in `high`; continuity the same with the spaces exchanged. The
-    rank counts the points that are nearer, so that equally near ones share the better rank.
-
-    Raises:
-        SelectionError: if k is not below N / 2.
-    """
-    if not 1 <= k < len(high) / 2:
-        raise SelectionError(f"{k} neighbours were asked for; ask for fewer than half of {len(high)} samples")
-    neighbors = (exact_neighbors(high, k, metric=metric)[0], exact_neighbors(low, k)[0])
-    excess, _ = excess_and_widths((high, low), neighbors, np.arange(len(high)), metrics=(metric, "euclidean"))
-    false, torn = 1 - excess * _excess_scale(len(high), len(high), k)
-    return float(false), float(torn)
-
-
-def neighborhood_preservation(high: np.ndarray, low: np.ndarray) -> np.ndarray:
-    """Return the share of each row's neighbours `high` (N, k) that are among `low` (N, k), (N,) float32."""
-    return (shared_counts(high, low) / high.shape[1]).astype(np.float32)
 
 
 def knn_accuracy(neighbors: np.ndarray, classes: np.ndarray) -> float:
@@ -175,16 +153,13 @@ def _mean_measures(
     excess, widths = excess_and_widths(
         (projector.pca_points, projector.embedding), neighbors, sample, metrics=(metric, "euclidean"), classes=classes
     )
-    scale = _excess_scale(len(projector), len(sample), k)
+    count = len(projector)
+    scale = 2.0 / (len(sample) * k * (2 * count - 3 * k - 1))
     result = {"trustworthiness": float(1 - excess[0] * scale), "continuity": float(1 - excess[1] * scale)}
     if classes is not None:
         labelled = max(int(np.count_nonzero(classes[sample] >= 0)), 1)
         result["silhouette"], result["silhouette_map"] = (widths / labelled).tolist()
     return result
-
-
-def _excess_scale(count: int, sampled: int, k: int) -> float:
-    return 2.0 / (sampled * k * (2 * count - 3 * k - 1))
 
 
 def _leading_neighbors(fitted: FittedMap, k: int) -> np.ndarray:

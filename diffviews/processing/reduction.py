@@ -1,7 +1,7 @@
 """StandardScaler and PCA of a wide matrix, by its smaller side, in float32 blocks."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, TypeVar
 
 import numpy as np
@@ -26,8 +26,8 @@ LEADING = 3
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Reduction:
-    """A fitted scaler and PCA, and the points they make of the data they were fitted on."""
+class PrincipalAxes:
+    """A fitted scaler and PCA."""
 
     mean: np.ndarray
     """(D,) float32 of each feature."""
@@ -35,16 +35,28 @@ class Reduction:
     """(D,) float32 that each feature is divided by; 1 for one that does not vary, as in scikit-learn."""
     components: np.ndarray | None
     """(d, D) float32, orthonormal, the largest loading of each positive; None: no PCA."""
-    points: np.ndarray
-    """(N, d) float32; without PCA (N, D)."""
-    leading: np.ndarray
-    """(N, ≤ 3) float32 first principal coordinates."""
     eigenvalues: np.ndarray
     """Variances along all principal axes, descending, float64."""
     explained_variance_ratio: np.ndarray
     """(d,) float64 share of the total variance; without PCA of all axes known."""
     spectrum_rows: int
-    """Number of rows that `eigenvalues` were computed from: N, or fewer for very large data."""
+    """Number of rows that `eigenvalues` were computed from: all, or fewer for very large data."""
+
+    def with_points(self, points: np.ndarray, leading: np.ndarray | None = None) -> "Reduction":
+        """Return it with points (N, d) that it makes of data, and their first principal coordinates if they differ."""
+        own = {each.name: getattr(self, each.name) for each in fields(PrincipalAxes)}
+        leading = points if leading is None else leading
+        return Reduction(**own, points=points, leading=np.ascontiguousarray(leading[:, :LEADING]))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Reduction(PrincipalAxes):
+    """A fitted scaler and PCA, and the points they make of data."""
+
+    points: np.ndarray
+    """(N, d) float32; without PCA (N, D)."""
+    leading: np.ndarray
+    """(N, ≤ 3) float32 first principal coordinates."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -87,16 +99,8 @@ def reduce_activations(activations: Any, components: int | None = 50, *, normali
     else:
         kept, points = axes.components[:components], np.ascontiguousarray(axes.points[:, :components])
         ratio = np.var(points, axis=0, dtype=np.float64, ddof=1) / axes.total
-    return Reduction(
-        mean=axes.mean,
-        scale=axes.scale,
-        components=kept,
-        points=points,
-        leading=np.ascontiguousarray(axes.points[:, :LEADING]),
-        eigenvalues=axes.eigenvalues,
-        explained_variance_ratio=ratio,
-        spectrum_rows=axes.spectrum_rows,
-    )
+    fitted = PrincipalAxes(axes.mean, axes.scale, kept, axes.eigenvalues, ratio, axes.spectrum_rows)
+    return fitted.with_points(points, axes.points)
 
 
 def _principal_axes(source: ActivationSource, count: int, normalize: bool) -> _Axes:

@@ -1,15 +1,12 @@
 """How alike two layers are: linear CKA from Gram matrices of the same samples."""
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping
 from typing import Any, TypeVar
 
 import numpy as np
 
-from diffviews.errors import SelectionError, ShapeError
+from diffviews.errors import ShapeError
 from diffviews.processing.blocks import ActivationSource
-
-MAX_SAMPLES = 1000
-"""Samples that CKA is computed from, evenly spaced among those all layers have."""
 
 Name = TypeVar("Name", bound=Hashable)
 
@@ -31,32 +28,6 @@ def linear_cka(first: Any, second: Any) -> float:
         ShapeError: if they have different numbers of samples.
     """
     return float(cka_from_grams({"first": centered_gram(first), "second": centered_gram(second)})[1][0, 1])
-
-
-def cka_matrix(
-    layers: Mapping[Name, Any],
-    sample_ids: Mapping[Name, Sequence[str]] | None = None,
-    *,
-    max_samples: int = MAX_SAMPLES,
-) -> tuple[list[Name], np.ndarray]:
-    """Return the names and the linear CKA of every pair of layers, (L, L) float64.
-
-    One layer is read at a time; only its Gram matrix, at most max_samples², is kept.
-
-    Args:
-        layers: activations (N, *shape) by name.
-        sample_ids: of each layer's rows; rows are then paired by id and only common samples used. None:
-            row i is the same sample in all layers.
-        max_samples: evenly spaced samples used, at most.
-
-    Raises:
-        ShapeError: if numbers of rows differ and no ids say which is which.
-        SelectionError: if fewer than 2 samples are common.
-    """
-    rows = _common_rows(layers, sample_ids, max_samples)
-    return cka_from_grams({
-        name: centered_gram(ActivationSource(values).selected(rows[name])) for name, values in layers.items()
-    })
 
 
 def centered_gram(activations: Any) -> np.ndarray:
@@ -90,20 +61,3 @@ def cka_from_grams(grams: Mapping[Name, np.ndarray]) -> tuple[list[Name], np.nda
 def _unit(gram: np.ndarray) -> np.ndarray:
     norm = np.linalg.norm(gram.astype(np.float64))
     return gram / norm if norm > 0 else np.full_like(gram, np.nan)
-
-
-def _common_rows(
-    layers: Mapping[Name, Any], sample_ids: Mapping[Name, Sequence[str]] | None, max_samples: int
-) -> dict[Name, np.ndarray]:
-    if sample_ids is None:
-        counts = {len(values) for values in layers.values()}
-        if len(counts) > 1:
-            raise ShapeError(f"layers have {sorted(counts)} rows; give sample_ids to pair them")
-        places = {name: {row: row for row in range(max(counts, default=0))} for name in layers}
-    else:
-        places = {name: {key: row for row, key in enumerate(sample_ids[name])} for name in layers}  # type: ignore[misc]
-    shared = [key for key in next(iter(places.values()), {}) if all(key in known for known in places.values())]
-    if len(shared) < 2:
-        raise SelectionError(f"layers have {len(shared)} samples in common; CKA needs 2 or more")
-    picked = np.unique(np.linspace(0, len(shared) - 1, min(len(shared), max_samples)).astype(np.int64))
-    return {name: np.array([known[shared[place]] for place in picked]) for name, known in places.items()}

@@ -19,7 +19,7 @@ from diffviews.processing.map_parameters import MapParameters
 from diffviews.processing.neighbors import exact_neighbors, shared_counts
 from diffviews.processing.projector import Projector
 from diffviews.processing.quality import knn_accuracy
-from diffviews.processing.reduction import LEADING, Reduction, reduce_activations
+from diffviews.processing.reduction import PrincipalAxes, Reduction, reduce_activations
 from diffviews.processing.umap_backend import fitting
 
 FORMAT = "diffviews.sketch-fit"
@@ -27,21 +27,10 @@ _ARRAYS = ("mean", "scale", "components", "eigenvalues", "explained_variance_rat
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Sketch:
+class Sketch(PrincipalAxes):
     """A scaler and a PCA fitted on some of the samples."""
 
-    mean: np.ndarray
-    """(D,) float32."""
-    scale: np.ndarray
-    """(D,) float32."""
     components: np.ndarray
-    """(d, D) float32, orthonormal."""
-    eigenvalues: np.ndarray
-    """Variances along all principal axes, descending, float64."""
-    explained_variance_ratio: np.ndarray
-    """(d,) float64."""
-    spectrum_rows: int
-    """Number of rows that the spectrum was computed from."""
     rows: int
     """Number of samples it was fitted on."""
     loss: Mapping[str, float] = field(default_factory=dict)
@@ -56,23 +45,17 @@ class Sketch:
 
     def project(self, activations: np.ndarray) -> np.ndarray:
         """Return the vectors (n, d) float32 of activations (n, *layer_shape)."""
-        standardised = activations.reshape(len(activations), -1).astype(np.float32) - self.mean
-        standardised /= self.scale
-        return standardised @ self.components.T
+        return self.standardised(activations) @ self.components.T
+
+    def standardised(self, activations: np.ndarray) -> np.ndarray:
+        """Return activations (n, *layer_shape) as the scaler makes them, (n, D) float32."""
+        values = activations.reshape(len(activations), -1).astype(np.float32) - self.mean
+        values /= self.scale
+        return values
 
     def reduction(self, vectors: np.ndarray) -> Reduction:
         """Return the scaled and reduced form of the samples whose vectors (N, d) these are."""
-        points = np.ascontiguousarray(vectors, dtype=np.float32)
-        return Reduction(
-            mean=self.mean,
-            scale=self.scale,
-            components=self.components,
-            points=points,
-            leading=np.ascontiguousarray(points[:, :LEADING]),
-            eigenvalues=self.eigenvalues,
-            explained_variance_ratio=self.explained_variance_ratio,
-            spectrum_rows=self.spectrum_rows,
-        )
+        return self.with_points(np.ascontiguousarray(vectors, dtype=np.float32))
 
     def save(self, path: Path) -> None:
         """Write it as one safetensors file, whole or not at all."""
@@ -124,13 +107,8 @@ def fit_sketch(
         raise ConfigError("a sketch keeps pca_components numbers a sample; set it to 50 or more, or store in full")
     with fitting():
         reduction = reduce_activations(rows, parameters.pca_components, normalize=parameters.normalize)
-    assert reduction.components is not None  # as components were asked for
     sketch = Sketch(
-        mean=reduction.mean,
-        scale=reduction.scale,
-        components=reduction.components,
-        eigenvalues=reduction.eigenvalues,
-        explained_variance_ratio=reduction.explained_variance_ratio,
+        **{name: getattr(reduction, name) for name in _ARRAYS},
         spectrum_rows=reduction.spectrum_rows,
         rows=len(rows),
         points=reduction.points if held_out is None else None,
@@ -149,8 +127,7 @@ def sketch_loss(sketch: Sketch, activations: np.ndarray, classes: np.ndarray | N
     standardised values and by the stored vectors; `sketch_knn_accuracy_loss`: how much less often the
     commonest class among those k is the sample's own.
     """
-    whole = activations.reshape(len(activations), -1).astype(np.float32) - sketch.mean
-    whole /= sketch.scale
+    whole = sketch.standardised(activations)
     vectors = (whole @ sketch.components.T).astype(np.float16).astype(np.float32)
     own, _ = exact_neighbors(whole, k)
     kept, _ = exact_neighbors(vectors, k)
@@ -186,13 +163,8 @@ def reduction_of(projector: Projector, parameters: MapParameters) -> Reduction:
         )
     points = np.ascontiguousarray(projector.pca_points[:, :wanted])
     variances = np.var(projector.pca_points, axis=0, dtype=np.float64, ddof=1)
-    return Reduction(
-        mean=projector.scaler_mean,
-        scale=projector.scaler_scale,
-        components=axes[:wanted],
-        points=points,
-        leading=np.ascontiguousarray(points[:, :LEADING]),
-        eigenvalues=variances,
-        explained_variance_ratio=variances[:wanted] / variances.sum(),
-        spectrum_rows=len(points),
+    shares = variances[:wanted] / variances.sum()
+    own = PrincipalAxes(
+        projector.scaler_mean, projector.scaler_scale, axes[:wanted], variances, shares, spectrum_rows=len(points)
     )
+    return own.with_points(points)

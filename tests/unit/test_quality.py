@@ -7,7 +7,7 @@ from sklearn.metrics import silhouette_samples, silhouette_score
 from sklearn.model_selection import LeaveOneOut, cross_val_predict
 from sklearn.neighbors import KNeighborsClassifier
 
-from diffviews.errors import SelectionError, ShapeError
+from diffviews.errors import ShapeError
 from diffviews.processing import all_distances, fitting, quality
 from diffviews.processing.fitting import fit_map
 from diffviews.processing.map_parameters import MapParameters
@@ -17,8 +17,6 @@ from diffviews.processing.quality import (
     intrinsic_dimension,
     knn_accuracy,
     map_quality,
-    neighborhood_preservation,
-    trustworthiness_and_continuity,
 )
 
 RNG = np.random.default_rng(4)
@@ -32,27 +30,6 @@ IDS = [f"digits-{row}" for row in range(COUNT)]
 def fitted(monkeypatch):
     monkeypatch.setattr(fitting, "embed_neighbors", lambda points, *_, initial, **options: initial)
     return fit_map(PIXELS, IDS, MapParameters(pca_components=20))
-
-
-@pytest.mark.parametrize("k", [5, 10])
-def test_trustworthiness_and_continuity_are_those_of_scikit_learn(k):
-    high = RNG.standard_normal((90, 8))
-    low = high[:, :2] + 0.2 * RNG.standard_normal((90, 2))
-    trusted, continuous = trustworthiness_and_continuity(high, low, k)
-    assert trusted == pytest.approx(trustworthiness(high, low, n_neighbors=k), abs=1e-12)
-    # Continuity is trustworthiness with the spaces exchanged.
-    assert continuous == pytest.approx(trustworthiness(low, high, n_neighbors=k), abs=1e-12)
-    assert trusted != pytest.approx(continuous, abs=1e-3)
-
-
-def test_trustworthiness_of_the_data_itself_is_one():
-    points = RNG.standard_normal((40, 3))
-    assert trustworthiness_and_continuity(points, 5 * points, 7) == (1, 1)
-
-
-def test_trustworthiness_of_too_many_neighbours_is_refused():
-    with pytest.raises(SelectionError, match="fewer than half of 20"):
-        trustworthiness_and_continuity(np.eye(20), np.eye(20), 10)
 
 
 def test_summary_holds_scikit_learn_values(fitted):
@@ -157,11 +134,6 @@ def test_small_maps_are_measured_with_fewer_neighbours(monkeypatch):
     assert summary["trustworthiness"] == pytest.approx(
         trustworthiness(small.projector.pca_points, small.projector.embedding, n_neighbors=2)
     )
-
-
-def test_neighborhood_preservation_counts_shared_neighbours():
-    shares = neighborhood_preservation(np.array([[1, 2, 3, 4], [5, 6, 7, 8]]), np.array([[4, 3, 9, 8], [8, 7, 6, 5]]))
-    np.testing.assert_array_equal(shares, [0.5, 1])
 
 
 def test_knn_accuracy_breaks_ties_like_scikit_learn():
