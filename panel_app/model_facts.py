@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self, get_args
 
-from diffviews.adapters.base import SamplerName
+from diffviews.sampling.samplers import SamplerName
 
 Asks = Literal["prompt", "class", "nothing"]
 

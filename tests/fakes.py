@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from diffviews.adapters import Condition, GeneratorAdapter
-from diffviews.adapters.base import SamplerName
+from diffviews.sampling.samplers import SamplerName
 
 SPREAD = 0.5
 """Standard deviation of the Gaussian that `GaussianAdapter` denoises."""

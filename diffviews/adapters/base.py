@@ -3,20 +3,33 @@
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal, Self
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, Self, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from diffviews.adapters.condition import Condition
-from diffviews.adapters.defaults import SamplerName, SamplingDefaults
+from diffviews.adapters.defaults import SamplingDefaults
 from diffviews.adapters.hooks import Handle, Hook
 from diffviews.errors import ConfigError, ShapeError
+from diffviews.sampling.samplers import SamplerName
 
 Precision = Literal["float32", "float16", "bfloat16"]
 """Floating-point format of a forward pass."""
+
+_Forward = TypeVar("_Forward", bound=Callable[..., Tensor])
+
+
+def single_pass(forward: _Forward) -> _Forward:
+    """Mark an adapter's `forward` as one that reaches each hookable layer exactly once, whatever it is given.
+
+    Whoever captures layers may then end the pass after the last of them from the first pass on. An adapter that
+    overrides `forward` marks its own, or none.
+    """
+    forward.single_pass = True  # type: ignore[attr-defined]
+    return forward
 
 
 class GeneratorAdapter(ABC):
@@ -51,6 +64,9 @@ class GeneratorAdapter(ABC):
     @abstractmethod
     def forward(self, x: Tensor, sigma: Tensor | float, class_labels: Tensor | None = None, **kwargs: Any) -> Tensor:
         """Return the denoised x0, (B, C, H, W).
+
+        Where only layers are wanted, an exception of the hook on the last of them ends the pass, so whatever
+        this changes outside itself belongs under `finally`.
 
         Args:
             x: noised inputs, (B, C, H, W) float32.

@@ -2,12 +2,10 @@
 
 import math
 from dataclasses import dataclass, fields, replace
-from typing import Any, Literal, Self, get_args
+from typing import Any, Self, get_args
 
 from diffviews.errors import ConfigError, unknown_name
-
-SamplerName = Literal["heun", "euler", "renoise"]
-"""heun and euler follow the probability-flow ODE; renoise predicts x0 and adds noise again."""
+from diffviews.sampling.samplers import SamplerName
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from typing import Any, Self
 
 from torch import Tensor
 
-from diffviews.adapters.base import Precision
+from diffviews.adapters.base import Precision, single_pass
 from diffviews.adapters.diffusers_unet import DiffusersUNetAdapter, network_dtype
 from diffviews.adapters.diffusion_folder import DiffusionFolder, model_config
 from diffviews.adapters.diffusion_schedule import DiffusionSchedule
@@ -22,6 +22,7 @@ class DDPMAdapter(DiffusersUNetAdapter):
     def resolution(self) -> int:
         return self._size
 
+    @single_pass
     def forward(self, x: Tensor, sigma: Tensor | float, class_labels: Tensor | None = None, **kwargs: Any) -> Tensor:
         """Return the denoised images, (B, 3, H, W) float32; labels and other options are not used."""
         return self._denoised(x, sigma)

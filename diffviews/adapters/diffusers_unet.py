@@ -6,12 +6,13 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from diffviews.adapters.base import GeneratorAdapter, Precision, SamplerName
+from diffviews.adapters.base import GeneratorAdapter, Precision
 from diffviews.adapters.diffusion_schedule import DiffusionSchedule
 from diffviews.adapters.hooks import Handle, Hook, HookMixin, check_layers, known_layers
 from diffviews.adapters.precision import precision_dtype, precision_of
 from diffviews.adapters.unet_hooks import H_SPACE, measured_shapes, unet_hook_points
 from diffviews.errors import CheckpointError
+from diffviews.sampling.samplers import SamplerName
 
 
 class DiffusersUNetAdapter(HookMixin, GeneratorAdapter):

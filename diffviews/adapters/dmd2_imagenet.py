@@ -2,9 +2,9 @@
 
 from torch import Tensor
 
-from diffviews.adapters.base import SamplerName
 from diffviews.adapters.edm_imagenet import EDMImageNetAdapter
 from diffviews.errors import ConfigError
+from diffviews.sampling.samplers import SamplerName
 
 MOST_STEPS = 10
 """How many steps by re-noising are of any use."""

@@ -8,7 +8,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from diffviews.adapters.base import GeneratorAdapter, Precision
+from diffviews.adapters.base import GeneratorAdapter, Precision, single_pass
 from diffviews.adapters.checkpoint import NetworkCheckpoint, check_names_and_shapes, read_checkpoint
 from diffviews.adapters.hooks import Handle, Hook, HookMixin, check_layers
 from diffviews.adapters.precision import precision_dtype, precision_of
@@ -17,6 +17,8 @@ from diffviews.errors import CheckpointError, ConfigError, unknown_name
 from diffviews.models.adm_unet import ADMUNet
 from diffviews.models.preconditioning import EDMPrecond
 from diffviews.noise import NoiseSource
+from diffviews.sampling.samplers import Churn, heun, samples
+from diffviews.sampling.schedules import karras_sigmas
 
 NETWORK_OPTIONS = (
     "img_resolution", "img_channels", "label_dim", "model_channels", "channel_mult",
@@ -78,6 +80,7 @@ class EDMAdapter(HookMixin, GeneratorAdapter):
     def _networks(self) -> list[torch.nn.Module]:
         return [self.model]
 
+    @single_pass
     def forward(self, x: Tensor, sigma: Tensor | float, class_labels: Tensor | None = None, **kwargs: Any) -> Tensor:
         """Return D(x; sigma, labels), (B, C, H, W) float32; other options are not used."""
         return self.model(x, sigma, class_labels)
@@ -175,10 +178,6 @@ class EDMAdapter(HookMixin, GeneratorAdapter):
         Returns:
             Images (N, C, H, W) float32, clipped to [-1, 1], and class ids (N,) int64.
         """
-        # The sampler lives above the adapters; only this older method reaches up to it.
-        from diffviews.core.samplers import Churn, heun
-        from diffviews.core.schedules import karras_sigmas
-
         if device is not None:
             self.to(device_or_best(device))
         seed, indices = secrets.randbits(48), range(num_samples)
@@ -192,7 +191,7 @@ class EDMAdapter(HookMixin, GeneratorAdapter):
         def denoiser(noised: Tensor, sigma: Tensor) -> Tensor:
             return self.forward(noised.to(torch.float32).to(self.device), sigma.to(torch.float32), labels)
 
-        images = heun(denoiser, x, sigmas, noise.normal, churn=churn)
+        images = samples(heun(denoiser, x, sigmas, noise.normal, churn=churn))
         return images.to(torch.float32).clamp(-1, 1), torch.tensor(classes)
 
 

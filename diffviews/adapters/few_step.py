@@ -5,9 +5,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from diffviews.adapters.base import SamplerName
 from diffviews.adapters.diffusers_unet import DiffusersUNetAdapter
 from diffviews.errors import ConfigError
+from diffviews.sampling.samplers import SamplerName
 
 
 class FewStepStudent(DiffusersUNetAdapter):

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from diffviews.adapters.base import Precision
+from diffviews.adapters.base import Precision, single_pass
 from diffviews.adapters.condition import Condition
 from diffviews.adapters.diffusers_unet import DiffusersUNetAdapter, network_dtype
 from diffviews.adapters.diffusion_folder import DiffusionFolder, model_config
@@ -94,6 +94,7 @@ class LatentDiffusionAdapter(DiffusersUNetAdapter):
         self.prompts.forget()
         return super().to(device)
 
+    @single_pass
     def forward(
         self,
         x: Tensor,

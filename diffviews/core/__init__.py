@@ -29,9 +29,9 @@ from diffviews.core.masking import (
     load_activation_from_npz,
     unflatten_activation,
 )
-from diffviews.core.samplers import Churn, SamplerStep, euler, heun, renoise
-from diffviews.core.schedules import karras_sigmas, with_final_zero
 from diffviews.core.session import InterventionSession
+from diffviews.sampling.samplers import Churn, SamplerStep, euler, heun, renoise
+from diffviews.sampling.schedules import karras_sigmas, with_final_zero
 
 __all__ = [
     "ActivationExtractor",

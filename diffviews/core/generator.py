@@ -1,21 +1,26 @@
-"""Generation: `generate` and the older functions over it, which notebooks rely on."""
+"""Generating images: `generate`, and the older functions over it, which notebooks rely on.
 
-import json
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+result = generate(adapter, GenerationRequest(class_labels=3, interventions=(mask,)))
+result.images, result.baseline_images
+"""
+
+import logging
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from diffviews.adapters.base import GeneratorAdapter
-from diffviews.adapters.condition import Condition
-from diffviews.core.extractor import StrPath, capture, flatten_activations, save_activations
-from diffviews.core.generation import generate
+from diffviews.adapters.condition import Condition, Conditioning
+from diffviews.core.activation_files import flatten_activations, save_generated_sample
+from diffviews.core.extractor import capture
 from diffviews.core.interventions import FixedTarget, Intervention
 from diffviews.core.masking import ActivationMasker
+from diffviews.core.plan import GenerationPlan
 from diffviews.core.request import (
     ClassLabel,
     GenerationRequest,
@@ -24,9 +29,13 @@ from diffviews.core.request import (
     Progress,
     ProgressCallback,
 )
-from diffviews.core.schedules import karras_sigmas
-from diffviews.data.files import check_file_name, write_atomically
+from diffviews.core.session import GuidancePass, InterventionSession
 from diffviews.errors import ShapeError
+from diffviews.sampling.guidance import GuidedDenoiser
+from diffviews.sampling.samplers import SAMPLERS, Denoiser
+from diffviews.sampling.schedules import karras_sigmas
+
+_log = logging.getLogger(__name__)
 
 __all__ = [
     "GenerationRequest",
@@ -41,6 +50,137 @@ __all__ = [
     "save_generated_sample",
     "tensor_to_uint8_image",
 ]
+
+
+@torch.no_grad()
+def generate(
+    adapter: GeneratorAdapter, request: GenerationRequest, *, callback: ProgressCallback | None = None
+) -> GenerationResult:
+    """Generate images, with interventions if there are any, and then also without.
+
+    Sample i depends on the seed, its own index and its class alone: neither on the batch size nor
+    on anything random outside. No hook stays on the adapter, whatever happens.
+
+    Args:
+        adapter: the model.
+        request: what to generate.
+        callback: told after each step; it may raise `CancelledError`.
+
+    Raises:
+        ConfigError: if the request does not fit the model.
+        LayerNotFoundError: if the model lacks a layer of the request.
+        ShapeError: if an intervention does not fit its layer.
+        CancelledError: if the callback raised it.
+    """
+    plan = GenerationPlan.of(adapter, request)
+    plan.warn_of_untrained(adapter)
+    plans = [plan]
+    if request.interventions and request.baseline:
+        plans.append(plan.without_interventions())
+    counter = _Counter(callback, total=len(plan.sigmas) * len(plan.batches) * len(plans))
+    runs: list[list[_Batch]] = [[] for _ in plans]
+    for rows in plan.batches:
+        for batches, of_run in zip(runs, plans, strict=True):
+            batches.append(_sample(adapter, of_run, rows, counter))
+    return _result(plan, *map(_joined, runs))
+
+
+@dataclass(slots=True)
+class _Counter:
+    """Counts steps over all batches and runs for the callback."""
+
+    callback: ProgressCallback | None
+    total: int
+    done: int = 0
+
+    def step(self, denoised: Tensor) -> None:
+        self.done += 1
+        if self.callback is not None:
+            self.callback(Progress(self.done, self.total, denoised))
+
+
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    """What was generated for some samples, or for all."""
+
+    images: np.ndarray
+    """(B, H, W, 3) uint8."""
+    steps: dict[tuple[str, str], np.ndarray]
+    """{(field of the result, layer or nothing): (S, B, …)} of what was kept at each step."""
+
+    def layers(self, name: str) -> dict[str, np.ndarray]:
+        return {layer: kept for (field, layer), kept in sorted(self.steps.items()) if field == name}
+
+
+def _joined(batches: Sequence[_Batch]) -> _Batch:
+    steps = {key: np.concatenate([batch.steps[key] for batch in batches], axis=1) for key in batches[0].steps}
+    return _Batch(np.concatenate([batch.images for batch in batches]), steps)
+
+
+@dataclass(slots=True)
+class _SteppedModel:
+    """A model under a session, which is told the sampler step of each pass and records each step's first one."""
+
+    adapter: GeneratorAdapter
+    session: InterventionSession
+    step: int = 0
+    _recorded: int = -1
+
+    def denoiser(self, guidance_pass: GuidancePass, conditioning: Conditioning) -> Denoiser:
+        """Return the model's D(x; sigma) under some conditioning."""
+
+        def denoise(x: Tensor, sigma: Tensor) -> Tensor:
+            noised = x.to(torch.float32).to(self.adapter.device)
+            levels = torch.full((len(x),), float(sigma), dtype=torch.float32, device=noised.device)
+            first, self._recorded = self._recorded < self.step, self.step
+            with self.session.evaluation(self.step, float(sigma), guidance_pass, record=first):
+                return self.adapter.forward(noised, levels, **conditioning)
+
+        return denoise
+
+
+def _sample(adapter: GeneratorAdapter, plan: GenerationPlan, rows: range, counter: _Counter) -> _Batch:
+    request, noise, conditions = plan.request, plan.noise(rows), plan.conditions(rows)
+    kept: dict[tuple[str, str], list[np.ndarray]] = defaultdict(list)
+    with InterventionSession(adapter, request.interventions, request.record_layers) as session:
+        model, conditioning = _SteppedModel(adapter, session), adapter.condition(conditions)
+        denoiser = GuidedDenoiser(
+            model.denoiser("conditional", conditioning) if conditioning else None,
+            model.denoiser("unconditional", adapter.uncondition(conditions)),
+            plan.guidance_scale,
+        )
+        x = noise(adapter.input_shape).to(adapter.device) * adapter.start_scale(float(plan.sigmas[0]))
+        for step in SAMPLERS[plan.sampler](denoiser, x, plan.sigmas, noise, churn=request.churn):
+            for name, values in (("trajectory", session.natural), ("replaced", session.replaced)):
+                for layer, value in values.items():
+                    kept[name, layer].append(value.to(torch.float32).cpu().numpy())
+            if request.record_steps:
+                kept["intermediates", ""].append(adapter.decode(step.denoised))
+                kept["noised_inputs", ""].append(adapter.decode(step.x / (1 + step.sigma**2) ** 0.5))
+            counter.step(step.denoised)
+            model.step, x = step.index + 1, step.x_next
+    bad = x.numel() - int(torch.isfinite(x).sum())
+    if bad:
+        _log.warning("%d of %d values of the generated images are NaN or infinite", bad, x.numel())
+    return _Batch(adapter.decode(x), {key: np.stack(values) for key, values in kept.items()})
+
+
+def _result(plan: GenerationPlan, changed: _Batch, baseline: _Batch | None = None) -> GenerationResult:
+    plain = None if baseline is None else baseline.images
+    difference = None if plain is None else np.abs(changed.images.astype(np.int16) - plain).astype(np.uint8)
+    return GenerationResult(
+        images=changed.images,
+        labels=np.asarray(plan.classes, dtype=np.int64),
+        seed=plan.seed,
+        sigmas=plan.sigmas.numpy(),
+        baseline_images=plain,
+        difference_images=difference,
+        intermediates=changed.steps.get(("intermediates", "")),
+        noised_inputs=changed.steps.get(("noised_inputs", "")),
+        trajectory=changed.layers("trajectory"),
+        replaced=changed.layers("replaced"),
+        baseline_trajectory={} if baseline is None else baseline.layers("trajectory"),
+    )
 
 
 def generate_with_mask(
@@ -193,41 +333,6 @@ def tensor_to_uint8_image(tensor: Tensor) -> Tensor:
         raise ShapeError(f"a batch of images has shape (B, C, H, W), not {tuple(tensor.shape)}")
     grey_levels = (tensor.detach().to(torch.float32) * 127.5 + 128.0).clamp(0, 255)
     return grey_levels.to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu()
-
-
-def save_generated_sample(
-    image: Any,
-    activations: Mapping[str, Any] | None,
-    metadata: Mapping[str, Any],
-    output_dir: StrPath,
-    sample_id: str,
-) -> dict[str, Any]:
-    """Write a generated image and, if there are any, its activations, below `output_dir`.
-
-    `images/<model>/<sample_id>.png`, `activations/<model>/<sample_id>.npz` and `.json`, where the
-    model is `metadata["model"]` or "generated".
-
-    Returns:
-        The metadata with `sample_id` and the relative paths of what was written.
-
-    Raises:
-        ConfigError: if the sample id or the model cannot name a file.
-        ShapeError: if the image is not uint8 (H, W, 3).
-    """
-    check_file_name("sample id", sample_id)
-    model = check_file_name("model", str(metadata.get("model", "generated")))
-    pixels = image.detach().cpu().numpy() if isinstance(image, Tensor) else np.asarray(image)
-    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
-        raise ShapeError(f"the image is {pixels.dtype} of shape {pixels.shape}, not uint8 (H, W, 3)")
-    record = {**metadata, "sample_id": sample_id, "image_path": f"images/{model}/{sample_id}.png"}
-    root = Path(output_dir)
-    picture = root / record["image_path"]
-    picture.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(picture, lambda file: Image.fromarray(pixels).save(file, format="PNG"))
-    if activations:
-        record["activation_path"] = f"activations/{model}/{sample_id}.npz"
-        save_activations(root / record["activation_path"], activations, json.loads(json.dumps(record)))
-    return record
 
 
 def infer_layer_shape(adapter: GeneratorAdapter, layer_name: str, device: Any = "cuda") -> tuple[int, ...]:

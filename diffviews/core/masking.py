@@ -21,7 +21,7 @@ from diffviews.adapters.hooks import (
     primary_tensor,
     replace_primary,
 )
-from diffviews.core.extractor import StrPath, read_npz
+from diffviews.core.activation_files import StrPath, read_npz
 from diffviews.data.layout import LayerLayout
 from diffviews.errors import SelectionError, ShapeError
 

@@ -8,10 +8,9 @@ from typing import Any, Literal, Self, get_args
 import numpy as np
 from torch import Tensor
 
-from diffviews.adapters.defaults import SamplerName
 from diffviews.core.interventions import Intervention
-from diffviews.core.samplers import Churn
 from diffviews.errors import ConfigError
+from diffviews.sampling.samplers import Churn, SamplerName
 
 NoiseMode = Literal["stochastic", "fixed", "zero"]
 ScheduleName = Literal["auto", "karras", "model"]

@@ -4,13 +4,16 @@ with InterventionSession(adapter, interventions, ["midblock"]) as session:
     with session.evaluation(step=0, sigma=80.0):
         denoised = adapter.forward(x, sigma, labels)
     own, used = session.natural["midblock"], session.replaced["midblock"]
+
+Who wants the layers alone asks for `evaluation(…, stop_early=True)`: the pass then ends after the last of them.
 """
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Literal, Protocol, Self
 
@@ -64,14 +67,29 @@ class Change(Protocol):
         """Return the changed output as a new tensor."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class _Evaluation:
     """One forward pass of the model, as its hooks need to know it."""
 
     session: "InterventionSession"
-    step: int
-    guidance_pass: GuidancePass
     targets: Mapping[int, Tensor]
+    record: bool
+    last_calls: Mapping[str, int] | None
+    """How often the pass reaches each hooked layer, after which it may end; None: it runs to its end."""
+    calls: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether all that is wanted has been seen."""
+        return self.last_calls is not None and all(self.calls[name] >= n for name, n in self.last_calls.items())
+
+
+class _EarlyStop(BaseException):
+    """Ends a forward pass whose further layers nobody wants; no error, so it passes by `except Exception`."""
+
+    def __init__(self, evaluation: _Evaluation) -> None:
+        super().__init__()
+        self.evaluation = evaluation
 
 
 _EVALUATION: ContextVar[_Evaluation | None] = ContextVar("diffviews_evaluation", default=None)
@@ -109,7 +127,7 @@ class InterventionSession:
         self._handles: list[Handle] = []
         self._reached: set[str] = set()
         self.natural: dict[str, Any] = {}
-        """What the recorded layers gave in the last evaluation, {layer: (B, *shape)}, or what `keep` returned."""
+        """What the recorded layers gave in the last recorded pass, {layer: (B, *shape)}, or what `keep` returned."""
         self.replaced: dict[str, Tensor] = {}
         """What the later layers read instead, for recorded layers that have an intervention; equal
         to `natural` where none acted."""
@@ -141,27 +159,59 @@ class InterventionSession:
                 item.check(shapes[layer])
 
     @contextmanager
-    def evaluation(self, step: int, sigma: float, guidance_pass: GuidancePass = "conditional") -> Iterator[Self]:
+    def evaluation(
+        self,
+        step: int,
+        sigma: float,
+        guidance_pass: GuidancePass = "conditional",
+        *,
+        record: bool = True,
+        stop_early: bool = False,
+    ) -> Iterator[Self]:
         """Make the hooks act for one forward pass in the calling thread.
 
         Args:
             step: sampler step, from 0.
             sigma: noise level of the pass, at which targets are taken.
             guidance_pass: which pass of classifier-free guidance it is.
+            record: whether `natural` and `replaced` are to be those of this pass.
+            stop_early: end the `with` block as soon as the pass is through with the hooked layers.
+                An adapter whose `forward` is no `single_pass` first shows, by one whole pass at this
+                sigma, how often it reaches each of them.
         """
-        self.natural, self.replaced = {}, {}
+        if record:
+            self.natural, self.replaced = {}, {}
         # Targets come before the pass: a matched target runs the model itself.
         targets = {
             number: item.value_at(sigma)
             for number, item in enumerate(self._interventions)
             if item.acts(step, guidance_pass)
         }
-        token = _EVALUATION.set(_Evaluation(self, step, guidance_pass, targets))
+        last_calls = self._last_calls(sigma, guidance_pass) if stop_early else None
+        evaluation = _Evaluation(self, targets, record, last_calls)
+        token = _EVALUATION.set(evaluation)
         try:
             yield self
+        except _EarlyStop as stop:
+            if stop.evaluation is not evaluation:
+                raise
         finally:
             _EVALUATION.reset(token)
+        if stop_early and last_calls is None:
+            self._calls_seen(sigma, guidance_pass).update(evaluation.calls)
         self._warn_of_unreached()
+
+    def _last_calls(self, sigma: float, guidance_pass: GuidancePass) -> Mapping[str, int] | None:
+        """Return how often such a pass reaches each hooked layer, if that is known of all of them."""
+        if getattr(self._adapter.forward, "single_pass", False):
+            return dict.fromkeys(self.layers, 1)
+        seen = self._calls_seen(sigma, guidance_pass)
+        return {layer: seen[layer] for layer in self.layers} if seen.keys() >= set(self.layers) else None
+
+    def _calls_seen(self, sigma: float, guidance_pass: GuidancePass) -> dict[str, int]:
+        """Return how often whole passes of this kind reached layers; the adapter keeps it from session to session."""
+        kinds = self._adapter.__dict__.setdefault("_layer_calls", {})
+        return kinds.setdefault((sigma, guidance_pass), {})
 
     def _warn_of_unreached(self) -> None:
         for layer in self.layers:
@@ -181,14 +231,17 @@ class InterventionSession:
             if evaluation is None or evaluation.session is not self:
                 return None
             self._reached.add(layer)
+            evaluation.calls[layer] += 1
             own = value = primary_tensor(output)
             for number, item in numbered:
                 if number in evaluation.targets:
                     value = item.apply(value, evaluation.targets[number])
-            if layer in self._recorded:
+            if layer in self._recorded and evaluation.record:
                 self.natural[layer] = self._keep(layer, own)
                 if numbered:
                     self.replaced[layer] = copy_of(layer, value)
+            if evaluation.is_over:
+                raise _EarlyStop(evaluation)
             return None if value is own else replace_primary(output, value)
 
         return hook

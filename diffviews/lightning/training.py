@@ -17,8 +17,6 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
-from diffviews.core.samplers import heun
-from diffviews.core.schedules import karras_sigmas
 from diffviews.device import resolve_device
 from diffviews.errors import CorruptDataError
 from diffviews.lightning.training_config import TrainingConfig
@@ -26,6 +24,8 @@ from diffviews.lightning.training_data import Batch, TrainingData
 from diffviews.models.adm_unet import ADMUNet
 from diffviews.models.preconditioning import EDMPrecond
 from diffviews.noise import NoiseSource, keyed_generator
+from diffviews.sampling.samplers import heun, samples
+from diffviews.sampling.schedules import karras_sigmas
 
 OnMetrics = Callable[[int, dict[str, float]], None]
 """`on_metrics(step, {"loss": …, "learning_rate": …})`; raising from it ends the training."""
@@ -141,7 +141,7 @@ class DenoiserTraining(lightning.LightningModule):
         def denoiser(x: Tensor, sigma: Tensor) -> Tensor:
             return network(x, sigma, labels)
 
-        x = heun(denoiser, noise.normal(size).to(device) * sigmas[0], sigmas, noise.normal)
+        x = samples(heun(denoiser, noise.normal(size).to(device) * sigmas[0], sigmas, noise.normal))
         pixels = (x.to(torch.float32) * 127.5 + 128).clamp(0, 255).to(torch.uint8)
         return pixels.permute(0, 2, 3, 1).cpu().numpy()
 

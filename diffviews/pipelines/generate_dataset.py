@@ -15,8 +15,8 @@ from typing import Any
 from tqdm import tqdm
 
 from diffviews.adapters.base import GeneratorAdapter
-from diffviews.core.generation import noise_levels
 from diffviews.core.generator import GenerationRequest, GenerationResult
+from diffviews.core.plan import noise_levels
 from diffviews.data.prompts import read_prompts
 from diffviews.data.samples import SampleSet, concatenate
 from diffviews.lightning.generation import GenerationData, GenerationModule, Span

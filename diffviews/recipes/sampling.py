@@ -3,10 +3,9 @@
 from dataclasses import dataclass
 from typing import Any
 
-from diffviews.adapters.defaults import SamplerName
 from diffviews.core.request import NoiseMode, ScheduleName
-from diffviews.core.samplers import Churn
 from diffviews.recipes.options import check_choices
+from diffviews.sampling.samplers import Churn, SamplerName
 
 
 @dataclass(frozen=True, slots=True)

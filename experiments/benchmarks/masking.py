@@ -6,7 +6,7 @@ import torch
 
 from diffviews.adapters.base import GeneratorAdapter
 from diffviews.adapters.registry import load_adapter
-from diffviews.core.generation import generate
+from diffviews.core.generator import generate
 from diffviews.core.interventions import FixedTarget, Intervention
 from diffviews.core.request import GenerationRequest
 from experiments.benchmarks.benchmark import Measurement, Setting, benchmark

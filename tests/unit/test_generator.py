@@ -299,7 +299,7 @@ def test_cancelling_stops_between_steps_and_removes_the_hooks() -> None:
 
     with pytest.raises(CancelledError, match="by the user"):
         generate(adapter, GenerationRequest(num_steps=9, interventions=(mask(0.0),)), callback=cancel)
-    assert len(adapter.calls) == 3
+    assert len(adapter.calls) == 4
     assert hooks_left(adapter) == 0
 
 

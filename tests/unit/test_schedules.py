@@ -5,8 +5,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffviews.core.schedules import karras_sigmas, with_final_zero
 from diffviews.errors import ConfigError
+from diffviews.sampling.schedules import karras_sigmas, with_final_zero
 
 
 def test_schedule_is_equation_5() -> None:

@@ -12,13 +12,13 @@ from safetensors import safe_open
 from sklearn.datasets import load_digits
 from sklearn.svm import SVC
 
-from diffviews.core.samplers import heun
-from diffviews.core.schedules import karras_sigmas
 from diffviews.data.sources import open_source
 from diffviews.lightning.training import build_denoiser
 from diffviews.lightning.training_config import TrainingConfig
 from diffviews.models.preconditioning import EDMPrecond
 from diffviews.noise import NoiseSource
+from diffviews.sampling.samplers import heun, samples
+from diffviews.sampling.schedules import karras_sigmas
 
 ROOT = Path(__file__).parents[2]
 WEIGHTS = ROOT / "diffviews" / "models" / "weights" / "edm-digits.safetensors"
@@ -40,7 +40,8 @@ def sample(denoiser: EDMPrecond, labels: torch.Tensor) -> np.ndarray:
     """Return samples by 18 Heun steps, grey levels (N, 256) in [0, 255]."""
     noise = NoiseSource(5, range(len(labels)))
     sigmas = karras_sigmas(18, 80.0, 0.002)
-    x = heun(lambda x, sigma: denoiser(x, sigma, labels), noise.normal((3, 16, 16)) * 80.0, sigmas, noise.normal)
+    start = noise.normal((3, 16, 16)) * 80.0
+    x = samples(heun(lambda x, sigma: denoiser(x, sigma, labels), start, sigmas, noise.normal))
     return ((x.clamp(-1, 1) + 1) * 127.5).mean(dim=1).flatten(1).numpy()
 
 

@@ -1,0 +1,137 @@
+"""What a request comes to for one model: `GenerationPlan`."""
+
+import logging
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from diffviews.adapters.base import GeneratorAdapter
+from diffviews.adapters.condition import Condition
+from diffviews.core.request import FIXED_SEED, ClassLabel, GenerationRequest
+from diffviews.errors import ConfigError
+from diffviews.noise import NoiseSource
+from diffviews.sampling.samplers import Noise, SamplerName
+from diffviews.sampling.schedules import karras_sigmas
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationPlan:
+    """A request with every default filled in by the model it is for."""
+
+    request: GenerationRequest
+    """What was asked for."""
+    seed: int
+    """Seed of all randomness."""
+    sigmas: Tensor
+    """Noise levels above 0, (S,) float64 descending."""
+    guidance_scale: float
+    """Classifier-free guidance."""
+    sampler: SamplerName
+    """Sampler."""
+    classes: tuple[int, ...]
+    """Class of each sample; -1: uniform, or a model without classes."""
+
+    @classmethod
+    def of(cls, adapter: GeneratorAdapter, request: GenerationRequest) -> Self:
+        """Return the plan of a request.
+
+        Raises:
+            ConfigError: if the request does not fit the model.
+        """
+        defaults = adapter.defaults
+        scale = defaults.default_guidance if request.guidance_scale is None else request.guidance_scale
+        seed = _seed(request)
+        return cls(
+            request,
+            seed,
+            noise_levels(adapter, request),
+            float(scale),
+            request.sampler or defaults.default_sampler,
+            _classes(adapter.num_classes, request, seed),
+        )
+
+    @property
+    def batches(self) -> list[range]:
+        """The samples of each batch."""
+        count, size = self.request.num_samples, self.request.batch_size
+        return [range(start, min(start + size, count)) for start in range(0, count, size)]
+
+    def conditions(self, rows: range) -> list[Condition]:
+        """Return what each of some samples is conditioned on."""
+        prompts, negative = self.request.prompts, self.request.negative_prompt
+        return [
+            Condition(
+                class_id=self.classes[row],
+                prompt=prompts[row] if isinstance(prompts, tuple) else prompts,
+                negative_prompt=negative[row] if isinstance(negative, tuple) else negative,
+            )
+            for row in rows
+        ]
+
+    def noise(self, rows: range) -> Noise:
+        """Return the source of noise of some samples, at its beginning."""
+        if self.request.noise_mode == "zero":
+            return lambda shape: torch.zeros(len(rows), *shape)
+        return NoiseSource(self.seed, [self.request.first_index + row for row in rows]).normal
+
+    def without_interventions(self) -> Self:
+        """Return the plan of the paired baseline."""
+        return replace(self, request=replace(self.request, interventions=(), record_steps=False))
+
+    def warn_of_untrained(self, adapter: GeneratorAdapter) -> None:
+        """Log what the model was not trained for, and interventions that will never act."""
+        if self.guidance_scale == 1 and any(item.passes == "unconditional" for item in self.request.interventions):
+            _log.warning("interventions on the unconditional pass have no effect at guidance 1")
+        if adapter.label_dropout or (adapter.num_classes == 0 and self.request.prompts is None):
+            return
+        if self.guidance_scale != 1:
+            _log.warning(
+                "guidance %g needs unconditional passes, for which model %r was not trained",
+                self.guidance_scale,
+                adapter.model_type,
+            )
+        if adapter.num_classes and -1 in self.classes:
+            _log.warning("model %r, trained without label dropout, never saw the uniform label", adapter.model_type)
+
+
+def noise_levels(adapter: GeneratorAdapter, request: GenerationRequest) -> Tensor:
+    """Return the noise levels above 0, (S,) float64 descending."""
+    defaults = adapter.defaults
+    num_steps = defaults.default_steps if request.num_steps is None else request.num_steps
+    if request.schedule != "karras":
+        # The model's schedule has ends of its own, which only a number that somebody gave replaces.
+        given = {name: getattr(request, name) or adapter.overrides.get(name) for name in ("sigma_max", "sigma_min")}
+        own = adapter.model_sigmas(num_steps, **given)
+        if own is not None:
+            return own[own > 0].to("cpu", torch.float64)
+        if request.schedule == "model":
+            raise ConfigError(f"model {adapter.model_type!r} has no schedule of its own; take schedule karras")
+    sigma_max = defaults.sigma_max if request.sigma_max is None else request.sigma_max
+    # A shorter range than the model's own ends where it starts, not above.
+    sigma_min = min(defaults.sigma_min, sigma_max) if request.sigma_min is None else request.sigma_min
+    return karras_sigmas(num_steps, sigma_max, sigma_min, request.rho)
+
+
+def _seed(request: GenerationRequest) -> int:
+    if request.seed is not None:
+        return request.seed
+    return FIXED_SEED if request.noise_mode == "fixed" else secrets.randbits(31)
+
+
+def _classes(num_classes: int, request: GenerationRequest, seed: int) -> tuple[int, ...]:
+    """Return each sample's class; random ones come from a stream of their own, so noise stays the same."""
+    given = request.class_labels
+    wanted: Sequence[ClassLabel] = given if isinstance(given, tuple) else (given,) * request.num_samples
+    if num_classes == 0:
+        if any(label not in (None, -1) for label in wanted):
+            raise ConfigError(f"class labels {given} were asked of a model without classes; leave them out")
+        return (-1,) * len(wanted)
+    indices = range(request.first_index, request.first_index + request.num_samples)
+    drawn = NoiseSource(seed, indices, stream="label").integers(num_classes).tolist()
+    return tuple(random if label is None else int(label) for label, random in zip(wanted, drawn, strict=True))

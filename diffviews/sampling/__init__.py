@@ -1,0 +1,1 @@
+"""Sampling: noise schedules, samplers and guidance, which know a denoiser and no model."""
