@@ -99,6 +99,22 @@ def layer_by_layer(setting: Setting) -> Measurement:
 
 
 @benchmark(
+    "early-stop",
+    "extraction of `encoder_block_3` alone with storing, edm-digits, 1,797 samples, one sigma, CPU",
+    "passes that end after that layer, stored as Zarr chunks with digests",
+    "the bare forward passes of the whole network over the same batches",
+    Target("ratio", 0.6),
+)
+def early_stop(setting: Setting) -> Measurement:
+    """Extract one early layer and store it, against the forward passes of the whole network alone."""
+    plan = _plan(setting.size(1797, 24), ("encoder_block_3",))
+    ours, theirs = extraction(plan, setting.folder), bare_passes(plan)
+    ours(), theirs()
+    compared = interleave(ours, theirs, repeats=setting.repeats)
+    return Measurement(compared, {"samples": len(plan.samples), "layer": "encoder_block_3", "batch": BATCH})
+
+
+@benchmark(
     "extraction-scaling",
     "extraction of two layers of growing sets, edm-digits, CPU",
     TWICE,

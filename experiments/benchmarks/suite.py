@@ -10,7 +10,7 @@ from diffviews.errors import ConfigError, DiffViewsError, unknown_name
 from experiments.benchmarks.benchmark import Benchmark, Result, Setting
 from experiments.benchmarks.demo import demo
 from experiments.benchmarks.downloads import downloads
-from experiments.benchmarks.extraction import all_layers, growing, layer_by_layer
+from experiments.benchmarks.extraction import all_layers, early_stop, growing, layer_by_layer
 from experiments.benchmarks.gpu_extraction import ON_GPU
 from experiments.benchmarks.maps import wide_map
 from experiments.benchmarks.masking import masked
@@ -24,8 +24,8 @@ from experiments.benchmarks.startup import help_text, imports
 logger = logging.getLogger(__name__)
 
 _PAGE = (
-    all_layers, *ON_GPU, layer_by_layer, wide_map, path, opening, *DRAWING, lookup, masked, downloads, help_text, demo,
-    sketch, growing, projection, neighbours, maps, imports,
+    all_layers, *ON_GPU, layer_by_layer, early_stop, wide_map, path, opening, *DRAWING, lookup, masked, downloads,
+    help_text, demo, sketch, growing, projection, neighbours, maps, imports,
 )  # fmt: skip
 SUITE: Mapping[str, Benchmark] = {found.name: found for found in _PAGE}
 
