@@ -94,7 +94,8 @@ class SampleList(BrowserPane):
 
 
 def column(key: str, label: str, help: str, **looks: Any) -> dict[str, Any]:
-    """Return a column of a `Ranking`: `number=True`, `wide=True`, `swatch=True`, `bar=` a kind, `baseline=` a key."""
+    """Return a column of a `Ranking`: `number=True`, `wide=True`, `swatch=True`, `bar=` a kind, `baseline=` a key,
+    `picture=True` (the value is an address), `named=True` (the row's id stands below)."""
     return {"key": key, "label": label, "help": help, **looks}
 
 
@@ -107,6 +108,10 @@ class Ranking(BrowserPane):
     sort = param.Dict(default={"key": "knows", "down": True}, doc="column sorted by at first, and which way")
     opens = param.Boolean(True, doc="whether a row can be opened: {open: id}")
     beside = param.Boolean(False, doc="whether a row can be opened on the right, too: {open: id, beside: true}")
+    points = param.Boolean(False, doc="whether the pointer over a row is told: {point: id}, or '' beside all")
+    remote = param.Boolean(False, doc="whether the rows are some of many: they come sorted, a heading asks {sort: key}")
+    more = param.String(doc="label of the button below those rows that answers {more: true}, if there are more")
+    label = param.String(doc="what a screen reader calls the table")
 
     _esm = _ESM / "ranking.js"
 

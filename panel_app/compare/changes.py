@@ -1,39 +1,33 @@
 """The samples whose neighbourhood changes most between two maps, and what becomes of the selected one's."""
 
 from html import escape
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import panel as pn
 import panel_material_ui as pmui
-import param
 
 from diffviews.errors import DiffViewsError
 from panel_app.cards import hint, picture
 from panel_app.compare.against import LARGEST_K
 from panel_app.compare.comparison import Comparison
 from panel_app.compare.data import FEWEST, NeighbourhoodChange, nearest
-from panel_app.components import BrowserPane
+from panel_app.components import Ranking, column
 from panel_app.html import Html
 from panel_app.layer_map import LayerMap
 from panel_app.points import shortened
 from panel_app.theme import PANE_CSS
 
+_HELP = "Share of the nearest samples that are others on the other map: 0 none, 1 all"
 _PAGE = 30
 """Rows that are sent at a time, each with its picture."""
 
 
-class ChangeTable(BrowserPane):
-    """A sortable table of samples; answers {choose: id}, {point: id or ''}, {sort: column} and {more: true}."""
-
-    entries = param.List(doc="[{id, src, title, change, active}] in the order shown")
-    sort = param.String("change", doc="column sorted by: change or name")
-    down = param.Boolean(True, doc="whether the largest comes first")
-    more = param.String(doc="label of the button below, if there are more rows")
-    empty = param.String(doc="sentence shown when there is nothing")
-
-    _esm = Path(__file__).parents[1] / "esm" / "change_table.js"
+_COLUMNS = [
+    column("picture", "", "", picture=True),
+    column("name", "Sample", "Sort by class and id", named=True),
+    column("change", "Neighbours changed", _HELP, bar="knows", number=True),
+]
 
 
 class ChangesPanel(pn.viewable.Viewer):
@@ -79,7 +73,10 @@ class ChangesPanel(pn.viewable.Viewer):
             margin=0,
         )
         self.told = _html(margin=(2, 0, 8, 0))
-        self.table = ChangeTable(self._on_message, margin=0, max_width=560, min_width=360)
+        self.table = Ranking(
+            self._on_message, columns=_COLUMNS, sort={"key": "change", "down": True}, remote=True, points=True,
+            label="Samples by how much their neighbourhood changes", margin=0, max_width=560, min_width=360,
+        )  # fmt: skip
         self.kept = _html(margin=(0, 0, 0, 28))
         self._layout = pn.Column(
             pn.Row(self.k, self.coloured, self.working, sizing_mode="stretch_width", margin=(6, 0, 0, 0)),
@@ -104,7 +101,7 @@ class ChangesPanel(pn.viewable.Viewer):
         self.coloured.disabled = change is not None and not change.is_whole
         self.told.object = summary(comparison)
         if change is None:
-            self.table.param.update(entries=[], more="")
+            self.table.param.update(rows=[], more="")
             self.kept.object = ""
             return
         self._show_table(change)
@@ -115,13 +112,14 @@ class ChangesPanel(pn.viewable.Viewer):
         shown = order[: self._limit]
         selected = self._comparison.session.state.selection.sample_id
         self.table.param.update(
-            entries=[
+            rows=[
                 {
                     "id": sample_id,
-                    "src": address,
-                    "title": shortened(layer_map.text_of(sample_id), 80),
+                    "picture": address,
+                    "name": shortened(layer_map.text_of(sample_id), 80),
                     "change": change.values[sample_id],
                     "active": sample_id == selected,
+                    "title": f"Select {sample_id} on both maps",
                 }
                 for sample_id, address in zip(shown, layer_map.thumbnails(shown), strict=True)
             ],
@@ -132,10 +130,10 @@ class ChangesPanel(pn.viewable.Viewer):
 
     def _sorted(self, change: NeighbourhoodChange) -> list[str]:
         """Return the samples in the order asked for, sorted once."""
-        layer_map, key = self._comparison.session.map, (change, self.table.sort, self.table.down)
+        layer_map, key = self._comparison.session.map, (change, self.table.sort["key"], self.table.sort["down"])
         if self._order[0] != key:
             known = [s for s in change.values if s in layer_map.row_of]
-            self._order = key, sorted_samples(layer_map, known, change, by=self.table.sort, down=self.table.down)
+            self._order = key, sorted_samples(layer_map, known, change, by=key[1], down=key[2])
         return self._order[1]
 
     def _show_kept(self, change: NeighbourhoodChange) -> None:
@@ -156,13 +154,13 @@ class ChangesPanel(pn.viewable.Viewer):
         state, change = self._comparison.session.state, self._comparison.change
         if change is None:
             return
-        if message.get("choose") in change.values:
-            self._comparison.session.choose_sample(message["choose"])
+        if message.get("open") in change.values:
+            self._comparison.session.choose_sample(message["open"])
         elif "point" in message:
             state.hovered = message["point"] if message["point"] in change.values else None
         elif message.get("sort") in ("change", "name"):
-            down = not self.table.down if message["sort"] == self.table.sort else message["sort"] == "change"
-            self.table.param.update(sort=message["sort"], down=down)
+            key, sort = message["sort"], self.table.sort
+            self.table.sort = {"key": key, "down": not sort["down"] if key == sort["key"] else key == "change"}
             self._show_new()
         elif message.get("more"):
             self._limit += _PAGE

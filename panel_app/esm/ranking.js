@@ -1,4 +1,4 @@
-const {node, press, root, follow, titled} = dv
+const {node, picture, press, root, titled} = dv
 const STYLE = `
 table { border-collapse: collapse; width: 100%; font-size: 12.5px; }
 th { text-align: left; font-weight: 600; font-size: 11.5px; color: var(--dv-muted); padding: 4px 6px; border-bottom: 1px solid var(--dv-faint);
@@ -23,6 +23,18 @@ tbody tr:focus-visible { outline: 2px solid var(--dv-primary); outline-offset: -
 .beside:hover { text-decoration: underline; }
 .beside:focus-visible { outline: 2px solid var(--dv-primary); }
 .none { color: var(--dv-muted); }
+.frame { max-height: 420px; overflow-y: auto; border: 1px solid var(--dv-faint); border-radius: 8px; }
+.frame th { z-index: 1; padding: 7px 10px; }
+.frame td { padding: 4px 10px; white-space: normal; }
+.frame .cell { grid-template-columns: minmax(60px, 150px) 36px; gap: 8px; justify-content: end; }
+td.picture { width: 36px; padding-right: 0; }
+img { width: 36px; height: 36px; image-rendering: pixelated; border-radius: 6px; display: block; object-fit: contain; background: var(--dv-wash); }
+img.photo { image-rendering: auto; }
+tr.active img { box-shadow: 0 0 0 2px var(--dv-selected); }
+.name { font-weight: 500; overflow-wrap: anywhere; }
+.id { font-size: 11.5px; font-weight: 400; color: var(--dv-muted); overflow-wrap: anywhere; }
+.more { all: unset; cursor: pointer; color: var(--dv-primary); padding: 8px 10px; font-size: 12.5px; }
+.more:focus-visible { outline: 2px solid var(--dv-primary); }
 p { color: var(--dv-muted); margin: 4px 0; }
 `
 
@@ -31,7 +43,7 @@ export function render({model, el}) {
   let sort = {...model.sort}
 
   const sorted = () => {
-    if (sort.key === null) return model.rows
+    if (sort.key === null || model.remote) return model.rows
     return [...model.rows].sort((a, b) => {
       const [x, y] = [a[sort.key], b[sort.key]]
       if (x === null || x === undefined) return 1
@@ -59,8 +71,14 @@ export function render({model, el}) {
 
   const cell = (row, column) => {
     const value = row[column.key]
+    if (column.picture) {
+      const td = node("td", "picture")
+      td.append(picture(value, ""))
+      return td
+    }
     const td = node("td", value === null || value === undefined ? "none" : "")
     if (column.bar && typeof value === "number") td.append(bar(value, column, row))
+    else if (column.named) td.append(node("div", "name", value), node("div", "id", row.id))
     else td.textContent = row[`${column.key}_text`] ?? value ?? "–"
     if (column.swatch && row.colour) {
       const swatch = node("span", "swatch")
@@ -79,6 +97,7 @@ export function render({model, el}) {
     tr.tabIndex = 0
     const open = (event) => model.send_msg({open: row.id, beside: model.beside && event.shiftKey})
     tr.addEventListener("click", open)
+    if (model.points) tr.addEventListener("mouseenter", () => model.send_msg({point: row.id}))
     tr.addEventListener("keydown", (event) => { if (event.key === "Enter") open(event) })
     if (model.beside) {
       const button = press("Right", `Open ${row.layer} at σ ${row.sigma_text} on the right`, (event) => {
@@ -95,9 +114,13 @@ export function render({model, el}) {
 
   const head = (column) => {
     const th = titled("th", column.number ? "number" : "", undefined, column.help)
+    th.setAttribute("scope", "col")
+    if (!column.label) return th
     const arrow = sort.key === column.key ? (sort.down ? " ↓" : " ↑") : ""
+    if (arrow) th.setAttribute("aria-sort", sort.down ? "descending" : "ascending")
     th.append(node("button", "", column.label + arrow))
     th.addEventListener("click", () => {
+      if (model.remote) { model.send_msg({sort: column.key}); return }
       sort = {key: column.key, down: sort.key === column.key ? !sort.down : true}
       draw()
     })
@@ -106,7 +129,8 @@ export function render({model, el}) {
 
   const draw = () => {
     if (!model.rows.length) { box.replaceChildren(node("p", "", model.empty)); return }
-    const table = node("table")
+    const at = box.querySelector(".frame")?.scrollTop ?? 0, table = node("table")
+    if (model.label) table.setAttribute("aria-label", model.label)
     const tr = node("tr")
     tr.append(...model.columns.map(head), ...(model.beside ? [node("th")] : []))
     const thead = node("thead")
@@ -114,8 +138,21 @@ export function render({model, el}) {
     const tbody = node("tbody", model.opens ? "opens" : "")
     tbody.append(...sorted().map(line))
     table.append(thead, tbody)
-    box.replaceChildren(table)
+    if (!model.remote) { box.replaceChildren(table); return }
+    const frame = node("div", "frame")
+    frame.append(table)
+    if (model.points) frame.addEventListener("mouseleave", () => model.send_msg({point: ""}))
+    if (model.more) frame.append(press(model.more, model.more, () => model.send_msg({more: true}), "more"))
+    box.replaceChildren(frame)
+    frame.scrollTop = at
   }
-  model.on("sort", () => { sort = {...model.sort}; draw() })
-  follow(model, ["rows", "columns", "empty"], draw)
+  let waits = false
+  const soon = () => {  // several changes come with one message
+    if (waits) return
+    waits = true
+    queueMicrotask(() => { waits = false; draw() })
+  }
+  model.on("sort", () => { sort = {...model.sort}; soon() })
+  for (const name of ["rows", "columns", "empty", "more"]) model.on(name, soon)
+  draw()
 }

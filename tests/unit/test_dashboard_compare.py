@@ -336,15 +336,15 @@ def page(session):
 
 def test_table_lists_what_changes_most_first_and_a_click_selects(page, session):
     values = page.comparison.change.values
-    shown = [entry["id"] for entry in page.changes.table.entries]
+    shown = [entry["id"] for entry in page.changes.table.rows]
     assert shown == sorted(values, key=lambda s: (-values[s], s))[: len(shown)]
-    page.changes.table._handle_msg({"choose": shown[4]})
+    page.changes.table._handle_msg({"open": shown[4]})
     assert session.state.selection.sample_id == shown[4]
     page.changes.table._handle_msg({"sort": "change"})
-    assert page.changes.table.entries[0]["change"] == min(values.values())
+    assert page.changes.table.rows[0]["change"] == min(values.values())
     page.changes.table._handle_msg({"more": True})
-    assert len(page.changes.table.entries) == 2 * len(shown)
-    page.changes.table._handle_msg({"choose": "not-a-sample"})
+    assert len(page.changes.table.rows) == 2 * len(shown)
+    page.changes.table._handle_msg({"open": "not-a-sample"})
     assert session.state.selection.sample_id == shown[4]
 
 
@@ -430,7 +430,7 @@ def test_stale_comparison_is_never_shown_for_another_map(page, session):
     before = page.comparison.change
     session.choose_layer("encoder_block_0", 2.0)
     assert page.comparison.change is None
-    assert page.changes.table.entries == []
+    assert page.changes.table.rows == []
     finish(page.comparison)
     assert page.comparison.change is not before
     assert replace(page.comparison.against, tool=CKA).place == page.comparison.against.place
