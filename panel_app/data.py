@@ -9,7 +9,7 @@ import pandas as pd
 from diffviews.data.samples import SampleSet
 from diffviews.errors import RunNotFoundError
 from diffviews.noise import format_sigma
-from panel_app.compare.data import Comparisons
+from panel_app.comparisons import Comparisons
 from panel_app.layer_map import LayerMap
 from panel_app.model_facts import ModelFacts
 from panel_app.points import LEVEL, join_points

@@ -11,11 +11,11 @@ from scipy.spatial.distance import cdist
 from diffviews.data.samples import SampleSet
 from diffviews.errors import SelectionError
 from panel_app.filter import SHOW_ALL, Filter, RowFilter
-from panel_app.map.point_grid import PointGrid, Range
-from panel_app.map.raster import Colouring, Points, Window, column_values, disc_radius, draw_points
 from panel_app.model_facts import NOTHING_NOTED, ModelFacts
 from panel_app.pictures import PREVIEW, png_address
+from panel_app.point_grid import PointGrid, Range
 from panel_app.points import CLASS, LEVEL, NO_CLUSTER, SIGMA, UNLABELLED, short_sigma
+from panel_app.raster import Colouring, Points, Window, column_values, disc_radius, draw_points
 from panel_app.recent import Recent
 from panel_app.state import Space
 from panel_app.theme import SEQUENTIAL, category_colours, ordered_colours

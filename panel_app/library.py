@@ -19,7 +19,7 @@ from diffviews.tracking.records import ExtractionRecord, LayerRecord, MapRecord,
 from diffviews.tracking.schema import MapKind
 from panel_app.computing.pending import Pending, pending_of
 from panel_app.generation.logged import LoggedGenerations
-from panel_app.scenes.place import Across
+from panel_app.places import Across
 from panel_app.state import Address, Selection
 
 POINTS = "map/points.parquet"

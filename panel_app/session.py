@@ -8,12 +8,12 @@ from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
 import param
 
 from diffviews.errors import RunNotFoundError
-from panel_app.analysis.clustering import CLUSTER, Clustering, FoundClusters
 from panel_app.best_layer import best_layer
+from panel_app.clustering import CLUSTER, Clustering, FoundClusters
 from panel_app.data import DataStore
 from panel_app.failures import told
 from panel_app.layer_map import LayerMap, Neighbour
-from panel_app.scenes.place import ANYWHERE
+from panel_app.places import ANYWHERE
 from panel_app.state import MAP, Address, Group, Selection, ViewState
 
 P = ParamSpec("P")

@@ -11,9 +11,9 @@ from diffviews.pipelines.model_runner import DefaultCheckpoint, ModelRunner, Run
 from diffviews.pipelines.workspace import open_workspace
 from diffviews.serving.client import WorkerClient
 from diffviews.serving.remote_runner import RemoteRunner
+from panel_app import raster
 from panel_app.data import DataStore
 from panel_app.library import LoggedRuns
-from panel_app.map import raster
 from panel_app.settings import Settings
 
 

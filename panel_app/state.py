@@ -9,9 +9,8 @@ from typing import Any, Literal, Self
 import param
 
 from diffviews.noise import format_sigma
-from panel_app.compare.against import NOTHING, Against
 from panel_app.filter import SHOW_ALL, Filter
-from panel_app.scenes.place import ANYWHERE, Across
+from panel_app.places import ANYWHERE, NOTHING, Across, Against
 
 Space = Literal["activation", "map"]
 BY_CLASS = "class"

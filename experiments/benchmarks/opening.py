@@ -47,7 +47,7 @@ def open_and_draw() -> Answer:
     from diffviews.pipelines.workspace import open_workspace
     from panel_app.data import DataStore
     from panel_app.library import LoggedRuns
-    from panel_app.map.raster import Window
+    from panel_app.raster import Window
     from panel_app.shared import compile_drawing
 
     imported = time.perf_counter()

@@ -15,7 +15,7 @@ from experiments.benchmarks.benchmark import Benchmark, Measurement, Row, Settin
 from experiments.benchmarks.measurement import Target, interleave, seconds_of
 from experiments.benchmarks.synthetic import CLUSTERS, cluster_of
 from panel_app.layer_map import LayerMap
-from panel_app.map.raster import Window, draw_points
+from panel_app.raster import Window, draw_points
 
 T = TypeVar("T")
 

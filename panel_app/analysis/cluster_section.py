@@ -7,9 +7,9 @@ import panel as pn
 import panel_material_ui as pmui
 
 from diffviews.pipelines.job_queue import Job
-from panel_app.analysis.clustering import CLUSTER, Clustering, FoundClusters, find
 from panel_app.cards import hint_small, quiet
 from panel_app.clicks import after_typing
+from panel_app.clustering import CLUSTER, Clustering, FoundClusters, find
 from panel_app.components import Ranking, column
 from panel_app.computing.job_bar import JobBar
 from panel_app.computing.session_jobs import SessionJobs

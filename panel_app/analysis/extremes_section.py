@@ -7,9 +7,9 @@ import numpy as np
 import panel as pn
 import panel_material_ui as pmui
 
-from panel_app.analysis.clustering import TRUST
 from panel_app.analysis.sample_lists import pictures_of, sample_entries
 from panel_app.cards import column_label, hint
+from panel_app.clustering import TRUST
 from panel_app.components import SampleList
 from panel_app.fields import field, section, text
 from panel_app.layer_map import LayerMap

@@ -5,10 +5,10 @@ from typing import Any
 import panel as pn
 
 from panel_app.cards import hint
-from panel_app.compare.against import BETWEEN
 from panel_app.compare.comparison import Comparison
-from panel_app.compare.data import FEWEST
+from panel_app.comparisons import FEWEST
 from panel_app.html import Html
+from panel_app.places import BETWEEN
 from panel_app.scenes.cloud import CloudPane
 from panel_app.scenes.scene import Scene
 from panel_app.theme import PANE_CSS

@@ -8,16 +8,14 @@ import param
 
 from diffviews.errors import DiffViewsError, RunNotFoundError
 from panel_app.best_layer import best_layer, standing
-from panel_app.compare.against import Against
-from panel_app.compare.data import NeighbourhoodChange, Pairing
 from panel_app.compare.sides import Side
+from panel_app.comparisons import NeighbourhoodChange, Pairing
 from panel_app.computing.background import Background
 from panel_app.data import DataStore
 from panel_app.layer_map import LayerMap
+from panel_app.places import COMPARE, Against
 from panel_app.session import Session
 
-COMPARE = "compare"
-"""What the address calls the view."""
 NOTHING_ELSE = (
     "There is nothing to compare this layer with: it is the only finished layer run of its experiment. "
     "Extract more layers or noise levels, for example with: diffviews extract --layers all --sigmas 0.5,2"

@@ -6,7 +6,7 @@ from typing import Any
 
 import param
 
-from panel_app.compare.data import CHANGE, NeighbourhoodChange
+from panel_app.comparisons import CHANGE, NeighbourhoodChange
 from panel_app.layer_map import LayerMap
 from panel_app.session import Session, Severity
 from panel_app.state import Selection

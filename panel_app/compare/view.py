@@ -6,16 +6,16 @@ import panel as pn
 import panel_material_ui as pmui
 
 from panel_app.cards import hint
-from panel_app.compare.against import BETWEEN, CHANGES, CKA, QUALITY, TOOLS
 from panel_app.compare.between import BetweenPanel
 from panel_app.compare.changes import ChangesPanel
 from panel_app.compare.cka_heatmap import CkaPanel
-from panel_app.compare.comparison import COMPARE, Comparison
+from panel_app.compare.comparison import Comparison
 from panel_app.compare.heading import SideChooser
 from panel_app.compare.quality import QualityTable
 from panel_app.compare.zoom import ZoomLink
 from panel_app.html import Html
 from panel_app.map.embedding_map import EmbeddingMap
+from panel_app.places import BETWEEN, CHANGES, CKA, COMPARE, QUALITY, TOOLS
 from panel_app.session import Session
 from panel_app.theme import PANE_CSS
 

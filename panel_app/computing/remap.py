@@ -14,9 +14,7 @@ from panel_app.cards import quiet
 from panel_app.clicks import after_typing
 from panel_app.computing.job_bar import JobBar
 from panel_app.computing.session_jobs import SessionJobs
-from panel_app.scenes.noise import NoiseView
-from panel_app.scenes.place import THREE_AXES
-from panel_app.scenes.space import SpaceView
+from panel_app.places import NOISE, SPACE, THREE_AXES
 from panel_app.session import Session
 
 
@@ -113,13 +111,13 @@ class RemapPanel(pn.viewable.Viewer):
             self.session.tell("The re-computed map is logged; open its layer and choose it under Map.", "info")
         elif kind is MapKind.ALIGNED:
             state.across = replace(state.across, map_run=run_id)
-            state.view = NoiseView.key
+            state.view = NOISE
         else:
             self.session.choose_map(run_id)
             self.session.tell("The re-computed map is on show; the one logged with the layer stays under Map.", "info")
             if dimensions == 3:
                 state.across = replace(state.across, axis=THREE_AXES)
-                state.view = SpaceView.key
+                state.view = SPACE
 
     def _enable(self) -> None:
         self.button.disabled = self.bar.busy or self.session.map is None

@@ -13,12 +13,11 @@ from panel_app.cards import column_label
 from panel_app.filter import Filter
 from panel_app.layer_map import LayerMap
 from panel_app.map.embedding_map import EmbeddingMap
-from panel_app.map.emphasis import Emphasis, emphasis_of, emphasised
 from panel_app.map.labels import fitting, labels_of
-from panel_app.map.overlays import LIGHT, DrawnPath, path_columns, ring_columns
-from panel_app.map.raster import Colouring, Window, draw_points
+from panel_app.map.overlays import LIGHT, DrawnPath, Emphasis, emphasis_of, emphasised, path_columns, ring_columns
 from panel_app.map.thumbnails import Placed, colours_of, placed
 from panel_app.points import short_sigma, shortened
+from panel_app.raster import Colouring, Window, draw_points
 from panel_app.session import Session
 from panel_app.state import Selection
 

@@ -11,17 +11,15 @@ from bokeh.plotting import figure as Figure
 
 from panel_app.components import MapKeys
 from panel_app.layer_map import LayerMap
-from panel_app.map.decoration import Decoration
-from panel_app.map.emphasis import LastEmphasis, emphasised
 from panel_app.map.figure import WIDEST, MapFigure
-from panel_app.map.hand import MapHand
 from panel_app.map.legend import MapLegend
-from panel_app.map.overlays import DARK, LIGHT, DrawnPath, Look, path_columns, ring_columns
+from panel_app.map.overlays import DARK, LIGHT, DrawnPath, LastEmphasis, Look, emphasised, path_columns, ring_columns
 from panel_app.map.plot import MapPlot
-from panel_app.map.point_grid import Range
-from panel_app.map.pointing import Pointing, Seen
-from panel_app.map.raster import Window
-from panel_app.map.tools import BAR_HEIGHT, MapTools
+from panel_app.map.pointer import Pointing, Seen
+from panel_app.map.thumbnails import Decoration
+from panel_app.map.tools import BAR_HEIGHT, MapHand, MapTools
+from panel_app.point_grid import Range
+from panel_app.raster import Window
 from panel_app.session import Session
 
 _SHIFT = 0.15

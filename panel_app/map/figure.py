@@ -7,8 +7,8 @@ from bokeh.models import BoxSelectTool, LassoSelectTool, PanTool
 from bokeh.plotting import figure as Figure
 
 from panel_app.map.overlays import Columns, add_glyphs, empty_sources
-from panel_app.map.point_grid import Range
 from panel_app.map.tools import BOX, HAND, LASSO
+from panel_app.point_grid import Range
 
 _KINDS = {HAND: PanTool, BOX: BoxSelectTool, LASSO: LassoSelectTool}
 WIDEST = 4.0

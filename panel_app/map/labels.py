@@ -12,9 +12,9 @@ from scipy.ndimage import gaussian_filter, maximum_filter
 
 from panel_app.filter import Filter
 from panel_app.layer_map import LayerMap
-from panel_app.map.point_grid import PointGrid, Range
-from panel_app.map.raster import Points
+from panel_app.point_grid import PointGrid, Range
 from panel_app.points import CLASS, NO_CLUSTER, PROMPT, SIGMA, UNLABELLED, shortened
+from panel_app.raster import Points
 
 _CELLS = 48
 """Cells along a side in which points are counted."""

@@ -10,8 +10,8 @@ from panel_app.cards import column_label
 from panel_app.components import ColourKey
 from panel_app.html import Html
 from panel_app.layer_map import LayerMap
-from panel_app.map.raster import Colouring
 from panel_app.points import short_sigma
+from panel_app.raster import Colouring
 from panel_app.session import Session
 from panel_app.theme import PANE_CSS
 

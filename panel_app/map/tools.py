@@ -1,18 +1,67 @@
-"""The map's tools: what dragging does, zooming, how marking adds up, and which keys there are."""
+"""The map's tools and the visitor's hand: dragging, zooming, marking by box and lasso, and the keys."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from html import escape
+from typing import Any, Literal, get_args
 
+import numpy as np
 import panel as pn
 import panel_material_ui as pmui
 import param
+import shapely
 
 from panel_app.filter import Filter
 from panel_app.html import Html
 from panel_app.layer_map import LayerMap
-from panel_app.map.marking import WAYS, Way
+from panel_app.point_grid import PointGrid, Range
+from panel_app.session import Session
 from panel_app.state import Group
 from panel_app.theme import LABEL_BESIDE, PANE_CSS
+
+Way = Literal["new", "add", "remove", "intersect"]
+"""What a further box or lasso does to the samples marked before."""
+WAYS: tuple[Way, ...] = get_args(Way)
+
+
+def combined(before: Group, found: Iterable[str], way: Way) -> Group:
+    """Return the group that marking further samples makes of the one before."""
+    changes: Mapping[Way, Callable[[Iterable[str]], Group]] = {
+        "new": Group().union,
+        "add": before.union,
+        "remove": before.minus,
+        "intersect": before.intersect,
+    }
+    return changes[way](found)
+
+
+def way_held(chosen: Way, *, shift: bool, alt: bool) -> Way:
+    """Return what is meant while keys are held down: Shift adds, Alt removes, both intersect."""
+    held: dict[tuple[bool, bool], Way] = {(True, False): "add", (False, True): "remove", (True, True): "intersect"}
+    return held.get((shift, alt), chosen)
+
+
+def rows_in_box(grid: PointGrid, x_range: Range, y_range: Range) -> np.ndarray:
+    """Return the rows of the points in a box, (n,) in the order of the table."""
+    return np.sort(grid.rows[grid.inside(x_range, y_range)])
+
+
+def rows_in_outline(grid: PointGrid, outline: np.ndarray) -> np.ndarray:
+    """Return the rows of the points within a closed line, (n,) in the order of the table.
+
+    Args:
+        grid: the points.
+        outline: (m, 2) corners; a line of fewer than three encloses nothing. Where it crosses itself, what it
+            goes round twice is outside, as in drawing programs.
+    """
+    corners = np.asarray(outline, np.float64).reshape(-1, 2)
+    corners = corners[np.isfinite(corners).all(axis=1)]
+    if len(np.unique(corners, axis=0)) < 3:
+        return np.zeros(0, grid.rows.dtype)
+    (x0, y0), (x1, y1) = corners.min(axis=0).tolist(), corners.max(axis=0).tolist()
+    places = grid.inside((x0, x1), (y0, y1))
+    held = shapely.contains_xy(shapely.Polygon(corners), grid.x[places], grid.y[places])
+    return np.sort(grid.rows[places[held]])
+
 
 HAND, BOX, LASSO = "hand", "box", "lasso"
 _TOOLS = (
@@ -138,3 +187,65 @@ def _key_list() -> str:
         f'max-width:430px"><div class="title" style="margin-bottom:4px">Keys and gestures of the map</div>'
         f'<table class="facts">{rows}</table></div>'
     )
+
+
+class MapHand:
+    """Answers what a visitor does on the map.
+
+    Args:
+        session: whose samples are marked; always the shown ones only.
+        tools: say what marking does.
+        moves: what the keys that move the view do, by key.
+    """
+
+    def __init__(self, session: Session, tools: MapTools, moves: Mapping[str, Callable[[], None]]) -> None:
+        self._session, self._tools = session, tools
+        self._held = {"shift": False, "alt": False}
+        self._actions = {
+            **moves,
+            "Escape": self.escape,
+            "s": session.suggest,
+            "?": lambda: tools.param.update(helping=not tools.helping),
+        }
+
+    def on_message(self, message: Mapping[str, Any]) -> None:
+        """Answer a key, or note which keys are down while the pointer goes down."""
+        if "key" not in message:
+            self._held = {name: message.get(name) is True for name in self._held}
+        elif self._session.map is not None and message["key"] in self._actions:
+            self._actions[message["key"]]()
+
+    def escape(self) -> None:
+        """Clear what lies on top: the list of keys, then marks and highlight, then the selection."""
+        state = self._session.state
+        if self._tools.helping:
+            self._tools.helping = False
+        elif len(state.group) or state.highlight is not None:
+            state.param.update(group=Group(), highlight=None)
+        else:
+            self._session.clear()
+
+    def unmark(self) -> None:
+        """Mark nothing."""
+        self._session.state.group = Group()
+
+    def mark_box(self, bounds: tuple[float, float, float, float] | None) -> None:
+        """Mark what is in a box, given as left, bottom, right, top."""
+        if bounds is not None and self._session.map is not None:
+            left, bottom, right, top = bounds
+            self._mark(rows_in_box(self._shown(), (left, right), (bottom, top)))
+
+    def mark_outline(self, outline: np.ndarray | None) -> None:
+        """Mark what a lasso goes round, (m, 2) corners."""
+        if outline is not None and self._session.map is not None:
+            self._mark(rows_in_outline(self._shown(), outline))
+
+    def _shown(self) -> PointGrid:
+        state, layer_map = self._session.state, self._session.map
+        grid: PointGrid = layer_map.points(state.colour_by, state.filter).grid
+        return grid
+
+    def _mark(self, rows: np.ndarray) -> None:
+        state = self._session.state
+        way = way_held(self._tools.way, **self._held)
+        state.group = combined(state.group, self._session.map.samples_at(rows), way)

@@ -10,7 +10,7 @@ import param
 from diffviews.errors import SelectionError
 from panel_app.cards import hover_card
 from panel_app.components import BrowserPane
-from panel_app.map.raster import disc_radius
+from panel_app.raster import disc_radius
 from panel_app.scenes.paths import Placed
 from panel_app.scenes.scene import Scene
 from panel_app.session import Session

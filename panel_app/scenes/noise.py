@@ -10,6 +10,7 @@ import panel_material_ui as pmui
 from diffviews.pipelines.model_runner import Runner
 from panel_app.computing.session_jobs import SessionJobs
 from panel_app.generation.results import Results
+from panel_app.places import NOISE
 from panel_app.points import short_sigma
 from panel_app.scenes.cloud import CloudPane
 from panel_app.scenes.order import ALIGNED
@@ -22,7 +23,7 @@ from panel_app.session import Session
 class NoiseView(SceneView):
     """Shows the newest aligned map of the layer on show, or the one that the state names."""
 
-    key = "noise"
+    key = NOISE
     gestures = "Drag to move, wheel or + and − to zoom, 0 to see all, space to play. A click selects."
 
     def __init__(self, session: Session, runner: Runner, queue: SessionJobs, results: Results, **params: Any) -> None:

@@ -12,8 +12,8 @@ from diffviews.processing.palette import UNLABELLED
 from diffviews.processing.procrustes import overlay
 from panel_app.filter import Filter
 from panel_app.layer_map import LayerMap
-from panel_app.map.raster import Colouring
 from panel_app.points import short_sigma
+from panel_app.raster import Colouring
 from panel_app.state import Group, Selection
 
 MOST_PLACES = 400_000

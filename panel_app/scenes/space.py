@@ -9,10 +9,10 @@ import panel_material_ui as pmui
 from diffviews.pipelines.model_runner import Runner
 from panel_app.computing.session_jobs import SessionJobs
 from panel_app.generation.results import Results
+from panel_app.places import SIGMA_AXIS, SPACE, THREE_AXES
 from panel_app.points import short_sigma
 from panel_app.scenes.cloud import CloudPane
 from panel_app.scenes.order import ALIGNED, SOLID
-from panel_app.scenes.place import SIGMA_AXIS, THREE_AXES
 from panel_app.scenes.scene import Scene
 from panel_app.scenes.slices import Found, aligned_scene, solid_maps, solid_scene
 from panel_app.scenes.view import SceneView
@@ -23,7 +23,7 @@ from panel_app.theme import ONE_LINE
 class SpaceView(SceneView):
     """Shows the layer on show in space, in one of two ways."""
 
-    key = "3d"
+    key = SPACE
     gestures = (
         "Drag or arrow keys to turn, wheel or + and − to zoom, 0 for the first view. A click selects; over noise "
         "levels a thread joins a selected sample's places."

@@ -11,7 +11,7 @@ from test_story import keep, query
 
 from diffviews.processing.clusters import find_clusters
 from diffviews.processing.enrichment import enrich_values
-from panel_app.analysis.clustering import CLUSTER
+from panel_app.clustering import CLUSTER
 
 
 @pytest.fixture

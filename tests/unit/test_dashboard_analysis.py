@@ -15,11 +15,11 @@ from dashboard_synthetic import SIGMAS, PromptRuns, SyntheticRunner, SyntheticRu
 from diffviews.errors import ConfigError, SelectionError, TrackingError
 from diffviews.processing.clusters import find_clusters
 from diffviews.processing.enrichment import enrich_values
-from panel_app.analysis.clustering import CLUSTER, Clustering, find
 from panel_app.analysis.extremes_section import OUTLIERS, TRUSTED, extremes
 from panel_app.analysis.group_section import NUMBERS, WORDS
 from panel_app.analysis.sample_lists import LONGEST, WITH_PICTURES
 from panel_app.cards import hover_card, selected_card
+from panel_app.clustering import CLUSTER, Clustering, find
 from panel_app.computing.session_jobs import SessionJobs
 from panel_app.dashboard import Dashboard
 from panel_app.data import DataStore

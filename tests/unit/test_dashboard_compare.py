@@ -11,14 +11,14 @@ from dashboard_synthetic import LAYERS, FlatProjector, SyntheticRuns
 from scipy.spatial.distance import cdist
 
 from diffviews.errors import CorruptDataError, SelectionError, TrackingError
-from panel_app.compare.against import BETWEEN, CKA, Against
-from panel_app.compare.comparison import COMPARE, Comparison
-from panel_app.compare.data import CHANGE, measure, nearest, pair
+from panel_app.compare.comparison import Comparison
 from panel_app.compare.heading import extraction_options
 from panel_app.compare.view import CompareView
+from panel_app.comparisons import CHANGE, measure, nearest, pair
 from panel_app.data import DataStore
 from panel_app.filter import Filter
 from panel_app.map.embedding_map import EmbeddingMap
+from panel_app.places import BETWEEN, CKA, COMPARE, Against
 from panel_app.session import Session
 from panel_app.state import Address, Group, Selection
 
@@ -281,7 +281,7 @@ def test_change_is_that_of_brute_force_among_the_common_samples(comparison, sess
 
 
 def test_change_is_measured_once_for_all_visitors(session, comparison, monkeypatch):
-    import panel_app.compare.data as compare_data
+    import panel_app.comparisons as compare_data
 
     monkeypatch.setattr(compare_data, "measure", None)  # a second visitor must not need it
     other = Session(session.store)

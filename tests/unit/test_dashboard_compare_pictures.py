@@ -10,14 +10,13 @@ from dashboard_synthetic import SyntheticRuns
 from scipy.spatial import procrustes
 
 from diffviews.errors import CorruptDataError, DiffViewsError
-from panel_app.compare.against import BETWEEN
-from panel_app.compare.comparison import COMPARE
 from panel_app.compare.view import CompareView
 from panel_app.compare.zoom import around, is_same, part, shares
 from panel_app.computing.background import Background
 from panel_app.data import DataStore
 from panel_app.library import LoggedRuns
 from panel_app.map.embedding_map import EmbeddingMap
+from panel_app.places import BETWEEN, COMPARE
 from panel_app.scenes import scene as scene_module
 from panel_app.scenes.scene import Scene
 from panel_app.session import Session

@@ -10,7 +10,7 @@ from bokeh.models import BoxSelectTool
 from bokeh.plotting import figure
 from dashboard_synthetic import SyntheticRuns
 
-from panel_app.analysis.clustering import Clustering, find
+from panel_app.clustering import Clustering, find
 from panel_app.data import DataStore
 from panel_app.map.embedding_map import EmbeddingMap
 from panel_app.map.figure import MapFigure

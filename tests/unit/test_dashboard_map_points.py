@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from panel_app.map.marking import combined, rows_in_box, rows_in_outline, way_held
-from panel_app.map.point_grid import PointGrid, joined
+from panel_app.map.tools import combined, rows_in_box, rows_in_outline, way_held
+from panel_app.point_grid import PointGrid, joined
 from panel_app.state import Group
 
 COUNT = 3_000

@@ -14,14 +14,13 @@ from diffviews.errors import CorruptDataError
 from panel_app.data import DataStore
 from panel_app.filter import Filter
 from panel_app.map.embedding_map import EmbeddingMap
-from panel_app.map.emphasis import Emphasis, emphasis_of, emphasised
 from panel_app.map.labels import MapLabel, category_labels, fitting, word_labels
 from panel_app.map.legend import MapLegend
-from panel_app.map.overlays import LIGHT, ring_columns
-from panel_app.map.point_grid import PointGrid
-from panel_app.map.raster import Colouring, Points, Window, over
+from panel_app.map.overlays import LIGHT, Emphasis, emphasis_of, emphasised, ring_columns
 from panel_app.map.thumbnails import MOST, addresses, colours_of, placed
 from panel_app.map.tools import told
+from panel_app.point_grid import PointGrid
+from panel_app.raster import Colouring, Points, Window, over
 from panel_app.session import Session
 from panel_app.state import Address, Group, Selection
 

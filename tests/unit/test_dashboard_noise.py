@@ -13,9 +13,9 @@ from diffviews.recipes.embedding import EmbeddingRecipe
 from panel_app.computing.session_jobs import SessionJobs
 from panel_app.data import DataStore
 from panel_app.generation.tracks import Track
+from panel_app.places import SIGMA_AXIS, Across
 from panel_app.scenes.order import ALIGNED, SOLID, MapOrder
 from panel_app.scenes.paths import paths_on
-from panel_app.scenes.place import SIGMA_AXIS, Across
 from panel_app.scenes.slices import aligned_scene, solid_scene
 from panel_app.session import Session
 from panel_app.state import Address, ViewState

@@ -14,8 +14,8 @@ from diffviews.tracking.schema import MapKind
 from panel_app.computing.session_jobs import SessionJobs
 from panel_app.dashboard import Dashboard
 from panel_app.data import DataStore
+from panel_app.places import SIGMA_AXIS, THREE_AXES, Across
 from panel_app.scenes.noise import NoiseView
-from panel_app.scenes.place import SIGMA_AXIS, THREE_AXES, Across
 from panel_app.scenes.space import SpaceView
 from panel_app.state import Address
 

@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from panel_app.map import raster
-from panel_app.map.raster import Colouring, Window, disc_radius
+from panel_app import raster
+from panel_app.raster import Colouring, Window, disc_radius
 
 WINDOW = Window((0.0, 10.0), (0.0, 10.0), 100, 80)
 TWO = Colouring("class", ("#ff0000", "#0000ff"), ("a", "b"))

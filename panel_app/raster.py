@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from panel_app.map.point_grid import PointGrid, Range
+from panel_app.point_grid import PointGrid, Range
 
 FEW_POINTS = 20_000
 """Up to so many visible points each is drawn as a smooth disc; more are counted per pixel."""

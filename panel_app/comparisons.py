@@ -3,17 +3,15 @@
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from diffviews.errors import SelectionError
 from diffviews.processing.neighbors import exact_neighbors, neighborhood_change
+from panel_app.layer_map import LayerMap
 from panel_app.recent import Recent
-
-if TYPE_CHECKING:
-    from panel_app.layer_map import LayerMap
 
 CHANGE = "neighborhood_change"
 """Column of a compared map: share of a sample's nearest that are others on the other map."""
@@ -54,19 +52,19 @@ class NeighbourhoodChange:
         """Whether every common sample was answered for."""
         return len(self.values) == self.total
 
-    def on(self, layer_map: "LayerMap") -> "LayerMap":
+    def on(self, layer_map: LayerMap) -> LayerMap:
         """Return a map with the column CHANGE; samples that were not answered for have no number there."""
         return layer_map.with_columns(**{CHANGE: layer_map.table["sample_id"].map(self.values).astype("float64")})
 
 
-def pair(left: "LayerMap", right: "LayerMap") -> Pairing:
+def pair(left: LayerMap, right: LayerMap) -> Pairing:
     """Return which samples two maps have in common."""
     both = tuple(s for s in left.row_of if s in right.row_of)
     return Pairing(both, len(left.row_of) - len(both), len(right.row_of) - len(both))
 
 
 def measure(
-    left: "LayerMap", right: "LayerMap", sample_ids: Sequence[str], k: int, *, most_pairs: int = MOST_PAIRS
+    left: LayerMap, right: LayerMap, sample_ids: Sequence[str], k: int, *, most_pairs: int = MOST_PAIRS
 ) -> NeighbourhoodChange:
     """Return how much neighbourhoods in activation space change from one map to the other.
 
@@ -113,11 +111,11 @@ class Comparisons:
         self._changes = Recent[NeighbourhoodChange](16)
         self._similarities = Recent[pd.DataFrame | None](16)
 
-    def pairing(self, left: "LayerMap", right: "LayerMap") -> Pairing:
+    def pairing(self, left: LayerMap, right: LayerMap) -> Pairing:
         """Return which samples two maps have in common."""
         return self._pairings.get((_key(left), _key(right)), lambda: pair(left, right))
 
-    def change(self, left: "LayerMap", right: "LayerMap", k: int) -> NeighbourhoodChange | None:
+    def change(self, left: LayerMap, right: LayerMap, k: int) -> NeighbourhoodChange | None:
         """Return how much neighbourhoods change between two maps, None where they share too few; see `measure`."""
         sample_ids = self.pairing(left, right).sample_ids
         if len(sample_ids) < FEWEST:
@@ -134,7 +132,7 @@ class Comparisons:
         return self._similarities.get((extraction, sigma), lambda: self._library.similarity(extraction, sigma))
 
 
-def nearest(layer_map: "LayerMap", sample_ids: Sequence[str], sample_id: str, k: int) -> tuple[str, ...]:
+def nearest(layer_map: LayerMap, sample_ids: Sequence[str], sample_id: str, k: int) -> tuple[str, ...]:
     """Return the k samples nearest to one in activation space among `sample_ids`, itself left out, nearest first."""
     if len(sample_ids) == len(layer_map.row_of):
         return tuple(n.sample_id for n in layer_map.neighbours(sample_id, k, "activation"))
@@ -143,10 +141,10 @@ def nearest(layer_map: "LayerMap", sample_ids: Sequence[str], sample_id: str, k:
     return tuple([sample_ids[row] for row in rows if sample_ids[row] != sample_id][:k])
 
 
-def _key(layer_map: "LayerMap") -> tuple[str, str]:
+def _key(layer_map: LayerMap) -> tuple[str, str]:
     return layer_map.map_run, layer_map.layer.run_id
 
 
-def _points(layer_map: "LayerMap", sample_ids: Sequence[str]) -> np.ndarray:
+def _points(layer_map: LayerMap, sample_ids: Sequence[str]) -> np.ndarray:
     rows = [layer_map.projector_row_of[s] for s in sample_ids]
     return np.asarray(layer_map.projector.pca_points)[rows]
