@@ -1,9 +1,9 @@
 """Which layer run a visitor means, and how much a layer knows and decides."""
 
 from collections.abc import Sequence
-from typing import Any
 
 from diffviews.noise import format_sigma
+from diffviews.tracking.records import LayerRecord
 
 KNOWS = "knn_accuracy_activation"
 """Metric: share of samples whose neighbours in activation space vote for their class."""
@@ -11,7 +11,7 @@ DECIDES = "control_rate"
 """Metric: share of masked generations that land in the masked class."""
 
 
-def best_layer(layers: Sequence[Any], layer: str | None, sigma: float | None) -> tuple[Any, str]:
+def best_layer(layers: Sequence[LayerRecord], layer: str | None, sigma: float | None) -> tuple[LayerRecord, str]:
     """Return the layer run nearest to what is asked for, and a sentence where it is another.
 
     Args:
@@ -32,6 +32,6 @@ def best_layer(layers: Sequence[Any], layer: str | None, sigma: float | None) ->
     return max(candidates, key=standing), lacking
 
 
-def standing(record: Any) -> float:
+def standing(record: LayerRecord) -> float:
     """Return how much a layer knows and decides together, 0 to 2."""
     return float(record.metrics.get(KNOWS, 0.0) + record.metrics.get(DECIDES, 0.0))

@@ -103,7 +103,7 @@ def _points(layer_map: LayerMap, space: Space) -> np.ndarray:
 def _projector_rows(layer_map: LayerMap) -> np.ndarray:
     ids, levels = list(layer_map.projector.sample_ids), getattr(layer_map.projector, "row_sigmas", None)
     if not layer_map.is_joint or levels is None:
-        return pd.Index(ids).get_indexer(layer_map.table["sample_id"].astype(str))
+        return pd.Index(ids).get_indexer(pd.Index(layer_map.table["sample_id"].astype(str)))
     keys = pd.MultiIndex.from_arrays([ids, np.asarray(levels, np.float64)])
     wanted = pd.MultiIndex.from_arrays([layer_map.table["sample_id"].astype(str), layer_map.table[LEVEL]])
     return keys.get_indexer(wanted)

@@ -9,6 +9,8 @@ import pandas as pd
 from diffviews.data.samples import SampleSet
 from diffviews.errors import RunNotFoundError
 from diffviews.noise import format_sigma
+from diffviews.processing.projector import Projector
+from diffviews.tracking.records import ExtractionRecord, LayerRecord, MapRecord
 from panel_app.comparisons import Comparisons
 from panel_app.layer_map import LayerMap
 from panel_app.model_facts import ModelFacts
@@ -29,16 +31,16 @@ class Library(Protocol):
     def experiments(self) -> Sequence[str]:
         """Names of the experiments that hold DiffViews runs."""
 
-    def extractions(self, experiment: str) -> Sequence[Any]:
+    def extractions(self, experiment: str) -> Sequence[ExtractionRecord]:
         """Finished extractions, imports and generated sets with layer runs, newest first."""
 
-    def layers(self, extraction: str) -> Sequence[Any]:
+    def layers(self, extraction: str) -> Sequence[LayerRecord]:
         """Finished layer runs of an extraction."""
 
-    def maps(self, layer_run: str) -> Sequence[Any]:
+    def maps(self, layer_run: str) -> Sequence[MapRecord]:
         """Finished re-computed maps of a layer run, newest first."""
 
-    def aligned_maps(self, layer_runs: Sequence[str]) -> Sequence[Any]:
+    def aligned_maps(self, layer_runs: Sequence[str]) -> Sequence[MapRecord]:
         """Finished aligned maps made of any of these layer runs, which are one layer's, newest first."""
 
     def samples(self, extraction: str) -> SampleSet:
@@ -53,7 +55,7 @@ class Library(Protocol):
     def points(self, map_run: str, slice_sigma: float | None = None) -> pd.DataFrame:
         """The table of a layer run's or re-computed map's points, or of one slice of an aligned map."""
 
-    def projector(self, map_run: str, slice_sigma: float | None = None) -> Any:
+    def projector(self, map_run: str, slice_sigma: float | None = None) -> Projector:
         """The projector of a layer run's or re-computed map, or of one slice of an aligned map."""
 
     def similarity(self, extraction: str, sigma: float) -> pd.DataFrame | None:
@@ -96,7 +98,7 @@ class DataStore:
         """Names of the experiments that hold extractions."""
         return self.library.experiments()
 
-    def layer_run(self, extraction: str, layer: str, sigma: float) -> Any:
+    def layer_run(self, extraction: str, layer: str, sigma: float) -> LayerRecord:
         """Return the layer run of an extraction at one noise level.
 
         Raises:
@@ -110,12 +112,12 @@ class DataStore:
         wanted = f"layer {layer!r} at sigma {format_sigma(sigma)}"
         raise RunNotFoundError(f"this extraction has no finished {wanted}; it has {', '.join(known[:8]) or 'none yet'}")
 
-    def open(self, layer: Any, map_run: str | None = None) -> LayerMap:
+    def open(self, layer: LayerRecord, map_run: str | None = None) -> LayerMap:
         """Return a layer run's map, or a re-computed one of it."""
         run = map_run or layer.run_id
         return self._maps.get(run, lambda: self._load(layer, run))
 
-    def slices(self, map_run: str, layers: Sequence[Any]) -> tuple[LayerMap, ...]:
+    def slices(self, map_run: str, layers: Sequence[LayerRecord]) -> tuple[LayerMap, ...]:
         """Return an aligned map's slices, one at the noise level of each of these layer runs of its layer."""
         key = (map_run, *(layer.run_id for layer in layers))
         return self._slices.get(key, lambda: tuple(self._load(layer, map_run, layer.sigma) for layer in layers))
@@ -141,7 +143,7 @@ class DataStore:
         """Return the further columns of an extraction's samples, or None."""
         return self._columns.get(extraction, lambda: self.library.columns(extraction))
 
-    def _load(self, layer: Any, run: str, slice_sigma: float | None = None) -> LayerMap:
+    def _load(self, layer: LayerRecord, run: str, slice_sigma: float | None = None) -> LayerMap:
         samples = self.samples(layer.parent_id)
         table = join_points(self.library.points(run, slice_sigma), samples, self.columns(layer.parent_id))
         projector = self.library.projector(run, slice_sigma)
@@ -166,6 +168,6 @@ def _is_level(table: pd.DataFrame, sigma: float) -> np.ndarray | None:
     return (table[LEVEL] == sigma).to_numpy(dtype=bool) if LEVEL in table else None
 
 
-def _projected_at(projector: Any, sigma: float) -> np.ndarray | None:
+def _projected_at(projector: Projector, sigma: float) -> np.ndarray | None:
     levels = getattr(projector, "row_sigmas", None)
     return None if levels is None else np.asarray(levels) == sigma

@@ -10,6 +10,8 @@ from scipy.spatial.distance import cdist
 
 from diffviews.data.samples import SampleSet
 from diffviews.errors import SelectionError
+from diffviews.processing.projector import Projector
+from diffviews.tracking.records import LayerRecord
 from panel_app.filter import SHOW_ALL, Filter, RowFilter
 from panel_app.model_facts import NOTHING_NOTED, ModelFacts
 from panel_app.pictures import PREVIEW, png_address
@@ -36,7 +38,7 @@ class Neighbour:
 class LayerMap:
     """A map with its samples: immutable and shared."""
 
-    layer: Any
+    layer: LayerRecord
     """LayerRecord of the layer run."""
     map_run: str
     """Run whose map this is: the layer run, or a re-computed map of it."""
@@ -45,7 +47,7 @@ class LayerMap:
     row_of: Mapping[str, int]
     """Row of each sample; on a joint map the one at the layer run's sigma."""
     samples: SampleSet
-    projector: Any
+    projector: Projector
     projector_row_of: Mapping[str, int]
     facts: ModelFacts = NOTHING_NOTED
     """What the extraction noted of its model."""
@@ -203,11 +205,12 @@ class LayerMap:
         if k > others:
             raise SelectionError(f"{k} neighbours were asked for, but there are only {others} other samples")
         own = self._projector_row(sample_id)
-        if not self.is_joint:
+        levels = self.projector.row_sigmas if self.is_joint else None
+        if levels is None:
             rows, gaps = self.projector.neighbors(own, k, space)
         else:  # only samples at the same noise level are averaged
             rows, gaps = self.projector.neighbors(own, len(ids) - 1, space)
-            same = np.flatnonzero(self.projector.row_sigmas[rows] == self.layer.sigma)[:k]
+            same = np.flatnonzero(levels[rows] == self.layer.sigma)[:k]
             rows, gaps = rows[same], gaps[same]
         return tuple(Neighbour(ids[int(row)], float(gap)) for row, gap in zip(rows, gaps, strict=True))
 

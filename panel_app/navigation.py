@@ -6,6 +6,7 @@ import panel as pn
 import panel_material_ui as pmui
 import param
 
+from diffviews.tracking.records import ExtractionRecord, MapRecord
 from panel_app.filter_panel import FilterPanel, column_options
 from panel_app.html import Html
 from panel_app.points import sigma_texts
@@ -157,7 +158,7 @@ def section(title: str) -> Html:
     return Html(f'<div class="overline">{title}</div>', margin=(14, 0, 2, 0), stylesheets=[PANE_CSS])
 
 
-def extraction_label(record: Any) -> str:
+def extraction_label(record: ExtractionRecord) -> str:
     """Return how an extraction, an import or a generated set is called in the list."""
     when = record.start_time.astimezone().strftime("%d %b %H:%M")
     made = {"import": "imported, ", "generate-dataset": "while generating, "}.get(str(getattr(record, "kind", "")), "")
@@ -169,7 +170,7 @@ def sigma_options(sigmas: list[float]) -> dict[str, float]:
     return {text.removeprefix("σ "): sigma for sigma, text in sigma_texts(sigmas).items()}
 
 
-def map_label(record: Any, number: int) -> str:
+def map_label(record: MapRecord, number: int) -> str:
     """Return how a re-computed or imported map is called in the list."""
     shown = record.params
     if shown.get("imported"):
@@ -179,7 +180,7 @@ def map_label(record: Any, number: int) -> str:
     return f"{number}: {joint}{shown.get('n_neighbors', '?')} neighbours, min_dist {shown.get('min_dist', '?')}"
 
 
-def _numbered(maps: list[Any]) -> list[tuple[int, Any]]:
+def _numbered(maps: list[MapRecord]) -> list[tuple[int, MapRecord]]:
     return [(len(maps) - index, record) for index, record in enumerate(maps)]
 
 

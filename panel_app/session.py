@@ -8,6 +8,7 @@ from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
 import param
 
 from diffviews.errors import RunNotFoundError
+from diffviews.tracking.records import ExtractionRecord, LayerRecord
 from panel_app.best_layer import best_layer
 from panel_app.clustering import CLUSTER, Clustering, FoundClusters
 from panel_app.data import DataStore
@@ -92,8 +93,8 @@ class Session(param.Parameterized):
             return
         self.state.experiment = home
         self.extractions = list(self.store.library.extractions(home))
-        asked = next((e for e in self.extractions if e.run_id == address.run), None) or self._newest(model)
-        self._open_extraction(asked.run_id, layer=address.layer, sigma=address.sigma, map_run=address.map)
+        extraction = next((e for e in self.extractions if e.run_id == address.run), None) or self._newest(model)
+        self._open_extraction(extraction.run_id, layer=address.layer, sigma=address.sigma, map_run=address.map)
         self._restore(address)
 
     @reported
@@ -238,7 +239,7 @@ class Session(param.Parameterized):
         library = self.store.library
         return next((e for e in experiments if any(x.run_id == run for x in library.extractions(e))), None)
 
-    def _newest(self, model: str | None = None) -> Any:
+    def _newest(self, model: str | None = None) -> ExtractionRecord:
         """Return the newest extraction that has layer runs, of a model if it has any, or the newest where none has."""
         layers = self.store.library.layers
         preferred = sorted(self.extractions, key=lambda e: e.model != model) if model else self.extractions
@@ -254,14 +255,14 @@ class Session(param.Parameterized):
         self.layers = layers
         self._open_layer(self._best(layer, sigma), map_run)
 
-    def _best(self, layer: str | None, sigma: float | None) -> Any:
+    def _best(self, layer: str | None, sigma: float | None) -> LayerRecord:
         """Return the layer run asked for; the rest is chosen by what layers know and decide."""
         record, lacking = best_layer(self.layers, layer, sigma)
         if lacking:
             self.tell(lacking, "warning")
         return record
 
-    def _open_layer(self, record: Any, map_run: str | None = None) -> None:
+    def _open_layer(self, record: LayerRecord, map_run: str | None = None) -> None:
         maps = list(self.store.library.maps(record.run_id))
         if map_run is not None and map_run not in {m.run_id for m in maps}:
             self.tell("The map of this address is no longer logged; the layer's own is shown.", "warning")

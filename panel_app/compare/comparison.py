@@ -7,6 +7,7 @@ from typing import Any
 import param
 
 from diffviews.errors import DiffViewsError, RunNotFoundError
+from diffviews.tracking.records import LayerRecord, MapRecord
 from panel_app.best_layer import best_layer, standing
 from panel_app.compare.sides import Side
 from panel_app.comparisons import NeighbourhoodChange, Pairing
@@ -28,8 +29,8 @@ class Found:
 
     map: LayerMap
     map_run: str | None
-    layers: tuple[Any, ...]
-    maps: tuple[Any, ...]
+    layers: tuple[LayerRecord, ...]
+    maps: tuple[MapRecord, ...]
     lacking: str
     """A sentence where it is not quite what was asked for."""
 
@@ -204,7 +205,7 @@ def suggestion(session: Session) -> tuple[str, str, float] | None:
         near = max(others, key=lambda r: (r.sigma == own.sigma, r.layer == own.layer, standing(r)))
         return near.parent_id, near.layer, near.sigma
     for extraction in session.extractions:
-        layers: Sequence[Any] = (
+        layers: Sequence[LayerRecord] = (
             session.store.library.layers(extraction.run_id) if extraction.run_id != own.parent_id else ()
         )
         if layers:

@@ -8,6 +8,7 @@ from typing import Any
 import panel as pn
 import panel_material_ui as pmui
 
+from diffviews.tracking.records import ExtractionRecord
 from panel_app.compare.comparison import Comparison
 from panel_app.html import Html
 from panel_app.navigation import OWN_MAP, extraction_label, map_label, sigma_options
@@ -141,7 +142,7 @@ class SideChooser(pn.viewable.Viewer):
         return f'<span class="muted small">{escape(text)}</span>'
 
 
-def extraction_options(extractions: Sequence[Any]) -> dict[str, str]:
+def extraction_options(extractions: Sequence[ExtractionRecord]) -> dict[str, str]:
     """Return run ids by a label that tells them apart: of checkpoints of one training, the file; else the run."""
     options: dict[str, str] = {}
     for record in extractions:

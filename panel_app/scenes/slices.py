@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from diffviews.errors import RunNotFoundError
 from diffviews.noise import format_sigma
+from diffviews.tracking.records import LayerRecord, MapRecord
 from panel_app.data import DataStore
 from panel_app.layer_map import LayerMap
 from panel_app.scenes.scene import Scene
@@ -15,7 +15,7 @@ from panel_app.scenes.scene import Scene
 class Found:
     """What there is to show of a layer."""
 
-    maps: tuple[Any, ...] = ()
+    maps: tuple[MapRecord, ...] = ()
     """MapRecords that could be shown, newest first."""
     scene: Scene | None = None
     """The one chosen, opened; None where there is none."""
@@ -25,7 +25,7 @@ class Found:
     """A sentence where another map is shown than was asked for."""
 
 
-def aligned_scene(store: DataStore, layer: Any, wanted: str | None = None) -> Found:
+def aligned_scene(store: DataStore, layer: LayerRecord, wanted: str | None = None) -> Found:
     """Open an aligned map of a layer over noise levels.
 
     Args:
@@ -55,17 +55,17 @@ def aligned_scene(store: DataStore, layer: Any, wanted: str | None = None) -> Fo
     return Found(maps, scene, levels, lacking)
 
 
-def map_sigmas(record: Any) -> tuple[float, ...]:
+def map_sigmas(record: MapRecord) -> tuple[float, ...]:
     """Return the noise levels of a map over several, ascending."""
     return tuple(sorted(float(text) for text in record.params.get("sigmas", "").split(",") if text))
 
 
-def solid_maps(maps: Sequence[Any]) -> tuple[Any, ...]:
+def solid_maps(maps: Sequence[MapRecord]) -> tuple[MapRecord, ...]:
     """Return those re-computed maps that have three dimensions, in the order given."""
     return tuple(m for m in maps if m.params.get("n_components") == "3")
 
 
-def solid_scene(store: DataStore, layer_map: LayerMap, maps: Sequence[Any]) -> Found:
+def solid_scene(store: DataStore, layer_map: LayerMap, maps: Sequence[MapRecord]) -> Found:
     """Open a map in three dimensions: the one on show if it has them, else the newest of its layer run.
 
     Args:
