@@ -1,3 +1,4 @@
+const {node, root} = dv
 const SVG = "http://www.w3.org/2000/svg"
 const STYLE = `
 .box { display: flex; gap: 24px; flex-wrap: wrap; align-items: flex-start; }
@@ -24,18 +25,8 @@ const make = (tag, attributes = {}) => {
   return made
 }
 
-const part = (cls, text = "") => {
-  const made = document.createElement("div")
-  made.className = cls
-  made.textContent = text
-  return made
-}
-
 export function render({model, el}) {
-  const style = document.createElement("style")
-  style.textContent = STYLE
-  const box = part("box")
-  el.append(style, box)
+  const box = root(el, STYLE, "box")
   let focus = null
 
   const colour = (value) => {
@@ -48,9 +39,7 @@ export function render({model, el}) {
   const draw = () => {
     const names = model.layers, count = names.length
     if (!count) {
-      const p = document.createElement("p")
-      p.textContent = model.empty
-      box.replaceChildren(p)
+      box.replaceChildren(node("p", "", model.empty))
       return
     }
     const cell = Math.max(9, Math.min(26, Math.floor(460 / count)))
@@ -90,14 +79,14 @@ export function render({model, el}) {
     if (names.includes(left) && names.includes(right)) place(pair, names.indexOf(left), names.indexOf(right))
     svg.append(pair, mark)
 
-    const value = part("value", "–"), name = part("pairname"), side = part("side")
+    const value = node("div", "value", "–"), name = node("div", "pairname"), side = node("div", "side")
     value.setAttribute("aria-live", "polite")
-    const overline = part("overline", "Linear CKA")
-    const scale = part("scale")
+    const overline = node("div", "overline", "Linear CKA")
+    const scale = node("div", "scale")
     scale.style.background = `linear-gradient(90deg, ${model.colours.join(", ")})`
-    const ends = part("ends")
-    for (const end of [model.low > 0 ? model.low.toFixed(1) : "0: unrelated", "1: alike"]) ends.append(Object.assign(document.createElement("span"), {textContent: end}))
-    side.append(overline, value, name, scale, ends, part("help", model.help))
+    const ends = node("div", "ends")
+    for (const end of [model.low > 0 ? model.low.toFixed(1) : "0: unrelated", "1: alike"]) ends.append(node("span", "", end))
+    side.append(overline, value, name, scale, ends, node("div", "help", model.help))
 
     const tell = (row, column) => {
       focus = [row, column]

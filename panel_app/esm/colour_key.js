@@ -1,3 +1,4 @@
+const {node, root} = dv
 const STYLE = `
 .legend { display: flex; flex-wrap: wrap; gap: 1px 6px; align-items: center; }
 button { display: inline-flex; align-items: center; gap: 6px; border: 1px solid transparent; border-radius: 999px;
@@ -16,21 +17,13 @@ button:focus-visible { outline: 2px solid var(--dv-primary); }
 const compact = (value) => Number.isInteger(value) ? String(value) : value.toPrecision(3)
 
 export function render({model, el}) {
-  const style = document.createElement("style")
-  style.textContent = STYLE
-  const box = document.createElement("div")
-  el.append(style, box)
+  const box = root(el, STYLE)
 
   const scale = ({label, low, high, colours}) => {
     box.className = "scale"
-    const bar = document.createElement("div")
-    bar.className = "bar"
+    const bar = node("div", "bar")
     bar.style.background = `linear-gradient(to right, ${colours.join(", ")})`
-    const [name, left, right] = [label, compact(low), compact(high)].map((text) => {
-      const span = document.createElement("span")
-      span.textContent = text
-      return span
-    })
+    const [name, left, right] = [label, compact(low), compact(high)].map((text) => node("span", "", text))
     left.className = right.className = "num"
     box.append(name, left, bar, right)
   }
@@ -40,20 +33,13 @@ export function render({model, el}) {
     box.setAttribute("role", "group")
     box.setAttribute("aria-label", "Values: click to highlight one, again to show only it")
     for (const entry of entries) {
-      const button = document.createElement("button")
-      button.className = entry.lit ? "lit" : entry.on ? "" : "off"
+      const button = node("button", entry.lit ? "lit" : entry.on ? "" : "off")
       button.setAttribute("aria-pressed", String(entry.lit || (entry.on && entries.some((one) => !one.on))))
       button.disabled = !entry.colour
       button.title = entry.help
-      const dot = document.createElement("span")
-      dot.className = "dot"
+      const dot = node("span", "dot")
       dot.style.background = entry.colour
-      const name = document.createElement("span")
-      name.textContent = entry.name
-      const count = document.createElement("span")
-      count.className = "count"
-      count.textContent = entry.count.toLocaleString("en")
-      button.append(dot, name, count)
+      button.append(dot, node("span", "", entry.name), node("span", "count", entry.count.toLocaleString("en")))
       button.addEventListener("click", () => model.send_msg({toggle: entry.name}))
       box.append(button)
     }
