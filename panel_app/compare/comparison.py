@@ -24,8 +24,8 @@ NOTHING_ELSE = (
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Found:
-    """A right-hand map that was asked for, opened."""
+class RightMap:
+    """The right-hand map that is asked for, or the nearest to it."""
 
     map: LayerMap
     map_run: str | None
@@ -50,7 +50,7 @@ class Comparison(param.Parameterized):
         super().__init__(**params)
         self.session = session
         self.left, self.right = Side(session, "left"), Side(session, "right")
-        self._opener = Background(self._not_opened)
+        self._opener = Background(self._not_found)
         self._measurer = Background(self._not_measured)
         self._asked: tuple[Any, ...] | None = None
         self._measured: tuple[Any, ...] | None = None
@@ -124,7 +124,7 @@ class Comparison(param.Parameterized):
             try:
                 suggested = suggestion(self.session)
             except DiffViewsError as error:
-                self._not_opened(str(error))
+                self._not_found(str(error))
                 return
             if suggested is None:
                 self.problem = NOTHING_ELSE
@@ -136,9 +136,9 @@ class Comparison(param.Parameterized):
             return
         self._asked, self.opening, self.problem = against.place, True, ""
         store = self.session.store
-        self._opener.start(lambda: find(store, against), self._opened)
+        self._opener.start(lambda: find(store, against), self._show_found)
 
-    def _opened(self, found: Found) -> None:
+    def _show_found(self, found: RightMap) -> None:
         self.opening = False
         self.right.layers, self.right.maps = list(found.layers), list(found.maps)
         record = found.map.layer
@@ -152,7 +152,7 @@ class Comparison(param.Parameterized):
         self.update()
         self.param.trigger("opening")
 
-    def _not_opened(self, reason: str) -> None:
+    def _not_found(self, reason: str) -> None:
         self.opening = False
         self.problem = reason
         self.session.tell(reason)
@@ -214,7 +214,7 @@ def suggestion(session: Session) -> tuple[str, str, float] | None:
     return None
 
 
-def find(store: DataStore, against: Against) -> Found:
+def find(store: DataStore, against: Against) -> RightMap:
     """Open the right-hand map that is asked for, or the nearest to it.
 
     Raises:
@@ -228,4 +228,4 @@ def find(store: DataStore, against: Against) -> Found:
     map_run = against.map
     if map_run is not None and map_run not in {m.run_id for m in maps}:
         map_run, lacking = None, lacking or "the map of this address is no longer logged; the layer's own is shown."
-    return Found(store.open(record, map_run), map_run, layers, maps, lacking)
+    return RightMap(store.open(record, map_run), map_run, layers, maps, lacking)

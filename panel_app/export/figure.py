@@ -15,7 +15,7 @@ from panel_app.layer_map import LayerMap
 from panel_app.map.embedding_map import EmbeddingMap
 from panel_app.map.labels import fitting, labels_of
 from panel_app.map.overlays import LIGHT, DrawnPath, Emphasis, emphasis_of, emphasised, path_columns, ring_columns
-from panel_app.map.thumbnails import Placed, colours_of, placed
+from panel_app.map.thumbnails import Thumbnails, colours_of, thumbnails_in
 from panel_app.points import short_sigma, shortened
 from panel_app.raster import Colouring, Window, draw_points
 from panel_app.session import Session
@@ -197,9 +197,9 @@ def _draw_map(axes: "Axes", seen: MapView, colouring: Colouring, across: float, 
     axes.imshow(
         _dots(seen, colouring, Window(*seen.view, *size)), extent=(x0, x1, y0, y1), interpolation="none", aspect="auto"
     )
-    near = Placed()
+    near = Thumbnails()
     if seen.pictures:
-        near = placed(seen.map.points(seen.colour_by, seen.filter).grid, seen.view, seen.pixels)
+        near = thumbnails_in(seen.map.points(seen.colour_by, seen.filter).grid, seen.view, seen.pixels)
     _draw_pictures(axes, seen, colouring, near)
     _draw_paths(axes, seen, pixel)
     _draw_rings(axes, seen, pixel)
@@ -221,7 +221,7 @@ def _dots(seen: MapView, colouring: Colouring, window: Window) -> np.ndarray:
     return pixels
 
 
-def _draw_pictures(axes: "Axes", seen: MapView, colouring: Colouring, near: Placed) -> None:
+def _draw_pictures(axes: "Axes", seen: MapView, colouring: Colouring, near: Thumbnails) -> None:
     """Draw pictures of samples in the place of their dots, each in a frame of its point's colour."""
     from matplotlib.patches import Rectangle
 

@@ -261,7 +261,7 @@ class EmbeddingMap(pn.viewable.Viewer):
     @property
     def seen(self) -> Seen:
         """What the visitor sees now."""
-        return Seen(self.figure.view or self.bounds(), self.plot.size, self._radius, self.decoration.placed)
+        return Seen(self.figure.view or self.bounds(), self.plot.size, self._radius, self.decoration.thumbnails)
 
     def _note_radius(self, radius: float) -> None:
         """Dots grow as one zooms in, and rings with them; a class filter changes neither."""

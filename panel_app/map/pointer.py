@@ -10,7 +10,7 @@ from panel_app.failures import told
 from panel_app.html import Html
 from panel_app.layer_map import LayerMap
 from panel_app.map.figure import MapFigure
-from panel_app.map.thumbnails import Placed
+from panel_app.map.thumbnails import Thumbnails
 from panel_app.point_grid import Range
 from panel_app.session import Session
 from panel_app.theme import PANE_CSS
@@ -65,7 +65,7 @@ class Seen(NamedTuple):
     """Width and height of the map on the screen."""
     radius: float
     """Of a dot, in pixels."""
-    placed: Placed
+    thumbnails: Thumbnails
     """The points that are shown as pictures."""
 
     @property
@@ -76,7 +76,7 @@ class Seen(NamedTuple):
 
     def diameter(self, row: int | None = None) -> float:
         """Return how large the ring of a point is, in pixels; None is any that is no picture."""
-        return self.placed.side + 8 if row in self.placed.rows else 2 * self.radius + 6
+        return self.thumbnails.side + 8 if row in self.thumbnails.rows else 2 * self.radius + 6
 
 
 class Pointing:
@@ -101,7 +101,7 @@ class Pointing:
         if layer_map is None or x is None or y is None:
             return None
         seen = self._seen()
-        reach = max(_REACH, seen.placed.side / 2 if seen.placed.rows else 0)
+        reach = max(_REACH, seen.thumbnails.side / 2 if seen.thumbnails.rows else 0)
         within = (reach * seen.span[0] / seen.pixels[0], reach * seen.span[1] / seen.pixels[1])
         found: int | None = layer_map.row_near(float(x), float(y), within=within, wanted=self._session.state.filter)
         return found

@@ -30,7 +30,7 @@ _APART = 0.95
 
 
 @dataclass(frozen=True, slots=True)
-class Placed:
+class Thumbnails:
     """Points that are shown as pictures."""
 
     rows: tuple[int, ...] = ()
@@ -39,7 +39,9 @@ class Placed:
     """Pixels on a side of each picture."""
 
 
-def placed(grid: PointGrid, view: tuple[Range, Range], pixels: tuple[float, float], most: int = MOST) -> Placed:
+def thumbnails_in(
+    grid: PointGrid, view: tuple[Range, Range], pixels: tuple[float, float], most: int = MOST
+) -> Thumbnails:
     """Choose which points in view are shown as pictures: first come, first served, so that they do not hide each other.
 
     Args:
@@ -49,10 +51,10 @@ def placed(grid: PointGrid, view: tuple[Range, Range], pixels: tuple[float, floa
         most: of more points in view none is chosen.
     """
     if sum(span.stop - span.start for span in grid.spans(*view)) > 100 * most:
-        return Placed()
+        return Thumbnails()
     places = grid.inside(*view)
     if not 0 < len(places) <= most:
-        return Placed()
+        return Thumbnails()
     side = int(np.clip(np.sqrt(_SHARE * pixels[0] * pixels[1] / len(places)), _SMALLEST, _LARGEST))
     places = places[np.argsort(grid.rows[places])]  # the same ones however the view came about
     left = (grid.x[places] - view[0][0]) / (view[0][1] - view[0][0]) * pixels[0]
@@ -62,7 +64,7 @@ def placed(grid: PointGrid, view: tuple[Range, Range], pixels: tuple[float, floa
         gaps = np.maximum(np.abs(left[taken] - left[i]), np.abs(top[taken] - top[i]))
         if not len(taken) or gaps.min() >= _APART * side:
             taken.append(i)
-    return Placed(tuple(grid.rows[places[taken]].tolist()), side)
+    return Thumbnails(tuple(grid.rows[places[taken]].tolist()), side)
 
 
 def addresses(layer_map: LayerMap, sample_ids: Sequence[str]) -> list[str]:
@@ -126,7 +128,7 @@ class Decoration:
         self.reading = Background(session.tell)
         self._names: tuple[Any, tuple[MapLabel, ...]] = (None, ())
         self._previews = Previews()
-        self.placed = Placed()
+        self.thumbnails = Thumbnails()
 
     def show(
         self,
@@ -140,8 +142,10 @@ class Decoration:
     ) -> None:
         """Write the names that fit a view, or show pictures where there is room for them."""
         grid = layer_map.points(self._state.colour_by, self._state.filter).grid
-        self.placed = placed(grid, view, size) if pictures and is_near(layer_map.bounds, view) else Placed()
-        names = self._named(layer_map) if labels and not self.placed.rows else ()
+        self.thumbnails = (
+            thumbnails_in(grid, view, size) if pictures and is_near(layer_map.bounds, view) else Thumbnails()
+        )
+        names = self._named(layer_map) if labels and not self.thumbnails.rows else ()
         self._plot.put(names=name_columns(fitting(names, view, size), look))
         self._place_pictures(layer_map)
 
@@ -154,13 +158,13 @@ class Decoration:
 
     def _place_pictures(self, layer_map: LayerMap) -> None:
         """Put pictures in the place of dots; those that must be read first come a little later."""
-        chosen, rows = self.placed, list(self.placed.rows)
+        chosen, rows = self.thumbnails, list(self.thumbnails.rows)
         places = list(zip(*(layer_map.table[axis].to_numpy()[rows].tolist() for axis in "xy"), strict=True))
         colours = colours_of(layer_map, rows, layer_map.colouring(self._state.colour_by))
         sample_ids = [layer_map.sample_at(row) for row in rows]
 
         def show(shown: list[str]) -> None:
-            if self.placed is chosen:  # the view has not moved on meanwhile
+            if self.thumbnails is chosen:  # the view has not moved on meanwhile
                 frames, pictures = picture_columns(places, shown, colours, chosen.side)
                 self._plot.put(frames=frames, pictures=pictures)
 

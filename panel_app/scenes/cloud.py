@@ -11,7 +11,7 @@ from diffviews.errors import SelectionError
 from panel_app.cards import hover_card
 from panel_app.components import BrowserPane
 from panel_app.raster import disc_radius
-from panel_app.scenes.paths import Placed
+from panel_app.scenes.paths import PathPlaces
 from panel_app.scenes.scene import Scene
 from panel_app.session import Session
 
@@ -82,7 +82,7 @@ class CloudPane(pn.viewable.Viewer):
         super().__init__(**params)
         self.session = session
         self._on_level = on_level
-        self.placed: Placed = {}
+        self.path_places: PathPlaces = {}
         self.cloud = PointCloud(self._answer, solid=solid, label=label, words=words, visible=False, margin=(0, 6))
         state = session.state
         self.param.watch(lambda *_: self._load(), "scene")
@@ -103,7 +103,7 @@ class CloudPane(pn.viewable.Viewer):
 
     def _load(self) -> None:
         scene = self.scene
-        self.placed = {}
+        self.path_places = {}
         self._hover(None, 0)
         self.cloud.visible = scene is not None
         if scene is None:

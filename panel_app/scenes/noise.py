@@ -15,7 +15,7 @@ from panel_app.points import short_sigma
 from panel_app.scenes.cloud import CloudPane
 from panel_app.scenes.order import ALIGNED
 from panel_app.scenes.scene import Scene
-from panel_app.scenes.slices import Found, aligned_scene
+from panel_app.scenes.slices import SceneChoice, aligned_scene
 from panel_app.scenes.view import SceneView
 from panel_app.session import Session
 
@@ -47,13 +47,13 @@ class NoiseView(SceneView):
     def _take(self, run_id: str) -> None:
         self.session.state.across = replace(self.session.state.across, map_run=run_id)
 
-    def _wanted(self) -> tuple[tuple[Any, ...], str, Callable[[], Found]]:
+    def _wanted(self) -> tuple[tuple[Any, ...], str, Callable[[], SceneChoice]]:
         layer, store = self.session.map.layer, self.session.store
         wanted = self.session.state.across.map_run
         asked = (layer.parent_id, layer.layer, wanted)
         return asked, "Opening the slices…", lambda: aligned_scene(store, layer, wanted)
 
-    def _found(self, found: Found) -> None:
+    def _found(self, found: SceneChoice) -> None:
         super()._found(found)
         options = {_map_label(m, len(found.maps) - i): m.run_id for i, m in enumerate(found.maps)}
         value = found.scene.map_run if found.scene is not None else None

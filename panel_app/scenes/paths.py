@@ -13,11 +13,11 @@ LEAST_SIGMA = 1e-12
 """Stands in for a step's noise level of 0 on the logarithmic scale."""
 
 
-Placed = dict[tuple[str, str], Any]
-"""Placed steps, or None where they cannot be, by the generation's run id and variant."""
+PathPlaces = dict[tuple[str, str], Any]
+"""PathPlaces steps, or None where they cannot be, by the generation's run id and variant."""
 
 
-def paths_on(scene: Scene, track: Track, known: Placed | None = None) -> list[dict[str, Any]]:
+def paths_on(scene: Scene, track: Track, known: PathPlaces | None = None) -> list[dict[str, Any]]:
     """Return a generation's paths as `PointCloud.paths`, the baseline first; none where they cannot be placed.
 
     Args:

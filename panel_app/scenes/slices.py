@@ -12,7 +12,7 @@ from panel_app.scenes.scene import Scene
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Found:
+class SceneChoice:
     """What there is to show of a layer."""
 
     maps: tuple[MapRecord, ...] = ()
@@ -25,7 +25,7 @@ class Found:
     """A sentence where another map is shown than was asked for."""
 
 
-def aligned_scene(store: DataStore, layer: LayerRecord, wanted: str | None = None) -> Found:
+def aligned_scene(store: DataStore, layer: LayerRecord, wanted: str | None = None) -> SceneChoice:
     """Open an aligned map of a layer over noise levels.
 
     Args:
@@ -41,7 +41,7 @@ def aligned_scene(store: DataStore, layer: LayerRecord, wanted: str | None = Non
     levels = tuple(sorted(records))
     maps = tuple(store.library.aligned_maps([records[sigma].run_id for sigma in levels]))
     if not maps:
-        return Found(levels=levels)
+        return SceneChoice(levels=levels)
     chosen = next((m for m in maps if m.run_id == wanted), maps[0])
     lost = wanted is not None and chosen.run_id != wanted
     slices = []
@@ -52,7 +52,7 @@ def aligned_scene(store: DataStore, layer: LayerRecord, wanted: str | None = Non
         slices.append(records[sigma])
     scene = Scene.of_slices(chosen.run_id, store.slices(chosen.run_id, slices))
     lacking = "The aligned map of this address is not one of this layer; its newest is shown." if lost else ""
-    return Found(maps, scene, levels, lacking)
+    return SceneChoice(maps, scene, levels, lacking)
 
 
 def map_sigmas(record: MapRecord) -> tuple[float, ...]:
@@ -65,7 +65,7 @@ def solid_maps(maps: Sequence[MapRecord]) -> tuple[MapRecord, ...]:
     return tuple(m for m in maps if m.params.get("n_components") == "3")
 
 
-def solid_scene(store: DataStore, layer_map: LayerMap, maps: Sequence[MapRecord]) -> Found:
+def solid_scene(store: DataStore, layer_map: LayerMap, maps: Sequence[MapRecord]) -> SceneChoice:
     """Open a map in three dimensions: the one on show if it has them, else the newest of its layer run.
 
     Args:
@@ -75,7 +75,7 @@ def solid_scene(store: DataStore, layer_map: LayerMap, maps: Sequence[MapRecord]
     """
     found = solid_maps(maps)
     if "z" in layer_map.table:
-        return Found(found, Scene.of_solid(layer_map))
+        return SceneChoice(found, Scene.of_solid(layer_map))
     if not found:
-        return Found()
-    return Found(found, Scene.of_solid(store.open(layer_map.layer, found[0].run_id)))
+        return SceneChoice()
+    return SceneChoice(found, Scene.of_solid(store.open(layer_map.layer, found[0].run_id)))

@@ -14,7 +14,7 @@ from panel_app.points import short_sigma
 from panel_app.scenes.cloud import CloudPane
 from panel_app.scenes.order import ALIGNED, SOLID
 from panel_app.scenes.scene import Scene
-from panel_app.scenes.slices import Found, aligned_scene, solid_maps, solid_scene
+from panel_app.scenes.slices import SceneChoice, aligned_scene, solid_maps, solid_scene
 from panel_app.scenes.view import SceneView
 from panel_app.session import Session
 from panel_app.theme import ONE_LINE
@@ -50,7 +50,7 @@ class SpaceView(SceneView):
         own = THREE_AXES if layer_map is not None and "z" in layer_map.table else SIGMA_AXIS
         return self.session.state.across.axis or own
 
-    def _wanted(self) -> tuple[tuple[Any, ...], str, Callable[[], Found]]:
+    def _wanted(self) -> tuple[tuple[Any, ...], str, Callable[[], SceneChoice]]:
         axis, layer_map, store = self._axis(), self.session.map, self.session.store
         self._set_chooser(value=axis)
         if axis == SIGMA_AXIS:

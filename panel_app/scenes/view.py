@@ -19,7 +19,7 @@ from panel_app.scenes.cloud import CloudPane
 from panel_app.scenes.order import MapOrder
 from panel_app.scenes.paths import paths_on
 from panel_app.scenes.scene import Scene
-from panel_app.scenes.slices import Found
+from panel_app.scenes.slices import SceneChoice
 from panel_app.session import Session
 from panel_app.theme import PANE_CSS
 
@@ -74,7 +74,7 @@ class SceneView(pn.viewable.Viewer):
         """Take a value that the visitor chose there."""
 
     @abstractmethod
-    def _wanted(self) -> tuple[tuple[Any, ...], str, Callable[[], Found]]:
+    def _wanted(self) -> tuple[tuple[Any, ...], str, Callable[[], SceneChoice]]:
         """Return what tells the scene wanted from others, what to say meanwhile, and what finds it."""
 
     @abstractmethod
@@ -105,7 +105,7 @@ class SceneView(pn.viewable.Viewer):
         self.order.say(meanwhile)
         self._background.start(find, self._found)
 
-    def _found(self, found: Found) -> None:
+    def _found(self, found: SceneChoice) -> None:
         if found.lacking:
             self.session.tell(found.lacking, "warning")
         if found.scene is None:
@@ -154,7 +154,7 @@ class SceneView(pn.viewable.Viewer):
 
     def _draw_paths(self) -> None:
         """Draw the paths on show as far as they can be placed on the scene."""
-        scene, known = self.pane.scene, self.pane.placed
+        scene, known = self.pane.scene, self.pane.path_places
         tracks = [] if scene is None else self.results.tracks
         self.pane.draw_paths([path for track in tracks for path in paths_on(scene, track, known)])
 

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 from playwright.sync_api import expect
 
-from panel_app.map.thumbnails import MOST, placed
+from panel_app.map.thumbnails import MOST, thumbnails_in
 
 ACTIVE = """() => {
   let element = document.activeElement
@@ -128,7 +128,7 @@ def test_pictures_take_the_dots_place_when_near_and_belong_to_their_samples(expl
     times = next(n for n in range(1, 12) if 0 < len(isolated(layer_map, zoomed(layer_map, n), box)[0]) <= MOST)
     view = zoomed(layer_map, times)
     ids, places, apart = isolated(layer_map, view, box)
-    side = placed(layer_map.grid, view, (box["width"], box["height"])).side
+    side = thumbnails_in(layer_map.grid, view, (box["width"], box["height"])).side
     page.locator(".bk-events").first.focus()
     for _ in range(times):
         page.keyboard.press("+")

@@ -17,7 +17,7 @@ from panel_app.map.embedding_map import EmbeddingMap
 from panel_app.map.labels import MapLabel, category_labels, fitting, word_labels
 from panel_app.map.legend import MapLegend
 from panel_app.map.overlays import LIGHT, Emphasis, emphasis_of, emphasised, ring_columns
-from panel_app.map.thumbnails import MOST, addresses, colours_of, placed
+from panel_app.map.thumbnails import MOST, addresses, colours_of, thumbnails_in
 from panel_app.map.tools import told
 from panel_app.point_grid import PointGrid
 from panel_app.raster import Colouring, Points, Window, over
@@ -251,9 +251,9 @@ def test_names_do_not_overlap_and_the_heavier_stays():
 
 
 def test_pictures_take_the_dots_place_only_where_few_are_in_view(layer_map):
-    assert placed(layer_map.grid, layer_map.bounds, (800, 500), most=50).rows == ()
+    assert thumbnails_in(layer_map.grid, layer_map.bounds, (800, 500), most=50).rows == ()
     x, y = layer_map.position("digits-0010")
-    near = placed(layer_map.grid, ((x - 2, x + 2), (y - 2, y + 2)), (800, 500))
+    near = thumbnails_in(layer_map.grid, ((x - 2, x + 2), (y - 2, y + 2)), (800, 500))
     assert 0 < len(near.rows) <= MOST
     assert layer_map.row_of["digits-0010"] in near.rows or len(near.rows) > 1
 
@@ -262,25 +262,25 @@ def test_all_of_a_small_map_is_not_near_and_its_pictures_come_when_zoomed_in(dra
     session.state.filter = Filter().with_values("class", (layer_map.text_of("digits-0003"),))
     decoration, size = drawing.decoration, (800, 500)
     decoration.show(layer_map, layer_map.bounds, size, LIGHT)
-    assert decoration.placed.rows == ()
+    assert decoration.thumbnails.rows == ()
     x, y = layer_map.position("digits-0003")
     (x0, x1), (y0, y1) = layer_map.bounds
     view = (x - (x1 - x0) / 4, x + (x1 - x0) / 4), (y - (y1 - y0) / 4, y + (y1 - y0) / 4)
     decoration.show(layer_map, view, size, LIGHT)
-    assert len(decoration.placed.rows) > 0
+    assert len(decoration.thumbnails.rows) > 0
     decoration.show(layer_map, view, size, LIGHT, pictures=False)
-    assert decoration.placed.rows == ()
+    assert decoration.thumbnails.rows == ()
 
 
 def test_pictures_keep_apart_and_come_in_one_order(layer_map):
     pixels = (800.0, 500.0)
-    found = placed(layer_map.grid, layer_map.bounds, pixels, most=COUNT)
+    found = thumbnails_in(layer_map.grid, layer_map.bounds, pixels, most=COUNT)
     spans = [high - low for low, high in layer_map.bounds]
     places = layer_map.table[["x", "y"]].iloc[list(found.rows)].to_numpy() / spans * pixels
     gaps = np.abs(places[:, None] - places[None]).max(axis=-1) + 1e9 * np.eye(len(places))
     assert len(places) > 10
     assert gaps.min() >= 0.9 * found.side
-    assert placed(layer_map.grid, layer_map.bounds, pixels, most=COUNT) == found
+    assert thumbnails_in(layer_map.grid, layer_map.bounds, pixels, most=COUNT) == found
 
 
 def test_pictures_belong_to_their_samples_pixel_by_pixel(layer_map):
