@@ -12,8 +12,8 @@ import tempfile
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from diffviews.data.storage.bulk import StoredObject, check_key
-from diffviews.data.storage.object_store import CONNECTIONS, ObjectStore
+from diffviews.data.storage.names import check_name
+from diffviews.data.storage.object_store import CONNECTIONS, ObjectStore, StoredObject
 from diffviews.data.storage.s3_client import parse_s3_address
 from diffviews.data.storage.uploads import UploadQueue
 from diffviews.errors import ConfigError, DiffViewsError
@@ -122,7 +122,7 @@ class R2DataStore(_Bucket):
     def download_file(self, key: str, local_path: str | os.PathLike[str]) -> bool:
         """Download one object; the file appears when it is whole. Return whether it did."""
         with _logged(f"{key!r} cannot be downloaded"):
-            self.store.get(check_key(key), Path(local_path))
+            self.store.get(check_name(key), Path(local_path))
             return True
         return False
 
@@ -163,7 +163,7 @@ def download_model(store: ObjectStore, model: str, folder: Path, *, checkpoints:
     Raises:
         StoreError: if the store cannot be used.
     """
-    prefix = f"{DATA}/{check_key(model)}"
+    prefix = f"{DATA}/{check_name(model)}"
     left_out = None if checkpoints else {"intermediates", "layer_cache", "checkpoints"}
     count = store.download_prefix(prefix, folder / model, exclude_dirs=left_out, workers=CONNECTIONS)
     return count + store.download_prefix(DATA, folder, keep=lambda name: "/" not in name and name.endswith(".json"))
@@ -204,7 +204,8 @@ class R2LayerCache(_Bucket):
             with tempfile.TemporaryDirectory(dir=folder, prefix=".incoming-") as incoming:
                 endings = [ending for ending in LAYER_FILES if f"{stem}{ending}" in present]
                 for ending in endings:
-                    self.store.get(f"{stem}{ending}", Path(incoming) / f"layer{ending}")
+                    key = f"{stem}{ending}"
+                    self.store.get(key, Path(incoming) / f"layer{ending}", present[key].size)
                 for ending in endings:
                     (Path(incoming) / f"layer{ending}").replace(folder / f"{layer}{ending}")
             return True
@@ -258,7 +259,7 @@ def legacy_layer_objects(store: ObjectStore, model: str, layer: str) -> dict[str
 def _stem(model: str, layer: str) -> str:
     if "/" in layer or "/" in model:
         raise ConfigError(f"{model!r} or {layer!r} is no name of a model or layer; it holds a slash")
-    return check_key(f"{DATA}/{model}/layer_cache/{layer}")
+    return check_name(f"{DATA}/{model}/layer_cache/{layer}")
 
 
 def _files(model: str, layer: str, folder: Path) -> list[tuple[str, Path]]:

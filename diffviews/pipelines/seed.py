@@ -7,9 +7,8 @@ from pathlib import Path
 from diffviews.data.checkpoints import PICKLED
 from diffviews.data.legacy.datasets import find_models
 from diffviews.data.r2_cache import DATA, shared_bucket
-from diffviews.data.storage.bulk import EXCLUDED_FOLDERS
 from diffviews.data.storage.layer_cache import LayerCache
-from diffviews.data.storage.object_store import ObjectStore
+from diffviews.data.storage.object_store import EXCLUDED_FOLDERS, ObjectStore
 from diffviews.data.storage.shared_layers import SharedLayers
 from diffviews.data.storage.store_errors import StoreError
 from diffviews.errors import ConfigError

@@ -10,8 +10,8 @@ from types import MappingProxyType
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from diffviews.data.storage.bulk import in_parallel
 from diffviews.data.storage.downloads import Downloads
+from diffviews.data.storage.parallel import in_parallel
 from diffviews.errors import ConfigError, CorruptDataError, RunNotFoundError, SchemaVersionError
 from diffviews.tracking.connection import Connection, check_run_id
 from diffviews.tracking.transfers import Transfers, transfers_for
@@ -260,7 +260,7 @@ class ArtifactFolder:
     def _fetched(self, name: str, entry: ManifestEntry) -> Path:
         """Fetch an artifact and compare it with the manifest."""
         self._downloads.make_room(entry.size)
-        got = self._download(name)
+        got = self._download(name, entry.size)
         if not entry.matches(got):
             size = got.stat().st_size
             got.unlink(missing_ok=True)
@@ -289,9 +289,9 @@ class ArtifactFolder:
             if not self._finished:
                 kept.unlink(missing_ok=True)
 
-    def _download(self, name: str) -> Path:
+    def _download(self, name: str, size: int | None = None) -> Path:
         target = self._downloads.place(self.run_id, name)
-        self._way().fetch(name, target)
+        self._way().fetch(name, target, size)
         return target
 
     def _way(self) -> Transfers:

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from diffviews.data.disk import named_disk_errors
-from diffviews.data.storage.bulk import in_parallel
+from diffviews.data.storage.parallel import in_parallel
 from diffviews.errors import TrackingError
 from diffviews.tracking.artifacts import (
     MANIFEST,

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Protocol
 
 from diffviews.data.disk import named_disk_errors
-from diffviews.data.storage.bulk import in_parallel
 from diffviews.data.storage.object_store import CONNECTIONS
+from diffviews.data.storage.parallel import in_parallel
 from diffviews.data.storage.s3_client import parse_s3_address
 from diffviews.tracking.connection import Connection
 
@@ -32,8 +32,8 @@ class Transfers(Protocol):
     def exists(self, name: str) -> bool:
         """Say whether there is such an artifact; a store that cannot be asked is an error, not a 'no'."""
 
-    def fetch(self, name: str, target: Path) -> None:
-        """Write an artifact to `target`, which is replaced at once when all of it has arrived."""
+    def fetch(self, name: str, target: Path, size: int | None = None) -> None:
+        """Write an artifact of `size` bytes to `target`, which is replaced at once when all of it has arrived."""
 
     def send(self, folder: Path, names: Sequence[str]) -> None:
         """Store the files of `folder` under their names."""
@@ -74,10 +74,9 @@ class BucketTransfers:
         """Say whether there is such an artifact."""
         return self._store.exists(self._prefix + name)
 
-    def fetch(self, name: str, target: Path) -> None:
+    def fetch(self, name: str, target: Path, size: int | None = None) -> None:
         """Write an artifact to `target`; a large one that breaks off is gone on with by the next attempt."""
-        with named_disk_errors(target):
-            self._store.get(self._prefix + name, target)
+        self._store.get(self._prefix + name, target, size)
 
     def send(self, folder: Path, names: Sequence[str]) -> None:
         """Store the files of `folder` under their names."""
@@ -118,7 +117,7 @@ class StoreTransfers:
         listed = self._connection.call(lambda _: self._store.list_artifacts(folder))
         return any(entry.path == name and not entry.is_dir for entry in listed)
 
-    def fetch(self, name: str, target: Path) -> None:
+    def fetch(self, name: str, target: Path, size: int | None = None) -> None:
         """Write an artifact to `target`."""
         with named_disk_errors(target):
             target.parent.mkdir(parents=True, exist_ok=True)

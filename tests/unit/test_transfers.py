@@ -9,7 +9,7 @@ import pytest
 from mlflow.exceptions import MlflowException
 from requests.exceptions import ConnectionError as RequestsConnectionError
 
-from diffviews.data.storage.bulk import in_parallel
+from diffviews.data.storage.parallel import in_parallel
 from diffviews.data.storage.store_errors import ObjectNotFoundError, StoreError
 from diffviews.errors import TrackingError
 from diffviews.tracking import connection as connection_module

@@ -8,9 +8,9 @@ import contextlib
 import threading
 from pathlib import Path
 
-from diffviews.data.storage.bulk import check_key
 from diffviews.data.storage.cache import LAYERS, RUNS, cache_folder, cache_limit, mark_used
 from diffviews.data.storage.layer_cache import LayerCache
+from diffviews.data.storage.names import check_name
 
 _LOOKS_PER_LIMIT = 64
 """How often the folder is looked through while the whole limit is downloaded."""
@@ -36,7 +36,7 @@ class Downloads:
         Raises:
             ConfigError: if its name could lead out of the folder.
         """
-        return self.folder / run_id / check_key(name)
+        return self.folder / run_id / check_name(name)
 
     def use(self, run_id: str, name: str) -> Path | None:
         """Return a kept artifact, which stays for a while now; None if there is none."""

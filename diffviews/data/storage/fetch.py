@@ -2,20 +2,26 @@
 
 import hashlib
 import os
+from dataclasses import replace
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from diffviews.data.storage.cache import cache_folder
 from diffviews.data.storage.https import check_secure, open_https, shown
 from diffviews.data.storage.hub import fetch_hub, parse_hub_address
-from diffviews.data.storage.model_files import safe_parts
+from diffviews.data.storage.model_files import wanted_files
+from diffviews.data.storage.names import check_name
+from diffviews.data.storage.object_store import ObjectStore
 from diffviews.data.storage.resumable import Expected, Piece, download
-from diffviews.data.storage.s3 import fetch_s3
-from diffviews.data.storage.s3_client import parse_s3_address
+from diffviews.data.storage.s3_client import S3Address, parse_s3_address
+from diffviews.data.storage.store_errors import StoreError
 from diffviews.errors import CheckpointError
 
 REMOTE = ("https://", "http://", "hf:", "s3://", "r2://")
 """How the addresses begin that `fetch` understands; anything else is a local path."""
+_MAX_FILES = 1000
 
 
 def is_remote(address: str) -> bool:
@@ -55,10 +61,10 @@ def fetch(
         return fetch_hub(parse_hub_address(text), Path(folder) if folder is not None else None, expected)
     own = keep / hashlib.sha256(text.encode()).hexdigest()[:16]
     if text.startswith(("s3://", "r2://")):
-        return fetch_s3(parse_s3_address(text), own, expected)
+        return _fetch_from_bucket(parse_s3_address(text), own, expected)
     check_secure(text)
     name = unquote(urlsplit(text).path).rstrip("/").rsplit("/", 1)[-1]
-    safe_parts(name or "checkpoint")
+    check_name(name or "checkpoint", CheckpointError)
 
     def open_piece(start: int, version: str | None) -> Piece:
         return open_https(text, start, version)
@@ -72,3 +78,28 @@ def _local(path: Path, expected: Expected) -> Path:
     if path.is_file():
         expected.check(path, f"checkpoint {path}")
     return path
+
+
+def _fetch_from_bucket(address: S3Address, folder: Path, expected: Expected) -> Path:
+    """Fetch an object; a key that is none is taken for the prefix of a model folder."""
+    store, key = ObjectStore(replace(address, key="")), address.key
+
+    def get(key: str, target: Path, expected: Expected) -> Path:
+        return download(partial(store.open, key), target, f"{store.address}{key}", expected)
+
+    try:
+        if key and not key.endswith("/") and store.exists(key):
+            return get(key, folder / key.rpartition("/")[2], expected)
+        prefix = f"{key.rstrip('/')}/" if key else ""
+        listed = list(islice(store.list(prefix), _MAX_FILES + 1))
+        if len(listed) > _MAX_FILES:
+            raise CheckpointError(f"{address} names more than {_MAX_FILES} objects; give the folder of one model")
+        names = wanted_files(found.key.removeprefix(prefix) for found in listed)
+        if not names:
+            raise CheckpointError(f"{address} is neither an object nor a prefix of model files; check the address")
+        root = folder / (prefix.rstrip("/").rpartition("/")[2] or address.bucket)
+        for name in names:
+            get(prefix + name, root / name, Expected())
+        return root
+    except StoreError as error:
+        raise CheckpointError(f"{address} cannot be fetched: {error}") from error

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from diffviews.data.storage.model_files import safe_parts, wanted_files
+from diffviews.data.storage.model_files import wanted_files
+from diffviews.data.storage.names import check_name
 from diffviews.data.storage.resumable import Expected
 from diffviews.errors import CheckpointError, ConfigError
 
@@ -41,7 +42,7 @@ def parse_hub_address(text: str) -> HubAddress:
         raise ConfigError(f"{text[:200]!r} is no address on Hugging Face; write hf:owner/name[@revision][/path]")
     path = (found["path"] or "").strip("/")
     if path:
-        safe_parts(path)
+        check_name(path, CheckpointError)
     return HubAddress(found["repo"], path, found["revision"])
 
 

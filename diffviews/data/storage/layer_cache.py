@@ -29,8 +29,8 @@ from typing import Any
 from filelock import FileLock
 
 from diffviews.data.disk import format_bytes
-from diffviews.data.storage.bulk import check_key
 from diffviews.data.storage.cache import LAYERS, RUNS, Kept, cache_folder, cache_limit, kept_files, make_room, mark_used
+from diffviews.data.storage.names import check_name
 from diffviews.errors import ConfigError, CorruptDataError, SchemaVersionError
 
 logger = logging.getLogger(__name__)
@@ -87,7 +87,7 @@ class EntryList:
             content = json.loads(text)
             version, fingerprint = int(content["version"]), check_fingerprint(content["fingerprint"])
             marks = content["files"].items()
-            files = {check_key(str(name)): FileMark(int(mark["size"]), str(mark["sha256"])) for name, mark in marks}
+            files = {check_name(str(name)): FileMark(int(mark["size"]), str(mark["sha256"])) for name, mark in marks}
             about = dict(content["about"])
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise CorruptDataError(f"{source} does not describe a layer: {error}") from error

@@ -1,7 +1,8 @@
-"""Which files of a published model are wanted, and names that stay inside a folder."""
+"""Which files of a published model are wanted."""
 
 from collections.abc import Iterable
 
+from diffviews.data.storage.names import check_name
 from diffviews.errors import CheckpointError
 
 _TEXTS = (".json", ".txt", ".model")
@@ -20,7 +21,7 @@ def wanted_files(names: Iterable[str]) -> list[str]:
     Raises:
         CheckpointError: if a name would lead out of the folder.
     """
-    listed = sorted(name for name in names if not safe_parts(name)[-1].startswith(_SKIPPED_PREFIXES))
+    listed = sorted(name for name in names if not _file_of(name).startswith(_SKIPPED_PREFIXES))
     pipeline = "model_index.json" in listed
     texts = [name for name in listed if name.endswith(_TEXTS)]
     safe = [name for name in listed if name.endswith(_WEIGHTS) and not (pipeline and "/" not in name)]
@@ -34,6 +35,10 @@ def wanted_files(names: Iterable[str]) -> list[str]:
     return sorted(texts + weights) if weights else []
 
 
+def _file_of(name: str) -> str:
+    return check_name(name, CheckpointError).rpartition("/")[2]
+
+
 def _without_variants(names: list[str]) -> list[str]:
     present = set(names)
     return [name for name in names if _plain_name(name) == name or _plain_name(name) not in present]
@@ -44,16 +49,3 @@ def _plain_name(name: str) -> str:
     folder, slash, file = name.rpartition("/")
     parts = file.split(".")
     return f"{folder}{slash}{parts[0]}.{parts[-1]}" if len(parts) == 3 else name
-
-
-def safe_parts(name: str) -> list[str]:
-    """Return the parts of a relative name that stays in its folder.
-
-    Raises:
-        CheckpointError: for an absolute name, '..', a backslash, a drive or a control character.
-    """
-    parts = name.split("/")
-    bad = any(part in ("", ".", "..") for part in parts) or "\\" in name or ":" in parts[0] or not name.isprintable()
-    if bad or len(name) > 1000:
-        raise CheckpointError(f"the file name {name[:200]!r} is not allowed; it could lead out of its folder")
-    return parts

@@ -4,42 +4,66 @@
     store.put("digits/config.json", b"{}")
     store.download_prefix("digits", Path("data/digits"))
 
-What botocore does not try again, a body that breaks off, is asked for from the byte it broke at.
+boto3's own transfers (s3transfer) carry the bytes and ask again for bodies that break off. Ours is what they leave
+open: which keys are safe and wanted, files that appear when they are whole, and a large object that another process
+goes on with, as s3transfer throws away what it has when its process ends (`data.storage.resumable`).
 """
 
 import hashlib
 import logging
-import random
 import secrets
-import time
 from collections.abc import Callable, Collection, Iterable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from diffviews.data.storage.bulk import (
-    EXCLUDED_FOLDERS,
-    StoredObject,
-    check_key,
-    in_parallel,
-    is_safe,
-    is_there,
-    is_wanted,
-)
+from diffviews.data.disk import named_disk_errors
+from diffviews.data.storage.names import check_name, is_plain_name
+from diffviews.data.storage.parallel import in_parallel
 from diffviews.data.storage.resumable import CHUNK, BrokenConnectionError, Piece, download
 from diffviews.data.storage.s3_client import S3Address, parse_s3_address, s3_client
-from diffviews.data.storage.store_errors import CHANGED, MISSING, StoreError, error_code, explained
-from diffviews.errors import CheckpointError, ConfigError
+from diffviews.data.storage.store_errors import (
+    CHANGED,
+    MISSING,
+    ObjectNotFoundError,
+    StoreError,
+    error_code,
+    explained,
+)
+from diffviews.errors import CheckpointError
 
 logger = logging.getLogger(__name__)
 
 CONNECTIONS = 32
 """Requests that a store answers at once."""
-ATTEMPTS = 5
-"""Bodies in a row that may break off without a byte arriving."""
 LARGE = 16 * 2**20
 """Bytes from which a download is kept for another process to go on with, and an upload is sent in parts."""
+EXCLUDED_FOLDERS = frozenset({"intermediates", "layer_cache"})
+EXCLUDED_ENDINGS = (".npz", ".pkl")
+"""What a bulk download leaves out."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredObject:
+    """What a listing says of one object."""
+
+    key: str
+    """Below the store's prefix."""
+    size: int
+    """Bytes."""
+    etag: str
+    """The store's mark of this version: the MD5 of what was sent in one piece."""
+
+    def is_at(self, path: Path) -> bool:
+        """Say whether a file is this object, as far as its size and, where it has one, its MD5 tell."""
+        if not path.is_file() or path.stat().st_size != self.size:
+            return False
+        if "-" in self.etag or len(self.etag) != 32:  # sent in parts
+            return True
+        with path.open("rb") as stream:
+            return hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest() == self.etag
 
 
 class ObjectStore:
@@ -54,15 +78,19 @@ class ObjectStore:
         ConfigError: if the address is malformed or a variable with R2's keys is missing.
     """
 
-    def __init__(
-        self, address: S3Address | str, *, connections: int = CONNECTIONS, read_timeout: float = 60.0
-    ) -> None:
+    def __init__(self, address: S3Address | str, *, connections: int = CONNECTIONS, read_timeout: float = 60.0) -> None:
+        from s3transfer.futures import NonThreadedExecutor
+        from s3transfer.manager import TransferConfig, TransferManager
+
         found = parse_s3_address(address) if isinstance(address, str) else address
         prefix = found.key.strip("/")
-        self.address = replace(found, key=f"{check_key(prefix)}/" if prefix else "")
+        self.address = replace(found, key=f"{check_name(prefix)}/" if prefix else "")
         self._client = s3_client(
             found.scheme, found.account, max_pool_connections=connections, read_timeout=read_timeout
         )
+        # Without threads of its own: the callers bring theirs, and at the interpreter's end no pool takes new work.
+        parts = TransferConfig(multipart_threshold=LARGE, multipart_chunksize=LARGE)
+        self._transfers = TransferManager(self._client, parts, executor_cls=NonThreadedExecutor)
         self._bucket_seen = False
 
     @property
@@ -92,7 +120,7 @@ class ObjectStore:
 
     def folders(self, prefix: str = "") -> tuple[str, ...]:
         """Return the names directly below `prefix` that further keys lie under, sorted; raises as `list`."""
-        start = self.address.key + (f"{check_key(prefix)}/" if prefix else "")
+        start = self.address.key + (f"{check_name(prefix)}/" if prefix else "")
         pages = self._client.get_paginator("list_objects_v2").paginate(
             Bucket=self.address.bucket, Prefix=start, Delimiter="/"
         )
@@ -113,18 +141,7 @@ class ObjectStore:
 
     def exists(self, key: str) -> bool:
         """Say whether there is such an object; a bucket that does not exist is an error, not a 'no'."""
-        from botocore.exceptions import ClientError
-
-        with explained(self.address, key):
-            try:
-                self._client.head_object(Bucket=self.address.bucket, Key=self._full(key))
-            except ClientError as error:
-                if error_code(error) not in MISSING:
-                    raise
-                if not self._bucket_seen:  # the answer to HEAD does not tell a missing bucket from a missing key
-                    self.check()
-                return False
-        return True
+        return self._head(key) is not None
 
     def read(self, key: str) -> bytes:
         """Return a whole object.
@@ -134,21 +151,20 @@ class ObjectStore:
             StoreError: if the store cannot be used.
         """
         arrived = BytesIO()
-        self._receive(key, arrived, 0, None)
+        with explained(self.address, key):
+            self._transfers.download(*self._place(key), arrived).result()
+        self._bucket_seen = True
         return arrived.getvalue()
 
-    def get_range(self, key: str, start: int, length: int) -> bytes:
-        """Return `length` bytes of an object from byte `start` on, fewer where it ends earlier; raises as `read`."""
-        if start < 0 or length < 1:
-            raise ConfigError(f"a range of {length} bytes from {start} is none; take 1 or more from 0 on")
-        arrived = BytesIO()
-        self._receive(key, arrived, start, start + length)
-        return arrived.getvalue()
-
-    def get(self, key: str, target: Path) -> Path:
+    def get(self, key: str, target: Path, size: int | None = None) -> Path:
         """Download an object to `target`, which is replaced at once when everything has arrived.
 
         A large one is kept, as far as it came, for the next attempt to go on with.
+
+        Args:
+            key: the object.
+            target: the file.
+            size: bytes of the object; None asks the store.
 
         Raises:
             ObjectNotFoundError: if there is no such object.
@@ -156,39 +172,47 @@ class ObjectStore:
             DiskSpaceError: if the disk is too small.
         """
         target = Path(target)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        piece = self._open(key, 0, None, None)
-        if piece.total is not None and piece.total >= LARGE:
-            return self._get_large(key, target, piece)
-        temporary = target.with_name(f".{target.name}.{secrets.token_hex(6)}.part")
-        try:
-            with temporary.open("wb") as file:
-                self._receive(key, file, 0, None, piece)
-            return temporary.replace(target)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with named_disk_errors(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if size is None or size >= LARGE:
+                found = self._head(key)
+                if found is None:
+                    raise ObjectNotFoundError(f"{self.address}{key} does not exist; check the name")
+                if found["ContentLength"] >= LARGE:
+                    return self._get_large(key, target, found["ETag"])
+            temporary = target.with_name(f".{target.name}.{secrets.token_hex(6)}.part")
+            try:
+                with explained(self.address, key):
+                    self._transfers.download(*self._place(key), str(temporary)).result()
+                return temporary.replace(target)
+            finally:
+                temporary.unlink(missing_ok=True)
 
-    def _get_large(self, key: str, target: Path, first: Piece) -> Path:
+    def _get_large(self, key: str, target: Path, version: str) -> Path:
         """Download through a file named by the object's version, which survives this process."""
-        mark = hashlib.sha256(f"{self.address}{key} {first.version}".encode()).hexdigest()[:12]
+        mark = hashlib.sha256(f"{self.address}{key} {version}".encode()).hexdigest()[:12]
         whole = target.with_name(f".{target.name}.{mark}")
-        given = [first]
-
-        def open_piece(start: int, version: str | None) -> Piece:
-            if given and not start:
-                return given.pop()
-            return self._open(key, start, None, version)
-
         try:
-            download(open_piece, whole, f"{self.address}{key}")
+            download(partial(self.open, key), whole, f"{self.address}{key}")
         except CheckpointError as error:
             raise StoreError(str(error)) from error
-        finally:
-            for unused in given:
-                unused.chunks.close()  # type: ignore[attr-defined]
         whole.replace(target)
         whole.with_name(f".{whole.name}.lock").unlink(missing_ok=True)
         return target
+
+    def open(self, key: str, start: int = 0, version: str | None = None) -> Piece:
+        """Ask for an object from byte `start` on, for all of it if it is no more of that version; raises as `read`."""
+        from botocore.exceptions import ClientError
+
+        options = {"Range": f"bytes={start}-", "IfMatch": version or ""} if start else {}
+        with explained(self.address, key):
+            try:
+                answer = self._client.get_object(**self._named(key), **options)
+            except ClientError as error:
+                if not start or error_code(error) not in CHANGED:
+                    raise
+                return self.open(key)
+        return Piece(start, start + answer["ContentLength"], answer.get("ETag"), _chunks(answer["Body"]))
 
     def put(self, key: str, content: bytes | Path) -> None:
         """Store bytes or a file under a key; it is there whole, or not at all.
@@ -196,22 +220,17 @@ class ObjectStore:
         Raises:
             StoreError: if the store cannot be used.
         """
-        from boto3.s3.transfer import TransferConfig
-
-        place = {"Bucket": self.address.bucket, "Key": self._full(key)}
         with explained(self.address, key):
             if isinstance(content, bytes):
-                self._client.put_object(Body=content, **place)
+                self._client.put_object(Body=content, **self._named(key))
             else:
-                # Without threads of its own: at the interpreter's end no pool takes new work.
-                parts = TransferConfig(multipart_threshold=LARGE, multipart_chunksize=LARGE, use_threads=False)
-                self._client.upload_file(str(content), Config=parts, **place)
+                self._transfers.upload(str(content), *self._place(key)).result()
         self._bucket_seen = True
 
     def delete(self, key: str) -> None:
         """Remove an object; one that is not there is no error."""
         with explained(self.address, key):
-            self._client.delete_object(Bucket=self.address.bucket, Key=self._full(key))
+            self._client.delete_object(**self._named(key))
 
     def download_prefix(
         self,
@@ -235,15 +254,15 @@ class ObjectStore:
         Raises:
             StoreError: if the store cannot be used; what arrived before is there, whole files alone.
         """
-        start = f"{check_key(prefix)}/" if prefix else ""
+        start = f"{check_name(prefix)}/" if prefix else ""
         left_out = EXCLUDED_FOLDERS if exclude_dirs is None else frozenset(exclude_dirs)
         wanted = []
         for found in self.list(start):
             name = found.key.removeprefix(start)
-            if not is_safe(name):
+            if not is_plain_name(name):
                 logger.warning("%s%s is left out: its name could lead out of the folder", self.address, found.key)
-            elif is_wanted(name, left_out) and (keep is None or keep(name)) and not is_there(folder / name, found):
-                wanted.append((found.key, folder / name))
+            elif is_wanted(name, left_out) and (keep is None or keep(name)) and not found.is_at(folder / name):
+                wanted.append((found.key, folder / name, found.size))
         in_parallel(lambda item: self.get(*item), wanted, workers, describe=f"download {prefix}")
         return len(wanted)
 
@@ -251,64 +270,40 @@ class ObjectStore:
         self, folder: Path, prefix: str, names: Iterable[str], *, workers: int = CONNECTIONS, force: bool = False
     ) -> int:
         """Upload files of a folder that the prefix lacks; return how many were sent."""
-        start = f"{check_key(prefix)}/" if prefix else ""
+        start = f"{check_name(prefix)}/" if prefix else ""
         there = {} if force else {found.key: found for found in self.list(start)}
         wanted = []
         for name in names:
-            key = start + check_key(name)
-            if key not in there or not is_there(folder / name, there[key]):
+            key = start + check_name(name)
+            if key not in there or not there[key].is_at(folder / name):
                 wanted.append((key, folder / name))
         in_parallel(lambda item: self.put(*item), wanted, workers, describe=f"upload {prefix}")
         return len(wanted)
 
-    def _full(self, key: str) -> str:
-        return self.address.key + check_key(key)
-
-    def _receive(self, key: str, file: Any, start: int, stop: int | None, piece: Piece | None = None) -> None:
-        """Write bytes [start, stop) of an object to `file`, asking again for what a broken body lacked."""
-        begin, position, idle, version = start, start, 0, piece.version if piece else None
-        while True:
-            piece = piece or self._open(key, position, stop, version, begin)
-            if piece.start != position:  # another version by now: everything from the first byte on
-                file.seek(0)
-                file.truncate()
-                position = begin
-            version, before, end = piece.version, position, piece.total
-            try:
-                for chunk in piece.chunks:
-                    file.write(chunk)
-                    position += len(chunk)
-            except BrokenConnectionError as error:
-                reason = str(error)
-            else:
-                reason = "the body ended early"
-            if end is None or position >= end:
-                return
-            idle = 0 if position > before else idle + 1
-            if idle >= ATTEMPTS:
-                raise StoreError(f"{self.address}{key} cannot be fetched: {reason}, {idle} times in a row; try again")
-            logger.info("%s%s: %s after %d bytes; asking for the rest", self.address, key, reason, position - begin)
-            time.sleep(_pause(idle))
-            piece = None
-
-    def _open(self, key: str, start: int, stop: int | None, version: str | None, begin: int = 0) -> Piece:
-        """Ask for bytes [start, stop) of an object; for those from `begin` on if it is another one by now."""
+    def _head(self, key: str) -> dict[str, Any] | None:
+        """Return what the store says of an object, None if there is none; a bucket that is missing is an error."""
         from botocore.exceptions import ClientError
 
-        options: dict[str, str] = {}
-        if start or stop is not None:
-            options["Range"] = f"bytes={start}-{'' if stop is None else stop - 1}"
-        if version is not None:
-            options["IfMatch"] = version
         with explained(self.address, key):
             try:
-                answer = self._client.get_object(Bucket=self.address.bucket, Key=self._full(key), **options)
+                return dict(self._client.head_object(**self._named(key)))
             except ClientError as error:
-                if version is None or error_code(error) not in CHANGED:
+                if error_code(error) not in MISSING:
                     raise
-                return self._open(key, begin, stop, None)
-        self._bucket_seen = True
-        return Piece(start, start + answer["ContentLength"], answer.get("ETag"), _chunks(answer["Body"]))
+                if not self._bucket_seen:  # the answer to HEAD does not tell a missing bucket from a missing key
+                    self.check()
+        return None
+
+    def _place(self, key: str) -> tuple[str, str]:
+        return self.address.bucket, self.address.key + check_name(key)
+
+    def _named(self, key: str) -> dict[str, str]:
+        return dict(zip(("Bucket", "Key"), self._place(key), strict=True))
+
+
+def is_wanted(name: str, left_out: frozenset[str] = EXCLUDED_FOLDERS) -> bool:
+    """Say whether a bulk download takes this name."""
+    return not left_out.intersection(name.split("/")[:-1]) and not name.lower().endswith(EXCLUDED_ENDINGS)
 
 
 def _chunks(body: Any) -> Iterator[bytes]:
@@ -321,8 +316,3 @@ def _chunks(body: Any) -> Iterator[bytes]:
         raise BrokenConnectionError(f"the connection broke ({type(error).__name__})") from error
     finally:
         body.close()
-
-
-def _pause(idle: int) -> float:
-    """Return seconds to wait: longer each time nothing came, and not the same for all who wait."""
-    return min(8.0, 0.2 * 2**idle) * random.uniform(0.5, 1.5)

@@ -9,9 +9,10 @@ from pathlib import Path
 
 from diffviews.data.disk import require_disk_space
 from diffviews.data.r2_cache import DATA, missing_credentials, shared_bucket
-from diffviews.data.storage.bulk import check_key, in_parallel
 from diffviews.data.storage.layer_cache import ENTRY, CachedLayer, EntryList, LayerCache, check_fingerprint
+from diffviews.data.storage.names import check_name
 from diffviews.data.storage.object_store import CONNECTIONS, ObjectStore
+from diffviews.data.storage.parallel import in_parallel
 from diffviews.data.storage.store_errors import ObjectNotFoundError
 from diffviews.data.storage.uploads import Upload, UploadQueue
 from diffviews.errors import CorruptDataError
@@ -62,7 +63,7 @@ class SharedLayers:
         prefix = _prefix(model, fingerprint)
         with cache.adding(fingerprint) as draft:
             in_parallel(
-                lambda name: self.store.get(f"{prefix}/{name}", draft.folder / name),
+                lambda name: self.store.get(f"{prefix}/{name}", draft.folder / name, listed.files[name].size),
                 list(listed.files),
                 CONNECTIONS,
                 describe=f"layer {fingerprint[:12]}",
@@ -111,5 +112,5 @@ class SharedLayers:
 
 
 def _prefix(model: str, fingerprint: str) -> str:
-    return check_key(f"{DATA}/{model}/layer_cache/v2/{check_fingerprint(fingerprint)}")
+    return check_name(f"{DATA}/{model}/layer_cache/v2/{check_fingerprint(fingerprint)}")
 

@@ -21,7 +21,10 @@ _UNREACHABLE = (
     "SSLError",
     "InvalidEndpointConfigurationError",
 )
-_SILENT = ("ReadTimeoutError", "ConnectionClosedError", "HTTPClientError", "ResponseStreamingError")
+_SILENT = (
+    "ReadTimeoutError", "ConnectionClosedError", "HTTPClientError", "ResponseStreamingError", "IncompleteReadError",
+    "ConnectionResetError", "TimeoutError",
+)  # fmt: skip
 
 
 class StoreError(DiffViewsError, RuntimeError):
@@ -65,15 +68,16 @@ def error_code(error: BaseException) -> str:
 def _failures() -> tuple[type[Exception], ...]:
     from boto3.exceptions import Boto3Error
     from botocore.exceptions import BotoCoreError, ClientError
+    from s3transfer.exceptions import RetriesExceededError, S3DownloadFailedError
     from urllib3.exceptions import HTTPError
 
-    return ClientError, BotoCoreError, HTTPError, Boto3Error
+    return ClientError, BotoCoreError, HTTPError, Boto3Error, RetriesExceededError, S3DownloadFailedError
 
 
 def _sentence(address: S3Address | None, key: str, error: Exception) -> StoreError:
     cause: BaseException = error
-    if type(error).__module__.startswith("boto3."):  # it says what failed; what led to it says why
-        cause = error.__cause__ or error.__context__ or error
+    if type(error).__module__.startswith(("boto3.", "s3transfer.")):  # it says what failed; what led to it says why
+        cause = getattr(error, "last_exception", None) or error.__cause__ or error.__context__ or error
     place = f"{address.scheme}://{address.bucket}" if address else "the artifact store"
     keys = key_names(address.scheme if address else "s3")
     code = error_code(cause)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from diffviews.data.storage.bulk import check_key
+from diffviews.data.storage.names import check_name
 from diffviews.data.storage.object_store import ObjectStore
 from diffviews.errors import DiffViewsError
 
@@ -77,7 +77,7 @@ class UploadQueue:
             ConfigError: if a key is not allowed.
         """
         for key, _ in (*files, marker):
-            check_key(key)
+            check_name(key)
         upload = Upload(name, marker, when_done, when_ended, _left=len(files))
         with self._lock:
             self._under_way.add(upload)

@@ -18,8 +18,7 @@ from diffviews.data.layout import LayerKey
 from diffviews.data.legacy.datasets import UNKNOWN_MODEL_DIGEST
 from diffviews.data.legacy.maps import AXES, MIN_POINTS
 from diffviews.data.r2_cache import DATA, legacy_layer_objects
-from diffviews.data.storage.bulk import StoredObject
-from diffviews.data.storage.object_store import ObjectStore
+from diffviews.data.storage.object_store import ObjectStore, StoredObject
 from diffviews.errors import CorruptDataError
 from diffviews.pipelines.layers.measured_map import map_title, measure
 from diffviews.pipelines.plan import ExtractionPlan
