@@ -1,7 +1,9 @@
 """Tracking: every job, layer, map and generation is an MLflow run, and is found again by its tags."""
 
+from diffviews.data.storage.manifest import Manifest
+from diffviews.data.storage.names import check_name
 from diffviews.tracking.active_run import ActiveRun
-from diffviews.tracking.artifacts import ArtifactFolder, Manifest, check_artifact_name
+from diffviews.tracking.artifacts import ArtifactFolder
 from diffviews.tracking.catalog import Catalog
 from diffviews.tracking.profiles import Profile, activate, load_profile, profile_names
 from diffviews.tracking.records import (
@@ -38,7 +40,7 @@ __all__ = [
     "Tag",
     "Tracker",
     "activate",
-    "check_artifact_name",
+    "check_name",
     "fingerprint",
     "load_profile",
     "profile_names",

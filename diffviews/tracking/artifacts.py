@@ -1,45 +1,19 @@
-"""The artifacts of a run: their names, the manifest that lists them, and reading them from any store."""
+"""The artifacts of a run, read from any store and compared with the run's manifest."""
 
-import hashlib
-import json
 import threading
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from diffviews.data.storage.downloads import Downloads
+from diffviews.data.storage.manifest import FileMark, Manifest, files_below
+from diffviews.data.storage.names import check_name
 from diffviews.data.storage.parallel import in_parallel
 from diffviews.errors import ConfigError, CorruptDataError, RunNotFoundError, SchemaVersionError
 from diffviews.tracking.connection import Connection, check_run_id
 from diffviews.tracking.transfers import Transfers, transfers_for
 
 MANIFEST = "manifest.json"
-MANIFEST_VERSION = 1
-
-
-def check_artifact_name(name: str) -> str:
-    """Return an artifact's name when it is a plain relative POSIX path that stays inside its run.
-
-    Raises:
-        ConfigError: for an absolute path, '..', a backslash, a drive, or a control character.
-    """
-    parts = name.split("/")
-    if (
-        not name
-        or len(name) > 1000
-        or any(part in ("", ".", "..") for part in parts)
-        or "\\" in name
-        or ":" in parts[0]
-        or not name.isprintable()
-    ):
-        raise ConfigError(
-            f"artifact name {name[:200]!r} is not allowed; use a relative path such as 'map/points.parquet' "
-            "without '..', '\\', ':' or control characters"
-        )
-    return name
 
 
 def local_folder(artifact_uri: str) -> Path | None:
@@ -52,98 +26,12 @@ def local_folder(artifact_uri: str) -> Path | None:
     return None
 
 
-@dataclass(frozen=True, slots=True)
-class ManifestEntry:
-    """One file of a run: its size in bytes and its SHA-256 as 64 hex digits."""
-
-    size: int
-    sha256: str
-
-    @classmethod
-    def of_file(cls, path: Path) -> "ManifestEntry":
-        """Measure the file at `path`."""
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-            return cls(file.tell(), digest)
-
-    def matches(self, path: Path) -> bool:
-        """Tell whether the file at `path` is the one listed."""
-        return path.stat().st_size == self.size and self.of_file(path) == self
-
-
-@dataclass(frozen=True, slots=True)
-class Manifest:
-    """Every file that a finished run holds, by name; `manifest.json` lists all but itself."""
-
-    run_id: str
-    files: Mapping[str, ManifestEntry]
-
-    def __post_init__(self) -> None:
-        for name in self.files:
-            check_artifact_name(name)
-        object.__setattr__(self, "files", MappingProxyType(dict(sorted(self.files.items()))))
-
-    @classmethod
-    def of_folder(cls, run_id: str, folder: Path) -> "Manifest":
-        """List the files below `folder`."""
-        return cls(run_id, {name: ManifestEntry.of_file(folder / name) for name in files_below(folder)})
-
-    def to_json(self) -> str:
-        """Return the text of `manifest.json`; equal manifests have equal text."""
-        entries = [{"path": n, "size": e.size, "sha256": e.sha256} for n, e in self.files.items()]
-        content = {"version": MANIFEST_VERSION, "run_id": self.run_id, "files": entries}
-        return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
-
-    @classmethod
-    def from_json(cls, text: str | bytes, source: str = MANIFEST) -> "Manifest":
-        """Read `manifest.json`; `source` names it in errors.
-
-        Raises:
-            CorruptDataError: if it is malformed or lists a name outside the run.
-            SchemaVersionError: if its version is newer than this program.
-        """
-        try:
-            content: dict[str, Any] = json.loads(text)
-            version = int(content["version"])
-            files = {str(e["path"]): ManifestEntry(int(e["size"]), str(e["sha256"])) for e in content["files"]}
-            run_id = str(content["run_id"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise CorruptDataError(f"{source} is not a manifest: {error!r}") from error
-        if version > MANIFEST_VERSION:
-            raise SchemaVersionError(
-                f"{source} has version {version}, this DiffViews reads {MANIFEST_VERSION}; upgrade it"
-            )
-        try:
-            return cls(run_id, files)
-        except ConfigError as error:
-            raise CorruptDataError(f"{source}: {error}") from error
-
-    def verify(self, folder: Path) -> None:
-        """Compare the files below `folder` with this list; files beyond the list are let be.
-
-        Raises:
-            CorruptDataError: naming the first file that is missing or differs.
-        """
-        for name, entry in self.files.items():
-            path = folder / name
-            if not path.is_file():
-                raise CorruptDataError(f"{path} is missing, though the manifest of run {self.run_id} lists it")
-            if not entry.matches(path):
-                raise CorruptDataError(f"{path} differs from the manifest of run {self.run_id}; it is damaged")
-
-
-def files_below(folder: Path) -> list[str]:
-    """Return the names of all files below `folder`, sorted, as POSIX paths relative to it."""
-    if not folder.is_dir():
-        return []
-    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-
-
 class ArtifactFolder:
     """The artifacts of one run, read only: in place from a folder, else fetched file by file.
 
-    What a store sends is compared with the manifest and kept among the `Downloads`, from which it may
-    vanish later: whoever asks again gets it again. Usable from several threads.
+    Every file is compared with the manifest once per process, and again when it was written since. What a store
+    sends is kept among the `Downloads`, from which it may vanish later: whoever asks again gets it again. Usable
+    from several threads.
 
     Args:
         run_id: the run.
@@ -151,6 +39,7 @@ class ArtifactFolder:
         connection: store of the run; needed unless the artifacts lie in a folder.
         cache: folder in which downloads are kept instead of `cache_folder()`.
         finished: the run is FINISHED, so that its manifest, once fetched, is the last one.
+        manifest: the manifest, where it is known already.
     """
 
     def __init__(
@@ -161,6 +50,7 @@ class ArtifactFolder:
         *,
         cache: Path | None = None,
         finished: bool = False,
+        manifest: Manifest | None = None,
     ) -> None:
         self.run_id = check_run_id(run_id)
         self.root = local_folder(artifact_uri)
@@ -170,8 +60,7 @@ class ArtifactFolder:
         self._downloads = Downloads(cache and cache / "runs")
         self._transfers: Transfers | None = None
         self._lock = threading.Lock()
-        self._manifest: Manifest | None = None
-        self._verified: set[str] = set()
+        self._manifest = manifest
 
     def manifest(self) -> Manifest | None:
         """Return the run's manifest, None while it has none, which means it is not finished."""
@@ -193,10 +82,10 @@ class ArtifactFolder:
         Raises:
             ConfigError: if the name is not allowed.
             RunNotFoundError: if the run has no such artifact.
-            CorruptDataError: if what the server sent differs from the manifest.
+            CorruptDataError: if the file differs from the manifest.
             TrackingError: if the server cannot be used.
         """
-        found = self._find(check_artifact_name(name))
+        found = self._find(check_name(name))
         if found is None:
             raise RunNotFoundError(f"run {self.run_id} has no artifact {name!r}")
         return found
@@ -206,7 +95,7 @@ class ArtifactFolder:
 
         Fit for `ActivationReader`, which asks for the chunks of `activations.zarr` one by one.
         """
-        found = self._find(check_artifact_name(name))
+        found = self._find(check_name(name))
         try:
             return None if found is None else found.read_bytes()
         except FileNotFoundError:  # evicted by another process just now
@@ -217,10 +106,13 @@ class ArtifactFolder:
         """Fetch those of these artifacts that are not on this machine yet, several at once; raises as `path`."""
         if self.root is None:
             in_parallel(self.path, list(names), self._way().parallel, describe="artifacts")
+        else:
+            for name in names:
+                self.path(name)
 
     def fetcher(self, prefix: str) -> Callable[[str], bytes | None]:
         """Return `fetch` for the names below `prefix`, for example 'activations.zarr'."""
-        check_artifact_name(prefix)
+        check_name(prefix)
         return lambda name: self.fetch(f"{prefix}/{name}")
 
     def verify(self) -> None:
@@ -244,6 +136,9 @@ class ArtifactFolder:
                 return None
             if not found.resolve().is_relative_to(self.root.resolve()):
                 raise ConfigError(f"artifact {name!r} of run {self.run_id} is a link that leads out of the run")
+            listed = self.manifest()
+            if listed is not None and name in listed.files:
+                listed.check(name, found)
             return found
         manifest = self.manifest()
         if manifest is None or name == MANIFEST:
@@ -252,12 +147,9 @@ class ArtifactFolder:
         if entry is None:
             return None
         cached = self._downloads.use(self.run_id, name)
-        if cached is None or not (name in self._verified or entry.matches(cached)):
-            cached = self._fetched(name, entry)
-        self._verified.add(name)
-        return cached
+        return cached if cached is not None and entry.matches(cached) else self._fetched(name, entry)
 
-    def _fetched(self, name: str, entry: ManifestEntry) -> Path:
+    def _fetched(self, name: str, entry: FileMark) -> Path:
         """Fetch an artifact and compare it with the manifest."""
         self._downloads.make_room(entry.size)
         got = self._download(name, entry.size)

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from diffviews.data.storage.cache import cache_folder
+from diffviews.data.storage.names import check_name
 from diffviews.errors import ConfigError, TrackingError
-from diffviews.tracking.artifacts import check_artifact_name
 from diffviews.tracking.connection import Connection
 from diffviews.tracking.profiles import Profile, activate, load_profile
 
@@ -56,7 +56,7 @@ def _download(connection: Connection, source: str, target: Path, address: str) -
     while waiting:
         below = waiting.pop()
         for entry in connection.call(partial(_list, store, below)):
-            (waiting if entry.is_dir else names).append(check_artifact_name(entry.path))
+            (waiting if entry.is_dir else names).append(check_name(entry.path))
     if not names:
         raise TrackingError(f"{address} has no files; register it again")
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(6)}.part")

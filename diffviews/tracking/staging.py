@@ -7,17 +7,11 @@ from functools import partial
 from pathlib import Path
 
 from diffviews.data.disk import named_disk_errors
+from diffviews.data.storage.manifest import FileMark, Manifest, files_below
+from diffviews.data.storage.names import check_name
 from diffviews.data.storage.parallel import in_parallel
 from diffviews.errors import TrackingError
-from diffviews.tracking.artifacts import (
-    MANIFEST,
-    Manifest,
-    ManifestEntry,
-    check_artifact_name,
-    files_below,
-    local_folder,
-    move_into,
-)
+from diffviews.tracking.artifacts import MANIFEST, local_folder, move_into
 from diffviews.tracking.claims import CLAIM_FILES, work_folder
 from diffviews.tracking.connection import Connection
 from diffviews.tracking.transfers import Transfers, transfers_for
@@ -41,7 +35,7 @@ class Staging:
         self._run_id = run_id
         self._artifact_uri = artifact_uri
         self._target = local_folder(artifact_uri)
-        self._published: dict[str, ManifestEntry] = {}
+        self._published: dict[str, FileMark] = {}
         self._lock = threading.RLock()
         self._closed = False
 
@@ -54,7 +48,7 @@ class Staging:
         """
         if self._closed:
             raise TrackingError(f"run {self._run_id} has ended; {name!r} cannot be added to it")
-        target = self.folder / check_artifact_name(name)
+        target = self.folder / check_name(name)
         with named_disk_errors(target):
             target.parent.mkdir(parents=True, exist_ok=True)
         return target
@@ -92,8 +86,8 @@ class Staging:
         with self._lock:
             names = files_below(self.folder)
             for name in names:
-                check_artifact_name(name)
-            entries = {name: ManifestEntry.of_file(self.folder / name) for name in names}
+                check_name(name)
+            entries = {name: FileMark.of(self.folder / name) for name in names}
             if not entries:
                 return
             target = self._target
@@ -109,7 +103,7 @@ class Staging:
         with self._lock:
             self.publish()
             self.write(MANIFEST, Manifest(self._run_id, self._published).to_json().encode())
-            digest = ManifestEntry.of_file(self.folder / MANIFEST).sha256
+            digest = FileMark.of(self.folder / MANIFEST).sha256
             self.publish()
             return digest
 
@@ -118,7 +112,7 @@ class Staging:
         left_out = {MANIFEST, *files_below(self.folder)}
         if self._target is not None:
             names = [name for name in files_below(self._target) if name not in left_out]
-            self._published |= {name: ManifestEntry.of_file(self._target / name) for name in names}
+            self._published |= {name: FileMark.of(self._target / name) for name in names}
             return
         way = self._transfers()
         names = [name for name in way.names() if name not in left_out]
@@ -127,9 +121,9 @@ class Staging:
 
     def _measure(self, way: Transfers, folder: Path, name: str) -> None:
         """Fetch what was published under a name, as nothing else tells its digest."""
-        copy = folder / check_artifact_name(name)
+        copy = folder / check_name(name)
         way.fetch(name, copy)
-        self._published[name] = ManifestEntry.of_file(copy)
+        self._published[name] = FileMark.of(copy)
         copy.unlink()
 
     def _transfers(self) -> Transfers:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import threading
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,16 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diffviews.data.storage.cache import cache_folder
+from diffviews.data.storage.manifest import FileMark, Manifest, files_below
+from diffviews.data.storage.names import check_name
 from diffviews.errors import ConfigError, CorruptDataError, RunNotFoundError, SchemaVersionError, TrackingError
-from diffviews.tracking.artifacts import (
-    MANIFEST,
-    ArtifactFolder,
-    Manifest,
-    ManifestEntry,
-    check_artifact_name,
-    files_below,
-    local_folder,
-)
+from diffviews.tracking.artifacts import MANIFEST, ArtifactFolder, local_folder
 
 HOSTILE = [
     "",
@@ -71,7 +66,7 @@ class FakeServer:
 
 
 def with_manifest(files: dict[str, bytes]) -> dict[str, bytes]:
-    entries = {n: ManifestEntry(len(b), hashlib.sha256(b).hexdigest()) for n, b in files.items()}
+    entries = {n: FileMark(len(b), hashlib.sha256(b).hexdigest()) for n, b in files.items()}
     return files | {MANIFEST: Manifest("r1", entries).to_json().encode()}
 
 
@@ -97,7 +92,7 @@ def local(tmp_path):
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_artifact_name_that_could_leave_the_run_is_refused_everywhere(name, local, served):
-    for refuse in (check_artifact_name, ArtifactFolder("r1", str(local)).path, served[1]().fetch):
+    for refuse in (check_name, ArtifactFolder("r1", str(local)).path, served[1]().fetch):
         with pytest.raises(ConfigError, match="not allowed"):
             refuse(name)
     assert served[0].downloads == []
@@ -105,13 +100,13 @@ def test_artifact_name_that_could_leave_the_run_is_refused_everywhere(name, loca
 
 @pytest.mark.parametrize("name", ["map.png", "activations.zarr/c/0/0/0", "a b/ü.csv", "images/000.png", "..a/b.."])
 def test_plain_artifact_name_is_taken(name):
-    assert check_artifact_name(name) == name
+    assert check_name(name) == name
 
 
 @given(st.text(max_size=30))
 def test_accepted_artifact_name_stays_inside(name):
     try:
-        check_artifact_name(name)
+        check_name(name)
     except ConfigError:
         return
     assert (Path("/root/of/run") / name).resolve().is_relative_to("/root/of/run")
@@ -126,22 +121,43 @@ def test_manifest_lists_sizes_and_digests_and_survives_its_text(local):
 
 def test_manifest_cannot_be_changed(local):
     with pytest.raises(TypeError):
-        Manifest.of_folder("r1", local).files["x"] = ManifestEntry(1, "a")
+        Manifest.of_folder("r1", local).files["x"] = FileMark(1, "a")
 
 
-@pytest.mark.parametrize(
-    "damage",
-    [
-        lambda root: (root / "map.png").write_bytes(b"pnG"),
-        lambda root: (root / "map.png").write_bytes(b"pn"),
-        lambda root: (root / "map.png").unlink(),
-    ],
-)
-def test_verify_names_the_damaged_file(local, damage):
+@pytest.mark.parametrize("content", [b"pnG", b"pn", None])
+def test_verify_names_the_damaged_file(local, content):
     ArtifactFolder("r1", str(local)).verify()
-    damage(local)
+    (local / "map.png").unlink()
+    if content is not None:
+        (local / "map.png").write_bytes(content)
+        os.utime(local / "map.png", (1, 1))
     with pytest.raises(CorruptDataError, match=r"map\.png"):
         ArtifactFolder("r1", str(local)).verify()
+
+
+@pytest.mark.parametrize("bit", [0, 7, 20, 47])
+@pytest.mark.parametrize("read", ["path", "fetch", "gather"])
+def test_bit_changed_in_a_local_artifact_is_refused_by_name(local, bit, read):
+    content = bytearray((local / "map/points.parquet").read_bytes())
+    content[bit // 8] ^= 1 << bit % 8
+    (local / "map/points.parquet").write_bytes(content)
+    folder = ArtifactFolder("r1", str(local))
+    with pytest.raises(CorruptDataError, match=r"points\.parquet differs from the manifest of r1"):
+        folder.gather(["map/points.parquet"]) if read == "gather" else getattr(folder, read)("map/points.parquet")
+    assert folder.fetch("map.png") == b"png"
+
+
+def test_local_artifact_is_measured_once_per_process_and_again_when_it_was_written(local, monkeypatch):
+    measured = []
+    original = FileMark.of.__func__
+    monkeypatch.setattr(FileMark, "of", classmethod(lambda cls, path: measured.append(path) or original(cls, path)))
+    for _ in range(3):
+        ArtifactFolder("r1", str(local)).path("map.png")
+    assert measured == [local / "map.png"]
+    (local / "map.png").write_bytes(b"pnG")
+    os.utime(local / "map.png", (1, 1))
+    with pytest.raises(CorruptDataError):
+        ArtifactFolder("r1", str(local)).path("map.png")
 
 
 def test_verify_without_manifest_says_that_the_run_did_not_finish(local):
@@ -215,7 +231,9 @@ def test_served_artifact_that_differs_from_the_manifest_is_refused_and_not_kept(
 
 def test_damaged_copy_in_the_cache_is_fetched_again(served):
     server, folder = served
-    folder().path("map.png").write_bytes(b"bad")
+    kept = folder().path("map.png")
+    kept.write_bytes(b"bad")
+    os.utime(kept, (1, 1))  # a file system's clock ticks only every few milliseconds
     assert folder().fetch("map.png") == b"png"
     assert server.downloads.count("map.png") == 2
 

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from diffviews.data.storage.cache import cache_limit
-from diffviews.data.storage.layer_cache import ENTRY, EntryList, LayerCache
+from diffviews.data.storage.layer_cache import ENTRY, LayerCache
+from diffviews.data.storage.manifest import Manifest
 from diffviews.data.storage.object_store import ObjectStore
 from diffviews.data.storage.shared_layers import SharedLayers
 from diffviews.data.storage.store_errors import ObjectNotFoundError
@@ -47,8 +48,8 @@ def test_entry_is_complete_and_says_what_it_is(cache: LayerCache) -> None:
     add(cache, A)
     with cache.open(A) as entry:
         assert (entry.folder / "map/points.parquet").read_bytes() == b"a" * 1000
-        assert entry.listed.about == ABOUT
-        assert entry.listed.size == 1000
+        assert entry.manifest.about == ABOUT
+        assert entry.manifest.size == 1000
 
 
 def test_entry_that_fails_or_is_given_up_leaves_nothing(cache: LayerCache) -> None:
@@ -151,12 +152,22 @@ def test_damaged_entry_is_removed_and_named(cache: LayerCache, harm: str, caplog
 
 
 @pytest.mark.parametrize("name", ["../../evil", "/etc/evil", "a\\b"])
+def test_list_as_first_written_is_read_and_says_the_same(cache: LayerCache) -> None:
+    add(cache, A)
+    path = cache.folder / A / ENTRY
+    manifest = Manifest.from_json(path.read_bytes())
+    files = {name: {"size": mark.size, "sha256": mark.sha256} for name, mark in manifest.files.items()}
+    path.write_text(json.dumps({"version": 1, "fingerprint": A, "about": ABOUT, "files": files}))
+    with cache.open(A) as entry:
+        assert entry.manifest == manifest
+
+
 def test_list_that_names_a_file_outside_is_refused(name: str) -> None:
     listed = {"version": 1, "fingerprint": A, "about": {}, "files": {name: {"size": 1, "sha256": "0"}}}
     with pytest.raises(CorruptDataError, match="is not allowed"):
-        EntryList.from_json(json.dumps(listed), "entry.json")
+        Manifest.from_json(json.dumps(listed), "entry.json")
     with pytest.raises(SchemaVersionError, match="upgrade"):
-        EntryList.from_json(json.dumps(listed | {"version": 2, "files": {}}), "entry.json")
+        Manifest.from_json(json.dumps(listed | {"version": 2, "files": {}}), "entry.json")
 
 
 @pytest.mark.parametrize("fingerprint", ["", "../x", "a" * 63, "A" * 64, f"{'a' * 64}\n"])
@@ -213,7 +224,7 @@ def test_layer_goes_to_the_bucket_once_and_comes_back_whole(
     assert offer(shared, cache, A) is None  # it is known to be there
     with shared.fetch("m", A, other) as entry:
         assert (entry.folder / "map/points.parquet").read_bytes() == b"a" * 1000
-        assert entry.listed.about == ABOUT
+        assert entry.manifest.about == ABOUT
         assert offer(shared, other, A) is None
 
 
@@ -280,7 +291,7 @@ def test_damaged_layer_of_the_bucket_is_refused_and_not_kept(
     assert offer(shared, cache, A).wait(30)
     key = f"data/m/layer_cache/v2/{A}/map/points.parquet"
     raw_client(server).put_object(Bucket=BUCKET, Key=key, Body=b"b" * 1000)
-    with pytest.raises(CorruptDataError, match="another digest"):
+    with pytest.raises(CorruptDataError, match="differs"):
         shared.fetch("m", A, other)
     raw_client(server).delete_object(Bucket=BUCKET, Key=key)
     with pytest.raises(ObjectNotFoundError, match="points"):
@@ -289,7 +300,7 @@ def test_damaged_layer_of_the_bucket_is_refused_and_not_kept(
 
 
 def test_list_of_another_layer_in_its_place_is_refused(server: str, proxy: Proxy, cache: LayerCache) -> None:
-    text = EntryList(B, {}, {}).to_json().encode()
+    text = Manifest(B, {}, {}).to_json().encode()
     raw_client(server).put_object(Bucket=BUCKET, Key=f"data/m/layer_cache/v2/{A}/{ENTRY}", Body=text)
     with pytest.raises(CorruptDataError, match="another layer"):
         SharedLayers.configured().find("m", A)

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from diffviews.data.storage.manifest import files_below
 from diffviews.errors import (
     CancelledError,
     ConfigError,
@@ -21,7 +22,7 @@ from diffviews.errors import (
     TrackingError,
 )
 from diffviews.tracking import Catalog, Kind, Manifest, RunTags, Tag, Tracker, fingerprint
-from diffviews.tracking.artifacts import files_below, local_folder
+from diffviews.tracking.artifacts import local_folder
 
 ABOUT = RunTags(model="edm-digits", dataset="digits")
 

@@ -11,8 +11,6 @@ one that any process has open stays. Processes share the folder.
 """
 
 import contextlib
-import hashlib
-import json
 import logging
 import os
 import re
@@ -20,92 +18,23 @@ import secrets
 import shutil
 import socket
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from filelock import FileLock
 
 from diffviews.data.disk import format_bytes
 from diffviews.data.storage.cache import LAYERS, RUNS, Kept, cache_folder, cache_limit, kept_files, make_room, mark_used
-from diffviews.data.storage.names import check_name
-from diffviews.errors import ConfigError, CorruptDataError, SchemaVersionError
+from diffviews.data.storage.manifest import Manifest
+from diffviews.errors import ConfigError, CorruptDataError
 
 logger = logging.getLogger(__name__)
 
 ENTRY = "entry.json"
-"""Lists the files of an entry; it is written last, here and in a bucket."""
-VERSION = 1
+"""Manifest of an entry; it is written last, here and in a bucket."""
 _FINGERPRINT = re.compile(r"[0-9a-f]{64}")
-
-
-@dataclass(frozen=True, slots=True)
-class FileMark:
-    """Size in bytes and SHA-256, 64 hex digits, of one file."""
-
-    size: int
-    sha256: str
-
-    @classmethod
-    def of(cls, path: Path) -> "FileMark":
-        """Measure a file."""
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-            return cls(file.tell(), digest)
-
-
-@dataclass(frozen=True, slots=True)
-class EntryList:
-    """What `entry.json` says: what the layer is, and which files it consists of."""
-
-    fingerprint: str
-    about: Mapping[str, Any]
-    files: Mapping[str, FileMark]
-
-    @property
-    def size(self) -> int:
-        """Bytes of all files."""
-        return sum(mark.size for mark in self.files.values())
-
-    def to_json(self) -> str:
-        """Return the text of `entry.json`."""
-        files = {name: asdict(mark) for name, mark in sorted(self.files.items())}
-        content = {"version": VERSION, "fingerprint": self.fingerprint, "about": dict(self.about), "files": files}
-        return json.dumps(content, indent=1, allow_nan=False) + "\n"
-
-    @classmethod
-    def from_json(cls, text: str | bytes, source: str) -> "EntryList":
-        """Read `entry.json`; `source` names it in errors.
-
-        Raises:
-            CorruptDataError: if it is malformed or names a file outside its folder.
-            SchemaVersionError: if a newer version wrote it.
-        """
-        try:
-            content = json.loads(text)
-            version, fingerprint = int(content["version"]), check_fingerprint(content["fingerprint"])
-            marks = content["files"].items()
-            files = {check_name(str(name)): FileMark(int(mark["size"]), str(mark["sha256"])) for name, mark in marks}
-            about = dict(content["about"])
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise CorruptDataError(f"{source} does not describe a layer: {error}") from error
-        if version > VERSION:
-            raise SchemaVersionError(f"{source} has version {version}, this DiffViews reads {VERSION}; upgrade it")
-        return cls(fingerprint, MappingProxyType(about), MappingProxyType(files))
-
-    def problem(self, folder: Path, *, digests: bool = False) -> str:
-        """Return what is wrong with the files in a folder, or ''; `digests` reads them all."""
-        for name, mark in self.files.items():
-            path = folder / name
-            if not path.is_file():
-                return f"{path} is missing"
-            if path.stat().st_size != mark.size:
-                return f"{path} has {path.stat().st_size} bytes, not {mark.size}"
-            if digests and FileMark.of(path) != mark:
-                return f"{path} has another digest than its list says"
-        return ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +42,7 @@ class CachedLayer:
     """One entry, held open: it is not evicted until it is closed."""
 
     folder: Path
-    listed: EntryList
+    manifest: Manifest
     _lease: Path
 
     def close(self) -> None:
@@ -156,8 +85,8 @@ class LayerCache:
             return None
         with self._lock():
             try:
-                listed = EntryList.from_json((folder / ENTRY).read_bytes(), str(folder / ENTRY))
-                problem = listed.problem(folder)
+                manifest = Manifest.from_json((folder / ENTRY).read_bytes(), str(folder / ENTRY))
+                problem = _wrong_sizes(manifest, folder)
             except FileNotFoundError:
                 return None
             except CorruptDataError as error:
@@ -167,7 +96,7 @@ class LayerCache:
                 self._remove(folder)
                 return None
             mark_used(folder / ENTRY)
-            return CachedLayer(folder, listed, self._leased(fingerprint))
+            return CachedLayer(folder, manifest, self._leased(fingerprint))
 
     @contextlib.contextmanager
     def adding(self, fingerprint: str) -> Iterator[Draft]:
@@ -185,11 +114,11 @@ class LayerCache:
             yield draft
             if draft.about is None:
                 return
-            listed = list_entry(incoming, fingerprint, draft.about)
-            (incoming / ENTRY).write_text(listed.to_json(), encoding="utf-8")
+            manifest = Manifest.of_folder(fingerprint, incoming, draft.about, but=(ENTRY,))
+            (incoming / ENTRY).write_text(manifest.to_json(), encoding="utf-8")
             mark_used(incoming / ENTRY)
             with self._lock():
-                self._make_room(listed.size, keep=fingerprint)
+                self._make_room(manifest.size, keep=fingerprint)
                 target = self.folder / fingerprint
                 if not (target / ENTRY).is_file():
                     if target.exists():
@@ -269,10 +198,13 @@ class LayerCache:
         return FileLock(self.folder / ".lock", timeout=60)
 
 
-def list_entry(folder: Path, fingerprint: str, about: Mapping[str, Any]) -> EntryList:
-    """Return the list of the files in a folder, `entry.json` left out."""
-    paths = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
-    return EntryList(fingerprint, about, {name: FileMark.of(path) for name, path in paths.items() if name != ENTRY})
+def _wrong_sizes(manifest: Manifest, folder: Path) -> str:
+    """Return which file of an entry is missing or cut short, or ''; digests are compared when a file is read."""
+    for name, mark in manifest.files.items():
+        path = folder / name
+        if not path.is_file() or path.stat().st_size != mark.size:
+            return f"{path} has not the {mark.size} bytes that its manifest says"
+    return ""
 
 
 def check_fingerprint(fingerprint: str) -> str:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from diffviews.data.disk import require_disk_space
 from diffviews.data.r2_cache import DATA, missing_credentials, shared_bucket
-from diffviews.data.storage.layer_cache import ENTRY, CachedLayer, EntryList, LayerCache, check_fingerprint
+from diffviews.data.storage.layer_cache import ENTRY, CachedLayer, LayerCache, check_fingerprint
+from diffviews.data.storage.manifest import Manifest
 from diffviews.data.storage.names import check_name
 from diffviews.data.storage.object_store import CONNECTIONS, ObjectStore
 from diffviews.data.storage.parallel import in_parallel
@@ -36,7 +37,7 @@ class SharedLayers:
             return None
         return cls(shared_bucket(bucket))
 
-    def find(self, model: str, fingerprint: str) -> EntryList | None:
+    def find(self, model: str, fingerprint: str) -> Manifest | None:
         """Return what the bucket says of a layer, None if it has none, or not all of it yet.
 
         Raises:
@@ -49,8 +50,8 @@ class SharedLayers:
         except ObjectNotFoundError:
             self.store.check()  # a bucket that is missing is not an empty one
             return None
-        listed = EntryList.from_json(content, key)
-        if listed.fingerprint != fingerprint:
+        listed = Manifest.from_json(content, key)
+        if listed.owner != fingerprint:
             raise CorruptDataError(f"{self.store.address}{key} describes another layer; remove it")
         return listed
 
@@ -68,9 +69,10 @@ class SharedLayers:
                 CONNECTIONS,
                 describe=f"layer {fingerprint[:12]}",
             )
-            problem = listed.problem(draft.folder, digests=True)
-            if problem:
-                raise CorruptDataError(f"a layer in the shared bucket is damaged: {problem}; remove {prefix}")
+            try:
+                listed.verify(draft.folder)
+            except CorruptDataError as error:
+                raise CorruptDataError(f"a layer in the shared bucket is damaged: {error}; remove {prefix}") from error
             draft.about = listed.about
         self.note(cache, fingerprint)
         return cache.open(fingerprint)
@@ -80,14 +82,14 @@ class SharedLayers:
 
         The entry stays in the local cache until then.
         """
-        fingerprint = entry.listed.fingerprint
+        fingerprint = entry.manifest.owner
         if self._note(cache, fingerprint).exists():
             return None
         held = cache.open(fingerprint)
         if held is None:
             return None
         prefix = _prefix(model, fingerprint)
-        files = [(f"{prefix}/{name}", held.folder / name) for name in held.listed.files]
+        files = [(f"{prefix}/{name}", held.folder / name) for name in held.manifest.files]
         return self._queue.submit(
             f"layer {fingerprint[:12]} of {model}",
             files,

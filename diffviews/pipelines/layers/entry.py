@@ -46,28 +46,33 @@ class OpenedLayer:
     @property
     def about(self) -> Mapping[str, Any]:
         """Model, layer, sigma, data set, parameters and measures."""
-        return self.entry.listed.about
+        return self.entry.manifest.about
 
     @property
     def fingerprint(self) -> str:
         """Digest of everything that determines it."""
-        return self.entry.listed.fingerprint
+        return self.entry.manifest.owner
+
+    @property
+    def files(self) -> ArtifactFolder:
+        """Its files, which read like those of any run."""
+        return ArtifactFolder(self.fingerprint, str(self.entry.folder), manifest=self.entry.manifest)
 
     def points(self) -> pd.DataFrame:
         """Return the map: sample_id, x, y[, z] and the measures of each point."""
-        return pd.read_parquet(self.entry.folder / "map/points.parquet")
+        return pd.read_parquet(self.files.path("map/points.parquet"))
 
     def projector(self) -> Projector:
         """Return what places new activations on the map."""
-        return Projector.load(self.entry.folder / projector_name(None))
+        return Projector.load(self.files.path(projector_name(None)))
 
     def activations(self) -> ActivationReader:
         """Open the activations, which a layer extracted in sketch mode has not."""
-        return ActivationReader.open(self.entry.folder / "activations.zarr")
+        return ActivationReader.open(self.files.fetcher("activations.zarr"), name=f"activations in {self.entry.folder}")
 
     def samples(self) -> SampleSet:
         """Return the sample set."""
-        return SampleSet.read_parquet(self.entry.folder / "samples.parquet")
+        return SampleSet.read_parquet(self.files.path("samples.parquet"))
 
     def close(self) -> None:
         """Let the local cache evict it."""
@@ -121,7 +126,7 @@ def log_entry(workspace: Workspace, entry: CachedLayer) -> str:
 
     Nothing is computed: coordinates, projector, activations and measures are those of the entry.
     """
-    about, folder = entry.listed.about, entry.folder
+    about, folder = entry.manifest.about, entry.folder
     tags = _tags(entry)
     name = f"import {tags.layer} σ {format_sigma(about['sigma'])} of {tags.model} from a cache"
     whole = RunTags(
@@ -141,12 +146,12 @@ def log_entry(workspace: Workspace, entry: CachedLayer) -> str:
 
 
 def _tags(entry: CachedLayer) -> RunTags:
-    about = entry.listed.about
+    about = entry.manifest.about
     try:
         return RunTags(
             model=str(about["model"]),
             dataset=about.get("dataset"),
-            fingerprint=entry.listed.fingerprint,
+            fingerprint=entry.manifest.owner,
             layer=str(about["layer"]),
             layer_index=about.get("layer_index"),
             sigma=float(about["sigma"]),
@@ -157,7 +162,7 @@ def _tags(entry: CachedLayer) -> RunTags:
 
 
 def _log_layer(run: ActiveRun, entry: CachedLayer) -> None:
-    run.log_metrics({str(name): float(value) for name, value in dict(entry.listed.about.get("metrics", {})).items()})
+    run.log_metrics({str(name): float(value) for name, value in dict(entry.manifest.about.get("metrics", {})).items()})
     picture = entry.folder / "map.png"
     if picture.is_file():
         run.log_image("map", picture.read_bytes())
@@ -166,6 +171,6 @@ def _log_layer(run: ActiveRun, entry: CachedLayer) -> None:
     else:
         run.set_tag("diffviews.digest", ActivationReader.open(entry.folder / "activations.zarr").digest)
         link_tree(entry.folder / "activations.zarr", run.stage("activations.zarr"))
-    for name in entry.listed.files:
+    for name in entry.manifest.files:
         if name not in SHARED_FILES and not name.startswith("activations.zarr/"):
             run.log_artifact_file(entry.folder / name, name)

@@ -156,7 +156,7 @@ class LayerOpener:
             self.shared.offer(model, entry, self.cache)
         if run_id is None and log:
             run_id = log_entry(self.workspace, entry)
-        logger.info("layer %s of %s: from %s", entry.listed.about.get("layer"), model, origin)
+        logger.info("layer %s of %s: from %s", entry.manifest.about.get("layer"), model, origin)
         return OpenedLayer(origin, run_id, entry)
 
 
