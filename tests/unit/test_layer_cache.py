@@ -218,7 +218,7 @@ def test_layer_goes_to_the_bucket_once_and_comes_back_whole(
     add(cache, A)
     shared = SharedLayers.configured()
     assert shared.fetch("m", A, other) is None
-    assert offer(shared, cache, A).wait(30)
+    assert offer(shared, cache, A).result(30)
     prefix = f"data/m/layer_cache/v2/{A}"
     assert proxy.puts() == [f"/{BUCKET}/{prefix}/map/points.parquet", f"/{BUCKET}/{prefix}/{ENTRY}"]
     assert offer(shared, cache, A) is None  # it is known to be there
@@ -236,7 +236,7 @@ def test_layer_that_waits_for_its_upload_is_not_evicted(proxy: Proxy, cache: Lay
     add(cache, B, size=3400)
     assert names(cache) == "ab"
     proxy.faults.hold.set()
-    assert upload.wait(30)
+    assert upload.result(30)
     add(cache, C, size=3400)
     assert names(cache) == "c"
 
@@ -247,11 +247,11 @@ def test_failed_upload_says_why_and_the_next_use_tries_again(
     add(cache, A)
     shared = SharedLayers.configured()
     proxy.faults.refuse = {"PUT": (403, "AccessDenied")}
-    assert not offer(shared, cache, A).wait(30)
+    assert not offer(shared, cache, A).result(30)
     assert "revoked" in caplog.text
     assert shared.find("m", A) is None
     proxy.faults.refuse = {}
-    assert offer(shared, cache, A).wait(30)
+    assert offer(shared, cache, A).result(30)
     assert shared.find("m", A) is not None
 
 
@@ -268,7 +268,7 @@ def test_upload_killed_half_way_is_invisible_and_a_retry_completes_it(
         "from pathlib import Path; from diffviews.data.storage.layer_cache import LayerCache\n"
         "from diffviews.data.storage.shared_layers import SharedLayers\n"
         f"cache = LayerCache(Path({str(cache.folder)!r}), 10**9); entry = cache.open('{A}')\n"
-        "SharedLayers.configured().offer('m', entry, cache).wait()\n"
+        "SharedLayers.configured().offer('m', entry, cache).result()\n"
     )
     with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, env=dict(os.environ)) as process:
         assert proxy.uploading.wait(30)
@@ -278,7 +278,7 @@ def test_upload_killed_half_way_is_invisible_and_a_retry_completes_it(
     assert not [key for key in stored_keys(raw_client(server)) if key.endswith(("two", ENTRY))]
     shared = SharedLayers.configured()
     assert shared.fetch("m", A, other) is None
-    assert offer(shared, cache, A).wait(30)
+    assert offer(shared, cache, A).result(30)
     with shared.fetch("m", A, other) as entry:
         assert (entry.folder / "two").read_bytes() == (cache.folder / A / "two").read_bytes()
 
@@ -288,7 +288,7 @@ def test_damaged_layer_of_the_bucket_is_refused_and_not_kept(
 ) -> None:
     add(cache, A)
     shared = SharedLayers.configured()
-    assert offer(shared, cache, A).wait(30)
+    assert offer(shared, cache, A).result(30)
     key = f"data/m/layer_cache/v2/{A}/map/points.parquet"
     raw_client(server).put_object(Bucket=BUCKET, Key=key, Body=b"b" * 1000)
     with pytest.raises(CorruptDataError, match="differs"):

@@ -4,6 +4,7 @@
 """
 
 import logging
+from concurrent.futures import Future
 from hashlib import sha256
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from diffviews.data.storage.names import check_name
 from diffviews.data.storage.object_store import CONNECTIONS, ObjectStore
 from diffviews.data.storage.parallel import in_parallel
 from diffviews.data.storage.store_errors import ObjectNotFoundError
-from diffviews.data.storage.uploads import Upload, UploadQueue
+from diffviews.data.storage.uploads import UploadQueue
 from diffviews.errors import CorruptDataError
 
 logger = logging.getLogger(__name__)
@@ -77,7 +78,7 @@ class SharedLayers:
         self.note(cache, fingerprint)
         return cache.open(fingerprint)
 
-    def offer(self, model: str, entry: CachedLayer, cache: LayerCache) -> Upload | None:
+    def offer(self, model: str, entry: CachedLayer, cache: LayerCache) -> "Future[bool] | None":
         """Upload an entry in the background unless it was before; it is noted when it is there.
 
         The entry stays in the local cache until then.
