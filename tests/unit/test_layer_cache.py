@@ -151,7 +151,6 @@ def test_damaged_entry_is_removed_and_named(cache: LayerCache, harm: str, caplog
     assert "is removed" in caplog.text
 
 
-@pytest.mark.parametrize("name", ["../../evil", "/etc/evil", "a\\b"])
 def test_list_as_first_written_is_read_and_says_the_same(cache: LayerCache) -> None:
     add(cache, A)
     path = cache.folder / A / ENTRY
@@ -162,6 +161,7 @@ def test_list_as_first_written_is_read_and_says_the_same(cache: LayerCache) -> N
         assert entry.manifest == manifest
 
 
+@pytest.mark.parametrize("name", ["../../evil", "/etc/evil", "a\\b"])
 def test_list_that_names_a_file_outside_is_refused(name: str) -> None:
     listed = {"version": 1, "fingerprint": A, "about": {}, "files": {name: {"size": 1, "sha256": "0"}}}
     with pytest.raises(CorruptDataError, match="is not allowed"):
