@@ -479,5 +479,5 @@ def test_manifest_tag_is_the_digest_of_the_manifest(tracker):
         run.log_text("a", "a.txt")
     text = run.artifacts().fetch("manifest.json")
     assert logged(tracker, run).data.tags[Tag.MANIFEST] == hashlib.sha256(text).hexdigest()
-    assert Manifest.from_json(text).run_id == run.run_id
+    assert Manifest.from_json(text).owner == run.run_id
     assert run.kind is Kind.EXTRACT
