@@ -149,8 +149,8 @@ def recipes(draw):
             sigma_max=draw(st.none() | st.just(40.0)), sigma_min=draw(st.none() | st.just(0.01)),
             rho=draw(st.sampled_from([3.0, 7.0])), guidance_scale=guidance,
             noise_mode=draw(st.sampled_from(["stochastic", "fixed", "zero"])),
+            **(churn if sampler != "renoise" and draw(st.booleans()) else {}),
         ),
-        **(churn if sampler != "renoise" and draw(st.booleans()) else {}),
     )
 
 
@@ -183,7 +183,7 @@ def test_recipe_of_a_prompt_model_brings_its_prompts_back():
     view.session.choose_layer("midblock", 2.0)
     view.generation.form.load(recipe)
     made = view.generation.form.recipe()
-    assert (made.prompt, made.negative_prompt, made.guidance_scale) == ("a bold six", "thin", 12.0)
+    assert (made.prompt, made.negative_prompt, made.sampling.guidance_scale) == ("a bold six", "thin", 12.0)
     assert made.sample_ids == ids(2)
 
 

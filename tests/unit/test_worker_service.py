@@ -101,12 +101,12 @@ def test_all_else_needs_the_token(gate, untouched, method, path, shown):
 def test_both_sides_state_their_schema(gate):
     assert gate("GET", "/health", headers={}).headers["X-DiffViews-Schema"] == "2"
     assert gate("GET", "/version").json()["schema"] == "2"
-    other = {**ALLOWED, "X-DiffViews-Schema": "2", "X-DiffViews-Version": "9.9"}
+    other = {**ALLOWED, "X-DiffViews-Schema": "9", "X-DiffViews-Version": "9.9"}
     for method, path in (("GET", "/jobs"), ("POST", "/jobs/generate")):
-        assert refused(gate(method, path, b"{}" if method == "POST" else None, other), 409, "caller has schema '2'")
+        assert refused(gate(method, path, b"{}" if method == "POST" else None, other), 409, "caller has schema '9'")
     silent = {"Authorization": ALLOWED["Authorization"]}
     assert refused(gate("POST", "/jobs/generate", {"schema": 1}, silent), 409, "states none")
-    assert refused(gate("POST", "/jobs/generate", {"schema": 2}), 409, "schema '2'")
+    assert refused(gate("POST", "/jobs/generate", {"schema": 9}), 409, "schema '9'")
 
 
 HOSTILE = {
