@@ -16,8 +16,8 @@ class AdapterNotFoundError(DiffViewsError, LookupError):
     """No adapter is registered under this name."""
 
 
-class LayerNotFoundError(DiffViewsError, LookupError):
-    """The adapter or layout has no layer of this name."""
+class LayerNotFoundError(DiffViewsError, LookupError, ValueError):
+    """The adapter, layout or file has no layer of this name; older scripts catch it as a ValueError."""
 
 
 class ShapeError(DiffViewsError, ValueError):

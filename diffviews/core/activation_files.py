@@ -12,9 +12,8 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from diffviews.adapters.hooks import check_layers
 from diffviews.data.files import check_file_name, write_atomically
-from diffviews.errors import CorruptDataError, SelectionError, ShapeError
+from diffviews.errors import CorruptDataError, LayerNotFoundError, SelectionError, ShapeError, unknown_name
 
 StrPath = str | PathLike[str]
 
@@ -89,9 +88,12 @@ def read_npz(path: Path, layers: Sequence[str] | None = None) -> dict[str, np.nd
         if not isinstance(opened, np.lib.npyio.NpzFile):
             raise CorruptDataError(f"{path} is one array, not an .npz file of arrays by layer")
         with opened:
-            check_layers(opened.files, layers or ())
-            return {name: opened[name] for name in (opened.files if layers is None else layers)}
-    except CorruptDataError:
+            wanted = opened.files if layers is None else layers
+            for name in wanted:
+                if name not in opened.files:
+                    raise LayerNotFoundError(f"layer not found in {path}: {unknown_name('layer', name, opened.files)}")
+            return {name: opened[name] for name in wanted}
+    except (CorruptDataError, LayerNotFoundError):
         raise
     except (BadZipFile, zlib.error, EOFError, ValueError) as error:
         raise CorruptDataError(f"{path} is truncated or not an .npz file of plain arrays: {error}") from error

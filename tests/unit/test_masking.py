@@ -191,3 +191,5 @@ def test_layer_is_read_from_a_file_and_gets_its_shape_back(tmp_path: Path) -> No
         unflatten_activation(flat, (4, 2, 2))
     with pytest.raises(LayerNotFoundError, match="did you mean 'mid'"):
         load_activation_from_npz(path, "midd")
+    with pytest.raises(ValueError, match=r"layer not found in .*layer 'midd'"):
+        load_activation_from_npz(path, "midd")
