@@ -14,7 +14,7 @@ from diffviews.errors import CheckpointError
 
 _WRAPPERS = ("module.", "_orig_mod.", "feedforward_model.", "generator.", "unet.", "ema.")
 """Names that training programs put before a network's own: those of wrappers, and of one network of several."""
-_EDM_DEFAULTS: Mapping[str, Any] = {
+EDM_DEFAULTS: Mapping[str, Any] = {
     "label_dim": 0,
     "sigma_min": 0.0,
     "sigma_max": float("inf"),
@@ -58,7 +58,7 @@ def read_checkpoint(path: str | Path) -> NetworkCheckpoint:
     file = model_file(path)
     stored, metadata = read_checkpoint_file(file)
     tensors = network_names(stored)
-    _check_finite(file, tensors)
+    check_finite_weights(f"checkpoint {file}", tensors)
     return NetworkCheckpoint(file, tensors, network_config(file, metadata))
 
 
@@ -104,14 +104,23 @@ def _edm_config(file: Path, metadata: Mapping[str, Any]) -> dict[str, Any]:
             f"checkpoint {file} holds a {made} around a {inner}; only the ADM network with EDM "
             "preconditioning (EDMPrecond around DhariwalUNet) can be loaded"
         )
-    known = {*_EDM_DEFAULTS, "img_resolution", "img_channels"}
-    return {**_EDM_DEFAULTS, **{key: value for key, value in options.items() if key in known}}
+    known = {*EDM_DEFAULTS, "img_resolution", "img_channels"}
+    return {**EDM_DEFAULTS, **{key: value for key, value in options.items() if key in known}}
 
 
-def _check_finite(file: Path, tensors: Mapping[str, Tensor]) -> None:
+def check_finite_weights(what: str, tensors: Mapping[str, Tensor]) -> None:
+    """Refuse weights with NaN or infinite values.
+
+    Args:
+        what: what they are of, for the message, such as 'checkpoint a.safetensors'.
+        tensors: parameters and buffers by name.
+
+    Raises:
+        CheckpointError: naming the first such tensor.
+    """
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            raise CheckpointError(f"checkpoint {file}: tensor {name!r} holds NaN or infinite values")
+            raise CheckpointError(f"{what}: tensor {name!r} holds NaN or infinite values")
 
 
 def _mapping(value: Any) -> dict[str, Any]:
@@ -120,20 +129,26 @@ def _mapping(value: Any) -> dict[str, Any]:
     return value
 
 
-def check_names_and_shapes(checkpoint: NetworkCheckpoint, expected: Mapping[str, Tensor]) -> None:
+def check_names_and_shapes(what: str, given: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
     """Refuse weights that do not fit a network's `state_dict()`.
+
+    Args:
+        what: what they are of, for the message.
+        given: the weights.
+        expected: the network's own parameters and buffers.
 
     Raises:
         CheckpointError: naming the first tensors that are missing, unknown or of another shape.
     """
-    missing = sorted(expected.keys() - checkpoint.tensors.keys())
-    unknown = sorted(checkpoint.tensors.keys() - expected.keys())
-    misfits = [
-        f"{name} is {tuple(checkpoint.tensors[name].shape)} instead of {tuple(tensor.shape)}"
-        for name, tensor in expected.items()
-        if name in checkpoint.tensors and checkpoint.tensors[name].shape != tensor.shape
-    ]
-    faults = {"missing": missing, "unknown": unknown, "of another shape": misfits}
-    told = [f"{len(names)} {what} ({', '.join(names[:3])})" for what, names in faults.items() if names]
+    faults = {
+        "missing": sorted(expected.keys() - given.keys()),
+        "unknown": sorted(given.keys() - expected.keys()),
+        "of another shape": [
+            f"{name} is {tuple(given[name].shape)} instead of {tuple(tensor.shape)}"
+            for name, tensor in expected.items()
+            if name in given and given[name].shape != tensor.shape
+        ],
+    }
+    told = [f"{len(names)} {fault} ({', '.join(names[:3])})" for fault, names in faults.items() if names]
     if told:
-        raise CheckpointError(f"checkpoint {checkpoint.path} does not fit the network: {'; '.join(told)}")
+        raise CheckpointError(f"{what} does not fit the network: {'; '.join(told)}")

@@ -16,6 +16,7 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
+from diffviews.adapters.checkpoint import check_finite_weights
 from diffviews.data.checkpoints import read_checkpoint_file
 from diffviews.errors import CheckpointError, ConfigError
 
@@ -182,7 +183,7 @@ def load_component(folder: Path, class_name: str, dtype: torch.dtype) -> nn.Modu
     if report["missing_keys"]:
         lacking = sorted(report["missing_keys"])
         raise CheckpointError(f"the weights in {folder} lack {len(lacking)} tensors ({', '.join(lacking[:3])})")
-    _check_finite(network, folder)
+    check_finite_weights(f"the weights in {folder}", network.state_dict())
     return network.requires_grad_(False).eval()
 
 
@@ -243,9 +244,3 @@ def _parts(file: Path) -> list[Path]:
         if Path(name).name != name:
             raise CheckpointError(f"{file} names the file {name!r}, which is not in the same folder")
     return [file.parent / name for name in sorted(set(names.values()))]
-
-
-def _check_finite(network: nn.Module, folder: Path) -> None:
-    for name, tensor in network.state_dict().items():
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            raise CheckpointError(f"the weights in {folder}: tensor {name!r} holds NaN or infinite values")

@@ -211,7 +211,7 @@ def _build(checkpoint: NetworkCheckpoint, config: Mapping[str, Any], dtype: torc
             network = ADMUNet(**options)
     except (TypeError, ConfigError) as error:
         raise CheckpointError(f"the configuration of checkpoint {checkpoint.path} is wrong: {error}") from error
-    check_names_and_shapes(checkpoint, network.state_dict())
+    check_names_and_shapes(f"checkpoint {checkpoint.path}", checkpoint.tensors, network.state_dict())
     weights = {name: tensor.to(dtype) for name, tensor in checkpoint.tensors.items()}
     network.load_state_dict(weights, assign=True)
     return EDMPrecond(network, **scaling).requires_grad_(False)

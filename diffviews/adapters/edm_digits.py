@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from diffviews import models
+from diffviews.adapters.checkpoint import EDM_DEFAULTS
 from diffviews.adapters.edm import EDMAdapter
 from diffviews.errors import CheckpointError
 
@@ -21,19 +22,15 @@ class EDMDigitsAdapter(EDMAdapter):
     def get_default_config(cls) -> dict[str, Any]:
         """Return the configuration of a small network at the digits' resolution."""
         return {
+            **EDM_DEFAULTS,
             "img_resolution": 16,
             "img_channels": 3,
             "label_dim": 10,
             "model_channels": 32,
             "channel_mult": [1, 2, 2],
-            "channel_mult_emb": 4,
             "num_blocks": 1,
             "attn_resolutions": [8],
             "dropout": 0.0,
-            "label_dropout": 0.0,
-            "sigma_min": 0.0,
-            "sigma_max": float("inf"),
-            "sigma_data": 0.5,
         }
 
     @classmethod

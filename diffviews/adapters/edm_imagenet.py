@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from diffviews.adapters.checkpoint import EDM_DEFAULTS
 from diffviews.adapters.edm import EDMAdapter
 from diffviews.data.class_labels import load_class_labels
 
@@ -24,18 +25,4 @@ class EDMImageNetAdapter(EDMAdapter):
     @classmethod
     def get_default_config(cls) -> dict[str, Any]:
         """Return the configuration of the published model."""
-        return {
-            "img_resolution": 64,
-            "img_channels": 3,
-            "label_dim": 1000,
-            "model_channels": 192,
-            "channel_mult": [1, 2, 3, 4],
-            "channel_mult_emb": 4,
-            "num_blocks": 3,
-            "attn_resolutions": [32, 16, 8],
-            "dropout": 0.0,
-            "label_dropout": 0.0,
-            "sigma_min": 0.0,
-            "sigma_max": float("inf"),
-            "sigma_data": 0.5,
-        }
+        return {**EDM_DEFAULTS, "img_resolution": 64, "img_channels": 3, "label_dim": 1000, "dropout": 0.0}

@@ -9,7 +9,7 @@ detach_hooks(handles)
 import dataclasses
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor
@@ -173,6 +173,29 @@ def detach_hooks(handles: Iterable[Handle]) -> None:
     """Remove hooks from their modules; a hook that is gone already is no error."""
     for handle in handles:
         handle.remove()
+
+
+class HookedLayers:
+    """Hooks on layers that are on while its `with` block runs, or between its two methods."""
+
+    def __init__(self) -> None:
+        self._handles: list[Handle] = []
+
+    def register_hooks(self) -> None:
+        """Put the hooks on."""
+        raise NotImplementedError
+
+    def remove_hooks(self) -> None:
+        """Take the hooks off; what they captured or were given stays."""
+        detach_hooks(self._handles)
+        self._handles = []
+
+    def __enter__(self) -> Self:
+        self.register_hooks()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.remove_hooks()
 
 
 class HookMixin:

@@ -5,9 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from diffviews.adapters.checkpoint import network_names
+from diffviews.adapters.checkpoint import check_finite_weights, check_names_and_shapes, network_names
 from diffviews.adapters.diffusion_folder import DiffusionFolder, diffusion_package, load_component, read_json
 from diffviews.data.checkpoints import read_checkpoint_file
 from diffviews.errors import CheckpointError
@@ -34,7 +33,8 @@ def with_weights(folder: DiffusionFolder, weights: str | Path | None, dtype: tor
     tensors = network_names(read_checkpoint_file(path)[0])
     with torch.device("meta"):
         unet = getattr(diffusion_package("diffusers"), name).from_config(folder.config("unet"))
-    _check_fit(path, tensors, unet.state_dict())
+    check_names_and_shapes(f"U-Net weights {path}", tensors, unet.state_dict())
+    check_finite_weights(f"U-Net weights {path}", tensors)
     unet.load_state_dict({key: tensor.to(dtype) for key, tensor in tensors.items()}, assign=True)
     return unet.requires_grad_(False).eval()
 
@@ -48,18 +48,6 @@ def weights_config(folder: DiffusionFolder, weights: str | Path | None) -> dict[
     if weights is not None and Path(weights).is_dir():
         return read_json(Path(weights) / "config.json")
     return folder.config("unet")
-
-
-def _check_fit(path: Path, tensors: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
-    missing, unknown = sorted(expected.keys() - tensors.keys()), sorted(tensors.keys() - expected.keys())
-    misfits = [name for name in expected.keys() & tensors.keys() if expected[name].shape != tensors[name].shape]
-    faults = {"missing": missing, "unknown": unknown, "of another shape": sorted(misfits)}
-    told = [f"{len(names)} {what} ({', '.join(names[:3])})" for what, names in faults.items() if names]
-    if told:
-        raise CheckpointError(f"weights {path} do not fit the U-Net: {'; '.join(told)}")
-    for name, tensor in tensors.items():
-        if not torch.isfinite(tensor).all():
-            raise CheckpointError(f"weights {path}: tensor {name!r} holds NaN or infinite values")
 
 
 def is_lora(path: str | Path) -> bool:

@@ -6,23 +6,14 @@ with ActivationExtractor(adapter, ["midblock"]) as extractor: …               
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from diffviews.adapters.base import GeneratorAdapter
 from diffviews.adapters.condition import Conditioning, conditioning_rows
-from diffviews.adapters.hooks import (
-    Handle,
-    Hook,
-    attach_hooks,
-    check_layers,
-    detach_hooks,
-    known_layers,
-    primary_tensor,
-)
+from diffviews.adapters.hooks import Hook, HookedLayers, attach_hooks, check_layers, known_layers, primary_tensor
 from diffviews.core.activation_files import (
     StrPath,
     convert_to_fast_format,
@@ -115,7 +106,7 @@ def mean_activations(
     return {layer: total / len(x0) for layer, total in sums.items()}
 
 
-class ActivationExtractor:
+class ActivationExtractor(HookedLayers):
     """Keeps what chosen layers put out in the last forward pass.
 
         with ActivationExtractor(adapter, ["midblock"]) as extractor:
@@ -131,21 +122,16 @@ class ActivationExtractor:
     """
 
     def __init__(self, adapter: GeneratorAdapter, layers: Sequence[str] | None = None) -> None:
+        super().__init__()
         self.adapter = adapter
         self.layers = list(adapter.hookable_layers if layers is None else layers)
         check_layers(known_layers(adapter), self.layers)
         self.activations: dict[str, Tensor] = {}
-        self._handles: list[Handle] = []
 
     def register_hooks(self) -> None:
         """Start capturing; a second call changes nothing."""
         if not self._handles:
             self._handles = attach_hooks(self.adapter, {layer: self._make_hook(layer) for layer in self.layers})
-
-    def remove_hooks(self) -> None:
-        """Stop capturing; what was captured stays."""
-        detach_hooks(self._handles)
-        self._handles = []
 
     def _make_hook(self, layer: str) -> Hook:
         def keep(module: Any, inputs: Any, output: Any) -> None:
@@ -170,12 +156,3 @@ class ActivationExtractor:
         if not self.activations:
             raise ConfigError("nothing was captured yet; run a forward pass while the hooks are registered")
         return save_activations(output_path, self.activations, metadata)
-
-    def __enter__(self) -> Self:
-        self.register_hooks()
-        return self
-
-    def __exit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.remove_hooks()

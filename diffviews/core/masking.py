@@ -3,8 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,11 +11,10 @@ from torch import Tensor
 
 from diffviews.adapters.base import GeneratorAdapter
 from diffviews.adapters.hooks import (
-    Handle,
     Hook,
+    HookedLayers,
     attach_hooks,
     check_finite,
-    detach_hooks,
     fit_batch,
     primary_tensor,
     replace_primary,
@@ -26,7 +24,7 @@ from diffviews.data.layout import LayerLayout
 from diffviews.errors import SelectionError, ShapeError
 
 
-class ActivationMasker:
+class ActivationMasker(HookedLayers):
     """Puts fixed values in place of layers' outputs while its hooks are registered.
 
         masker = ActivationMasker(adapter)
@@ -39,9 +37,9 @@ class ActivationMasker:
     """
 
     def __init__(self, adapter: GeneratorAdapter) -> None:
+        super().__init__()
         self.adapter = adapter
         self.masks: dict[str, Tensor] = {}
-        self._handles: list[Handle] = []
         self._registered: tuple[str, ...] = ()
 
     def set_mask(self, layer_name: str, activation: Tensor) -> None:
@@ -78,8 +76,8 @@ class ActivationMasker:
 
     def remove_hooks(self) -> None:
         """Stop masking; the masks stay set."""
-        detach_hooks(self._handles)
-        self._handles, self._registered = [], ()
+        super().remove_hooks()
+        self._registered = ()
 
     @contextmanager
     def suspended(self) -> Iterator[None]:
@@ -100,15 +98,6 @@ class ActivationMasker:
             return replace_primary(output, fit_batch(mask, primary_tensor(output), layer).clone())
 
         return replace
-
-    def __enter__(self) -> Self:
-        self.register_hooks()
-        return self
-
-    def __exit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.remove_hooks()
 
 
 def load_activation_from_npz(npz_path: StrPath, layer_name: str) -> Tensor:
