@@ -2,16 +2,16 @@
 
 import base64
 import binascii
-import io
 import json
 from dataclasses import asdict, dataclass
 from typing import Literal, Self
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 from pydantic import TypeAdapter, ValidationError
 
 from diffviews import __version__
+from diffviews.data.pictures import decode_image, encode_png
+from diffviews.errors import CorruptDataError
 from diffviews.pipelines.extraction_process import WORKER_TOKEN
 from diffviews.pipelines.job_queue import Job, JobQueue, State
 from diffviews.recipes.base import RECIPE_VERSION
@@ -61,7 +61,7 @@ class JobStatus:
     def of(cls, job: Job, queue: JobQueue, *, preview: bool = False) -> Self:
         """Return a job of a queue as it is now."""
         shown = job.preview if preview else None
-        picture = None if shown is None else base64.b64encode(as_png(shown)).decode()
+        picture = None if shown is None else base64.b64encode(encode_png(shown)).decode()
         values = (job.id, job.kind, job.state, queue.ahead_of(job), job.step, job.total)
         return cls(*values, job.run_id, job.error, job.note, picture)
 
@@ -94,19 +94,6 @@ class JobStatus:
         if self.preview is None:
             return None
         try:
-            return read_png(base64.b64decode(self.preview, validate=True))
-        except (binascii.Error, UnidentifiedImageError):
+            return decode_image(base64.b64decode(self.preview, validate=True), "preview")
+        except (binascii.Error, CorruptDataError):
             return None
-
-
-def read_png(content: bytes) -> np.ndarray:
-    """Return a picture, (H, W, 3) uint8."""
-    with Image.open(io.BytesIO(content)) as picture:
-        return np.asarray(picture.convert("RGB"))
-
-
-def as_png(image: np.ndarray) -> bytes:
-    """Return an (H, W, 3) uint8 picture as PNG."""
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, format="PNG")
-    return buffer.getvalue()

@@ -14,11 +14,11 @@ from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 
 from diffviews.adapters.base import GeneratorAdapter
 from diffviews.core.generator import GenerationRequest, generate
+from diffviews.data.pictures import encode_png
 from diffviews.errors import ConfigError
 from diffviews.pipelines.models import load_model
 from diffviews.recipes.base import ModelRecipe
 from diffviews.serving.limits import Limits, check_values
-from diffviews.serving.protocol import as_png
 
 WEIGHTS = "weights"
 """Artifact of a model: the folder with its weights."""
@@ -49,7 +49,7 @@ class Generator(PythonModel):
         """
         request = request_of(self._adapter, model_input, params or {})
         result = generate(self._adapter, request)
-        pictures = [base64.b64encode(as_png(image)).decode() for image in result.images]
+        pictures = [base64.b64encode(encode_png(image)).decode() for image in result.images]
         return pd.DataFrame({"image": pictures, "class_label": result.labels, "seed": result.seed})
 
 

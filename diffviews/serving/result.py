@@ -6,13 +6,12 @@ from collections.abc import Callable, Collection
 import numpy as np
 import pandas as pd
 import pyarrow
-from PIL import UnidentifiedImageError
 
 from diffviews.core.request import GenerationResult
+from diffviews.data.pictures import decode_image
 from diffviews.errors import CorruptDataError
 from diffviews.pipelines.generate import LoggedGeneration
 from diffviews.recipes.generation import GenerationRecipe
-from diffviews.serving.protocol import read_png
 
 
 def read_result(run_id: str, names: Collection[str], fetch: Callable[[str], bytes]) -> LoggedGeneration:
@@ -28,7 +27,7 @@ def read_result(run_id: str, names: Collection[str], fetch: Callable[[str], byte
     """
     try:
         return _read(run_id, names, fetch)
-    except (KeyError, ValueError, EOFError, UnidentifiedImageError, pyarrow.ArrowException) as error:
+    except (KeyError, ValueError, EOFError, pyarrow.ArrowException) as error:
         raise CorruptDataError(f"generation {run_id} cannot be read back: {error}") from error
 
 
@@ -56,4 +55,4 @@ def _read(run_id: str, names: Collection[str], fetch: Callable[[str], bytes]) ->
 def _pictures(kind: str, names: Collection[str], fetch: Callable[[str], bytes]) -> np.ndarray | None:
     """Return the pictures of a kind, (N, H, W, 3) uint8, or None."""
     found = sorted(name for name in names if name.startswith(f"{kind}/") and name.endswith(".png"))
-    return np.stack([read_png(fetch(name)) for name in found]) if found else None
+    return np.stack([decode_image(fetch(name), name) for name in found]) if found else None

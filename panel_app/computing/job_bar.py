@@ -9,10 +9,10 @@ import panel_material_ui as pmui
 from diffviews.pipelines.job_queue import Job, QueueFullError
 from panel_app.cards import hint
 from panel_app.computing.session_jobs import SessionJobs
+from panel_app.fields import row, section, text
 from panel_app.html import Html
 from panel_app.pictures import PREVIEW, picture_address
 from panel_app.session import Severity
-from panel_app.theme import PANE_CSS
 
 _POLL_MS = 200
 
@@ -41,25 +41,15 @@ class JobBar(pn.viewable.Viewer):
         self._jobs, self._on_over, self._on_done, self._on_told = jobs, on_over, on_done, on_told
         self._job: Job | None = None
         self._poll: Any = None
-        self.text = Html("", stylesheets=[PANE_CSS], margin=(0, 0, 4, 0), sizing_mode="stretch_width")
+        self.text = text(margin=(0, 0, 4, 0))
         self.progress = pmui.LinearProgress(variant="indeterminate", value=0, margin=0, sizing_mode="stretch_width")
-        self.preview = Html("", stylesheets=[PANE_CSS], margin=(0, 10, 0, 0), visible=False)
+        self.preview = Html(margin=(0, 10, 0, 0), visible=False)
         self.cancel = pmui.Button(
-            label="Cancel",
-            icon="close",
-            variant="outlined",
-            size="small",
-            margin=(0, 0, 0, 8),
+            label="Cancel", icon="close", variant="outlined", size="small", margin=(0, 0, 0, 8),
             on_click=lambda _: self._cancel(),
-        )
-        self._layout = pn.Row(
-            self.preview,
-            pn.Column(self.text, self.progress, sizing_mode="stretch_width", margin=(4, 0)),
-            self.cancel,
-            sizing_mode="stretch_width",
-            visible=False,
-            margin=(8, 0),
-        )
+        )  # fmt: skip
+        self._layout = row(self.preview, section(self.text, self.progress, margin=(4, 0)), self.cancel, margin=(8, 0))
+        self._layout.visible = False
 
     def __panel__(self) -> pn.viewable.Viewable:
         return self._layout
@@ -112,24 +102,18 @@ class JobBar(pn.viewable.Viewer):
             self.text.object = hint("Cancelling after this step…")
 
     def _show(self, job: Job) -> None:
-        title = job.kind
+        if self.cancel.disabled:
+            return
         if job.state == "queued":
             ahead = self._jobs.queue.ahead_of(job)
             jobs = "1 job" if ahead == 1 else f"{ahead} jobs"
-            self.text.object = hint(f"{title}: waiting, {jobs} ahead" if ahead else f"{title}: starting")
+            said = f"waiting, {jobs} ahead" if ahead else "starting"
+        else:
+            said = job.note or (f"step {job.step} of {job.total}" if job.total else "preparing")
+        self.text.object = hint(f"{job.kind}: {said}")
+        if job.state == "queued" or job.note or not job.total:
             self.progress.variant = "indeterminate"
             return
-        if self.cancel.disabled:
-            return
-        if job.note:
-            self.text.object = hint(f"{title}: {job.note}")
-            self.progress.variant = "indeterminate"
-            return
-        if not job.total:
-            self.text.object = hint(f"{title}: preparing")
-            self.progress.variant = "indeterminate"
-            return
-        self.text.object = hint(f"{title}: step {job.step} of {job.total}")
         self.progress.param.update(variant="determinate", value=round(100 * job.step / job.total))
         preview = job.preview  # the job's thread lets go of it when it is over
         if preview is not None:

@@ -18,7 +18,8 @@ from panel_app.cards import quiet
 from panel_app.clicks import after_typing
 from panel_app.computing.job_bar import JobBar
 from panel_app.computing.session_jobs import SessionJobs
-from panel_app.generation.fields import field, read_sigma
+from panel_app.fields import field, section
+from panel_app.generation.fields import read_sigma
 from panel_app.layer_map import LayerMap
 from panel_app.session import Session
 
@@ -31,48 +32,26 @@ class OrderPanel(pn.viewable.Viewer):
         self.session, self.runner = session, runner
         self._wanted: tuple[str, float] | None = None
         self._followed: str | None = None
-        self.layers = pmui.MultiChoice(
-            label="Layers",
-            searchable=True,
+        self.layers = field(
+            pmui.MultiChoice, "Layers",
+            "Hook points of this model; those that are not on this map's list yet come first.",
             placeholder="Choose layers",
-            chip=True,
-            visual_size="small",
-            sizing_mode="stretch_width",
-            margin=(6, 0),
-            description="Hook points of this model; those that are not on this map's list yet come first.",
-        )
-        self.sigmas = pmui.TextInput(
-            label="Noise levels σ",
-            description="One or several, such as 0.5, 2; larger is noisier.",
-            **field(),
-        )
-        self.storage = pmui.Select(
-            label="Keep",
-            value="full",
-            options={"All activations": "full", "A sketch of them": "sketch"},
-            description="All activations take disk and serve masks and joint maps at once. A sketch keeps only the "
-            "few numbers a sample that maps and neighbours are made of, and captures the samples of a mask anew; it "
-            "takes no joint map.",
-            **field(),
-        )
-        self.button = pmui.Button(
-            label="Extract",
-            icon="layers",
-            variant="outlined",
-            size="small",
-            margin=(6, 0),
-            sizing_mode="stretch_width",
-            on_click=after_typing(self.order),
+        )  # fmt: skip
+        self.sigmas = field(pmui.TextInput, "Noise levels σ", "One or several, such as 0.5, 2; larger is noisier.")
+        self.storage = field(
+            pmui.Select, "Keep",
+            "All activations take disk and serve masks and joint maps at once. A sketch keeps only the few numbers a "
+            "sample that maps and neighbours are made of, and captures the samples of a mask anew; it takes no joint "
+            "map.", options={"All activations": "full", "A sketch of them": "sketch"}, value="full",
+        )  # fmt: skip
+        self.button = field(
+            pmui.Button, "Extract", icon="layers", variant="outlined", on_click=after_typing(self.order)
         )
         self.note = quiet("")
         self.bar = JobBar(queue, on_over=self._enable, on_done=self._done, on_told=session.tell)
-        self._layout = pn.Column(
-            self.layers, self.sigmas, self.storage, self.button, self.bar, self.note,
-            sizing_mode="stretch_width", margin=0,
-        )  # fmt: skip
-        self.layers.param.watch(lambda *_: self._tell(), "value")
-        self.sigmas.param.watch(lambda *_: self._tell(), "value")
-        self.storage.param.watch(lambda *_: self._tell(), "value")
+        self._layout = section(self.layers, self.sigmas, self.storage, self.button, self.bar, self.note)
+        for widget in (self.layers, self.sigmas, self.storage):
+            widget.param.watch(lambda *_: self._tell(), "value")
         session.param.watch(lambda *_: self.follow(), ["map", "layers"])
         self.follow()
 

@@ -10,9 +10,8 @@ import panel as pn
 
 from diffviews.tracking.catalog import Catalog
 from panel_app.computing.background import Background
-from panel_app.html import Html
+from panel_app.fields import text
 from panel_app.session import Session
-from panel_app.theme import PANE_CSS
 
 _SHOWN = 4
 _EVERY_MS = 5000
@@ -54,9 +53,7 @@ class PendingPanel(pn.viewable.Viewer):
         self._known: frozenset[str] = frozenset()
         self._poll: Any = None
         self._work = Background(lambda _: None)  # the page tells of a store that is down elsewhere
-        self._pane = Html(
-            "", stylesheets=[PANE_CSS], sizing_mode="stretch_width", margin=(6, 0), visible=False
-        )
+        self._pane = text(margin=(6, 0), visible=False)
         session.param.watch(lambda *_: self.look(), "extractions")
 
     def __panel__(self) -> pn.viewable.Viewable:

@@ -14,6 +14,7 @@ from panel_app.cards import quiet
 from panel_app.clicks import after_typing
 from panel_app.computing.job_bar import JobBar
 from panel_app.computing.session_jobs import SessionJobs
+from panel_app.fields import choice, field, section
 from panel_app.places import NOISE, SPACE, THREE_AXES
 from panel_app.session import Session
 
@@ -24,65 +25,41 @@ class RemapPanel(pn.viewable.Viewer):
     def __init__(self, session: Session, runner: Runner, queue: SessionJobs, **params: Any) -> None:
         super().__init__(**params)
         self.session, self.runner = session, runner
-        field: dict[str, Any] = {"size": "small", "sizing_mode": "stretch_width", "margin": (6, 6)}
-        self.kind = pmui.Select(
-            label="Noise levels",
-            options={
-                "This one": MapKind.SINGLE,
-                "All in one space (joint)": MapKind.JOINT,
-                "A slice each (aligned)": MapKind.ALIGNED,
-            },
-            value=MapKind.SINGLE,
-            description="Joint: the samples of all noise levels on one map. Aligned: a slice each, every sample near "
-            "itself, shown under “Noise levels” and “3-D”.",
-            **field,
-        )
-        self.dimensions = pmui.RadioButtonGroup(
-            label="Dimensions",
-            options={"2-D": 2, "3-D": 3},
-            value=2,
-            description="UMAP n_components: 3-D is shown under “3-D”, its first two on the map.",
-            size="small",
-            margin=(6, 6),
-        )
-        self.n_neighbors = pmui.IntSlider(
-            label="Neighbours",
-            start=5,
-            end=100,
-            value=15,
-            description="UMAP n_neighbors: few show fine structure, many the overall shape.",
-            **field,
-        )
-        self.min_dist = pmui.FloatSlider(
-            label="Minimum distance",
-            start=0.0,
-            end=1.0,
-            step=0.01,
-            value=0.1,
-            description="UMAP min_dist: small packs alike samples tightly.",
-            **field,
-        )
-        self.pca = pmui.IntSlider(
-            label="PCA components",
-            start=0,
-            end=200,
-            value=50,
-            description="Activations are reduced to so many dimensions first; 0 uses them as they are.",
-            **field,
-        )
-        self.button = pmui.Button(
-            label="Re-compute the map",
-            icon="scatter_plot",
-            variant="outlined",
-            size="small",
-            margin=(6, 0),
-            sizing_mode="stretch_width",
+        kinds = {
+            "This one": MapKind.SINGLE,
+            "All in one space (joint)": MapKind.JOINT,
+            "A slice each (aligned)": MapKind.ALIGNED,
+        }
+        self.kind = field(
+            pmui.Select, "Noise levels",
+            "Joint: the samples of all noise levels on one map. Aligned: a slice each, every sample near itself, shown "
+            "under “Noise levels” and “3-D”.", options=kinds, value=MapKind.SINGLE,
+        )  # fmt: skip
+        self.dimensions = choice(
+            "Dimensions", {"2-D": 2, "3-D": 3}, 2,
+            "UMAP n_components: 3-D is shown under “3-D”, its first two on the map.",
+        )  # fmt: skip
+        self.n_neighbors = field(
+            pmui.IntSlider, "Neighbours", "UMAP n_neighbors: few show fine structure, many the overall shape.",
+            start=5, end=100, value=15,
+        )  # fmt: skip
+        self.min_dist = field(
+            pmui.FloatSlider, "Minimum distance", "UMAP min_dist: small packs alike samples tightly.",
+            start=0.0, end=1.0, step=0.01, value=0.1,
+        )  # fmt: skip
+        self.pca = field(
+            pmui.IntSlider, "PCA components",
+            "Activations are reduced to so many dimensions first; 0 uses them as they are.", start=0, end=200, value=50,
+        )  # fmt: skip
+        self.button = field(
+            pmui.Button, "Re-compute the map", icon="scatter_plot", variant="outlined",
             on_click=after_typing(self.compute),
-        )
+        )  # fmt: skip
         self.bar = JobBar(queue, on_over=self._enable, on_done=self._done, on_told=session.tell)
-        parts = (self.kind, self.dimensions, self.n_neighbors, self.min_dist, self.pca, self.button)
-        note = quiet("A further map, logged as a run; this one stays as it is.")
-        self._layout = pn.Column(*parts, note, self.bar, sizing_mode="stretch_width", margin=0)
+        self._layout = section(
+            self.kind, self.dimensions, self.n_neighbors, self.min_dist, self.pca, self.button,
+            quiet("A further map, logged as a run; this one stays as it is."), self.bar,
+        )  # fmt: skip
         session.param.watch(lambda *_: self._enable(), "map")
         self.kind.param.watch(lambda *_: self._enable(), "value")
         self._enable()

@@ -68,9 +68,9 @@ def test_marked_group_masks_and_its_seeds_stand_side_by_side(explorer, layer_map
         shown = page.get_by_role("group", name="Samples side by side").get_by_role("img", name=re.compile(f"^{row}"))
         expect(shown).to_have_count(4)
         for index in range(4):
-            from diffviews.serving.protocol import read_png
+            from diffviews.data.pictures import decode_image
 
-            logged = read_png(folder.path(f"{kind}/{index:03d}.png").read_bytes())
+            logged = decode_image(folder.path(f"{kind}/{index:03d}.png").read_bytes(), kind)
             assert (explorer.picture(shown.nth(index)) == logged).all()
     explorer.settle()
     page.get_by_role("button", name="Copy the recipe as JSON").scroll_into_view_if_needed()

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from diffviews.data.pictures import encode_png
 from diffviews.errors import CancelledError, ConfigError, CorruptDataError, TrackingError
 from diffviews.pipelines import extraction_process as extraction
 from diffviews.pipelines.job_queue import Job, JobFailedError, QueueFullError, QueueStoppedError
@@ -21,7 +22,7 @@ from diffviews.recipes.generation import GenerationRecipe
 from diffviews.serving.client import WorkerClient
 from diffviews.serving.errors import JobLostError, VersionMismatchError, WorkerRefusedError, WorkerUnreachableError
 from diffviews.serving.limits import Limits
-from diffviews.serving.protocol import JobStatus, as_png
+from diffviews.serving.protocol import JobStatus
 from diffviews.serving.result import read_result
 from tests.ports import free_port
 from tests.serving import TOKEN, GatedRunner, cancel_at, served, wait
@@ -211,7 +212,7 @@ def test_damaged_result_is_refused():
         steps = {"recipe.json": RECIPE.to_json().encode(), "steps.npz": b"PK", "images/000.png": b"no picture"}
         return steps | changed
 
-    good = as_png(np.zeros((2, 2, 3), np.uint8))
+    good = encode_png(np.zeros((2, 2, 3), np.uint8))
     for content in (artifacts(), artifacts(**{"recipe.json": b"{}"}), artifacts(**{"images/000.png": good})):
         with pytest.raises(CorruptDataError, match="generation run cannot be read back"):
             read_result("run", list(content), content.__getitem__)
