@@ -72,7 +72,7 @@ class WorkerClient:
             self._headers["Authorization"] = f"Bearer {shown}"
             if address.scheme == "http" and address.hostname not in LOCAL_HOSTS:
                 logger.warning("the token goes to %s unencrypted; put the worker behind https", address.hostname)
-        self.patience = patience
+        self._patience = patience
         self._pool = urllib3.PoolManager(
             timeout=urllib3.Timeout(connect=min(timeout, 5.0), read=timeout), retries=False, maxsize=4
         )
@@ -131,22 +131,18 @@ class WorkerClient:
             JobFailedError: if the job failed. CancelledError: if it was cancelled.
             WorkerUnreachableError: if the worker stays silent.
         """
-        patience = _Patience(self)
-        while True:
-            try:
-                for state in self._events(job.id):
-                    job, patience = state, _Patience(self)
-                    if job.over:
-                        return _ended(job)
-                    self._tell(callback, job)
-            except JobNotFoundError as error:
-                raise JobLostError(
-                    f"the worker at {self.url} was started anew while it had the job; what it made so far is not "
-                    "counted as finished. Order it again"
-                ) from error
-            except _AsleepError as error:
-                self._tell(callback, replace(job, state="waking", preview=None))
-                patience.wait(error)
+        states = self._states("GET", f"/jobs/{quote(job.id)}/events", job, callback)
+        try:
+            for job in states:
+                if job.over:
+                    break
+                self._tell(callback, job)
+        except JobNotFoundError as error:
+            raise JobLostError(
+                f"the worker at {self.url} was started anew while it had the job; what it made so far is not counted "
+                "as finished. Order it again"
+            ) from error
+        return _ended(job)
 
     def generate(
         self, recipe: GenerationRecipe, callback: Watch | None = None, *, experiment: str | None = None
@@ -172,29 +168,40 @@ class WorkerClient:
         # The id is ours, so an order that is sent twice, since its answer was lost, makes one job.
         job = JobStatus(secrets.token_hex(16), kind, "queued")
         query = f"?{urlencode({'experiment': experiment})}" if experiment else ""
-        patience = _Patience(self)
-        while True:
-            try:
-                return JobStatus.from_json(
-                    self._send("POST", f"/jobs/{kind}{query}", body, {JOB_HEADER: job.id}).data
-                )
-            except _AsleepError as error:
-                self._tell(on_waking, replace(job, state="waking"))
-                patience.wait(error)
+        return next(self._states("POST", f"/jobs/{kind}{query}", job, on_waking, body))
 
-    def _events(self, job_id: str) -> Iterator[JobStatus]:
-        """Yield a job's states as they come, to its end.
+    def _states(
+        self, method: str, path: str, job: JobStatus, callback: Watch | None, body: str | None = None
+    ) -> Iterator[JobStatus]:
+        """Yield the states of a job that a request is answered with; it is sent again while the worker is asleep.
 
         Raises:
-            _AsleepError: if the worker does not answer, or stops before the end.
+            WorkerUnreachableError: if it is for longer than the client's patience. Else as the worker says.
         """
-        with contextlib.closing(self._send("GET", f"/jobs/{quote(job_id)}/events", stream=True)) as answer:
+        headers = {JOB_HEADER: job.id} if body is not None else {}
+        pause, deadline = _FIRST_PAUSE, time.monotonic() + self._patience
+        while True:
             try:
-                for line in answer:
-                    yield JobStatus.from_json(line)
+                for line in self._lines(method, path, body, headers):
+                    job = JobStatus.from_json(line)
+                    pause, deadline = _FIRST_PAUSE, time.monotonic() + self._patience
+                    yield job
+                reason = "it stopped before the end of the job"
+            except _AsleepError as error:
+                reason = str(error)
+            self._tell(callback, replace(job, state="waking", preview=None))
+            if time.monotonic() + pause > deadline:
+                raise self._silence(reason)
+            time.sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE)
+
+    def _lines(self, method: str, path: str, body: str | None, headers: Mapping[str, str]) -> Iterator[bytes]:
+        """Yield the lines of an answer as they come."""
+        with contextlib.closing(self._send(method, path, body, headers, stream=True)) as answer:
+            try:
+                yield from answer
             except (HTTPError, OSError) as error:
                 raise _AsleepError(type(error).__name__) from error
-        raise _AsleepError("it stopped before the end of the job")
 
     def _tell(self, callback: Watch | None, job: JobStatus) -> None:
         if callback is None:
@@ -223,12 +230,11 @@ class WorkerClient:
         try:
             return self._send(method, path).data
         except _AsleepError as error:
-            raise self.silence(error) from error
+            raise self._silence(str(error)) from error
 
-    def silence(self, error: Exception) -> WorkerUnreachableError:
-        """Return the error for a worker that does not answer."""
+    def _silence(self, reason: str) -> WorkerUnreachableError:
         return WorkerUnreachableError(
-            f"the worker at {self.url} does not answer ({error}); see that it runs and that the address is right"
+            f"the worker at {self.url} does not answer ({reason}); see that it runs and that the address is right"
         )
 
     def _send(
@@ -272,25 +278,6 @@ class WorkerClient:
         if schema is None:
             raise WorkerUnreachableError(f"{self.url} answers {answer.status}, but not as a worker; check the address")
         raise error_of(answer.status, _reason(answer))
-
-
-class _Patience:
-    """For how long a worker that does not answer is taken for one that wakes, with longer and longer pauses."""
-
-    def __init__(self, client: WorkerClient) -> None:
-        self._client, self._pause = client, _FIRST_PAUSE
-        self._deadline = time.monotonic() + client.patience
-
-    def wait(self, error: Exception) -> None:
-        """Pause before the worker is asked again.
-
-        Raises:
-            WorkerUnreachableError: if it has been silent for too long.
-        """
-        if time.monotonic() + self._pause > self._deadline:
-            raise self._client.silence(error) from error
-        time.sleep(self._pause)
-        self._pause = min(2 * self._pause, _LONGEST_PAUSE)
 
 
 def _reason(answer: urllib3.BaseHTTPResponse) -> str:
