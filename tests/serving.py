@@ -44,6 +44,9 @@ class GatedRunner:
     def load(self, recipe):
         return GaussianAdapter()
 
+    def extract(self, recipe, job, *, execution, experiment=None):
+        return "run"
+
     def generate(self, recipe, job, *, experiment=None):
         self.ran.append(recipe.seed)
         self.experiments.append(experiment)

@@ -28,7 +28,15 @@ from diffviews.serving.errors import (
     WorkerRefusedError,
     status_of,
 )
-from diffviews.serving.protocol import JOB_HEADER, SCHEMA, SCHEMA_HEADER, VERSION_HEADER, JobStatus, versions
+from diffviews.serving.protocol import (
+    JOB_HEADER,
+    KNOWN_SCHEMAS,
+    SCHEMA,
+    SCHEMA_HEADER,
+    VERSION_HEADER,
+    JobStatus,
+    versions,
+)
 from diffviews.serving.requests import ExtractionOrder, read_extraction, read_recipe
 from diffviews.serving.service import Service
 from diffviews.tracking.connection import redact
@@ -96,11 +104,11 @@ async def _check_schema(
     stated: Annotated[str | None, Header(alias=SCHEMA_HEADER)] = None,
     version: Annotated[str, Header(alias=VERSION_HEADER)] = "",
 ) -> None:
-    """Refuse a caller with another schema; one who orders something must state its own.
+    """Refuse a caller with an unknown schema; one who orders something must state its own.
 
     A web page cannot set this header on a worker that has no token, so it can order nothing there.
     """
-    if stated == SCHEMA or (stated is None and request.method == "GET"):
+    if stated in KNOWN_SCHEMAS or (stated is None and request.method == "GET"):
         return
     theirs = "states none" if stated is None else f"has schema {stated[:40]!r}"
     raise VersionMismatchError(

@@ -20,7 +20,8 @@ from diffviews.serving.errors import WorkerUnreachableError
 TOKEN_VARIABLE = WORKER_TOKEN
 """Environment variable that holds the bearer token, on both sides."""
 SCHEMA = str(RECIPE_VERSION)
-"""Version of what is sent; both sides must have the same."""
+"""Version of what is sent; a worker takes orders of earlier ones too."""
+KNOWN_SCHEMAS = frozenset(str(version) for version in range(1, RECIPE_VERSION + 1))
 SCHEMA_HEADER = "X-DiffViews-Schema"
 VERSION_HEADER = "X-DiffViews-Version"
 JOB_HEADER = "X-DiffViews-Job"

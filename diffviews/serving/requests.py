@@ -44,6 +44,7 @@ def read_extraction(body: bytes) -> ExtractionOrder:
             raise ConfigError(f"{name} {str(value)[:100]!r} is neither true nor false")
     for name in {field.name for field in fields(Execution)} & set(values):
         raise ConfigError(f"{name} is not the caller's to choose; leave it out")
+    values.setdefault("schema", 1)  # bodies of version 1 did not name it
     return _recipe(ExtractionRecipe, values), Execution(**chosen)
 
 

@@ -18,10 +18,12 @@ from diffviews.serving import worker as program
 from diffviews.serving.access import AccessPolicy
 from diffviews.serving.app import STOPPED
 from diffviews.serving.limits import Limits
+from diffviews.serving.protocol import SCHEMA
 from tests.serving import TOKEN, GatedRunner, served, wait
 
-SCHEMA = {"X-DiffViews-Schema": "2"}
-ALLOWED = {"Authorization": f"Bearer {TOKEN}", **SCHEMA}
+STATED = {"X-DiffViews-Schema": "1"}
+"""An earlier version's: most orders here are of that, and must be taken."""
+ALLOWED = {"Authorization": f"Bearer {TOKEN}", **STATED}
 
 
 class Caller:
@@ -91,7 +93,7 @@ def test_health_needs_no_token_and_tells_nothing(gate):
      ("GET", "/openapi.json")],
 )  # fmt: skip
 def test_all_else_needs_the_token(gate, untouched, method, path, shown):
-    answer = gate(method, path, {"schema": 1} if method == "POST" else None, headers={**shown, **SCHEMA})
+    answer = gate(method, path, {"schema": 1} if method == "POST" else None, headers={**shown, **STATED})
     assert refused(answer, 401, "token is missing or wrong")
     assert answer.headers["WWW-Authenticate"] == "Bearer"
     assert TOKEN.encode() not in answer.data
@@ -99,14 +101,14 @@ def test_all_else_needs_the_token(gate, untouched, method, path, shown):
 
 
 def test_both_sides_state_their_schema(gate):
-    assert gate("GET", "/health", headers={}).headers["X-DiffViews-Schema"] == "2"
-    assert gate("GET", "/version").json()["schema"] == "2"
-    other = {**ALLOWED, "X-DiffViews-Schema": "9", "X-DiffViews-Version": "9.9"}
+    assert gate("GET", "/health", headers={}).headers["X-DiffViews-Schema"] == SCHEMA
+    assert gate("GET", "/version").json()["schema"] == SCHEMA
+    other = {**ALLOWED, "X-DiffViews-Schema": "99", "X-DiffViews-Version": "9.9"}
     for method, path in (("GET", "/jobs"), ("POST", "/jobs/generate")):
-        assert refused(gate(method, path, b"{}" if method == "POST" else None, other), 409, "caller has schema '9'")
+        assert refused(gate(method, path, b"{}" if method == "POST" else None, other), 409, "caller has schema '99'")
     silent = {"Authorization": ALLOWED["Authorization"]}
     assert refused(gate("POST", "/jobs/generate", {"schema": 1}, silent), 409, "states none")
-    assert refused(gate("POST", "/jobs/generate", {"schema": 9}), 409, "schema '9'")
+    assert refused(gate("POST", "/jobs/generate", {"schema": 99}), 409, "schema '99'")
 
 
 HOSTILE = {
@@ -181,6 +183,17 @@ def test_id_of_a_job_must_have_its_form(gate):
     assert refused(answer, 422, "32 hexadecimal digits")
 
 
+@pytest.mark.parametrize(
+    ("kind", "body"),
+    [("generate", {"schema": 1, "num_steps": 3, "rho": 5.0}), ("generate", {"schema": 2, "sampling": {"num_steps": 3}}),
+     ("extract", {"layers": ["midblock"]}), ("extract", {"schema": 2, "layers": ["midblock"]})],
+)  # fmt: skip
+def test_orders_of_this_and_earlier_versions_are_taken(worker, kind, body):
+    for stated in {"1", SCHEMA}:
+        answer = worker("POST", f"/jobs/{kind}", body, {**ALLOWED, "X-DiffViews-Schema": stated})
+        assert answer.status == 202, answer.data
+
+
 def test_order_sent_twice_makes_one_job(worker, runner):
     headers = {**ALLOWED, "X-DiffViews-Job": "ab" * 16}
     first, second = (worker("POST", "/jobs/generate", {"schema": 1}, headers).json() for _ in range(2))
@@ -226,7 +239,7 @@ def events(worker, job):
     """Yield the events of a job as they come."""
     answer = worker.pool.request("GET", f"{worker.url}/jobs/{job}/events", headers=ALLOWED, preload_content=False)
     assert (answer.status, answer.headers["Content-Type"]) == (200, "application/x-ndjson")
-    assert answer.headers["X-DiffViews-Schema"] == "2"
+    assert answer.headers["X-DiffViews-Schema"] == SCHEMA
     return map(json.loads, answer)
 
 
