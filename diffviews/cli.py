@@ -33,19 +33,25 @@ class Command:
     """Arguments that may be given without their flag."""
     aliases: tuple[tuple[str, str], ...] = ()
     """Short flags: (flag, argument)."""
+    shared: bool = False
+    """Whether several processes do it together, as torchrun starts them."""
 
 
 COMMANDS = {
     "demo": Command("diffviews.pipelines.demo:demo", "the whole story on 1,797 handwritten digits, then serve it"),
     "extract": Command(
-        "diffviews.pipelines.extract:extract", "capture activations of layers at noise levels, map and measure them"
+        "diffviews.pipelines.extract:extract", "capture activations of layers at noise levels, map and measure them",
+        shared=True,
     ),
     "embed": Command("diffviews.pipelines.embed:embed", "a further map of a layer: other parameters, joint or aligned"),
     "generate": Command("diffviews.pipelines.generate:generate", "generate images, with or without a mask"),
     "generate-dataset": Command(
-        "diffviews.pipelines.generate_dataset:generate_dataset", "make a sample set with a model; resumable, growable"
+        "diffviews.pipelines.generate_dataset:generate_dataset", "make a sample set with a model; resumable, growable",
+        shared=True,
     ),
-    "train": Command("diffviews.pipelines.train:train", "train a small denoiser, such as the shipped edm-digits"),
+    "train": Command(
+        "diffviews.pipelines.train:train", "train a small denoiser, such as the shipped edm-digits", shared=True
+    ),
     "viz": Command("diffviews.pipelines.viz:viz", "serve the dashboard", aliases=(("-m", "model"),)),
     "layers": Command("diffviews.pipelines.layers.hook_points:layers", "a model's hook points with shapes and bytes"),
     "import": Command(
@@ -131,12 +137,15 @@ def run_command(name: str, arguments: Sequence[str] | None = None) -> NoReturn:
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # prompts too long are told of by ourselves
     warnings.filterwarnings("ignore", module="lightning")  # hints for those who write Lightning code
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    leads = os.environ.get("RANK", "0") == "0"  # of several processes one tells what all of them do
+    logging.basicConfig(level=logging.INFO if leads else logging.WARNING, format="%(message)s", stream=sys.stderr)
     for noisy in ("httpx", "alembic", "botocore", "lightning.pytorch.utilities.rank_zero"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     words = list(sys.argv[1:] if arguments is None else arguments)
-    if name != "extract" and os.environ.get("TORCHELASTIC_RUN_ID") and os.environ.get("WORLD_SIZE", "1") != "1":
-        sys.stderr.write(f"diffviews {name}: runs in one process; torchrun serves diffviews extract alone\n")
+    several = os.environ.get("TORCHELASTIC_RUN_ID") and os.environ.get("WORLD_SIZE", "1") != "1"
+    if several and not COMMANDS[name].shared:
+        together = ", ".join(key for key, command in COMMANDS.items() if command.shared)
+        sys.stderr.write(f"diffviews {name}: runs in one process; torchrun serves {together} alone\n")
         sys.exit(2)
     try:
         result = call(load_function(name), parse_arguments(name, words))
@@ -146,7 +155,7 @@ def run_command(name: str, arguments: Sequence[str] | None = None) -> NoReturn:
     except KeyboardInterrupt:
         sys.stderr.write(f"diffviews {name}: interrupted\n")
         sys.exit(130)
-    if result is not None:
+    if result is not None and leads:
         sys.stdout.write(f"{result}\n")
     sys.exit(0)
 

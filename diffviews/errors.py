@@ -56,6 +56,10 @@ class RunNotFoundError(DiffViewsError, LookupError):
     """No logged run answers to this id or description."""
 
 
+class WorkerError(DiffViewsError, RuntimeError):
+    """One of the processes of a job failed or is gone."""
+
+
 class CancelledError(DiffViewsError):
     """The user cancelled a job between two steps."""
 

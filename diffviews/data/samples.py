@@ -146,6 +146,11 @@ class SampleSet:
             raise SelectionError("the selection names a sample more than once; a sample set holds each once")
         return type(self)(self._frame.iloc[checked], self.pictures.take(checked), self.class_order)
 
+    def without_images(self) -> Self:
+        """Return the same table with black images of one pixel: little to send to another process."""
+        blank = np.broadcast_to(np.zeros(3, np.uint8), (len(self), 1, 1, 3))
+        return type(self)(self._frame, PixelPictures(blank), self.class_order)
+
     def of_classes(self, class_labels: Iterable[int]) -> Self:
         """Return a new set of the samples of these classes, in this set's order.
 

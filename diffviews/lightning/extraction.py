@@ -1,20 +1,18 @@
 """Extraction under Lightning: one forward pass per batch and sigma captures every wanted layer.
 
-Work is cut into blocks of rows; a block holds whole chunks of every layer's array. Ranks take
+Work is cut into blocks of rows; a block holds whole chunks of every layer's array. Processes take
 blocks in turn and write their own chunks, so nothing is gathered and a killed run resumes at
-the first unwritten block. Everything here can be sent to another process.
+the first unwritten block.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-import lightning
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from diffviews.adapters.base import GeneratorAdapter
 from diffviews.adapters.condition import Condition
@@ -24,8 +22,8 @@ from diffviews.data.layout import LayerKey
 from diffviews.data.samples import SampleSet
 from diffviews.errors import ShapeError
 from diffviews.lightning.chunks import ChunkBuffer, WriteBehind
-from diffviews.lightning.projection import Projection
-from diffviews.lightning.sums import BlockSums, sums_folder
+from diffviews.lightning.projection import Projection, RunningMean
+from diffviews.lightning.runner import PredictModule
 from diffviews.processing.sketch import Sketch
 
 
@@ -45,7 +43,7 @@ class ExtractionBatch:
 
 
 class ExtractionBatches(Dataset[ExtractionBatch]):
-    """The batches of one rank: whole blocks, every sigma, smallest row first."""
+    """The batches of one process: whole blocks, each at its sigma, smallest row first."""
 
     def __init__(
         self,
@@ -104,58 +102,17 @@ def _is_done(writers: Mapping[LayerKey, ActivationWriter], sigma: float, rows: s
     )
 
 
-class ExtractionData(lightning.LightningDataModule):
-    """Deals blocks of a sample set to the ranks in turn, whole blocks at a time.
-
-    The blocks are settled before any rank begins: a rank that looked for itself would see what
-    the others have written meanwhile, and blocks would fall between them.
-    """
-
-    def __init__(
-        self,
-        samples: SampleSet,
-        blocks: Sequence[tuple[float, int]],
-        *,
-        block_rows: int,
-        batch_size: int,
-        conditions: Sequence[Condition] | None,
-    ) -> None:
-        super().__init__()
-        self.samples, self.blocks, self.block_rows = samples, list(blocks), block_rows
-        self.batch_size, self.conditions = batch_size, conditions
-
-    def predict_dataloader(self) -> DataLoader[ExtractionBatch]:
-        rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        batches = ExtractionBatches(
-            self.samples,
-            self.blocks[rank::world],
-            block_rows=self.block_rows,
-            batch_size=self.batch_size,
-            conditions=self.conditions,
-        )
-        return DataLoader(batches, batch_size=None, collate_fn=_as_is)  # type: ignore[arg-type]
-
-    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """Leave batches on the host: the module moves what the network reads."""
-        return batch
-
-
-def _as_is(batch: ExtractionBatch) -> ExtractionBatch:
-    return batch
-
-
-class ExtractionModule(lightning.LightningModule):
+class ExtractionModule(PredictModule):
     """Runs an adapter at `x0 + sigma · noise(sample_id)` and has the layers' outputs written.
 
     Hooks cast and copy a layer's output straight into the chunks to be written, while the model runs;
-    a thread writes them while it computes the next batch. Sent to another process, the module opens
-    its arrays there.
+    a thread writes them while it computes the next batch.
 
     Args:
         adapter: the model.
         writers: {(layer, sigma): writer of its array}.
         sketches: {(layer, sigma): file of the fitted sketch} of layers whose arrays hold a sketch's vectors. What
-            a block's outputs sum up to is then stored beside its chunks, before them.
+            a chunk's outputs sum up to is then stored beside it, before it.
         on_overflow: told once of a layer with a value beyond float16, which is skipped from then
             on; the job captures it again in float32.
     """
@@ -169,22 +126,13 @@ class ExtractionModule(lightning.LightningModule):
     ) -> None:
         super().__init__()
         self._held = (adapter,)  # in a tuple: Lightning moves modules it knows back to the CPU at the end
-        self._writers, self._on_overflow, self._sketches = dict(writers), on_overflow, dict(sketches or {})
-        self._behind: WriteBehind | None = None
-        self._chunks: dict[LayerKey, ChunkBuffer] = {}
-        self._projections: dict[LayerKey, Projection] = {}
-        self._sums: dict[LayerKey, BlockSums] = {}
-
-    def on_predict_start(self) -> None:
-        self._behind = behind = WriteBehind()
-        self._chunks = {
-            key: ChunkBuffer(writer, behind, partial(self._on_overflow, key)) for key, writer in self._writers.items()
+        self._projections = {
+            key: Projection(Sketch.load(path), writers[key].chunk_rows, adapter.device)
+            for key, path in (sketches or {}).items()
         }
-        if self.trainer.world_size > 1:
-            self._held[0].to(self.device)
-        device = self._held[0].device
-        self._projections = {key: Projection(Sketch.load(path), device) for key, path in self._sketches.items()}
-        self._sums = {key: BlockSums(sums_folder(self._writers[key].path)) for key in self._sketches}
+        self._means = {key: RunningMean(writers[key].path) for key in self._projections}
+        self._behind = behind = WriteBehind()
+        self._chunks = {key: ChunkBuffer(writer, behind, partial(on_overflow, key)) for key, writer in writers.items()}
 
     def predict_step(self, batch: ExtractionBatch, batch_idx: int) -> int:
         """Capture one batch; return its number of samples."""
@@ -193,7 +141,7 @@ class ExtractionModule(lightning.LightningModule):
 
         def keep(layer: str, own: torch.Tensor) -> bool:
             projection = self._projections.get((layer, batch.sigma))
-            buffers[layer].put(batch.start, own if projection is None else projection(own))
+            buffers[layer].put(batch.start, own if projection is None else projection(batch.start, own))
             return True
 
         given = {} if batch.conditions is None else adapter.condition(batch.conditions)
@@ -202,24 +150,24 @@ class ExtractionModule(lightning.LightningModule):
         for layer, buffer in buffers.items():
             if layer not in reached:
                 raise ShapeError(f"layer {layer!r} was not reached in a forward pass, so it has nothing to store")
-            self._add_up((layer, batch.sigma), batch)
+            self._store_sums((layer, batch.sigma), batch)
             buffer.pass_on(batch.stop, ends_block=batch.ends_block)
         return len(batch.sample_ids)
 
-    def _add_up(self, key: LayerKey, batch: ExtractionBatch) -> None:
-        projection = self._projections.get(key)
-        if projection is None or self._behind is None:
+    def _store_sums(self, key: LayerKey, batch: ExtractionBatch) -> None:
+        if key not in self._projections:
             return
-        projection.add()
-        if batch.ends_block:
-            sums, outputs = self._sums[key], projection.take_sum()
-            self._behind.submit(lambda: sums.add(batch.stop, outputs.cpu().numpy()))
+        self._projections[key].count()
+        for chunk, outputs in self._projections[key].take_sums(batch.stop, ends_block=batch.ends_block).items():
+            self._behind.submit(partial(_store_sum, self._means[key], chunk, outputs))
 
     def on_predict_end(self) -> None:
-        if self._behind is not None:
-            self._behind.close()
+        self._behind.close()
 
     def abandon(self) -> None:
         """Write nothing more, after a failure; without one there is nothing left to write."""
-        if self._behind is not None:
-            self._behind.abandon()
+        self._behind.abandon()
+
+
+def _store_sum(mean: RunningMean, chunk: int, outputs: torch.Tensor) -> None:
+    mean.add(chunk, outputs.cpu().numpy())

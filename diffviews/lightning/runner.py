@@ -1,56 +1,68 @@
-"""How jobs run under Lightning: one trainer for all of them, and failures and Ctrl-C said as ours."""
+"""How jobs run under Lightning: one trainer for all of them, and Ctrl-C said as ours."""
 
 import logging
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any, TypeVar
 
 import lightning
-from torch.multiprocessing.spawn import ProcessException
+import torch
+from torch.utils.data import DataLoader, Dataset
 
-from diffviews.errors import DiffViewsError
-
-
-class WorkerError(DiffViewsError, RuntimeError):
-    """One of the processes of a job on several devices failed."""
+Batch = TypeVar("Batch")
 
 
-def trainer(accelerator: str, devices: int | list[int] = 1, progress: bool = True) -> lightning.Trainer:
+def trainer(device: torch.device, *, progress: bool = True, **options: Any) -> lightning.Trainer:
     """Return the Lightning trainer that every job runs on: no logger, no checkpoints, no output folder.
 
     Args:
-        accelerator: kind of device.
-        devices: how many of them, or the numbers of those to take.
+        device: that of this process.
         progress: show a bar on a terminal.
+        options: of `lightning.Trainer`, over and above.
     """
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    return lightning.Trainer(
-        accelerator={"cuda": "gpu"}.get(accelerator, accelerator),
-        devices=devices,
-        strategy="ddp_spawn" if isinstance(devices, int) and devices > 1 else "auto",
-        logger=False,
-        enable_checkpointing=False,
-        enable_model_summary=False,
-        enable_progress_bar=progress and sys.stderr.isatty(),
-        use_distributed_sampler=False,
-    )
+    usual: dict[str, Any] = {
+        "accelerator": "gpu" if device.type == "cuda" else device.type,
+        "devices": 1 if device.index is None else [device.index],
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_model_summary": False,
+        "enable_progress_bar": progress and sys.stderr.isatty(),
+    }
+    return lightning.Trainer(**(usual | options))
 
 
-def predict(runner: lightning.Trainer, module: lightning.LightningModule, data: lightning.LightningDataModule) -> None:
-    """Run a module over its data, on every device of the trainer.
+class PredictModule(lightning.LightningModule):
+    """A module whose batches stay on the host: it moves what its network reads."""
 
-    Raises:
-        WorkerError: if one of several processes failed.
-    """
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        return batch
+
+
+class Batches(Dataset[Batch]):
+    """A list of batches as a map-style data set."""
+
+    def __init__(self, batches: Sequence[Batch]) -> None:
+        self._batches = batches
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __getitem__(self, index: int) -> Batch:
+        return self._batches[index]
+
+
+def predict(module: PredictModule, batches: Dataset[Any], device: torch.device, *, progress: bool = True) -> None:
+    """Run a module over batches, one after the other, on the device of this process."""
+    loader: DataLoader[Any] = DataLoader(batches, batch_size=None, collate_fn=_as_is)
     with interruptible():
-        try:
-            runner.predict(module, data, return_predictions=False)
-        except ProcessException as error:
-            reason = str(error).strip().splitlines()[-1]
-            raise WorkerError(
-                f"process {error.error_index} of the job failed, what is written is kept: {reason}"
-            ) from error
+        trainer(device, progress=progress).predict(module, loader, return_predictions=False)
+
+
+def _as_is(batch: Any) -> Any:
+    return batch
 
 
 @contextmanager

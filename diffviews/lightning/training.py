@@ -18,7 +18,9 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
 from diffviews.device import resolve_device
-from diffviews.errors import CorruptDataError
+from diffviews.errors import ConfigError, CorruptDataError
+from diffviews.lightning.process_group import ALONE, ProcessGroup
+from diffviews.lightning.runner import interruptible, trainer
 from diffviews.lightning.training_config import TrainingConfig
 from diffviews.lightning.training_data import Batch, TrainingData
 from diffviews.models.adm_unet import ADMUNet
@@ -77,11 +79,12 @@ class DenoiserTraining(lightning.LightningModule):
 
     Args:
         config: everything that decides the result, apart from the images.
+        group: processes that share each batch; the mean of their gradients is that of the whole batch.
     """
 
-    def __init__(self, config: TrainingConfig) -> None:
+    def __init__(self, config: TrainingConfig, group: ProcessGroup = ALONE) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.group = config, group
         self.denoiser = build_denoiser(config)
         self.ema = AveragedModel(self.denoiser, avg_fn=self._averaged).requires_grad_(False)
 
@@ -89,15 +92,27 @@ class DenoiserTraining(lightning.LightningModule):
         return torch.lerp(current, average, self.config.ema_decay(int(updates)))
 
     def loss(self, x0: Tensor, labels: Tensor | None, key: int) -> Tensor:
-        """Return the loss of clean images with the noise, levels and withheld labels of draw `key`."""
+        """Return the loss of clean images with the noise, levels and withheld labels of draw `key`.
+
+        In a group it is that of this process's share, weighted such that the mean over all processes is that of
+        the whole batch; what is drawn is the same in all.
+        """
         generator = keyed_generator("training", self.config.seed, key)
         levels = torch.randn(len(x0), generator=generator) * self.config.p_std + self.config.p_mean
         sigma = levels.exp().to(x0.device)
         noise = torch.randn(x0.shape, generator=generator).to(x0.device)
         if labels is not None:
             labels = withhold_labels(labels, self.config, generator)
+        own, whole = slice(self.group.rank, None, self.group.size), len(x0)
+        x0, sigma, noise, labels = x0[own], sigma[own], noise[own], None if labels is None else labels[own]
         noised = x0 + sigma.reshape(-1, 1, 1, 1) * noise
-        return edm_loss(self.denoiser(noised, sigma, labels), x0, sigma, self.config.sigma_data)
+        loss = edm_loss(self.denoiser(noised, sigma, labels), x0, sigma, self.config.sigma_data)
+        return loss * (len(x0) * self.group.size / whole)
+
+    @property
+    def _turn(self) -> tuple[int, ...]:
+        """What tells the dropout of this process from that of the others."""
+        return (self.group.rank,) if self.group.rank else ()
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the loss of one batch.
@@ -106,13 +121,13 @@ class DenoiserTraining(lightning.LightningModule):
             CorruptDataError: if it is not finite.
         """
         if self.config.dropout:
-            with forked_random_state("training dropout", self.config.seed, batch_idx):
+            with forked_random_state("training dropout", self.config.seed, batch_idx, *self._turn):
                 loss = self.loss(*batch, key=batch_idx)
         else:
             loss = self.loss(*batch, key=batch_idx)
         if not torch.isfinite(loss):
             raise CorruptDataError(f"the loss of step {batch_idx} is {loss.item()}; lower learning_rate")
-        self.log("loss", loss.detach(), prog_bar=True)
+        self.log("loss", loss.detach(), prog_bar=True, sync_dist=self.group.size > 1)
         return loss
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
@@ -176,6 +191,16 @@ class TrainingReport(Callback):
             self._on_grid(step, self._module.sample_grid())
 
 
+def _together(group: ProcessGroup) -> dict[str, Any]:
+    """Return the options of Lightning's trainer by which the processes of a group average their gradients."""
+    return {
+        "strategy": "ddp",
+        "devices": group.local_size,
+        "num_nodes": group.size // group.local_size,
+        "use_distributed_sampler": False,
+    }
+
+
 def train_denoiser(
     images: np.ndarray,
     labels: np.ndarray | None,
@@ -187,47 +212,51 @@ def train_denoiser(
     metrics_every: int = 25,
     grid_every: int = 500,
     progress: bool = False,
+    group: ProcessGroup = ALONE,
 ) -> dict[str, Tensor]:
     """Train a denoiser and return the averaged weights, the state of an `EDMPrecond` on the CPU.
 
     Initial weights, order of images and noise are functions of the config alone. In one environment
     (CPU, number of threads, build of torch) so is the result, bit by bit; elsewhere sums are rounded
-    otherwise, which grows over many steps into other weights of the same quality.
+    otherwise, which grows over many steps into other weights of the same quality. The processes of a group
+    share each batch, each with a copy of the network; all return the same weights.
 
     Args:
         images: (N, H, W, C) uint8, H = W = config.img_resolution.
         labels: (N,) integer classes; None when config.label_dim is 0.
         config: everything else that decides the result.
         device: 'auto', 'cpu', 'cuda' or 'mps'.
-        on_metrics: told the step, the mean loss since the last call and the learning rate.
-        on_grid: told the step and samples of the averaged weights.
+        on_metrics: told the step, the mean loss since the last call and the learning rate, by the first process.
+        on_grid: told the step and samples of the averaged weights, by the first process.
         metrics_every: steps between two calls of `on_metrics`.
         grid_every: steps between two calls of `on_grid`.
         progress: show Lightning's progress bar.
+        group: processes that train together.
 
     Raises:
-        ConfigError: if the device is not there.
+        ConfigError: if the device is not there, or a batch has fewer images than there are processes.
         ShapeError: if images or labels do not fit the config.
         CorruptDataError: if the loss ceases to be finite.
+        WorkerError: if another process failed.
     """
     chosen = resolve_device(device)
+    if config.batch_size < group.size:
+        raise ConfigError(f"batch_size {config.batch_size} gives {group.size} processes no image each; raise it")
     data = TrainingData(
         images, labels, config.label_dim, batch_size=config.batch_size, steps=config.steps, seed=config.seed
     )
-    module = DenoiserTraining(config)
-    report = TrainingReport(module, on_metrics, on_grid, metrics_every=metrics_every, grid_every=grid_every)
-    trainer = lightning.Trainer(
-        accelerator="gpu" if chosen.type == "cuda" else chosen.type,
-        devices=[chosen.index or 0] if chosen.type == "cuda" else 1,
+    module = DenoiserTraining(config, group)
+    tell = (on_metrics, on_grid) if group.leads else (None, None)
+    runner = trainer(
+        chosen,
+        progress=progress and group.leads,
         max_steps=config.steps,
         max_epochs=1,
         limit_train_batches=config.steps,
         gradient_clip_val=config.max_gradient_norm or None,
-        callbacks=[report],
-        logger=False,
-        enable_checkpointing=False,
-        enable_model_summary=False,
-        enable_progress_bar=progress,
+        callbacks=[TrainingReport(module, *tell, metrics_every=metrics_every, grid_every=grid_every)],
+        **({} if group.size == 1 else _together(group)),
     )
-    trainer.fit(module, datamodule=data)
+    with group.connected(), interruptible():
+        runner.fit(module, datamodule=data)
     return {name: tensor.detach().cpu().clone() for name, tensor in module.ema.module.state_dict().items()}

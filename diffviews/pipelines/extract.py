@@ -1,26 +1,28 @@
 """The `extract` job: activations of any layers at any noise levels, each (layer, sigma) a measured layer run."""
 
 import logging
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from diffviews.data.activations import ActivationReader
 from diffviews.data.layout import LayerKey
-from diffviews.lightning.team import Team, dismiss, joined_team
+from diffviews.lightning.process_group import ALONE, ProcessGroup, joined_process_group, run_processes
 from diffviews.noise import format_sigma
-from diffviews.pipelines.capture import capture_activations, follow
-from diffviews.pipelines.captured import CapturedArray
+from diffviews.pipelines.capture.arrays import capture_activations
+from diffviews.pipelines.capture.layer_array import LayerArray
+from diffviews.pipelines.capture.rows import capture_rows
 from diffviews.pipelines.control import ControlExperiment
 from diffviews.pipelines.datasets import open_dataset
 from diffviews.pipelines.inputs import log_inputs
+from diffviews.pipelines.layers.results import Further, LayerResult, make_results
 from diffviews.pipelines.layers.runs import LayerRuns
 from diffviews.pipelines.models import load_model
 from diffviews.pipelines.plan import ExtractionPlan, check_sigmas, choose_layers
-from diffviews.pipelines.sketch import captured_rows
 from diffviews.pipelines.summary import ExtractionSummary
 from diffviews.pipelines.workspace import Workspace
 from diffviews.processing.judge import fit_judge
@@ -41,12 +43,8 @@ class ExtractionResult:
     """True when a finished run with the same fingerprint answered."""
     digests: Mapping[str, str]
     """{layer@sigma: digest of its activations}; empty when reused."""
-    rank: int = 0
-    """Of this process under torchrun; all but the first do their share of the capture and know no run."""
 
     def __str__(self) -> str:
-        if self.rank:
-            return f"rank {self.rank} has done its share"
         return f"extraction {self.run_id} {'re-used' if self.reused else 'finished'}"
 
 
@@ -63,26 +61,25 @@ def extract(
     Raises:
         DiffViewsError: with the reason, for any input it refuses.
     """
-    with joined_team(execution.devices) as team:
-        own = execution.device if team is None else team.own_device(execution.device)
-        adapter = load_model(recipe, workspace, device=own)
-        if team is not None and not team.leads:
-            follow(adapter, team)
-            return ExtractionResult("", reused=False, digests={}, rank=team.rank)
+    if execution.devices > 1:
+        return run_processes(execution.devices, extract, recipe, workspace, replace(execution, devices=1))
+    with joined_process_group() as group:
+        adapter = load_model(recipe, workspace, device=group.own_device(execution.device))
         # What the model has not is refused before its samples are read, or made.
         choose_layers(adapter, recipe.layers), check_sigmas(recipe.sigmas)
-        samples = open_dataset(recipe, adapter, workspace, devices=execution.devices)
-        plan = ExtractionPlan.of(recipe, adapter, samples)
-        tracker, fingerprint = workspace.tracker, plan.fingerprint()
-        finished = None if execution.force else tracker.find_finished(fingerprint)
-        if finished is not None:
-            tracker.mark_reused(finished)
-            return ExtractionResult(finished, reused=True, digests={})
-        unfinished = tracker.find_unfinished(fingerprint) if execution.resume else None
-        result = ExtractionJob(plan, workspace, execution, team).run(unfinished)
-        if unfinished is not None:
-            tracker.mark_reused(unfinished)
-        return result
+        samples = open_dataset(recipe, adapter, workspace, group)
+        return ExtractionJob(ExtractionPlan.of(recipe, adapter, samples), workspace, execution, group).run()
+
+
+@dataclass(frozen=True, slots=True)
+class _Begun:
+    """What every process must know of the run."""
+
+    run_id: str
+    work: Path | None
+    """Folder that all of them write in; None: a finished run answers."""
+    missing: Sequence[LayerKey] = ()
+    """Layer runs that are still to be made."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,42 +89,83 @@ class ExtractionJob:
     plan: ExtractionPlan
     workspace: Workspace
     execution: Execution
-    team: Team | None = None
-    """The processes that torchrun started, of which this one is the leader."""
+    group: ProcessGroup = ALONE
+    """The processes that do it together, each with the same plan; the first alone talks to MLflow."""
 
-    def run(self, unfinished: str | None = None) -> ExtractionResult:
-        """Capture, map, measure and log everything of the plan, going on with an unfinished run if named."""
-        plan = self.plan
-        with self._parent(unfinished) as parent:
-            log_inputs(parent, plan.adapter, plan.samples, plan.recipe, dataset=plan.recipe.dataset)
-            order = list(plan.adapter.hookable_layers)
-            runs = LayerRuns(self.workspace, parent, plan.samples, plan.recipe.maps, plan.params(), order)
-            missing = [key for key in plan.keys if key not in runs.logged]
-            arrays = capture_activations(
-                plan, missing, parent.work / "arrays", devices=self.execution.devices, team=self.team
+    def run(self) -> ExtractionResult:
+        """Capture, map, measure and log everything of the plan, or find the run that holds it."""
+        plan, group = self.plan, self.group
+        runs: list[LayerRuns] = []  # one, in the first process
+        with ExitStack() as ending:
+            begun = group.from_first(lambda: self._begin(ending, runs))
+            if begun.work is None:
+                return ExtractionResult(begun.run_id, reused=True, digests={})
+            arrays = capture_activations(plan, begun.missing, begun.work / "arrays", group=group)
+
+            def log_whole() -> None:
+                for key in arrays if runs else ():
+                    if key not in runs[0].logged and LayerResult(arrays[key]).is_whole:
+                        runs[0].log(key, arrays[key], plan.layer_fingerprint(*key))
+
+            log_whole()  # what an earlier attempt has made
+            make_results(
+                arrays,
+                plan.samples,
+                plan.recipe.maps,
+                plan.adapter.model_type,
+                group=group,
+                workers=self.execution.workers,
+                further=self._control(runs[0].parent if runs else None) if group.share(begun.missing) else None,
+                on_whole=log_whole,
             )
-            dismiss(self.team)
-            control = self._control_experiment(parent) if missing else None
-            decides = None if control is None else partial(self._measure_control, control)
-            summary = ExtractionSummary(plan.samples)
-            digests = {}
-            for key in tqdm(plan.keys, desc="maps", unit="layer", disable=None):
-                record = runs.logged.get(key) or runs.log(key, arrays[key], plan.layer_fingerprint(*key), decides)
-                digests[f"{key[0]}@{format_sigma(key[1])}"] = summary.add(self.workspace, record)
-            summary.log(parent)
-        return ExtractionResult(parent.run_id, reused=False, digests=digests)
+            digests = group.from_first(lambda: self._summary(runs[0]))
+        return ExtractionResult(begun.run_id, reused=False, digests=digests)
 
-    def _parent(self, unfinished: str | None) -> ActiveRun:
+    def _begin(self, ending: ExitStack, runs: list[LayerRuns]) -> _Begun:
+        """Find the finished run, or open the one that is to be written until `ending`."""
+        plan, execution, tracker = self.plan, self.execution, self.workspace.tracker
+        fingerprint = plan.fingerprint()
+        finished = None if execution.force else tracker.find_finished(fingerprint)
+        if finished is not None:
+            tracker.mark_reused(finished)
+            return _Begun(finished, None)
+        unfinished = tracker.find_unfinished(fingerprint) if execution.resume else None
         if unfinished is not None:
             logger.info("going on with run %s", unfinished)
-            return self.workspace.tracker.resume(unfinished)
-        name = f"extract {self.plan.adapter.model_type} on {self.plan.recipe.dataset}"
-        tags = RunTags(
-            model=self.plan.adapter.model_type, dataset=self.plan.recipe.dataset, fingerprint=self.plan.fingerprint()
-        )
-        return self.workspace.tracker.start("extract", name, tags, params=self.plan.params(), system_metrics=True)
+            ending.callback(tracker.mark_reused, unfinished)
+        parent = ending.enter_context(tracker.resume(unfinished) if unfinished else self._start(fingerprint))
+        log_inputs(parent, plan.adapter, plan.samples, plan.recipe, dataset=plan.recipe.dataset)
+        order = list(plan.adapter.hookable_layers)
+        runs.append(LayerRuns(self.workspace, parent, plan.samples, plan.recipe.maps, plan.params(), order))
+        missing = [key for key in plan.keys if key not in runs[0].logged]
+        return _Begun(parent.run_id, parent.work.absolute(), missing)
 
-    def _measure_control(self, control: ControlExperiment, key: LayerKey, array: CapturedArray) -> dict[str, float]:
+    def _start(self, fingerprint: str) -> ActiveRun:
+        model, dataset = self.plan.adapter.model_type, self.plan.recipe.dataset
+        tags = RunTags(model=model, dataset=dataset, fingerprint=fingerprint)
+        return self.workspace.tracker.start(
+            "extract", f"extract {model} on {dataset}", tags, params=self.plan.params(), system_metrics=True
+        )
+
+    def _summary(self, runs: LayerRuns) -> dict[str, str]:
+        """Log what the parent shows of all layer runs; return the digest of each one's activations."""
+        summary, digests = ExtractionSummary(self.plan.samples), {}
+        for layer, sigma in self.plan.keys:
+            digests[f"{layer}@{format_sigma(sigma)}"] = summary.add(self.workspace, runs.logged[layer, sigma])
+        summary.log(runs.parent)
+        return digests
+
+    def _control(self, parent: ActiveRun | None) -> Further | None:
+        """Return what measures a layer's control rate, None where it is not wanted."""
+        if self.plan.control is None:
+            return None
+        labels = self.plan.samples.class_labels
+        judge = fit_judge(self.plan.samples.images, labels)
+        if parent is not None:
+            parent.log_metrics({"judge_accuracy": judge.accuracy})
+        return partial(self._measure_control, ControlExperiment(self.plan.adapter, labels, judge, self.plan.control))
+
+    def _measure_control(self, control: ControlExperiment, key: LayerKey, array: LayerArray) -> dict[str, float]:
         """Return a layer's control rate; what a sketch does not hold is captured anew."""
         layer, sigma = key
         if array.sketch is None:
@@ -136,13 +174,5 @@ class ExtractionJob:
 
     def _anew(self, layer: str, sigma: float, rows: np.ndarray) -> np.ndarray:
         plan = self.plan
-        captured = captured_rows(plan.adapter, plan.samples, plan.recipe.conditioning, sigma, [layer], rows)
-        return captured[layer].float().cpu().numpy()
-
-    def _control_experiment(self, parent: ActiveRun) -> ControlExperiment | None:
-        if self.plan.control is None:
-            return None
-        labels = self.plan.samples.class_labels
-        judge = fit_judge(self.plan.samples.images, labels)
-        parent.log_metrics({"judge_accuracy": judge.accuracy})
-        return ControlExperiment(self.plan.adapter, labels, judge, self.plan.control)
+        found = capture_rows(plan.adapter, plan.samples, plan.recipe.conditioning, sigma, [layer], rows)
+        return found[layer].float().cpu().numpy()

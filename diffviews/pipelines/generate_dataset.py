@@ -7,22 +7,23 @@ job begins with the samples of the largest finished one of the same series.
 
 import logging
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
-
-from tqdm import tqdm
 
 from diffviews.adapters.base import GeneratorAdapter
 from diffviews.core.generator import GenerationRequest, GenerationResult
 from diffviews.core.plan import noise_levels
 from diffviews.data.prompts import read_prompts
 from diffviews.data.samples import SampleSet, concatenate
-from diffviews.lightning.generation import GenerationData, GenerationModule, Span
-from diffviews.lightning.runner import predict, trainer
+from diffviews.lightning.generation import GenerationModule, Span
+from diffviews.lightning.process_group import ALONE, ProcessGroup, joined_process_group, run_processes
+from diffviews.lightning.runner import Batches, predict
 from diffviews.noise import format_sigma
 from diffviews.pipelines.inputs import log_inputs
+from diffviews.pipelines.layers.results import LayerResult, make_results
 from diffviews.pipelines.layers.runs import LayerRuns
 from diffviews.pipelines.models import absolute, load_model
 from diffviews.pipelines.plan import check_sample_count, choose_layers
@@ -67,16 +68,34 @@ def generate_dataset(
         ConfigError: if the model has no classes, or takes no prompts, or a number is below 1.
         SampleSetError: if the prompts cannot be read.
     """
-    adapter = load_model(recipe, workspace, device=execution.device)
-    if recipe.prompts is not None:
-        series = Series.of_prompts(adapter, read_prompts(recipe.prompts), recipe.samples_per_prompt)
-    elif recipe.samples_per_class is not None:
-        series = Series.by_class(adapter, recipe.samples_per_class)
-    else:
-        series = Series(recipe.num_samples)
-    if recipe.layers:
-        check_sample_count(series.total, MapParameters())
-    return DatasetJob(adapter, series, recipe, workspace, execution).run()
+    if execution.devices > 1:
+        return run_processes(execution.devices, generate_dataset, recipe, workspace, replace(execution, devices=1))
+    with joined_process_group() as group:
+        adapter = load_model(recipe, workspace, device=group.own_device(execution.device))
+        if recipe.prompts is not None:
+            series = Series.of_prompts(adapter, read_prompts(recipe.prompts), recipe.samples_per_prompt)
+        elif recipe.samples_per_class is not None:
+            series = Series.by_class(adapter, recipe.samples_per_class)
+        else:
+            series = Series(recipe.num_samples)
+        if recipe.layers:
+            check_sample_count(series.total, MapParameters())
+        return DatasetJob(adapter, series, recipe, workspace, execution, group).run()
+
+
+@dataclass(frozen=True, slots=True)
+class _Begun:
+    """What every process must know of the run."""
+
+    run_id: str
+    work: Path | None = None
+    """Folder that all of them write in; None: a finished run answers."""
+    spans: Sequence[Span] = ()
+    """All that the run makes."""
+    missing: Sequence[Span] = ()
+    """Those that `work` lacks."""
+    earlier: str | None = None
+    """Run that holds the samples before the first span."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +107,8 @@ class DatasetJob:
     recipe: DatasetRecipe
     workspace: Workspace
     execution: Execution
+    group: ProcessGroup = ALONE
+    """The processes that make it together; the first alone writes to MLflow."""
     on_the_way: bool = False
     """Whether another job needs the set; then the run that `mlflow run` opened is left to that job."""
 
@@ -118,49 +139,97 @@ class DatasetJob:
 
     def run(self) -> DatasetResult:
         """Generate what is missing and log the whole set."""
-        tracker, total, execution = self.workspace.tracker, self.series.total, self.execution
-        finished = None if execution.force else tracker.find_finished(self.fingerprint(total))
+        group, total = self.group, self.series.total
+        runs: list[ActiveRun] = []  # one, in the first process
+        with ExitStack() as ending:
+            begun = group.from_first(lambda: self._begin(ending, runs))
+            if begun.work is None:
+                return DatasetResult(begun.run_id, total, 0)
+            own = group.share(begun.missing)
+            if own:
+                module = GenerationModule(self.adapter, self.request, partial(write_span, begun.work, self._origin()))
+                predict(module, Batches(own), self.adapter.device, progress=group.leads)
+            group.wait()
+            made = sum(span.count for span in begun.missing)
+            samples = self._samples(begun)
+            if runs:
+                runs[0].log_metrics({"num_samples": len(samples), "made": made})
+                log_inputs(runs[0], self.adapter, samples, self.recipe, dataset=self._dataset)
+            if self.recipe.layers:
+                self._make_layers(begun, samples, runs)
+        return DatasetResult(begun.run_id, total, made)
+
+    def _begin(self, ending: ExitStack, runs: list[ActiveRun]) -> _Begun:
+        """Find the finished run, or open the one that is to be written until `ending`."""
+        tracker, execution, wanted = self.workspace.tracker, self.execution, self.fingerprint(self.series.total)
+        finished = None if execution.force else tracker.find_finished(wanted)
         if finished is not None:
             self._mark_reused(finished)
-            return DatasetResult(finished, total, 0)
+            return _Begun(finished)
         earlier = None if execution.force else self._earlier()
-        unfinished = tracker.find_unfinished(self.fingerprint(total)) if execution.resume else None
-        with tracker.resume(unfinished) if unfinished else self._start() as run:
-            folder = run.work / "spans"
-            folder.mkdir(parents=True, exist_ok=True)
-            known = [] if earlier is None else [SampleSet.read_parquet(samples_file(self.workspace, earlier.run_id))]
-            spans = self._spans(sum(map(len, known)))
-            made = self._generate(folder, spans)
-            samples = concatenate(known + [SampleSet.read_parquet(_span_path(folder, span)) for span in spans])
-            run.log_metrics({"num_samples": len(samples), "made": made})
-            log_inputs(run, self.adapter, samples, self.recipe, dataset=self._dataset)
-            self._log_layers(run, samples, spans, earlier)
+        unfinished = tracker.find_unfinished(wanted) if execution.resume else None
         if unfinished is not None:
-            self._mark_reused(unfinished)
-        return DatasetResult(run.run_id, total, made)
+            ending.callback(self._mark_reused, unfinished)
+        run = ending.enter_context(tracker.resume(unfinished) if unfinished else self._start())
+        runs.append(run)
+        folder = run.work.absolute() / "spans"
+        folder.mkdir(parents=True, exist_ok=True)
+        spans = self._spans(0 if earlier is None else int(earlier.metrics["num_samples"]))
+        missing = [span for span in spans if not _span_path(folder, span).exists()]
+        return _Begun(run.run_id, folder, spans, missing, None if earlier is None else earlier.run_id)
 
-    def _log_layers(
-        self, run: ActiveRun, samples: SampleSet, spans: Sequence[Span], earlier: RunRecord | None
-    ) -> None:
-        """Log a layer run for each layer and step, if any layers are wanted."""
-        layers = self.recipe.layers
-        if not layers:
-            return
-        records = [] if earlier is None else self.workspace.catalog.layers(earlier.run_id)
-        arrays = TrajectoryArrays(
+    def _samples(self, begun: _Begun) -> SampleSet:
+        """Return the whole set, once all spans are there."""
+        assert begun.work is not None
+        files = [_span_path(begun.work, span) for span in begun.spans]
+        if begun.earlier is not None:
+            files.insert(0, samples_file(self.workspace, begun.earlier))
+        return concatenate([SampleSet.read_parquet(file) for file in files])
+
+    def _make_layers(self, begun: _Begun, samples: SampleSet, parents: Sequence[ActiveRun]) -> None:
+        """Make and log a layer run for each layer and step."""
+        assert begun.work is not None
+        group, catalog = self.group, self.workspace.catalog
+        records = [] if begun.earlier is None else catalog.layers(begun.earlier)
+        trajectories = TrajectoryArrays(
             self.adapter,
             samples,
-            run.work / "spans",
-            spans,
+            begun.work,
+            begun.spans,
             noise_levels(self.adapter, self.request).tolist(),
             {(record.layer, record.sigma): self.workspace.activations(record) for record in records},
         )
         order = list(self.adapter.hookable_layers)
-        runs = LayerRuns(self.workspace, run, samples, MapParameters(), self._params(), order)
-        keys = [(layer, sigma) for sigma in arrays.sigmas for layer in layers if (layer, sigma) not in runs.logged]
-        for layer, sigma in tqdm(keys, desc="maps", unit="layer", disable=None):
-            fingerprint = self.fingerprint(len(samples), layer=layer, sigma=format_sigma(sigma))
-            runs.log((layer, sigma), arrays.build((layer, sigma)), fingerprint)
+        runs = [LayerRuns(self.workspace, run, samples, MapParameters(), self._params(), order) for run in parents]
+        keys = group.from_first(
+            lambda: [
+                (layer, sigma)
+                for sigma in trajectories.sigmas
+                for layer in self.recipe.layers
+                if (layer, sigma) not in runs[0].logged
+            ]
+        )
+        for key in group.share(keys):
+            trajectories.build(key)
+        group.wait()
+        arrays = {key: trajectories.array(key) for key in keys}
+
+        def log_whole() -> None:
+            for layer, sigma in arrays if runs else ():
+                array = arrays[layer, sigma]
+                if (layer, sigma) not in runs[0].logged and LayerResult(array).is_whole:
+                    part = self.fingerprint(len(samples), layer=layer, sigma=format_sigma(sigma))
+                    runs[0].log((layer, sigma), array, part)
+
+        make_results(
+            arrays,
+            samples,
+            MapParameters(),
+            self.adapter.model_type,
+            group=group,
+            workers=self.execution.workers,
+            on_whole=log_whole,
+        )
 
     def _mark_reused(self, run_id: str) -> None:
         if not self.on_the_way:
@@ -217,15 +286,6 @@ class DatasetJob:
         """Return the samples from `first` on, cut into batches."""
         size, total = self.recipe.batch_size, self.series.total
         return [Span(start, min(size, total - start)) for start in range(first, total, size)]
-
-    def _generate(self, folder: Path, spans: Sequence[Span]) -> int:
-        """Generate the spans that `folder` lacks; return how many samples were made now."""
-        missing = [span for span in spans if not _span_path(folder, span).exists()]
-        if missing:
-            module = GenerationModule(self.adapter, self.request, partial(write_span, folder, self._origin()))
-            runner = trainer(self.adapter.device.type, min(self.execution.devices, len(missing)))
-            predict(runner, module, GenerationData(missing))
-        return sum(span.count for span in missing)
 
     def _origin(self) -> "Origin":
         sampler = self.recipe.sampling.sampler or self.adapter.defaults.default_sampler

@@ -2,6 +2,7 @@
 
 import io
 import json
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,17 +18,18 @@ from diffviews.data.samples import SampleSet
 from diffviews.data.sources import open_source
 from diffviews.device import resolve_device
 from diffviews.errors import ConfigError
-from diffviews.lightning.runner import interruptible
+from diffviews.lightning.process_group import ProcessGroup, joined_process_group, run_processes
 from diffviews.lightning.training import train_denoiser
 from diffviews.lightning.training_config import TrainingConfig
 from diffviews.pipelines.layers.measured_map import class_array
-from diffviews.pipelines.workspace import open_workspace
+from diffviews.pipelines.workspace import Workspace, open_workspace
 from diffviews.processing.judge import fit_judge
+from diffviews.tracking.active_run import ActiveRun
 from diffviews.tracking.schema import RunTags, fingerprint
 
 
 @dataclass(frozen=True, slots=True)
-class TrainOutcome:
+class TrainingResult:
     """A trained denoiser and its run."""
 
     run_id: str
@@ -46,9 +48,10 @@ def train(
     *,
     eval_samples: int = 500,
     device: str = "auto",
+    devices: int = 1,
     profile: str | None = None,
     experiment: str | None = None,
-) -> TrainOutcome:
+) -> TrainingResult:
     """Train a denoiser on a labelled sample set and measure how well it follows the class it is asked for.
 
     Args:
@@ -57,6 +60,7 @@ def train(
         output: where the averaged weights go, a .safetensors file; its record lies beside it as .json.
         eval_samples: class-conditional samples that a classifier judges at the end.
         device: auto, cpu, cuda or mps.
+        devices: number of devices, whose processes share each batch; under torchrun leave it out.
         profile: tracking profile of mlruns_config.
         experiment: MLflow experiment name.
 
@@ -67,43 +71,68 @@ def train(
         raise ConfigError(f"output {output!r} must end in .safetensors")
     if eval_samples < 1:
         raise ConfigError(f"eval_samples is {eval_samples}; judge 1 or more")
-    samples = open_source(dataset, resolution=training.img_resolution)
-    labels = class_array(samples)
-    if labels is None:
-        raise ConfigError(f"dataset {dataset!r} has samples without a class; training needs one for each")
-    workspace = open_workspace(profile, experiment)
-    tags = RunTags(
-        model="edm-digits",
-        dataset=dataset,
-        fingerprint=fingerprint(
-            kind="train", config=training, dataset=samples.digest, device=resolve_device(device).type
-        ),
-    )
-    with workspace.tracker.start(
-        "train", f"train on {dataset}", tags, params=asdict(training), system_metrics=True
-    ) as run:
-        run.log_input(samples, name=dataset, source=dataset, context="training")
-        with interruptible():
-            weights = train_denoiser(
-                samples.images,
-                labels,
-                training,
-                device=device,
-                on_metrics=lambda step, values: run.log_metrics(values, step),
-                on_grid=lambda step, images: run.log_image("samples", grid_png(images), step=step),
-                progress=True,
-            )
-        path = Path(output)
+    if devices > 1:
+        options = {"eval_samples": eval_samples, "device": device, "profile": profile, "experiment": experiment}
+        return run_processes(devices, train, training, dataset, output, **options)
+    with joined_process_group() as group, ExitStack() as ending:
+        samples = open_source(dataset, resolution=training.img_resolution)
+        if class_array(samples) is None:
+            raise ConfigError(f"dataset {dataset!r} has samples without a class; training needs one for each")
+        job = _Training(training, dataset, samples, group, group.own_device(device))
+        run = ending.enter_context(job.start(open_workspace(profile, experiment))) if group.leads else None
+        weights = job.weights(run)
+        return group.from_first(lambda: job.finish(run, weights, Path(output), eval_samples))
+
+
+@dataclass(frozen=True, slots=True)
+class _Training:
+    """A training in one of the processes that do it together; the first alone has its run."""
+
+    config: TrainingConfig
+    dataset: str
+    samples: SampleSet
+    group: ProcessGroup
+    device: str
+
+    def start(self, workspace: Workspace) -> ActiveRun:
+        determined = fingerprint(
+            kind="train", config=self.config, dataset=self.samples.digest, device=resolve_device(self.device).type
+        )
+        tags = RunTags(model="edm-digits", dataset=self.dataset, fingerprint=determined)
+        run = workspace.tracker.start(
+            "train", f"train on {self.dataset}", tags, params=asdict(self.config), system_metrics=True
+        )
+        run.log_input(self.samples, name=self.dataset, source=self.dataset, context="training")
+        return run
+
+    def weights(self, run: ActiveRun | None) -> dict[str, torch.Tensor]:
+        return train_denoiser(
+            self.samples.images,
+            self.samples.class_labels,
+            self.config,
+            device=self.device,
+            on_metrics=None if run is None else lambda step, values: run.log_metrics(values, step),
+            on_grid=None if run is None else lambda step, images: run.log_image("samples", grid_png(images), step=step),
+            progress=True,
+            group=self.group,
+        )
+
+    def finish(
+        self, run: ActiveRun | None, weights: dict[str, torch.Tensor], path: Path, eval_samples: int
+    ) -> TrainingResult:
+        """Write the weights, measure them and log both."""
+        assert run is not None  # in the first process
         path.parent.mkdir(parents=True, exist_ok=True)
-        network = {**training.network_options(), "sigma_data": training.sigma_data}
+        network = {**self.config.network_options(), "sigma_data": self.config.sigma_data}
         save_file(weights, path, metadata={"config": json.dumps(network)})
-        measured = measure_classes(path, samples, eval_samples, device)
+        measured = measure_classes(path, self.samples, eval_samples, self.device)
         record = {
             "network": network,
-            "training": asdict(training),
+            "training": asdict(self.config),
             "parameters": sum(t.numel() for name, t in weights.items() if not name.endswith("resample_filter")),
             "threads": torch.get_num_threads(),
-            "dataset": {"source": dataset, "digest": samples.digest, "num_samples": len(samples)},
+            **({"processes": self.group.size} if self.group.size > 1 else {}),
+            "dataset": {"source": self.dataset, "digest": self.samples.digest, "num_samples": len(self.samples)},
             **measured,
         }
         accuracy = measured["class_accuracy"]["value"]
@@ -111,7 +140,7 @@ def train(
         run.log_metrics({"class_accuracy": accuracy})
         run.log_artifact_file(path, "weights.safetensors")
         run.log_artifact_file(path.with_suffix(".json"), "weights.json")
-    return TrainOutcome(run.run_id, path, accuracy)
+        return TrainingResult(run.run_id, path, accuracy)
 
 
 def measure_classes(checkpoint: Path, samples: SampleSet, num_samples: int, device: str = "auto") -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Activations along the denoising of generated samples: kept span by span, then one array a (layer, sigma)."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,9 @@ from diffviews.data.samples import SampleSet
 from diffviews.lightning.chunks import ChunkBuffer, WriteBehind
 from diffviews.lightning.generation import Span
 from diffviews.noise import format_sigma
-from diffviews.pipelines.captured import CapturedArray
+from diffviews.pipelines.capture.layer_array import LayerArray
+
+_OVERFLOW = "exceeds-float16"
 
 Rows = Iterator[tuple[int, np.ndarray]]
 """(first row, activations of that row and those after it, (n, *layer_shape)), in order of the rows."""
@@ -53,17 +56,27 @@ class TrajectoryArrays:
     earlier: Mapping[LayerKey, ActivationReader]
     """Activations of the samples before the first span, when an earlier run made them."""
 
-    def build(self, key: LayerKey) -> CapturedArray:
+    def build(self, key: LayerKey) -> LayerArray:
         """Write one array below `folder`, in float16 or, where a value does not fit, in float32."""
         layer, sigma = key
-        place = self.folder / f"{layer}@{format_sigma(sigma)}"
-        step = self.sigmas.index(sigma)
-        try:
-            return self._write(layer, step, place / "float16.zarr", "float16")
-        except DoesNotFitError:
-            return self._write(layer, step, place / "float32.zarr", "float32")
+        array, step = self.array(key), self.sigmas.index(sigma)
+        if array.path.parent.name == "float16":
+            with suppress(DoesNotFitError):
+                self._write(layer, step, array.path, "float16")
+                return array
+            (array.path.parents[1] / _OVERFLOW).touch()
+        array = self.array(key)
+        self._write(layer, step, array.path, "float32")
+        return array
 
-    def _write(self, layer: str, step: int, path: Path, dtype: str) -> CapturedArray:
+    def array(self, key: LayerKey) -> LayerArray:
+        """Return where an array lies, or will lie."""
+        layer, sigma = key
+        place = self.folder / f"{layer}@{format_sigma(sigma)}"
+        dtype = "float32" if (place / _OVERFLOW).exists() else "float16"
+        return LayerArray(place / dtype / "activations.zarr")
+
+    def _write(self, layer: str, step: int, path: Path, dtype: str) -> None:
         writer = ActivationWriter(
             path,
             sample_ids=self.samples.sample_ids,
@@ -84,7 +97,7 @@ class TrajectoryArrays:
             for first, rows in self._rows(layer, step):
                 buffer.put(first, torch.from_numpy(rows if rows.flags.writeable else rows.copy()))
                 buffer.pass_on(first + len(rows), ends_block=first + len(rows) == last)
-        return CapturedArray(path, writer.finish(), ActivationReader.open(path).nonfinite)
+        writer.finish()
 
     def _rows(self, layer: str, step: int) -> Rows:
         known = self.earlier.get((layer, self.sigmas[step]))

@@ -6,11 +6,11 @@ from pathlib import Path
 from diffviews.adapters.condition import Condition
 from diffviews.data.activations import ActivationReader
 from diffviews.data.samples import SampleSet
-from diffviews.data.sketches import SKETCH_FILE, StoredSketch
 from diffviews.data.storage.object_store import ObjectStore
 from diffviews.errors import ConfigError, DiffViewsError, RunNotFoundError
 from diffviews.noise import format_sigma
 from diffviews.processing.projector import Projector
+from diffviews.processing.sketch import SKETCH_FILE, SketchRecord
 from diffviews.tracking.artifacts import ArtifactFolder
 from diffviews.tracking.catalog import Catalog, LayerRecord
 from diffviews.tracking.profiles import Profile, activate, load_profile
@@ -53,9 +53,9 @@ class Workspace:
         fetch = self.folder(record.run_id).fetcher("activations.zarr")
         return ActivationReader.open(fetch, name=f"activations of layer run {record.run_id}")
 
-    def sketch(self, record: LayerRecord) -> StoredSketch:
+    def sketch(self, record: LayerRecord) -> SketchRecord:
         """Return what a layer run in sketch mode keeps beside its map."""
-        return StoredSketch.load(self.folder(record.run_id).path(SKETCH_FILE))
+        return SketchRecord.load(self.folder(record.run_id).path(SKETCH_FILE))
 
     def model_digest(self, record: LayerRecord) -> str:
         """Return the digest of the model that a layer run was captured from."""

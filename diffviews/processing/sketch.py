@@ -22,7 +22,11 @@ from diffviews.processing.quality import knn_accuracy
 from diffviews.processing.reduction import PrincipalAxes, Reduction, reduce_activations
 from diffviews.processing.umap_backend import fitting
 
-FORMAT = "diffviews.sketch-fit"
+FORMAT, RECORD_FORMAT = "diffviews.sketch-fit", "diffviews.sketch"
+SKETCH_FILE = "sketch.safetensors"
+"""Artifact of a layer run, a `SketchRecord`; its presence says that no activations are stored."""
+
+_ABOUT = ("layer", "sigma", "model_digest", "dataset_digest", "digest")
 _ARRAYS = ("mean", "scale", "components", "eigenvalues", "explained_variance_ratio")
 
 
@@ -72,15 +76,56 @@ class Sketch(PrincipalAxes):
         Raises:
             CorruptDataError: if the file is missing, truncated or something else; it is named.
         """
-        arrays, metadata = read_arrays(path)
+        arrays, about = _read_format(path, FORMAT)
         try:
-            if metadata["format"] != FORMAT:
-                raise CorruptDataError(f"{path} is a safetensors file, but holds no fitted sketch")
-            about = json.loads(metadata["about"])
             parts: dict[str, Any] = {**{name: arrays[name] for name in _ARRAYS}, **about}
             return cls(**parts, points=arrays.get("points"))
-        except (KeyError, ValueError, TypeError) as error:
+        except (KeyError, TypeError) as error:
             raise CorruptDataError(f"{path} does not hold a whole sketch: {error!r}") from error
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SketchRecord:
+    """What a layer run in sketch mode keeps beside its map, whose points are the vectors."""
+
+    layer: str
+    sigma: float
+    model_digest: str
+    dataset_digest: str
+    digest: str
+    """Of the vectors of all samples, in order."""
+    mean: np.ndarray
+    """(1, *layer_shape) float32 mean activation of all samples."""
+
+    def save(self, path: Path) -> None:
+        """Write it as one safetensors file."""
+        about = {name: getattr(self, name) for name in _ABOUT}
+        metadata = {"format": RECORD_FORMAT, "about": json.dumps(about)}
+        write_arrays(path, {"mean": self.mean.astype(np.float32)}, metadata)
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read what `save` wrote.
+
+        Raises:
+            CorruptDataError: if the file is missing, truncated or something else; it is named.
+        """
+        arrays, about = _read_format(path, RECORD_FORMAT)
+        try:
+            return cls(**{name: about[name] for name in _ABOUT}, mean=arrays["mean"])
+        except KeyError as error:
+            raise CorruptDataError(f"{path} does not hold a whole sketch: {error!r}") from error
+
+
+def _read_format(path: Path, wanted: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Return the arrays and what is said about them, of a safetensors file of one of the two formats."""
+    arrays, metadata = read_arrays(path)
+    if metadata.get("format") != wanted:
+        raise CorruptDataError(f"{path} is a safetensors file, but no {wanted}")
+    try:
+        return arrays, dict(json.loads(metadata["about"]))
+    except (KeyError, ValueError, TypeError) as error:
+        raise CorruptDataError(f"{path} does not hold a whole sketch: {error!r}") from error
 
 
 def fit_sketch(

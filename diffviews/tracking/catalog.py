@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Self, TypeVar
 
 from diffviews.errors import RunNotFoundError, SchemaVersionError, unknown_name
 from diffviews.tracking.artifacts import ArtifactFolder
@@ -52,6 +52,10 @@ class Catalog:
             profile = profile_of(profile) if "://" in profile else load_profile(profile)
         self.profile = activate(profile or load_profile())
         self.connection = Connection(self.profile.tracking_uri)
+
+    def __reduce__(self) -> tuple[type[Self], tuple[Profile]]:
+        """Open the store anew in the process that this is sent to."""
+        return type(self), (self.profile,)
 
     def experiments(self) -> tuple[ExperimentRecord, ...]:
         """Return all experiments, by name."""

@@ -9,7 +9,7 @@ import sys
 import threading
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from diffviews.errors import ConfigError, TrackingError
 from diffviews.tracking.active_run import ActiveRun, check_params
@@ -56,6 +56,10 @@ class Tracker:
         self._experiment = experiment
         self._experiment_id: str | None = None
         self._lock = threading.Lock()
+
+    def __reduce__(self) -> tuple[type[Self], tuple[Profile, str | None]]:
+        """Open the store anew in the process that this is sent to."""
+        return type(self), (self.profile, self._experiment)
 
     @property
     def experiment_id(self) -> str:

@@ -14,7 +14,7 @@ from diffviews.adapters.registry import load_adapter
 from diffviews.data.samples import SampleSet
 from diffviews.data.sources import open_source
 from diffviews.noise import sample_noise
-from diffviews.pipelines.capture import capture_activations
+from diffviews.pipelines.capture.arrays import capture_activations
 from diffviews.pipelines.plan import ExtractionPlan
 from diffviews.recipes.extraction import ExtractionRecipe
 from experiments.benchmarks.benchmark import Measurement, Setting, benchmark

@@ -20,12 +20,13 @@ from experiments.benchmarks.raster import DRAWING, lookup
 from experiments.benchmarks.scaling import maps, neighbours, projection
 from experiments.benchmarks.sketching import sketch
 from experiments.benchmarks.startup import help_text, imports
+from experiments.benchmarks.workers import map_workers
 
 logger = logging.getLogger(__name__)
 
 _PAGE = (
-    all_layers, *ON_GPU, layer_by_layer, early_stop, wide_map, path, opening, *DRAWING, lookup, masked, downloads,
-    help_text, demo, sketch, growing, projection, neighbours, maps, imports,
+    all_layers, *ON_GPU, layer_by_layer, early_stop, wide_map, map_workers, path, opening, *DRAWING, lookup, masked,
+    downloads, help_text, demo, sketch, growing, projection, neighbours, maps, imports,
 )  # fmt: skip
 SUITE: Mapping[str, Benchmark] = {found.name: found for found in _PAGE}
 

@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np, torch
 from torch import nn
 from diffviews.data.samples import SampleSet
-from diffviews.pipelines import capture, sketch
+from diffviews.pipelines.capture import arrays, sketches
 from diffviews.pipelines.plan import ExtractionPlan
-from diffviews.processing.map_parameters import MapParameters
+from diffviews.recipes.extraction import ExtractionRecipe
 from tests.fakes import _Fake
 
 GIVEN, VALUES = int(sys.argv[2]), 1024 * 8 * 8
@@ -35,17 +35,17 @@ class Wide(_Fake):
 def extract(count, folder):
     images = np.random.default_rng(0).integers(0, 256, (count, 8, 8, 3), dtype=np.uint8)
     samples = SampleSet.from_images(images, [f"s{row}" for row in range(count)])
-    plan = ExtractionPlan(
-        adapter=Wide(), samples=samples, dataset="noise", layers=("wide",), sigmas=(2.0,), dtype="float16",
-        batch_size=64, conditioning="none", maps=MapParameters(), control=None, storage="sketch", sketch_samples=256,
+    recipe = ExtractionRecipe(
+        layers=("wide",), sigmas=(2.0,), batch_size=64, conditioning="none", storage="sketch", sketch_samples=256,
     )
-    (array,) = capture.capture_activations(plan, plan.keys, folder, progress=False).values()
-    return array.fit(samples.sample_ids, plan.maps)
+    plan = ExtractionPlan(Wide(), samples, recipe)
+    (array,) = arrays.capture_activations(plan, plan.keys, folder, progress=False).values()
+    return array.fit(samples.sample_ids, recipe.maps)
 
 def used():
     return int(re.search(r"VmData:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) * 1024
 
-sketch.MEMORY = GIVEN // 4
+sketches.MEMORY = GIVEN // 4
 extract(400, Path(sys.argv[1]) / "small")          # what the programs themselves need
 resource.setrlimit(resource.RLIMIT_DATA, (used() + GIVEN,) * 2)
 count = 10 * GIVEN // (2 * VALUES)

@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from diffviews.data.sketches import SKETCH_FILE
 from diffviews.data.storage.layer_cache import LayerCache
 from diffviews.errors import ConfigError, SelectionError, ShapeError
 from diffviews.pipelines.generate import generate
@@ -19,6 +18,7 @@ from diffviews.pipelines.masks import interventions_of
 from diffviews.pipelines.replay import replay
 from diffviews.pipelines.workspace import open_workspace
 from diffviews.processing.map_parameters import MapParameters
+from diffviews.processing.sketch import SKETCH_FILE
 from diffviews.recipes.generation import GenerationRecipe
 from diffviews.recipes.sampling import Sampling
 from diffviews.tracking.schema import MapKind

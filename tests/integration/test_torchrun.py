@@ -1,24 +1,20 @@
-"""Extraction by several processes that torchrun starts: each captures its share, the first alone logs."""
+"""Jobs that torchrun starts in several processes: each does its share, the first alone logs, any of them may die."""
 
+import hashlib
 import os
 import signal
 import subprocess
 import sys
-from types import SimpleNamespace
 
 import pytest
 
-from diffviews.data.sources import open_source
+from diffviews.data.samples import SampleSet
 from diffviews.errors import ConfigError
-from diffviews.pipelines import capture
 from diffviews.pipelines.workspace import is_sketch, open_workspace
 from diffviews.processing.map_parameters import MapParameters
 from diffviews.tracking import Tag
-from tests.jobs import extract
+from tests.jobs import extract, generate_dataset
 from tests.ports import free_port
-
-LAYERS = ("encoder_block_1", "decoder_block_4")
-SIGMAS = (0.5, 2.0)  # a block of rows each, so that either process has one to capture
 
 
 @pytest.fixture
@@ -53,77 +49,128 @@ def all_runs():
     return tracker.connection.call(lambda client: client.search_runs([tracker.experiment_id]))
 
 
-def digests_of(run_id):
-    """Return {(layer, sigma): digest} of what an extraction logged, each chunk read and checked."""
+def contents_of(run_id):
+    """Return {(layer, sigma): (digest of its activations, of its map)} of an extraction, each file read and checked."""
     workspace = open_workspace()
     found = {}
     for record in workspace.catalog.layers(run_id):
-        workspace.folder(record.run_id).verify()
+        folder = workspace.folder(record.run_id)
+        folder.verify()
         kept = workspace.sketch(record) if is_sketch(record) else workspace.activations(record)
-        found[record.layer, record.sigma] = kept.digest
+        projector = hashlib.sha256(folder.path("map/projector.safetensors").read_bytes()).hexdigest()
+        found[record.layer, record.sigma] = kept.digest, projector
     return found
 
 
-WANTED = ("--layers", ",".join(LAYERS), "--sigmas", "0.5,2", "--max-samples", "120")
+DIES = """
+import os, signal, sys
+from diffviews.cli import main
+from diffviews.lightning.extraction import ExtractionModule
+from diffviews.lightning.generation import GenerationModule
+
+def dying(step):
+    def predict_step(self, batch, batch_idx):
+        if os.environ["RANK"] == "1" and batch_idx == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return step(self, batch, batch_idx)
+    return predict_step
+
+for module in (ExtractionModule, GenerationModule):
+    module.predict_step = dying(module.predict_step)
+main()
+"""
+
+BLOCKS = (0.25, 0.5, 1.0, 2.0, 5.0)
+"""A block of rows each."""
 
 
 @pytest.mark.parametrize("storage", ["full", pytest.param("sketch", marks=pytest.mark.slow)])
-def test_two_processes_log_one_run_with_the_digests_of_one_process(torchrun, storage):
-    kind = ("--storage", storage, "--sketch-samples", "60", "--pca-components", "20")
-    status, said = torchrun(["-m", "diffviews", "extract", *WANTED, *kind], processes=2)
-    assert status == 0, said
-    assert "rank 1 has done its share" in said
-    (parent,) = open_workspace().catalog.extractions("diffviews")
-    assert len(all_runs()) == 1 + len(LAYERS) * len(SIGMAS)
-    kept = {"storage": storage, "sketch_samples": 60, "maps": MapParameters(pca_components=20)}
-    alone = extract(layers=LAYERS, sigmas=SIGMAS, max_samples=120, device="cpu", force=True, experiment="alone", **kept)
-    assert digests_of(parent.run_id) == digests_of(alone.run_id)
-    assert len(digests_of(alone.run_id)) == len(LAYERS) * len(SIGMAS)
-    status, said = torchrun(["-m", "diffviews", "extract", *WANTED, *kind], processes=2)
-    assert (status, f"extraction {parent.run_id} re-used" in said) == (0, True), said
-    assert len(all_runs()) == 1 + len(LAYERS) * len(SIGMAS)
+def test_extraction_that_lost_one_of_three_processes_is_gone_on_with_by_two(torchrun, own_store, storage):
+    script = own_store / "job.py"
+    script.write_text(DIES)
+    wanted = ("--layers", "encoder_bottleneck", "--sigmas", ",".join(map(str, BLOCKS)), "--max-samples", "60",
+              "--batch-size", "60", "--storage", storage, "--sketch-samples", "25",
+              "--pca-components", "10")  # fmt: skip
+    status, said = torchrun([str(script), "extract", *wanted], processes=3)
+    assert status != 0
+    assert "SIGKILL" in said
+    (run,) = all_runs()
+    assert run.info.status != "FINISHED"
+    status, said = torchrun(["-m", "diffviews", "extract", *wanted, "--resume", "true"], processes=2)
+    assert (status, f"extraction {run.info.run_id} finished" in said) == (0, True), said
+    alone = extract(
+        layers=("encoder_bottleneck",), sigmas=BLOCKS, max_samples=60, batch_size=60, device="cpu", force=True,
+        storage=storage, sketch_samples=25, maps=MapParameters(pca_components=10), experiment="alone",
+    )  # fmt: skip
+    assert contents_of(run.info.run_id) == contents_of(alone.run_id)
+    assert len(contents_of(alone.run_id)) == len(BLOCKS)
+    status, said = torchrun(["-m", "diffviews", "extract", *wanted], processes=2)
+    assert (status, said.count(f"extraction {run.info.run_id} re-used")) == (0, 1), said
+    assert len(all_runs()) == 1 + len(BLOCKS)
+
+
+def test_sample_set_that_lost_one_of_three_processes_is_gone_on_with_by_two(torchrun, own_store):
+    script = own_store / "job.py"
+    script.write_text(DIES)
+    wanted = ("--num-samples", "40", "--num-steps", "2", "--batch-size", "8", "--layers", "encoder_bottleneck")
+    status, said = torchrun([str(script), "generate-dataset", *wanted], processes=3)
+    assert (status != 0, "SIGKILL" in said) == (True, True), said
+    (run,) = all_runs()
+    status, said = torchrun(["-m", "diffviews", "generate-dataset", *wanted], processes=2)
+    assert (status, f"sample set {run.info.run_id}: 40 samples" in said) == (0, True), said
+    alone = generate_dataset(
+        num_samples=40, num_steps=2, batch_size=8, layers=("encoder_bottleneck",), device="cpu", force=True,
+        experiment="alone",
+    )  # fmt: skip
+    samples, those_of_one = (
+        SampleSet.read_parquet(open_workspace().folder(run_id).path("samples.parquet"))
+        for run_id in (run.info.run_id, alone.run_id)
+    )
+    assert samples.digest == those_of_one.digest
+    assert contents_of(run.info.run_id) == contents_of(alone.run_id)
+    assert len(contents_of(alone.run_id)) == 2
 
 
 ONE_FAILS = """
-import os, sys
+import os
 from diffviews.cli import main
-from diffviews.pipelines import capture
+from diffviews.pipelines.capture import arrays
 
-def fail(*_):
+def fail(*_, **__):
     raise OSError("the disk of this host is on fire")
 
 if os.environ["RANK"] == "1":
-    capture._capture = fail
-main(["extract", *sys.argv[1:]])
+    arrays._fill = fail
+main()
 """
 
 
 def test_failure_on_another_host_fails_the_run_with_its_reason_and_it_can_be_resumed(torchrun, own_store):
     script = own_store / "job.py"
     script.write_text(ONE_FAILS)
-    status, said = torchrun([str(script), *WANTED], hosts=2)
+    wanted = ("--layers", "encoder_bottleneck", "--sigmas", "0.5,2", "--max-samples", "60")
+    status, said = torchrun([str(script), "extract", *wanted], hosts=2)
     assert status != 0
     assert "process 1 of the job failed, what is written is kept: OSError: the disk of this host is on fire" in said
     (run,) = all_runs()
     assert (run.info.status, "on fire" in run.data.tags[Tag.ERROR]) == ("FAILED", True)
-    outcome = extract(layers=LAYERS, sigmas=SIGMAS, max_samples=120, device="cpu", resume=True)
-    assert outcome.run_id == run.info.run_id
-    assert len(digests_of(outcome.run_id)) == len(LAYERS) * len(SIGMAS)
+    result = extract(layers=("encoder_bottleneck",), sigmas=(0.5, 2.0), max_samples=60, device="cpu", resume=True)
+    assert result.run_id == run.info.run_id
+    assert len(contents_of(result.run_id)) == 2
 
 
-def test_devices_asked_for_beside_torchrun_are_refused(monkeypatch):
+@pytest.mark.parametrize("job", [extract, generate_dataset])
+def test_devices_asked_for_beside_torchrun_are_refused(own_store, monkeypatch, job):
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ConfigError, match=r"torchrun decides how many processes there are; leave out devices=3"):
-        extract(devices=3)
+        job(devices=3)
 
 
-def test_process_captures_the_blocks_that_fall_to_it_and_no_others(adapter, tmp_path):
-    samples = open_source("digits", max_samples=20)
-    keys = [("encoder_bottleneck", sigma) for sigma in SIGMAS]
-    task = capture.CaptureTask(tmp_path, dict.fromkeys(keys, "float16"), [(s, 0) for s in SIGMAS], 20, 20, "none")
-    second, idle = SimpleNamespace(rank=1, size=2), SimpleNamespace(rank=2, size=3)
-    for process in (second, idle):
-        capture._capture_share(adapter, samples, process, task, progress=False)
-    writers = capture._writers(adapter, samples, tmp_path, dict.fromkeys(keys, "float16"), {})
-    assert [writers[key].is_done(0) for key in keys] == [False, True]
+def test_devices_start_the_processes_that_torchrun_would(own_store, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    wanted = {"layers": ("encoder_bottleneck", "midblock"), "sigmas": (2.0,), "max_samples": 60, "device": "cpu"}
+    together = extract(**wanted, devices=2)
+    alone = extract(**wanted, experiment="alone")
+    assert together.digests == alone.digests
+    assert contents_of(together.run_id) == contents_of(alone.run_id)

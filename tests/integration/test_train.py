@@ -1,6 +1,7 @@
 """The training job on few samples and steps: what it logs, that its weights load, and that it repeats itself."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -81,3 +82,16 @@ def test_samples_without_classes_are_refused(store):
     with pytest.raises(ConfigError, match="without a class"):
         train(TINY, f"parquet:{store}/unlabelled.parquet", "never.safetensors")
     assert not (store / "never.safetensors").exists()
+
+
+def test_two_processes_train_what_one_does_but_for_rounding(trained, few_digits, store, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    config = replace(TINY, batch_size=15)  # which two do not share evenly
+    together = train(config, few_digits, "together.safetensors", eval_samples=20, device="cpu", devices=2)
+    alone = train(config, few_digits, "alone.safetensors", eval_samples=20, device="cpu")
+    of_two, of_one = (load_file(result.checkpoint) for result in (together, alone))
+    for name, values in of_one.items():
+        np.testing.assert_allclose(of_two[name], values, atol=2e-4, rtol=1e-3)
+    assert json.loads(together.checkpoint.with_suffix(".json").read_text())["processes"] == 2
+    series = open_workspace().catalog.metric_series(together.run_id, "loss")
+    assert series == pytest.approx(open_workspace().catalog.metric_series(alone.run_id, "loss"), rel=1e-3)

@@ -1,18 +1,15 @@
-"""Capture under Lightning: rows reach their chunks whatever the batches, and devices share the work without gaps."""
+"""Capture under Lightning: rows reach their chunks whatever the batches, and processes share the work without gaps."""
 
 import errno
 import logging
 import os
 import shutil
 import threading
-from dataclasses import replace
 from functools import partial
-from multiprocessing.reduction import ForkingPickler
 
 import numpy as np
 import pytest
 import torch
-from torch.multiprocessing.spawn import ProcessRaisedException
 
 from diffviews.adapters.condition import Condition
 from diffviews.adapters.registry import load_adapter
@@ -23,15 +20,16 @@ from diffviews.data.samples import SampleSet
 from diffviews.data.sources import open_source
 from diffviews.errors import ShapeError
 from diffviews.lightning.chunks import ChunkBuffer, WriteBehind
-from diffviews.lightning.extraction import ExtractionBatches, ExtractionData, unfinished_blocks
-from diffviews.lightning.generation import GenerationData, GenerationModule, Span
-from diffviews.lightning.runner import WorkerError, predict, trainer
-from diffviews.pipelines.capture import array_path, capture_activations
-from diffviews.pipelines.captured import link_tree
+from diffviews.lightning.extraction import ExtractionBatches, unfinished_blocks
+from diffviews.lightning.generation import GenerationModule, Span
+from diffviews.lightning.process_group import ProcessGroup
+from diffviews.lightning.runner import Batches, predict
+from diffviews.pipelines.capture.arrays import array_path, capture_activations
+from diffviews.pipelines.capture.layer_array import link_tree
 from diffviews.pipelines.generate_dataset import Origin, write_span
 from diffviews.pipelines.plan import ExtractionPlan
 from diffviews.pipelines.series import Series
-from diffviews.processing.map_parameters import MapParameters
+from diffviews.recipes.extraction import ExtractionRecipe
 
 
 @pytest.fixture(scope="module")
@@ -48,18 +46,8 @@ def plan():
     loud = load_adapter("edm-digits", device="cpu")
     with torch.no_grad():
         loud.model.get_submodule(f"model.{loud.model.model.hook_points['decoder_block_9']}").conv1.weight *= 1e6
-    return ExtractionPlan(
-        adapter=loud,
-        samples=open_source("digits", max_samples=300),
-        dataset="digits",
-        layers=("decoder_block_7", "decoder_block_9"),
-        sigmas=(0.5, 2.0),
-        dtype="float16",
-        batch_size=48,
-        conditioning="none",
-        maps=MapParameters(),
-        control=None,
-    )
+    recipe = ExtractionRecipe(layers=("decoder_block_7", "decoder_block_9"), batch_size=48, conditioning="none")
+    return ExtractionPlan(loud, open_source("digits", max_samples=300), recipe)
 
 
 def writer(path, rows, shape=(64, 16, 16), layer="midblock", sigma=2.0):
@@ -196,9 +184,8 @@ def test_ranks_share_the_blocks_without_overlap_or_gap(plan, world):
     blocks = [(sigma, block) for sigma in (0.5, 2.0) for block in range(3)]
     seen = []
     for rank in range(world):
-        data = ExtractionData(plan.samples, blocks, block_rows=128, batch_size=48, conditions=None)
-        data.trainer = type("Rank", (), {"global_rank": rank, "world_size": world})
-        batches = list(data.predict_dataloader())
+        own = ProcessGroup(rank, world).share(blocks)
+        batches = list(ExtractionBatches(plan.samples, own, block_rows=128, batch_size=48, conditions=None))
         seen += [(batch.sigma, row) for batch in batches for row in range(batch.start, batch.stop)]
         assert sum(batch.ends_block for batch in batches) == len(blocks[rank::world])
         for batch in batches:
@@ -233,19 +220,6 @@ def test_layer_that_exceeds_float16_alone_is_captured_in_float32(alone):
     assert dtypes(alone) == {"decoder_block_7": "float16", "decoder_block_9": "float32"}
 
 
-def test_two_processes_write_what_one_does(plan, alone, tmp_path, monkeypatch):
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    arrays = capture_activations(plan, plan.keys, tmp_path, devices=2, progress=False)
-    assert digests(arrays) == digests(alone)
-    assert dtypes(arrays) == dtypes(alone)
-
-
-def test_more_processes_than_blocks_are_not_started(plan, tmp_path):
-    few = replace(plan, samples=open_source("digits", max_samples=50), sigmas=(2.0,))
-    (array,) = capture_activations(few, few.keys[:1], tmp_path, devices=4, progress=False).values()
-    assert ActivationReader.open(array.path).shape == (50, 64, 16, 16)
-
-
 def test_resumed_capture_runs_no_finished_block_again(plan, alone, tmp_path, monkeypatch):
     keys = [("decoder_block_7", 2.0)]
     first = capture_activations(plan, keys, tmp_path, progress=False)
@@ -264,7 +238,7 @@ def test_resumed_capture_runs_no_finished_block_again(plan, alone, tmp_path, mon
 
 
 def test_disk_need_counts_only_what_is_lacking(plan, tmp_path, caplog):
-    caplog.set_level(logging.INFO, "diffviews.pipelines.capture")
+    caplog.set_level(logging.INFO, "diffviews.pipelines.capture.arrays")
     capture_activations(plan, plan.keys[:1], tmp_path, progress=False)
     capture_activations(plan, plan.keys[:1], tmp_path, progress=False)
     said = [record.getMessage() for record in caplog.records]
@@ -274,30 +248,10 @@ def test_disk_need_counts_only_what_is_lacking(plan, tmp_path, caplog):
     ]
 
 
-def test_failure_in_another_process_is_one_sentence():
-    class Failing:
-        def predict(self, *arguments, **options):
-            raise ProcessRaisedException("-- Process 1 terminated\nTraceback\n  …\nDiskSpaceError: no room", 1, 4711)
-
-    with pytest.raises(WorkerError, match=r"^process 1 of the job failed, what is written is kept: DiskSpaceError: no"):
-        predict(Failing(), None, None)
-
-
-def test_spans_are_shared_without_overlap_or_gap():
-    spans = [Span(first, 3) for first in range(0, 15, 3)]
-    dealt = []
-    for rank in range(2):
-        data = GenerationData(spans)
-        data.trainer = type("Rank", (), {"global_rank": rank, "world_size": 2})
-        dealt += list(data.predict_dataloader())
-    assert sorted(dealt, key=lambda span: span.first) == spans
-
-
-def test_generation_sent_to_another_process_makes_the_same_samples(adapter, tmp_path):
+def test_spans_make_the_samples_of_the_whole(adapter, tmp_path):
     request = GenerationRequest(num_samples=5, num_steps=2, seed=3, class_labels=tuple(range(5)))
     write = partial(write_span, tmp_path, Origin("edm-digits", "heun", adapter.class_names, Series(5)))
-    module = ForkingPickler.loads(bytes(ForkingPickler.dumps(GenerationModule(adapter, request, write))))
-    predict(trainer("cpu", progress=False), module, GenerationData([Span(0, 3), Span(3, 2)]))
+    predict(GenerationModule(adapter, request, write), Batches([Span(0, 3), Span(3, 2)]), adapter.device)
     parts = [SampleSet.read_parquet(path) for path in sorted(tmp_path.glob("*.parquet"))]
     assert [label for part in parts for label in part.class_labels] == list(range(5))
     images = np.concatenate([part.images for part in parts])

@@ -119,7 +119,7 @@ def test_commands_that_serve_one_process_refuse_torchrun(monkeypatch, capsys):
     with pytest.raises(SystemExit) as ended:
         main(["layers"])
     assert ended.value.code == 2
-    assert "torchrun serves diffviews extract alone" in capsys.readouterr().err
+    assert "runs in one process; torchrun serves extract, generate-dataset, train alone" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -9,18 +9,19 @@ import torch
 from diffviews.adapters.registry import load_adapter
 from diffviews.data.activations import ActivationReader
 from diffviews.data.samples import SampleSet
-from diffviews.data.sketches import StoredSketch
 from diffviews.data.sources import open_source
 from diffviews.errors import ConfigError, CorruptDataError
-from diffviews.lightning.projection import Projection
-from diffviews.pipelines import sketch as sketching
-from diffviews.pipelines.capture import array_path, capture_activations
+from diffviews.lightning.projection import Projection, RunningMean
+from diffviews.pipelines.capture import rows as capturing
+from diffviews.pipelines.capture import sketches as sketching
+from diffviews.pipelines.capture.arrays import array_path, capture_activations
+from diffviews.pipelines.capture.sketches import HELD_OUT, choose_rows, fit_sketches
 from diffviews.pipelines.plan import ExtractionPlan
-from diffviews.pipelines.sketch import HELD_OUT, choose_rows, fit_sketches, mean_of_sums
 from diffviews.processing.fitting import fit_map, fit_reduced
 from diffviews.processing.map_parameters import MapParameters
 from diffviews.processing.neighbors import exact_neighbors
-from diffviews.processing.sketch import Sketch, fit_sketch, reduction_of, sketch_loss
+from diffviews.processing.sketch import Sketch, SketchRecord, fit_sketch, reduction_of, sketch_loss
+from diffviews.recipes.extraction import ExtractionRecipe
 
 IDS = [f"s{row:04}" for row in range(600)]
 RANDOM = np.random.default_rng(5)
@@ -35,20 +36,16 @@ PARAMETERS = MapParameters(pca_components=12)
 def plan():
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    yield ExtractionPlan(
-        adapter=load_adapter("edm-digits", device="cpu"),
-        samples=open_source("digits", max_samples=220),
-        dataset="digits",
-        layers=("encoder_block_2", "midblock", "decoder_block_4"),
-        sigmas=(2.0,),
-        dtype="float16",
-        batch_size=64,
-        conditioning="none",
-        maps=MapParameters(pca_components=20),
-        control=None,
-        storage="sketch",
-    )
+    recipe = ExtractionRecipe(
+        layers=("encoder_block_2", "midblock", "decoder_block_4"), sigmas=(2.0,), batch_size=64, conditioning="none",
+        maps=MapParameters(pca_components=20), storage="sketch",
+    )  # fmt: skip
+    yield ExtractionPlan(load_adapter("edm-digits", device="cpu"), open_source("digits", max_samples=220), recipe)
     torch.set_num_threads(threads)
+
+
+def with_recipe(plan, **changes):
+    return replace(plan, recipe=replace(plan.recipe, **changes))
 
 
 def test_all_rows_are_fitted_on_when_they_are_few():
@@ -86,11 +83,35 @@ def test_sketch_of_all_rows_gives_the_full_map():
 
 def test_projection_on_the_device_is_the_projectors():
     sketch = fit_sketch(ROWS[:300], PARAMETERS, held_out=ROWS[300:400])
-    projection = Projection(sketch, torch.device("cpu"))
-    vectors = projection(torch.from_numpy(ROWS[400:].astype(np.float32))).numpy()
+    projection = Projection(sketch, 128, torch.device("cpu"))
+    vectors = projection(0, torch.from_numpy(ROWS[400:].astype(np.float32))).numpy()
     expected = sketch.project(ROWS[400:])
     np.testing.assert_allclose(vectors, expected, atol=1e-4)
     assert vectors.shape == (200, 12)
+
+
+@pytest.mark.parametrize("batch", [7, 128, 200, 512])
+def test_mean_counts_every_row_once_whatever_the_batches_and_however_often_a_block_is_done(tmp_path, batch):
+    rows = torch.from_numpy(ROWS.astype(np.float32))
+    projection = Projection(fit_sketch(ROWS[:300], PARAMETERS), 128, torch.device("cpu"))
+    mean = RunningMean(tmp_path / "a")
+    for block in ((0, 256), (256, 512), (256, 512), (512, 600)):  # the second once more, as after a kill
+        for start in range(*block, batch):
+            stop = min(block[1], start + batch)
+            projection(start, torch.zeros(stop - start, 8, 4, 4))
+            projection(start, rows[start:stop])  # a layer run twice: its last output counts
+            projection.count()
+            for chunk, outputs in projection.take_sums(stop, ends_block=stop == block[1]).items():
+                mean.add(chunk, outputs.numpy())
+    assert len(list(mean.folder.iterdir())) == 5
+    np.testing.assert_allclose(mean.mean(600), ROWS.reshape(600, -1).astype(np.float64).mean(axis=0), rtol=1e-5)
+
+
+def test_many_small_outputs_are_not_lost_beside_a_large_sum(tmp_path):
+    mean = RunningMean(tmp_path / "a")
+    for chunk, value in enumerate([2.0**30] + [1.0] * 64):
+        mean.add(chunk, np.full(1, value, np.float32))
+    assert mean.mean(2)[0] == np.float32((2.0**30 + 64) / 2)
 
 
 def test_float16_vectors_keep_the_neighbours():
@@ -123,19 +144,19 @@ def test_fitted_sketch_reads_back_as_it_was(tmp_path):
         assert (again.points is None) == (sketch.points is None)
 
 
-@pytest.mark.parametrize("kind", [Sketch, StoredSketch])
+@pytest.mark.parametrize("kind", [Sketch, SketchRecord])
 def test_damaged_sketch_files_are_named(tmp_path, kind):
     path = tmp_path / "sketch.safetensors"
-    for content in (b"", b"no safetensors", StoredSketch("l", 1.0, "m", "d", "x", np.ones((1, 3)))):
+    for content in (b"", b"no safetensors", SketchRecord("l", 1.0, "m", "d", "x", np.ones((1, 3)))):
         path.write_bytes(content) if isinstance(content, bytes) else content.save(path)
-        if kind is StoredSketch and not isinstance(content, bytes):
+        if kind is SketchRecord and not isinstance(content, bytes):
             assert kind.load(path).layer == "l"
             continue
         with pytest.raises(CorruptDataError, match=r"sketch\.safetensors"):
             kind.load(path)
     fit_sketch(ROWS[:50], PARAMETERS).save(tmp_path / "fit.safetensors")
     with pytest.raises(CorruptDataError, match=r"fit\.safetensors"):
-        StoredSketch.load(tmp_path / "fit.safetensors")
+        SketchRecord.load(tmp_path / "fit.safetensors")
 
 
 def test_other_map_of_a_sketch_takes_fewer_components_and_no_more():
@@ -159,7 +180,7 @@ def vectors_of(arrays, layer):
 @pytest.fixture(scope="module")
 def drawn(plan):
     """The plan, with a sketch fitted on a part of the samples."""
-    return replace(plan, sketch_samples=100)
+    return with_recipe(plan, sketch_samples=100)
 
 
 @pytest.fixture(scope="module")
@@ -169,7 +190,7 @@ def arrays(drawn, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def whole(plan, tmp_path_factory):
-    full = replace(plan, storage="full")
+    full = with_recipe(plan, storage="full")
     return capture_activations(full, full.keys, tmp_path_factory.mktemp("full"), progress=False)
 
 
@@ -184,7 +205,7 @@ def test_vectors_are_the_projections_of_the_full_activations(arrays, whole):
 
 def test_mean_of_all_is_that_of_the_full_activations(arrays, whole):
     for (layer, _), array in arrays.items():
-        mean = mean_of_sums(array.path, Sketch.load(array.sketch), 220)
+        mean = array.mean()
         expected = vectors_of(whole, layer).reshape(220, -1).astype(np.float64).mean(axis=0)
         assert np.abs(mean - expected).max() < 1e-3
 
@@ -193,13 +214,6 @@ def test_no_activation_is_written(arrays, drawn):
     folder = next(iter(arrays.values())).path.parents[2]
     size = sum(file.stat().st_size for file in folder.rglob("*/activations.zarr/c/**/*") if file.is_file())
     assert size <= len(drawn.keys) * (256 * 20 * 2 + 4)
-
-
-def test_two_processes_write_the_vectors_of_one(drawn, arrays, tmp_path, monkeypatch):
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    two = replace(drawn, sigmas=(2.0, 0.5))
-    both = capture_activations(two, two.keys, tmp_path, devices=2, progress=False)
-    assert digests(arrays).items() <= digests(both).items()
 
 
 def test_resumed_sketch_ends_with_the_same_digest(drawn, arrays, tmp_path):
@@ -211,8 +225,7 @@ def test_resumed_sketch_ends_with_the_same_digest(drawn, arrays, tmp_path):
     assert digests(first).items() <= digests(again).items()
     assert digests(again) == digests(arrays)
     for key, array in again.items():
-        means = [mean_of_sums(found.path, Sketch.load(found.sketch), 220) for found in (array, arrays[key])]
-        np.testing.assert_allclose(*means, rtol=1e-6)
+        np.testing.assert_array_equal(array.mean(), arrays[key].mean())
 
 
 def test_layers_beyond_the_memory_are_fitted_in_passes_of_their_own_with_the_same_result(
@@ -255,7 +268,7 @@ def test_layer_beyond_float16_is_fitted_and_kept_in_float32(drawn, tmp_path):
 
 def test_nonfinite_activation_is_named_when_it_is_fitted_on(drawn, tmp_path, monkeypatch):
     sample = drawn.samples.sample_ids[choose_rows(drawn.samples.sample_ids, 100, 10_000).fit[3]]
-    original = sketching.capture
+    original = capturing.capture
 
     def broken(adapter, x0, ids, given, sigma, layers, keep):
         def with_nan(layer, own):
@@ -266,7 +279,7 @@ def test_nonfinite_activation_is_named_when_it_is_fitted_on(drawn, tmp_path, mon
 
         return original(adapter, x0, ids, given, sigma, layers, with_nan)
 
-    monkeypatch.setattr(sketching, "capture", broken)
+    monkeypatch.setattr(capturing, "capture", broken)
     with pytest.raises(CorruptDataError, match=sample):
         capture_activations(drawn, drawn.keys[1:2], tmp_path, progress=False)
 
@@ -274,15 +287,15 @@ def test_nonfinite_activation_is_named_when_it_is_fitted_on(drawn, tmp_path, mon
 @pytest.mark.parametrize("change", [{"maps": MapParameters(pca_components=None)}, {"sketch_samples": 10}])
 def test_sketch_without_components_or_samples_to_fit_on_is_refused(plan, change):
     with pytest.raises(ConfigError, match="storage 'sketch'"):
-        replace(plan, **change)
+        with_recipe(plan, **change)
 
 
 def test_storage_is_part_of_the_fingerprint(plan):
-    kinds = [plan, replace(plan, storage="full"), replace(plan, sketch_samples=100)]
+    kinds = [plan, with_recipe(plan, storage="full"), with_recipe(plan, sketch_samples=100)]
     assert len({kind.fingerprint() for kind in kinds}) == 3
     assert len({kind.layer_fingerprint("midblock", 2.0) for kind in kinds}) == 3
-    full = replace(plan, storage="full")
-    assert full.fingerprint() == replace(full, sketch_samples=7).fingerprint()
+    full = with_recipe(plan, storage="full")
+    assert full.fingerprint() == with_recipe(full, sketch_samples=7).fingerprint()
 
 
 def test_rows_held_out_are_those_of_the_set_and_order_does_not_matter(drawn):

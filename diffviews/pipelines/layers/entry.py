@@ -15,13 +15,13 @@ import pandas as pd
 
 from diffviews.data.activations import ActivationReader
 from diffviews.data.samples import SampleSet
-from diffviews.data.sketches import SKETCH_FILE, StoredSketch
 from diffviews.data.storage.layer_cache import CachedLayer
 from diffviews.errors import CorruptDataError
 from diffviews.noise import format_sigma
-from diffviews.pipelines.captured import link_tree
+from diffviews.pipelines.capture.layer_array import link_tree
 from diffviews.pipelines.workspace import Workspace, projector_name
 from diffviews.processing.projector import Projector
+from diffviews.processing.sketch import SKETCH_FILE, SketchRecord
 from diffviews.tracking.active_run import ActiveRun
 from diffviews.tracking.artifacts import ArtifactFolder
 from diffviews.tracking.schema import MapKind, RunTags, fingerprint
@@ -167,7 +167,7 @@ def _log_layer(run: ActiveRun, entry: CachedLayer) -> None:
     if picture.is_file():
         run.log_image("map", picture.read_bytes())
     if (entry.folder / SKETCH_FILE).is_file():
-        run.set_tag("diffviews.digest", StoredSketch.load(entry.folder / SKETCH_FILE).digest)
+        run.set_tag("diffviews.digest", SketchRecord.load(entry.folder / SKETCH_FILE).digest)
     else:
         run.set_tag("diffviews.digest", ActivationReader.open(entry.folder / "activations.zarr").digest)
         link_tree(entry.folder / "activations.zarr", run.stage("activations.zarr"))

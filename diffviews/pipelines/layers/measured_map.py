@@ -1,13 +1,16 @@
-"""A measured map: fitted to a layer's activations, measured, drawn, and logged to the run that holds it."""
+"""A map with its measures and picture, and how these are written and logged."""
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from diffviews.data.disk import named_disk_errors
 from diffviews.data.samples import SampleSet
+from diffviews.data.table_file import write_table
 from diffviews.noise import format_sigma
 from diffviews.pipelines.workspace import projector_name
 from diffviews.processing.figures import map_figure
@@ -63,28 +66,35 @@ def measure(fitted: FittedMap, samples: SampleSet, *, title: str) -> MeasuredMap
     return MeasuredMap(fitted, quality, points, picture)
 
 
-def log_map(
-    run: ActiveRun,
-    measured: MeasuredMap,
-    extra: Mapping[str, float] | None = None,
-    *,
-    slice_sigma: float | None = None,
-) -> None:
+def log_map(run: ActiveRun, measured: MeasuredMap, *, slice_sigma: float | None = None) -> None:
     """Log a map: its arrays and table, summary metrics, variance curve, and its picture under one same key.
 
     Args:
         run: that holds the map.
         measured: the map.
-        extra: further summary metrics.
         slice_sigma: sigma of one slice of an aligned map, whose names and keys then carry it.
     """
     suffix = "" if slice_sigma is None else f"-{format_sigma(slice_sigma)}"
-    run.log_metrics({f"{key}{suffix}": value for key, value in {**measured.quality.summary, **(extra or {})}.items()})
+    run.log_metrics({f"{key}{suffix}": value for key, value in measured.quality.summary.items()})
     run.log_metric_series(f"pca_explained_variance{suffix}", measured.quality.explained_variance)
     run.log_image(f"map{suffix}", measured.picture)
-    run.log_artifact_bytes(measured.picture, f"map{suffix}.png")
-    run.log_table(measured.points, f"map/points{suffix}.parquet")
-    measured.fitted.projector.save(run.stage(projector_name(slice_sigma)))
+    write_map(measured, run.stage, slice_sigma)
+
+
+def write_map(measured: MeasuredMap, place: Callable[[str], Path], slice_sigma: float | None = None) -> None:
+    """Write a map's picture, table and arrays as artifacts, each where `place` says.
+
+    Raises:
+        DiskSpaceError: if the disk is full.
+    """
+    suffix = "" if slice_sigma is None else f"-{format_sigma(slice_sigma)}"
+    picture, points, projector = (
+        place(name) for name in (f"map{suffix}.png", f"map/points{suffix}.parquet", projector_name(slice_sigma))
+    )
+    with named_disk_errors(picture):
+        picture.write_bytes(measured.picture)
+        write_table(measured.points, points)
+        measured.fitted.projector.save(projector)
 
 
 def map_title(model: str, layer: str, sigma: float) -> str:

@@ -18,7 +18,7 @@ from diffviews.data.storage.shared_layers import SharedLayers
 from diffviews.data.storage.store_errors import StoreError
 from diffviews.errors import ConfigError, CorruptDataError, RunNotFoundError, SchemaVersionError
 from diffviews.pipelines.datasets import open_dataset
-from diffviews.pipelines.extract import ExtractionJob
+from diffviews.pipelines.extract import ExtractionJob, extract
 from diffviews.pipelines.layers.entry import OpenedLayer, Origin, fill_from_run, log_entry
 from diffviews.pipelines.legacy.layer import LegacyLayer
 from diffviews.pipelines.models import load_model
@@ -45,7 +45,7 @@ def open_layer(
     """
     opener = opener or LayerOpener.of_profile()
     adapter = load_model(recipe, opener.workspace, device=execution.device)
-    samples = open_dataset(recipe, adapter, opener.workspace, devices=execution.devices)
+    samples = open_dataset(recipe, adapter, opener.workspace)
     plan = ExtractionPlan.of(recipe, adapter, samples)
     if len(plan.keys) != 1:
         raise ConfigError(f"{len(plan.keys)} layers and noise levels were asked for; open one layer at one level")
@@ -77,7 +77,10 @@ class LayerOpener:
         found = self.find(model, wanted) or self._from_legacy(plan, key)
         if found is not None:
             return found
-        ExtractionJob(plan, self.workspace, execution).run()
+        if execution.devices > 1:
+            extract(plan.recipe, self.workspace, execution)
+        else:
+            ExtractionJob(plan, self.workspace, execution).run()
         run_id = self.workspace.tracker.find_finished(wanted)
         entry = self._from_run(wanted)
         if entry is None:

@@ -1,21 +1,19 @@
 """Layer runs: the MLflow runs that hold the layers of one job, one a layer and noise level."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from diffviews.data.layout import LayerKey
 from diffviews.data.samples import SampleSet
 from diffviews.noise import format_sigma
-from diffviews.pipelines.captured import CapturedArray
-from diffviews.pipelines.layers.measured_map import log_map, map_title, measure
+from diffviews.pipelines.capture.layer_array import LayerArray
+from diffviews.pipelines.layers.measured_map import map_title
+from diffviews.pipelines.layers.results import LayerResult
 from diffviews.pipelines.workspace import Workspace
 from diffviews.processing.map_parameters import MapParameters
 from diffviews.tracking.active_run import ActiveRun
 from diffviews.tracking.catalog import LayerRecord
 from diffviews.tracking.schema import MapKind, RunTags
-
-Decides = Callable[[LayerKey, CapturedArray], Mapping[str, float]]
-"""Takes (layer, sigma) and what was captured there, returns further measures, such as its control rate."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,19 +42,15 @@ class LayerRuns:
         object.__setattr__(self, "logged", {key: r for key, r in known.items() if r.is_finished})
         object.__setattr__(self, "_begun", {key: r.run_id for key, r in known.items() if not r.is_finished})
 
-    def log(
-        self, key: LayerKey, array: CapturedArray, fingerprint: str, decides: Decides | None = None
-    ) -> LayerRecord:
-        """Map and measure one (layer, sigma), log it as a child run, and remove the array it was made from."""
-        layer, sigma = key
+    def log(self, key: LayerKey, array: LayerArray, fingerprint: str) -> None:
+        """Log one (layer, sigma) as a child run, mapped and measured unless it is, and remove the array."""
+        result = LayerResult(array)
+        if not result.is_whole:
+            result.finish(result.made(self.samples, self.maps, map_title(self.parent.tags.model or "", *key)))
         with self._child(key, fingerprint) as run:
-            title = map_title(self.parent.tags.model or "", layer, sigma)
-            measured = measure(array.fit(self.samples.sample_ids, self.maps), self.samples, title=title)
-            further = decides(key, array) if decides is not None else {}
-            log_map(run, measured, {**further, **array.measures()})
-            array.keep(run)
+            result.log(run)
         array.remove()
-        return self.workspace.catalog.layer(run.run_id)
+        self.logged[key] = self.workspace.catalog.layer(run.run_id)
 
     def _child(self, key: LayerKey, fingerprint: str) -> ActiveRun:
         """Start the layer run of `key`, or go on with the one that an earlier attempt has begun."""

@@ -17,7 +17,7 @@ from diffviews.data.legacy.datasets import LegacyModel, find_models, read_datase
 from diffviews.data.legacy.maps import LegacyMap, read_maps, tables_in
 from diffviews.errors import ConfigError, SampleSetError, unknown_name
 from diffviews.noise import format_sigma
-from diffviews.pipelines.captured import CapturedArray
+from diffviews.pipelines.capture.layer_array import LayerArray
 from diffviews.pipelines.layers.measured_map import log_map, measure
 from diffviews.pipelines.layers.runs import LayerRuns
 from diffviews.pipelines.legacy.import_plan import ImportedModel, ImportPlan
@@ -210,11 +210,13 @@ class ImportJob:
                 samples = plan.samples.select(plan.ids_at(sigma))
                 runs = LayerRuns(self.workspace, parent, samples, plan.maps, params, plan.network_order)
                 for layer in plan.layers:
-                    array = self._store(parent.work / f"{format_sigma(sigma)}-{plan.layers.index(layer)}", layer, sigma)
-                    yield (layer, sigma), runs.log((layer, sigma), array, plan.layer_fingerprint(layer, sigma))
+                    folder = parent.work / f"{format_sigma(sigma)}-{plan.layers.index(layer)}"
+                    array = self._store(folder / "activations.zarr", layer, sigma)
+                    runs.log((layer, sigma), array, plan.layer_fingerprint(layer, sigma))
+                    yield (layer, sigma), runs.logged[layer, sigma]
                     progress.update()
 
-    def _store(self, path: Path, layer: str, sigma: float) -> CapturedArray:
+    def _store(self, path: Path, layer: str, sigma: float) -> LayerArray:
         """Write the activations of one (layer, sigma) chunk by chunk."""
         plan = self.plan
         rows = np.asarray(plan.rows_at(sigma))
@@ -232,7 +234,8 @@ class ImportJob:
             span = writer.rows_of(chunk)
             values = plan.activations.rows(layer, rows[span])
             writer.write(span.start, values.reshape(len(values), *writer.shape[1:]))
-        return CapturedArray(path, writer.finish(), writer.nonfinite)
+        writer.finish()
+        return LayerArray(path)
 
     def _log_originals(
         self, parent: ActiveRun, original: LegacyMap, records: Mapping[LayerKey, LayerRecord]

@@ -10,25 +10,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
-from diffviews.adapters.base import GeneratorAdapter
-from diffviews.core.extractor import capture
-from diffviews.core.session import Keep, copy_of
 from diffviews.data.activation_reader import count_nonfinite
 from diffviews.data.disk import format_bytes
 from diffviews.data.layout import LayerKey
-from diffviews.data.samples import SampleSet
 from diffviews.errors import ConfigError
-from diffviews.lightning.sums import BlockSums, sums_folder
+from diffviews.lightning.process_group import ALONE, ProcessGroup
 from diffviews.noise import format_sigma
+from diffviews.pipelines.capture.rows import capture_rows
 from diffviews.pipelines.plan import ExtractionPlan
-from diffviews.pipelines.workspace import conditions_of
 from diffviews.processing.blocks import ActivationSource
-from diffviews.processing.sketch import Sketch, fit_sketch
+from diffviews.processing.sketch import fit_sketch
 
 logger = logging.getLogger(__name__)
 
@@ -84,30 +79,31 @@ def sketch_path(folder: Path, key: LayerKey) -> Path:
     return folder / f"{layer}@{format_sigma(sigma)}" / "fitted-sketch.safetensors"
 
 
-def fit_sketches(plan: ExtractionPlan, dtypes: Mapping[LayerKey, str], folder: Path) -> set[LayerKey]:
-    """Fit the sketches that `folder` lacks, by one process on one device, so that all ranks use the same.
+def fit_sketches(
+    plan: ExtractionPlan, dtypes: Mapping[LayerKey, str], folder: Path, group: ProcessGroup = ALONE
+) -> set[LayerKey]:
+    """Fit the sketches that `folder` lacks; each is fitted by one process, and used by all.
 
     Args:
         plan: the extraction.
         dtypes: in which the activations fitted on are held.
         folder: where the sketches are put.
+        group: the processes that share the work.
 
     Returns:
-        The layers that have a value beyond float16 and were not fitted.
+        The layers that have a value beyond float16 and were not fitted, of those that fell to this process.
 
     Raises:
         ConfigError: if too few rows of a layer fit in memory.
         CorruptDataError: if an activation is NaN or infinite; counted, and the samples named.
     """
-    overflowed: set[LayerKey] = set()
-    for sigma in plan.recipe.sigmas:
-        lacking = {
-            layer: dtype for (layer, at), dtype in dtypes.items()
-            if at == sigma and not sketch_path(folder, (layer, at)).exists()
-        }  # fmt: skip
-        for group in _groups(plan, lacking):
-            overflowed |= _Fit(plan, sigma, group, {layer: lacking[layer] for layer in group}).run(folder)
-    return overflowed
+    lacking = group.from_first(lambda: [key for key in dtypes if not sketch_path(folder, key).exists()])
+    passes = [
+        _Fit(plan, sigma, rows, {layer: dtypes[layer, sigma] for layer in rows})
+        for sigma in plan.recipe.sigmas
+        for rows in _groups(plan, {layer: dtypes[layer, at] for layer, at in lacking if at == sigma})
+    ]
+    return {key for one in group.share(passes) for key in one.run(folder)}
 
 
 def _groups(plan: ExtractionPlan, dtypes: Mapping[str, str]) -> Iterator[dict[str, FitRows]]:
@@ -182,7 +178,7 @@ class _Fit:
                     overflowed.add(layer)
 
             conditioning = plan.recipe.conditioning
-            captured_rows(plan.adapter, plan.samples, conditioning, self.sigma, list(self.rows), batch, keep)
+            capture_rows(plan.adapter, plan.samples, conditioning, self.sigma, list(self.rows), batch, keep)
         return overflowed
 
     def _write(self, path: Path, rows: FitRows, values: np.ndarray) -> None:
@@ -208,28 +204,3 @@ def _places(rows: FitRows, total: int) -> np.ndarray:
     place = np.full(total, -1, dtype=np.int64)
     place[rows.rows] = np.arange(len(rows.rows))
     return place
-
-
-@torch.inference_mode()
-def captured_rows(
-    adapter: GeneratorAdapter,
-    samples: SampleSet,
-    conditioning: str,
-    sigma: float,
-    layers: Sequence[str],
-    rows: np.ndarray,
-    keep: Keep = copy_of,
-) -> dict[str, Any]:
-    """Capture the activations of some rows of a sample set anew, as the extraction did, in one forward pass."""
-    chosen = samples.take(rows)
-    conditions = conditions_of(chosen, conditioning)
-    given = {} if conditions is None else adapter.condition(conditions)
-    x0 = adapter.encode(chosen.images)
-    return capture(adapter, x0, chosen.sample_ids, given, sigma, layers, keep)
-
-
-def mean_of_sums(array: Path, sketch: Sketch, total: int) -> np.ndarray:
-    """Return the mean activation of all samples, (D,) float32, from the sums of the blocks beside an array."""
-    if sketch.points is not None:
-        return sketch.mean
-    return (BlockSums.total(sums_folder(array)) / total).astype(np.float32)
