@@ -5,7 +5,15 @@ import json
 import pytest
 
 from diffviews.errors import ConfigError, SchemaVersionError, SelectionError
-from diffviews.recipes.generation import GenerationRecipe
+from diffviews.recipes import (
+    DatasetRecipe,
+    EmbeddingRecipe,
+    Execution,
+    ExtractionRecipe,
+    GenerationRecipe,
+    Sampling,
+)
+from diffviews.recipes.options import build, options_of
 
 
 def test_recipe_round_trips_through_json():
@@ -56,3 +64,69 @@ def test_mask_steps_are_the_first_steps():
     assert GenerationRecipe(mask_steps=3).steps == (0, 3)
     assert GenerationRecipe(window=(2, 5)).steps == (2, 5)
     assert GenerationRecipe().steps is None
+
+
+VERSION_1 = {"schema": 1, "model": "edm-digits", "num_steps": 7, "s_churn": 3.0, "window": [1, 3], "noise_mode": "zero"}
+
+
+def test_recipe_of_version_1_had_no_nested_values_and_is_read():
+    recipe = GenerationRecipe.from_json(json.dumps(VERSION_1))
+    assert recipe.sampling == Sampling(num_steps=7, s_churn=3.0, noise_mode="zero")
+    assert recipe.window == (1, 3)
+
+
+def test_nested_and_flat_names_are_the_same():
+    nested = {"schema": 2, "sampling": {"num_steps": 7}, "rho": 5.0}
+    assert GenerationRecipe.from_json(json.dumps(nested)).sampling == Sampling(num_steps=7, rho=5.0)
+
+
+@pytest.mark.parametrize("kind", [ExtractionRecipe, GenerationRecipe, DatasetRecipe])
+def test_changed_options_make_the_recipe_again(kind):
+    recipe = build(kind, {"model": "sdxl", "precision": "float16"})
+    assert recipe.changed() == {"model": "sdxl", "precision": "float16"}
+    assert build(kind, recipe.changed()) == recipe
+
+
+def test_what_a_stranger_writes_has_its_type():
+    with pytest.raises(ConfigError, match=r"num_samples '3'"):
+        GenerationRecipe.from_json(json.dumps({"schema": 2, "num_samples": "3"}), strict=True)
+    assert GenerationRecipe.from_json(json.dumps({"schema": 2, "num_samples": "3"})).num_samples == 3
+
+
+@pytest.mark.parametrize("text", ["[]", "{", "3", "", '{"schema": [1]}', "[" * 100_000])
+def test_what_is_no_recipe_is_a_sentence(text):
+    with pytest.raises((ConfigError, SchemaVersionError)):
+        GenerationRecipe.from_json(text)
+
+
+def test_what_determines_an_extraction_is_what_it_was_in_version_1():
+    maps = {
+        "n_neighbors": 15, "min_dist": 0.1, "n_components": 2, "metric": "euclidean", "pca_components": 50,
+        "normalize": True, "random_state": 42,
+    }  # fmt: skip
+    common = {"dtype": "float16", "batch_size": 128, "conditioning": "none", "precision": "float32", "maps": maps}
+    assert ExtractionRecipe(conditioning="none", precision="float32").determining() == common
+
+
+def test_what_determines_a_sample_set_is_what_it_was_in_version_1():
+    churn = "Churn(amount=0.0, sigma_min=0.0, sigma_max=inf, noise=1.0)"
+    sampling = {"sampler": None, "schedule": "auto", "num_steps": None, "guidance_scale": None, "churn": churn}
+    told = DatasetRecipe(precision="float32").determining()
+    assert told == {"precision": "float32", "layers": (), "seed": 0, **sampling}
+
+
+def test_later_fields_determine_once_they_are_not_their_defaults():
+    assert "rho" not in DatasetRecipe().determining()
+    assert DatasetRecipe(sampling=Sampling(rho=3.0)).determining()["rho"] == 3.0
+
+
+@pytest.mark.parametrize("kind", [DatasetRecipe, EmbeddingRecipe, Execution, ExtractionRecipe, GenerationRecipe])
+def test_every_option_has_a_text_and_a_name_of_its_own(kind):
+    options = options_of(kind)
+    assert all(option.text for option in options)
+    assert len({option.name for option in options}) == len(options)
+
+
+def test_choice_that_is_none_is_refused_with_the_nearest():
+    with pytest.raises(ConfigError, match="did you mean 'float16'"):
+        ExtractionRecipe(precision="float61")
