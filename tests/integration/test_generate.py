@@ -316,7 +316,7 @@ def test_progress_counts_the_steps_of_both_runs(masked):
 
 def test_replay_repeats_within_a_grey_level_and_notices_a_changed_image(workspace, masked):
     outcome = masked(target="matched", class_label=0)
-    repeated = replay(outcome.run_id, device="cpu")
+    repeated = replay(outcome.run_id, open_workspace(), device="cpu")
     assert repeated.num_images == 2
     assert repeated.largest_difference <= 1
     path = workspace.folder(outcome.run_id).path("images/001.png")
@@ -324,14 +324,14 @@ def test_replay_repeats_within_a_grey_level_and_notices_a_changed_image(workspac
     image[3, 4, 1] ^= 8
     Image.fromarray(image).save(path)
     with pytest.raises(ReplayError, match="by up to 8 grey levels"):
-        replay(outcome.run_id, device="cpu")
+        replay(outcome.run_id, open_workspace(), device="cpu")
 
 
 def test_replay_of_what_is_no_generation_says_so(layer_run):
     with pytest.raises(RunNotFoundError, match="of kind layer, not generation"):
-        replay(layer_run.run_id)
+        replay(layer_run.run_id, open_workspace())
     with pytest.raises(RunNotFoundError):
-        replay("f" * 32)
+        replay("f" * 32, open_workspace())
 
 
 def test_command_generates_from_flags(store, layer_run, threes, capsys):

@@ -101,7 +101,7 @@ def test_generation_from_a_sketch_is_logged_and_replayed(workspace, adapter, dra
     recipe = GenerationRecipe(layer_run=record.run_id, sample_ids=ids, num_samples=1, sampling=Sampling(num_steps=3))
     outcome = generate(recipe, workspace, adapter=adapter)
     assert outcome.path is not None
-    replay(outcome.run_id, device="cpu")
+    replay(outcome.run_id, open_workspace(), device="cpu")
 
 
 def test_mask_of_unknown_samples_or_other_weights_is_refused(workspace, adapter, drawn, monkeypatch):

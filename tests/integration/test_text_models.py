@@ -127,7 +127,7 @@ def test_prompt_is_drawn_with_the_layer_masked_and_replayed(workspace, folder, l
     assert outcome.result.difference_images.any()
     assert set(outcome.path["variant"]) == {"masked", "baseline"}
     assert len(outcome.path) == 6
-    assert replay(outcome.run_id, device="cpu").largest_difference <= 1
+    assert replay(outcome.run_id, open_workspace(), device="cpu").largest_difference <= 1
 
 
 def test_prompt_sets_grow_by_seeds_and_by_lines(workspace, folder):
