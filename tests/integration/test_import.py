@@ -159,7 +159,7 @@ def test_coordinates_of_several_noise_levels_are_a_joint_map(workspace, layers):
 def test_imported_layer_masks_a_generation_as_the_extracted_one_does(workspace, adapter, layers, layer_run):
     record = layers["decoder_block_4", 2.0]
     ids = workspace.activations(record).sample_ids[:4]
-    recipe = {"sample_ids": ids, "num_samples": 2, "num_steps": 4, "seed": 3}
+    recipe = {"sample_ids": ids, "num_samples": 2, "sampling": Sampling(num_steps=4), "seed": 3}
     masked = generate(GenerationRecipe(layer_run=record.run_id, **recipe), workspace, adapter=adapter)
     expected = generate(GenerationRecipe(layer_run=layer_run.run_id, **recipe), workspace, adapter=adapter)
     assert np.abs(masked.result.images.astype(int) - expected.result.images).max() <= 1

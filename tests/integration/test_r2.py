@@ -18,8 +18,8 @@ import pytest
 from diffviews.data.storage.shared_layers import SharedLayers
 from diffviews.data.storage.store_errors import ObjectNotFoundError, StoreError
 from diffviews.errors import ConfigError
-from diffviews.pipelines import captured
 from diffviews.pipelines import extract as extract_module
+from diffviews.pipelines.capture import layer_array
 from diffviews.pipelines.generate import generate
 from diffviews.pipelines.layers.nearest import LayerOpener, OpenedLayer
 from diffviews.pipelines.legacy import layer as legacy_layer
@@ -110,7 +110,7 @@ def computed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     for module, function, name in (
         (extract_module, "capture_activations", "capture"),
-        (captured, "fit_map", "fit"),
+        (layer_array, "fit_map", "fit"),
         (legacy_layer, "fit_given_map", "fit"),
     ):
         monkeypatch.setattr(module, function, counted(name, getattr(module, function)))
