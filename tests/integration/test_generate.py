@@ -27,6 +27,7 @@ from diffviews.pipelines.replay import ReplayError, replay
 from diffviews.pipelines.workspace import open_workspace
 from diffviews.processing.map_parameters import MapParameters
 from diffviews.recipes.generation import GenerationRecipe
+from diffviews.recipes.options import build
 from diffviews.recipes.sampling import Sampling
 from tests.jobs import embed
 
@@ -44,7 +45,7 @@ def run(workspace, adapter):
     """Generate with the loaded model, two images in few steps unless said otherwise."""
 
     def generate_now(callback=None, **fields):
-        recipe = GenerationRecipe(**{"num_samples": 2, "num_steps": STEPS, "seed": 7, **fields})
+        recipe = build(GenerationRecipe, {"num_samples": 2, "num_steps": STEPS, "seed": 7, **fields})
         return generate(recipe, workspace, adapter=adapter, callback=callback)
 
     return generate_now

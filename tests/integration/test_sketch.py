@@ -83,11 +83,10 @@ def test_mask_captured_anew_is_the_stored_one(workspace, adapter, extraction, re
     ids = workspace.samples_of(layer_of(workspace, extraction)).of_classes([3]).sample_ids[4::-1]
     targets = []
     for run in (extraction, outcome):
-        recipe = GenerationRecipe(
-            layer_run=layer_of(workspace, run).run_id, sample_ids=ids, mode=mode,
-            layers=("decoder_block_4", "encoder_bottleneck"),
-        )  # fmt: skip
-        targets.append({item.layer: item.target.at(2.0) for item in interventions_of(recipe, adapter, workspace)})
+        layer, layers = layer_of(workspace, run), ("decoder_block_4", "encoder_bottleneck")
+        recipe = GenerationRecipe(layer_run=layer.run_id, sample_ids=ids, mode=mode, layers=layers)
+        made = interventions_of(recipe, layer, adapter, workspace)
+        targets.append({item.layer: item.target.at(2.0) for item in made})
     stored, anew = targets
     assert set(anew) == set(stored) == {"decoder_block_4", "encoder_bottleneck"}
     for layer, value in stored.items():

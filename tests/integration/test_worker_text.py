@@ -8,6 +8,7 @@ from diffviews.pipelines.job_queue import Job
 from diffviews.pipelines.workspace import open_workspace
 from diffviews.processing.map_parameters import MapParameters
 from diffviews.recipes.generation import GenerationRecipe
+from diffviews.recipes.options import build
 from diffviews.recipes.sampling import Sampling
 from diffviews.serving.client import WorkerClient
 from diffviews.serving.remote_runner import RemoteRunner
@@ -54,10 +55,9 @@ def job():
 def recipe_of(layer_run, **changed):
     ids = open_workspace().samples_of(layer_run).sample_ids[:3]
     values = {"prompt": "a red cat", "negative_prompt": "blurry", "guidance_scale": 3.0, "num_steps": 3, "seed": 5}
-    return GenerationRecipe(
-        model="sd-v1.5", checkpoint=layer_run.params["checkpoint"], layer_run=layer_run.run_id, sample_ids=tuple(ids),
-        **(values | changed),
-    )  # fmt: skip
+    masked = {"layer_run": layer_run.run_id, "sample_ids": tuple(ids)}
+    weights = {"model": "sd-v1.5", "checkpoint": layer_run.params["checkpoint"]}
+    return build(GenerationRecipe, weights | masked | values | changed)
 
 
 def test_prompt_is_generated_masked_by_the_worker_and_replays_equal(runner, layer_run):
