@@ -106,10 +106,10 @@ def test_generation_from_a_sketch_is_logged_and_replayed(workspace, adapter, dra
 def test_mask_of_unknown_samples_or_other_weights_is_refused(workspace, adapter, drawn, monkeypatch):
     recipe = GenerationRecipe(layer_run=layer_of(workspace, drawn).run_id, sample_ids=("digits-9999",))
     with pytest.raises(SelectionError, match="digits-9999"):
-        interventions_of(recipe, adapter, workspace)
+        interventions_of(recipe, layer_of(workspace, drawn), adapter, workspace)
     monkeypatch.setattr(adapter, "digest", lambda: "other", raising=False)
     with pytest.raises(ShapeError, match="captured from other weights"):
-        interventions_of(recipe, adapter, workspace)
+        interventions_of(recipe, layer_of(workspace, drawn), adapter, workspace)
 
 
 def test_similarity_of_sketched_layers_is_near_that_of_their_activations(workspace, extraction, sketched):
