@@ -18,12 +18,13 @@ from diffviews.core.interventions import FixedTarget, Intervention
 from diffviews.errors import (
     CancelledError,
     ConfigError,
+    CorruptDataError,
     RunNotFoundError,
     SelectionError,
     ShapeError,
 )
 from diffviews.pipelines.generate import generate
-from diffviews.pipelines.replay import ReplayError, replay
+from diffviews.pipelines.replay import ReplayError, compare, replay
 from diffviews.pipelines.workspace import open_workspace
 from diffviews.processing.map_parameters import MapParameters
 from diffviews.recipes.generation import GenerationRecipe
@@ -320,11 +321,12 @@ def test_replay_repeats_within_a_grey_level_and_notices_a_changed_image(workspac
     repeated = replay(outcome.run_id, open_workspace(), device="cpu")
     assert repeated.num_images == 2
     assert repeated.largest_difference <= 1
-    path = workspace.folder(outcome.run_id).path("images/001.png")
-    image = np.asarray(Image.open(path)).copy()
-    image[3, 4, 1] ^= 8
-    Image.fromarray(image).save(path)
+    other = outcome.result.images.copy()
+    other[1, 3, 4, 1] ^= 8
     with pytest.raises(ReplayError, match="by up to 8 grey levels"):
+        compare(outcome.run_id, workspace, other)
+    Image.fromarray(other[1]).save(workspace.folder(outcome.run_id).path("images/001.png"))
+    with pytest.raises(CorruptDataError, match=r"images/001\.png differs from the manifest"):
         replay(outcome.run_id, open_workspace(), device="cpu")
 
 
