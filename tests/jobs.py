@@ -47,9 +47,8 @@ def embed(layer_run, parameters, workspace, *, kind="single", sigmas=(), force=F
 
 def open_layer(model="edm-digits", layer="midblock", sigma=2.0, *, opener=None, **options):
     """Open one layer at one noise level."""
-    recipe, _, execution = split(
-        ExtractionRecipe, {"model": model, "layers": (layer,), "sigmas": (sigma,), **options}
-    )
+    execution = Execution(**{name: options.pop(name) for name in EXECUTION & set(options)})
+    recipe = build(ExtractionRecipe, {"model": model, "layers": (layer,), "sigmas": (sigma,), **options})
     return nearest.open_layer(recipe, opener, execution)
 
 

@@ -107,7 +107,6 @@ class ExtractionJob:
                     if key not in runs[0].logged and LayerResult(arrays[key]).is_whole:
                         runs[0].log(key, arrays[key], plan.layer_fingerprint(*key))
 
-            log_whole()  # what an earlier attempt has made
             make_results(
                 arrays,
                 plan.samples,
