@@ -104,7 +104,7 @@ DANGERS = [
     "from pickle import Unpickler\nclass Safe(Unpickler): pass",
     "import _pickle",
     "def f():\n    import dill\n    return dill.load",
-    "import joblib",
+    "import joblib; joblib.load(path)",
     "import cloudpickle",
     "import marshal, shelve",
     "import torch\ntorch.load('x')",
