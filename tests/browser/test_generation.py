@@ -9,8 +9,8 @@ import pytest
 from playwright.sync_api import expect
 from test_story import keep
 
-from diffviews.cli import parse_arguments
 from diffviews.recipes.generation import GenerationRecipe
+from tests import jobs
 
 
 def members_of(layer_map, count):
@@ -117,7 +117,7 @@ def test_marked_group_masks_and_its_seeds_stand_side_by_side(explorer, layer_map
     assert GenerationRecipe.from_json(copied()) == asked
     page.get_by_role("button", name=re.compile("^Copy as a command line")).click()
     explorer.wait(lambda: copied().startswith("diffviews generate "))
-    assert parse_arguments("generate", shlex.split(copied())[2:])["recipe"] == asked
+    assert jobs.recipe_of(GenerationRecipe, "generate", shlex.split(copied())[2:]) == asked
 
 
 def test_contradiction_is_told_while_it_is_typed_and_nothing_can_be_ordered(explorer, lonely):
