@@ -37,23 +37,14 @@ from diffviews.data.activation_reader import (
     count_nonfinite,
     digest_chunk,
 )
-from diffviews.data.disk import require_disk_space
-from diffviews.data.layout import LayerLayout, chunk_rows, estimate_bytes
+from diffviews.data.layout import chunk_rows
 from diffviews.data.sample_index import SampleIndex
 from diffviews.errors import ConfigError, CorruptDataError, DiffViewsError, DiskSpaceError, ShapeError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = [
-    "ActivationReader",
-    "ActivationWriter",
-    "DoesNotFitError",
-    "LayerLayout",
-    "chunk_rows",
-    "estimate_bytes",
-    "require_disk_space",
-]
+__all__ = ["ActivationReader", "ActivationWriter", "DoesNotFitError"]
 
 
 class DoesNotFitError(DiffViewsError, OverflowError):

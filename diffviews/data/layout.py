@@ -1,6 +1,6 @@
 """How layers lie in memory and on disk: order and offsets of joined layers, chunk sizes, bytes."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from math import prod
@@ -21,11 +21,7 @@ CHUNK_BYTES = 4 * 2**20
 
 @dataclass(frozen=True, slots=True)
 class LayerLayout:
-    """Several layers joined into one vector a sample, in sorted order of their names.
-
-    Offsets always count every layer of the layout, so asking for some of them, or for one that
-    does not exist, never shifts the values of the others.
-    """
+    """Where several layers lie that are joined into one vector a sample, in sorted order of their names."""
 
     names: tuple[str, ...]
     """Layer names, sorted and unique."""
@@ -70,37 +66,6 @@ class LayerLayout:
         """Return where layer `name` lies in the joined vector."""
         position = self._position(name)
         return slice(self.offsets[position], self.offsets[position] + self.sizes[position])
-
-    def subset(self, names: Iterable[str]) -> Self:
-        """Return the layout of some of the layers."""
-        return self.from_shapes({name: self.shape(name) for name in names})
-
-    def join(self, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
-        """Concatenate each layer's (N, *shape) array into (N, D); every layer of the layout must be there."""
-        for name in arrays:
-            self._position(name)
-        missing = [name for name in self.names if name not in arrays]
-        if missing:
-            raise LayerNotFoundError(f"no activations were given for {', '.join(missing)} of the layout")
-        rows = {len(arrays[name]) for name in self.names}
-        if len(rows) != 1:
-            raise ShapeError(f"joined layers must have equally many samples, not {sorted(rows)}")
-        for name, shape in zip(self.names, self.shapes, strict=True):
-            if arrays[name].shape[1:] != shape:
-                raise ShapeError(f"layer {name!r} has shape {arrays[name].shape[1:]}, the layout says {shape}")
-        flat = [arrays[name].reshape(len(arrays[name]), -1) for name in self.names]
-        return np.concatenate(flat, axis=1)
-
-    def split(self, joined: np.ndarray, names: Iterable[str] | None = None) -> dict[str, np.ndarray]:
-        """Cut (N, D) into views (N, *shape) of the layers `names`, all of them when None."""
-        if joined.ndim != 2 or joined.shape[1] != self.size:
-            raise ShapeError(f"joined activations are {joined.shape}, but this layout needs (N, {self.size})")
-        wanted = self.names if names is None else tuple(names)
-        return {name: joined[:, self.span(name)].reshape(-1, *self.shape(name)) for name in wanted}
-
-    def to_json(self) -> dict[str, list[int]]:
-        """Return {layer: shape} as JSON keeps it; `from_shapes` reads it back."""
-        return {name: list(shape) for name, shape in zip(self.names, self.shapes, strict=True)}
 
     def _position(self, name: str) -> int:
         if name not in self.names:

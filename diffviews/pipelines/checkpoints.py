@@ -1,6 +1,6 @@
 """The `checkpoints` command: public checkpoints that are known by name."""
 
-from diffviews.data.checkpoint_catalog import CATALOGUE
+from diffviews.data.checkpoint_catalog import catalogue
 from diffviews.data.disk import format_bytes
 from diffviews.errors import ConfigError, unknown_name
 
@@ -11,9 +11,9 @@ def checkpoints(adapter: str | None = None) -> str:
     Args:
         adapter: only those for this adapter; null lists all.
     """
-    entries = [entry for entry in CATALOGUE if adapter in (None, entry.adapter)]
+    entries = [entry for entry in catalogue() if adapter in (None, entry.adapter)]
     if not entries:
-        known = sorted({entry.adapter for entry in CATALOGUE})
+        known = sorted({entry.adapter for entry in catalogue()})
         raise ConfigError(unknown_name("adapter with a catalogue checkpoint", str(adapter), known))
     rows = [("name", "adapter", "steps", "size", "licence", "what")]
     for entry in entries:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from diffviews.data.checkpoint_catalog import CATALOGUE, CatalogueEntry
+from diffviews.data.checkpoint_catalog import CatalogueEntry, catalogue
 from diffviews.data.r2_cache import DATA, download_model, missing_credentials, shared_bucket
 from diffviews.data.storage.fetch import fetch
 from diffviews.data.storage.object_store import ObjectStore
@@ -92,7 +92,7 @@ def _published(
     had = {name for name in fetched if any((folder / name / "checkpoints").glob("*"))}
     return [
         entry
-        for entry in CATALOGUE
+        for entry in catalogue()
         if entry.adapter in adapters and entry.adapter not in had and _is_chosen(checkpoints, entry.adapter)
     ]
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from diffviews.adapters.base import GeneratorAdapter
 from diffviews.adapters.registry import get_adapter, load_adapter
-from diffviews.data.checkpoint_catalog import CATALOGUE, PREFIX, find_checkpoint, get_checkpoint
+from diffviews.data.checkpoint_catalog import PREFIX, catalogue, find_checkpoint, get_checkpoint
 from diffviews.data.checkpoints import PICKLED
 from diffviews.data.storage.fetch import fetch, is_remote
 from diffviews.errors import CheckpointError, ConfigError
@@ -76,7 +76,7 @@ def _weights(model: str, checkpoint: str | PathLike[str] | None, profile: Profil
     Raises:
         CheckpointError: if it brings none; those of the catalogue are offered.
     """
-    public = [entry.name for entry in CATALOGUE if entry.adapter == model]
+    public = [entry.name for entry in catalogue() if entry.adapter == model]
     if checkpoint is None and public:
         raise CheckpointError(
             f"model {model!r} brings no weights; give a checkpoint: a file or folder, an address, or one of the "

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from diffviews.data.checkpoint_catalog import CATALOGUE, PREFIX, find_checkpoint
+from diffviews.data.checkpoint_catalog import PREFIX, catalogue, find_checkpoint
 from diffviews.data.storage.fetch import is_remote
 from diffviews.errors import ConfigError, unknown_name
 from diffviews.tracking.models import SCHEME
@@ -34,7 +34,7 @@ class AccessPolicy:
             return
         if checkpoint.startswith(SCHEME) or _is_public(checkpoint) or _matches(checkpoint, self.checkpoints):
             return
-        public = [entry.name for entry in CATALOGUE]
+        public = [entry.name for entry in catalogue()]
         near = unknown_name("catalogue checkpoint", checkpoint, public) if "/" not in checkpoint else ""
         raise ConfigError(
             f"checkpoint {checkpoint[:200]!r} is not opened for a remote caller; take models:/name/version, a name of "

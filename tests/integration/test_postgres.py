@@ -14,8 +14,8 @@ from diffviews.pipelines.workspace import open_workspace
 from diffviews.processing.map_parameters import MapParameters
 from diffviews.recipes.generation import GenerationRecipe
 from diffviews.recipes.sampling import Sampling
-from diffviews.tracking import Tag
 from diffviews.tracking.connection import Connection
+from diffviews.tracking.schema import Tag
 from tests.jobs import embed, extract
 from tests.team_servers import DATABASE_PASSWORD, FOREIGN
 

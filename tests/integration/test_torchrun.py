@@ -12,7 +12,7 @@ from diffviews.data.samples import SampleSet
 from diffviews.errors import ConfigError
 from diffviews.pipelines.workspace import is_sketch, open_workspace
 from diffviews.processing.map_parameters import MapParameters
-from diffviews.tracking import Tag
+from diffviews.tracking.schema import Tag
 from tests.jobs import extract, generate_dataset
 from tests.ports import free_port
 

@@ -15,8 +15,10 @@ from pathlib import Path
 import pytest
 
 from diffviews.errors import CorruptDataError, TrackingError
-from diffviews.tracking import Catalog, RunTags, Tag, Tracker, fingerprint
+from diffviews.tracking.catalog import Catalog
 from diffviews.tracking.connection import Connection
+from diffviews.tracking.runs import Tracker
+from diffviews.tracking.schema import RunTags, Tag, fingerprint
 from tests.ports import free_port
 
 ROOT = Path(__file__).parents[2]
@@ -190,7 +192,8 @@ def test_server_lost_during_a_run_loses_nothing_and_the_run_can_be_resumed(serve
 
 JOB = """
 import os, signal, sys
-from diffviews.tracking import RunTags, Tracker, fingerprint
+from diffviews.tracking.runs import Tracker
+from diffviews.tracking.schema import RunTags, fingerprint
 """
 
 MANY_RUNS = (

@@ -6,7 +6,10 @@ import time
 import pytest
 
 from diffviews.errors import RunNotFoundError, SchemaVersionError
-from diffviews.tracking import Catalog, Kind, LayerRecord, MapKind, RunTags, Tag, Tracker, fingerprint
+from diffviews.tracking.catalog import Catalog
+from diffviews.tracking.records import LayerRecord
+from diffviews.tracking.runs import Tracker
+from diffviews.tracking.schema import Kind, MapKind, RunTags, Tag, fingerprint
 
 LAYERS = (("encoder_block_10", 2), ("encoder_block_2", 1), ("conv_in", 0))
 

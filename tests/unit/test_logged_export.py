@@ -6,7 +6,9 @@ from diffviews.errors import ConfigError, RunNotFoundError
 from diffviews.pipelines.export import log_export
 from diffviews.pipelines.workspace import Workspace
 from diffviews.recipes.generation import GenerationRecipe
-from diffviews.tracking import Catalog, Kind, MapKind, RunTags, Tracker
+from diffviews.tracking.catalog import Catalog
+from diffviews.tracking.runs import Tracker
+from diffviews.tracking.schema import Kind, MapKind, RunTags
 from panel_app.library import LoggedRuns
 from panel_app.state import Address, Selection
 

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from diffviews.data.storage.manifest import files_below
+from diffviews.data.storage.manifest import Manifest, files_below
 from diffviews.errors import (
     CancelledError,
     ConfigError,
@@ -21,8 +21,10 @@ from diffviews.errors import (
     RunNotFoundError,
     TrackingError,
 )
-from diffviews.tracking import Catalog, Kind, Manifest, RunTags, Tag, Tracker, fingerprint
 from diffviews.tracking.artifacts import local_folder
+from diffviews.tracking.catalog import Catalog
+from diffviews.tracking.runs import Tracker
+from diffviews.tracking.schema import Kind, RunTags, Tag, fingerprint
 
 ABOUT = RunTags(model="edm-digits", dataset="digits")
 

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from diffviews.data.activations import ActivationWriter, estimate_bytes
+from diffviews.data.activations import ActivationWriter
 from diffviews.data.disk import format_bytes, require_disk_space
-from diffviews.data.layout import LayerKey
+from diffviews.data.layout import LayerKey, estimate_bytes
 from diffviews.lightning.extraction import ExtractionBatches, ExtractionModule, block_rows, unfinished_blocks
 from diffviews.lightning.process_group import ALONE, ProcessGroup
 from diffviews.lightning.runner import predict
