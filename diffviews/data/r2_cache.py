@@ -235,7 +235,7 @@ class R2LayerCache(_Bucket):
                 f"layer {layer} of {model}",
                 copied[:-1],
                 copied[-1],
-                when_ended=lambda: shutil.rmtree(copies, ignore_errors=True),
+                when_ended=lambda _: shutil.rmtree(copies, ignore_errors=True),
             )
             return True
         return False

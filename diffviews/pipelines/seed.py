@@ -7,7 +7,7 @@ from pathlib import Path
 from diffviews.data.checkpoints import PICKLED
 from diffviews.data.legacy.datasets import find_models
 from diffviews.data.r2_cache import DATA, shared_bucket
-from diffviews.data.storage.layer_cache import LayerCache
+from diffviews.data.storage.cache import Cache
 from diffviews.data.storage.object_store import EXCLUDED_FOLDERS, ObjectStore
 from diffviews.data.storage.shared_layers import SharedLayers
 from diffviews.data.storage.store_errors import StoreError
@@ -88,7 +88,7 @@ def seed(
     )
     workspace = open_workspace(profile, experiment)
     outcome = extract(recipe, workspace, Execution(device=device, resume=True))
-    opener = LayerOpener(workspace, LayerCache(), SharedLayers(store))
+    opener = LayerOpener(workspace, Cache(), SharedLayers(store))
     records = workspace.catalog.layers(outcome.run_id)
     for record in records:
         opener.offer_run(record.run_id)

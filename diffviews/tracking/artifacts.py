@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from diffviews.data.storage.downloads import Downloads
+from diffviews.data.storage.cache import Cache
 from diffviews.data.storage.manifest import FileMark, Manifest, files_below
 from diffviews.data.storage.names import check_name
 from diffviews.data.storage.parallel import in_parallel
@@ -30,8 +30,8 @@ class ArtifactFolder:
     """The artifacts of one run, read only: in place from a folder, else fetched file by file.
 
     Every file is compared with the manifest once per process, and again when it was written since. What a store
-    sends is kept among the `Downloads`, from which it may vanish later: whoever asks again gets it again. Usable
-    from several threads.
+    sends is kept in the cache, from which it may vanish later: whoever asks again gets it again. Usable from several
+    threads.
 
     Args:
         run_id: the run.
@@ -57,7 +57,7 @@ class ArtifactFolder:
         self._artifact_uri = artifact_uri
         self._connection = connection
         self._finished = finished
-        self._downloads = Downloads(cache and cache / "runs")
+        self._cache = Cache(cache)
         self._transfers: Transfers | None = None
         self._lock = threading.Lock()
         self._manifest = manifest
@@ -146,12 +146,12 @@ class ArtifactFolder:
         entry = manifest.files.get(name)
         if entry is None:
             return None
-        cached = self._downloads.use(self.run_id, name)
+        cached = self._cache.use(self.run_id, name)
         return cached if cached is not None and entry.matches(cached) else self._fetched(name, entry)
 
     def _fetched(self, name: str, entry: FileMark) -> Path:
         """Fetch an artifact and compare it with the manifest."""
-        self._downloads.make_room(entry.size)
+        self._cache.make_room(entry.size)
         got = self._download(name, entry.size)
         if not entry.matches(got):
             size = got.stat().st_size
@@ -167,7 +167,7 @@ class ArtifactFolder:
         if self.root is not None:
             path = self.root / MANIFEST
             return Manifest.from_json(path.read_bytes(), source) if path.is_file() else None
-        kept = self._downloads.use(self.run_id, MANIFEST) if self._finished else None
+        kept = self._cache.use(self.run_id, MANIFEST) if self._finished else None
         if kept is None:
             if not self._way().exists(MANIFEST):
                 return None
@@ -182,7 +182,7 @@ class ArtifactFolder:
                 kept.unlink(missing_ok=True)
 
     def _download(self, name: str, size: int | None = None) -> Path:
-        target = self._downloads.place(self.run_id, name)
+        target = self._cache.place(self.run_id, name)
         self._way().fetch(name, target, size)
         return target
 

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from diffviews.data.storage.layer_cache import LayerCache
+from diffviews.data.storage.cache import Cache
 from diffviews.errors import ConfigError, SelectionError, ShapeError
 from diffviews.pipelines.generate import generate
 from diffviews.pipelines.layers.entry import OpenedLayer, fill_from_run, log_entry
@@ -142,7 +142,7 @@ def test_activations_of_a_sketch_are_refused_in_a_sentence(workspace, drawn):
 
 
 def test_sketched_layer_goes_through_the_cache_into_a_run_of_its_own(workspace, drawn, store, tmp_path):
-    record, cache = layer_of(workspace, drawn), LayerCache(tmp_path / "cache")
+    record, cache = layer_of(workspace, drawn), Cache(tmp_path / "cache")
     with cache.adding(record.fingerprint) as draft:
         draft.about = fill_from_run(workspace, record.run_id, draft.folder)
     with OpenedLayer("run", record.run_id, cache.open(record.fingerprint)) as opened:

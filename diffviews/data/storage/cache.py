@@ -1,27 +1,51 @@
-"""The folder in which everything downloaded is kept, how much of it may stay, and what goes first.
+"""What this machine keeps of what lies elsewhere, how much of it may stay, and what goes first.
 
-    layers/FINGERPRINT/…    whole layers, each kept or evicted as one (data.layer_cache)
-    runs/RUN/…              single artifacts of runs (data.downloads)
+    layers/FINGERPRINT/…    whole layers, each complete by itself, kept or evicted as one
+    runs/RUN/NAME           single artifacts of runs
 
-Both share one limit, and the least recently used of both goes first.
+    with cache.adding(fingerprint) as draft:
+        ...                                    # write points, projector, activations, samples below draft.folder
+        draft.about = {"layer": "midblock"}    # without it nothing is added
+    with cache.open(fingerprint) as entry:     # None if it is not there
+        entry.folder / "map/points.parquet"
+
+Both share one limit, and the least recently used of both goes first. Either appears when it is whole and never
+changes. A layer that any process has open stays; so does an artifact for a while after somebody asked for it, and
+whoever misses it later fetches it again. Processes share the folder.
 """
 
 import contextlib
+import logging
 import os
+import re
+import secrets
+import shutil
+import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
+from typing import Any
 
-from diffviews.errors import ConfigError
+from filelock import FileLock, Timeout
 
-LAYERS, RUNS = "layers", "runs"
+from diffviews.data.disk import format_bytes
+from diffviews.data.storage.manifest import Manifest
+from diffviews.data.storage.names import check_name
+from diffviews.errors import ConfigError, CorruptDataError
+
+logger = logging.getLogger(__name__)
+
+ENTRY = "entry.json"
+"""Manifest of a layer; it is written last, here and in a bucket."""
 DEFAULT_MAX_MB = 2048
 GRACE = 120.0
-"""Seconds after its last use for which a single file stays: whoever has just asked for it is about to open it."""
+"""Seconds after its last use for which an artifact stays: whoever has just asked for it is about to open it."""
 STALE = 86_400.0
-"""Seconds without a change after which a file that was never completed is given up."""
+"""Seconds without a change after which an artifact that was never completed is given up."""
+_LOOKS_PER_LIMIT = 64
+"""How often the folder is looked through while the whole limit is downloaded, artifact by artifact."""
+_FINGERPRINT = re.compile(r"[0-9a-f]{64}")
 
 
 def cache_folder() -> Path:
@@ -46,48 +70,240 @@ def cache_limit() -> int:
     return int(limit * 1e6)
 
 
+def check_fingerprint(fingerprint: str) -> str:
+    """Return a fingerprint when it is one.
+
+    Raises:
+        ConfigError: if it has not 64 hex digits.
+    """
+    if not isinstance(fingerprint, str) or not _FINGERPRINT.fullmatch(fingerprint):
+        raise ConfigError(f"{str(fingerprint)[:80]!r} is not a fingerprint; it has 64 hex digits")
+    return fingerprint
+
+
 @dataclass(frozen=True, slots=True)
-class Kept:
-    """Something in the cache that may be evicted as one."""
+class CachedLayer:
+    """One layer, held open: it is not evicted until it is closed, or its process has ended."""
 
-    last_used: int
-    """Nanoseconds since the epoch."""
-    size: int
-    """Bytes."""
-    evict: Callable[[], bool]
-    """Deletes it unless it is in use; returns whether it did."""
+    folder: Path
+    manifest: Manifest
+    _lease: FileLock
 
+    def close(self) -> None:
+        """Let the layer be evicted."""
+        _end(self._lease)
 
-def make_room(kept: Iterable[Kept], needed: int, limit: int) -> None:
-    """Evict what was not used for longest until `needed` bytes more fit below `limit`; what is in use stays."""
-    oldest_first = sorted(kept, key=lambda item: item.last_used)
-    excess = sum(item.size for item in oldest_first) + needed - limit
-    for item in oldest_first:
-        if excess <= 0:
-            return
-        if item.evict():
-            excess -= item.size
+    def __enter__(self) -> "CachedLayer":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
-def kept_files(folder: Path) -> Iterator[Kept]:
-    """Yield every file below a folder of single files, those of this moment as well."""
-    for place, _, names in os.walk(folder):  # which lets folders vanish under it
-        for path in (Path(place, name) for name in names):
-            with contextlib.suppress(OSError):
-                found = path.stat()
-                yield Kept(found.st_mtime_ns, found.st_size, partial(_evict_file, path))
+@dataclass(slots=True)
+class Draft:
+    """A layer in the making."""
+
+    folder: Path
+    about: Mapping[str, Any] | None = None
+    """What `entry.json` will say of the layer; None: give it up."""
 
 
-def mark_used(path: Path) -> None:
-    """Note that a file was used now."""
-    now = time.time_ns()  # a file system's own clock ticks only every few milliseconds
-    os.utime(path, ns=(now, now))
+class Cache:
+    """The layers and artifacts kept in a folder. Safe between threads and processes.
+
+    Args:
+        folder: None: `cache_folder()`.
+        max_bytes: above which the least recently used go; None: `cache_limit()`.
+    """
+
+    def __init__(self, folder: Path | None = None, max_bytes: int | None = None) -> None:
+        folder = folder or cache_folder()
+        self.layers, self.runs = folder / "layers", folder / "runs"
+        self._max_bytes = max_bytes
+        self._looking = threading.Lock()
+        self._since_look: int | None = None
+
+    def place(self, run_id: str, name: str) -> Path:
+        """Return where an artifact is to be kept.
+
+        Raises:
+            ConfigError: if its name could lead out of the folder.
+        """
+        return self.runs / run_id / check_name(name)
+
+    def use(self, run_id: str, name: str) -> Path | None:
+        """Return a kept artifact, which stays for a while now; None if there is none."""
+        path = self.place(run_id, name)
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            _mark_used(path)
+            return path if path.is_file() else None
+        return None
+
+    def make_room(self, size: int) -> None:
+        """Evict what was not used for longest until an artifact of `size` bytes fits.
+
+        Raises:
+            ConfigError: if DIFFVIEWS_LAYER_CACHE_MAX_MB is no number.
+        """
+        with self._looking:
+            looked = self._since_look is not None
+            self._since_look = (self._since_look or 0) + size
+            if looked and self._since_look < self._limit / _LOOKS_PER_LIMIT:
+                return
+            self._since_look = 0
+        with self._lock():
+            self._make_room(size)
+
+    def open(self, fingerprint: str) -> CachedLayer | None:
+        """Return a layer, marked as used now; None if it is not there. A damaged one is removed."""
+        folder = self.layers / check_fingerprint(fingerprint)
+        if not (folder / ENTRY).is_file():
+            return None
+        with self._lock():
+            try:
+                manifest = Manifest.from_json((folder / ENTRY).read_bytes(), str(folder / ENTRY))
+                problem = _wrong_sizes(manifest, folder)
+            except FileNotFoundError:
+                return None
+            except CorruptDataError as error:
+                problem = str(error)
+            if problem:
+                logger.warning("cached layer %s is removed: %s", fingerprint[:12], problem)
+                self._remove(folder)
+                return None
+            _mark_used(folder / ENTRY)
+            return CachedLayer(folder, manifest, self._lease(fingerprint))
+
+    @contextlib.contextmanager
+    def adding(self, fingerprint: str) -> Iterator[Draft]:
+        """Yield a draft to be filled; it becomes the layer when the block ends without an error.
+
+        Another process that was quicker keeps its own. The layer itself is never evicted for its size.
+        """
+        target = self.layers / check_fingerprint(fingerprint)
+        incoming = self.layers / f".incoming-{secrets.token_hex(8)}"
+        with self._lock():
+            self._sweep()
+            lease = self._lease(incoming.name)
+            incoming.mkdir()
+        try:
+            draft = Draft(incoming)
+            yield draft
+            if draft.about is None:
+                return
+            manifest = Manifest.of_folder(fingerprint, incoming, draft.about)
+            (incoming / ENTRY).write_text(manifest.to_json(), encoding="utf-8")
+            _mark_used(incoming / ENTRY)
+            with self._lock():
+                self._make_room(manifest.size, keep=target)
+                if not (target / ENTRY).is_file():
+                    if target.exists():
+                        self._remove(target)
+                    incoming.rename(target)
+        finally:
+            shutil.rmtree(incoming, ignore_errors=True)
+            _end(lease)
+
+    def entries(self) -> list[tuple[str, int]]:
+        """Return (fingerprint, bytes) of all layers, the least recently used first."""
+        return [(path.name, size) for _, size, path in sorted(self._found()) if path.parent == self.layers]
+
+    @property
+    def _limit(self) -> int:
+        return cache_limit() if self._max_bytes is None else self._max_bytes
+
+    def _found(self) -> Iterator[tuple[int, int, Path]]:
+        """Yield (nanoseconds of last use, bytes, place) of each layer and each artifact, even half arrived."""
+        for folder in self.layers.iterdir() if self.layers.is_dir() else ():
+            with contextlib.suppress(FileNotFoundError):
+                if _FINGERPRINT.fullmatch(folder.name):
+                    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+                    yield (folder / ENTRY).stat().st_mtime_ns, size, folder
+        for place, _, names in os.walk(self.runs):  # which lets folders vanish under it
+            for path in (Path(place, name) for name in names):
+                with contextlib.suppress(OSError):
+                    found = path.stat()
+                    yield found.st_mtime_ns, found.st_size, path
+
+    def _make_room(self, needed: int, keep: Path | None = None) -> None:
+        """Evict what was not used for longest until `needed` bytes more fit; what is in use, and `keep`, stays."""
+        oldest_first = sorted(found for found in self._found() if found[2] != keep)
+        excess = sum(size for _, size, _ in oldest_first) + needed - self._limit
+        for _, size, path in oldest_first:
+            if excess <= 0:
+                return
+            if self._evict_layer(path, size) if path.parent == self.layers else _evict_artifact(path):
+                excess -= size
+
+    def _evict_layer(self, folder: Path, size: int) -> bool:
+        if self._in_use(folder.name):
+            return False
+        logger.info("cached layer %s (%s) makes room", folder.name[:12], format_bytes(size))
+        self._remove(folder)
+        return True
+
+    def _remove(self, folder: Path) -> None:
+        """Make a layer invisible at once, then delete it."""
+        doomed = self.layers / f".evicted-{secrets.token_hex(8)}"
+        with contextlib.suppress(FileNotFoundError):
+            folder.rename(doomed)
+        shutil.rmtree(doomed, ignore_errors=True)
+
+    def _lease(self, name: str) -> FileLock:
+        """Return a lease on a folder below `layers`: a locked file, which the system unlocks when the process ends."""
+        path = self.layers / ".leases" / f"{name}.{secrets.token_hex(4)}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lease = FileLock(path, thread_local=False)
+        lease.acquire()
+        return lease
+
+    def _in_use(self, name: str) -> bool:
+        """Say whether a process holds a folder; the leases of those that ended are removed."""
+        for path in (self.layers / ".leases").glob(f"{name}.*"):
+            lease = FileLock(path, timeout=0)
+            try:
+                lease.acquire()
+            except Timeout:
+                return True
+            _end(lease)
+        return False
+
+    def _sweep(self) -> None:
+        """Delete what processes left that ended while they wrote or deleted."""
+        for folder in self.layers.glob(".[ie]*-*"):
+            if not self._in_use(folder.name):
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def _lock(self) -> FileLock:
+        self.layers.mkdir(parents=True, exist_ok=True)
+        return FileLock(self.layers / ".lock", timeout=60)
 
 
-def _evict_file(path: Path) -> bool:
+def _wrong_sizes(manifest: Manifest, folder: Path) -> str:
+    """Return which file of a layer is missing or cut short, or ''; digests are compared when a file is read."""
+    for name, mark in manifest.files.items():
+        path = folder / name
+        if not path.is_file() or path.stat().st_size != mark.size:
+            return f"{path} has not the {mark.size} bytes that its manifest says"
+    return ""
+
+
+def _evict_artifact(path: Path) -> bool:
+    """Delete an artifact unless somebody has just asked for it, or it is on its way; say whether it is gone."""
     patience = STALE if path.name.startswith(".") else GRACE
     with contextlib.suppress(OSError):
         if time.time() - path.stat().st_mtime > patience:
             path.unlink()
             return True
     return False
+
+
+def _mark_used(path: Path) -> None:
+    now = time.time_ns()  # a file system's own clock ticks only every few milliseconds
+    os.utime(path, ns=(now, now))
+
+
+def _end(lease: FileLock) -> None:
+    lease.release()
+    Path(lease.lock_file).unlink(missing_ok=True)

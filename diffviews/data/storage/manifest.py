@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -60,11 +60,9 @@ class Manifest:
         object.__setattr__(self, "about", MappingProxyType(dict(self.about)))
 
     @classmethod
-    def of_folder(
-        cls, owner: str, folder: Path, about: Mapping[str, Any] | None = None, *, but: Iterable[str] = ()
-    ) -> "Manifest":
-        """List the files below a folder `but` some."""
-        names = [name for name in files_below(folder) if name not in set(but)]
+    def of_folder(cls, owner: str, folder: Path, about: Mapping[str, Any] | None = None) -> "Manifest":
+        """List the files below a folder, but for those whose names begin with a dot."""
+        names = [name for name in files_below(folder) if not name.startswith(".")]
         return cls(owner, {name: FileMark.of(folder / name) for name in names}, about or {})
 
     @property

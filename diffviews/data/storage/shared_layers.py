@@ -10,7 +10,7 @@ from pathlib import Path
 
 from diffviews.data.disk import require_disk_space
 from diffviews.data.r2_cache import DATA, missing_credentials, shared_bucket
-from diffviews.data.storage.layer_cache import ENTRY, CachedLayer, LayerCache, check_fingerprint
+from diffviews.data.storage.cache import ENTRY, Cache, CachedLayer, check_fingerprint
 from diffviews.data.storage.manifest import Manifest
 from diffviews.data.storage.names import check_name
 from diffviews.data.storage.object_store import CONNECTIONS, ObjectStore
@@ -56,12 +56,12 @@ class SharedLayers:
             raise CorruptDataError(f"{self.store.address}{key} describes another layer; remove it")
         return listed
 
-    def fetch(self, model: str, fingerprint: str, cache: LayerCache) -> CachedLayer | None:
+    def fetch(self, model: str, fingerprint: str, cache: Cache) -> CachedLayer | None:
         """Download a layer into the local cache and return it open, None if the bucket has none; raises as `find`."""
         listed = self.find(model, fingerprint)
         if listed is None:
             return None
-        require_disk_space(cache.folder, listed.size)
+        require_disk_space(cache.layers, listed.size)
         prefix = _prefix(model, fingerprint)
         with cache.adding(fingerprint) as draft:
             in_parallel(
@@ -75,43 +75,40 @@ class SharedLayers:
             except CorruptDataError as error:
                 raise CorruptDataError(f"a layer in the shared bucket is damaged: {error}; remove {prefix}") from error
             draft.about = listed.about
-        self.note(cache, fingerprint)
+            self._note(draft.folder).touch()
         return cache.open(fingerprint)
 
-    def offer(self, model: str, entry: CachedLayer, cache: LayerCache) -> "Future[bool] | None":
-        """Upload an entry in the background unless it was before; it is noted when it is there.
+    def offer(self, model: str, entry: CachedLayer, cache: Cache) -> "Future[bool] | None":
+        """Upload a layer in the background unless it was before; that it is there is noted beside its files.
 
-        The entry stays in the local cache until then.
+        It stays in the local cache until then.
         """
-        fingerprint = entry.manifest.owner
-        if self._note(cache, fingerprint).exists():
-            return None
-        held = cache.open(fingerprint)
+        fingerprint, note = entry.manifest.owner, self._note(entry.folder)
+        held = None if note.exists() else cache.open(fingerprint)
         if held is None:
             return None
         prefix = _prefix(model, fingerprint)
-        files = [(f"{prefix}/{name}", held.folder / name) for name in held.manifest.files]
+
+        def end(arrived: bool) -> None:
+            if arrived:
+                note.touch()
+            held.close()
+
         return self._queue.submit(
             f"layer {fingerprint[:12]} of {model}",
-            files,
+            [(f"{prefix}/{name}", held.folder / name) for name in held.manifest.files],
             (f"{prefix}/{ENTRY}", held.folder / ENTRY),
-            when_done=lambda: self.note(cache, fingerprint),
-            when_ended=held.close,
+            when_ended=end,
         )
 
     def flush(self, timeout: float | None = None) -> bool:
         """Wait for the uploads under way; return whether all succeeded."""
         return self._queue.flush(timeout)
 
-    def note(self, cache: LayerCache, fingerprint: str) -> None:
-        """Remember that this bucket has the layer."""
-        path = self._note(cache, fingerprint)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
-
-    def _note(self, cache: LayerCache, fingerprint: str) -> Path:
+    def _note(self, folder: Path) -> Path:
+        """Return the file that says that this bucket has the layer in `folder`; its manifest does not list it."""
         endpoint = f"{self.store.address} {self.store.endpoint}"
-        return cache.note(fingerprint, f"in-{sha256(endpoint.encode()).hexdigest()[:12]}")
+        return folder / f".in-{sha256(endpoint.encode()).hexdigest()[:12]}"
 
 
 def _prefix(model: str, fingerprint: str) -> str:

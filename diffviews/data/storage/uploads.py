@@ -34,8 +34,7 @@ class UploadQueue:
         name: str,
         files: Sequence[tuple[str, Path]],
         marker: tuple[str, Path],
-        when_done: Callable[[], None] | None = None,
-        when_ended: Callable[[], None] | None = None,
+        when_ended: Callable[[bool], None],
     ) -> "Future[bool]":
         """Queue (key, file) pairs and the marker that makes them visible; return at once.
 
@@ -43,8 +42,7 @@ class UploadQueue:
             name: what messages call the group.
             files: sent in any order, several at once.
             marker: sent when all of them are there.
-            when_done: called, in a thread of this queue, once the marker is there too.
-            when_ended: called after that, or when the group was given up.
+            when_ended: told, in a thread of this queue, whether all of it is there or the group was given up.
 
         Returns:
             Whether all of it is in the store, to be waited for.
@@ -58,7 +56,7 @@ class UploadQueue:
         with self._lock:
             sent = [self._pool.submit(self._store.put, key, file) for key, file in files]
             # Waits in a thread of the pool, and never for long: all it waits for were taken up before it.
-            upload = self._pool.submit(self._finish, name, sent, marker, when_done, when_ended)
+            upload = self._pool.submit(self._finish, name, sent, marker, when_ended)
             self._under_way.add(upload)
         upload.add_done_callback(self._under_way.discard)
         return upload
@@ -71,26 +69,19 @@ class UploadQueue:
         return not waiting and all(upload.result() for upload in done)
 
     def _finish(
-        self,
-        name: str,
-        sent: "Sequence[Future[None]]",
-        marker: tuple[str, Path],
-        when_done: Callable[[], None] | None,
-        when_ended: Callable[[], None] | None,
+        self, name: str, sent: "Sequence[Future[None]]", marker: tuple[str, Path], when_ended: Callable[[bool], None]
     ) -> bool:
+        arrived = False
         try:
             for file in sent:
                 file.result()
             self._store.put(*marker)
-            if when_done is not None:
-                when_done()
+            arrived = True
         except (DiffViewsError, OSError) as error:
             for file in sent:
                 file.cancel()
             logger.warning("upload of %s failed (%s); it is tried again on the next use", name, error)
-            return False
         finally:
             wait(sent)
-            if when_ended is not None:
-                when_ended()
-        return True
+            when_ended(arrived)
+        return arrived

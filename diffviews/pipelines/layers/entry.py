@@ -15,7 +15,7 @@ import pandas as pd
 
 from diffviews.data.activations import ActivationReader
 from diffviews.data.samples import SampleSet
-from diffviews.data.storage.layer_cache import CachedLayer
+from diffviews.data.storage.cache import CachedLayer
 from diffviews.errors import CorruptDataError
 from diffviews.noise import format_sigma
 from diffviews.pipelines.capture.layer_array import link_tree

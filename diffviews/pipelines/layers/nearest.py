@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from diffviews.data.layout import LayerKey
-from diffviews.data.storage.layer_cache import CachedLayer, LayerCache
+from diffviews.data.storage.cache import Cache, CachedLayer
 from diffviews.data.storage.shared_layers import SharedLayers
 from diffviews.data.storage.store_errors import StoreError
 from diffviews.errors import ConfigError, CorruptDataError, RunNotFoundError, SchemaVersionError
@@ -57,7 +57,7 @@ class LayerOpener:
     """The stores that a layer may lie in. Safe to share between threads."""
 
     workspace: Workspace
-    cache: LayerCache
+    cache: Cache
     shared: SharedLayers | None
     """None: no shared bucket is configured."""
 
@@ -65,7 +65,7 @@ class LayerOpener:
     def of_profile(cls, profile: str | None = None, experiment: str | None = None) -> "LayerOpener":
         """Return the stores that the profile and the environment name."""
         workspace = open_workspace(profile, experiment, check_artifacts=False)
-        return cls(workspace, LayerCache(), SharedLayers.configured())
+        return cls(workspace, Cache(), SharedLayers.configured())
 
     def open(self, plan: ExtractionPlan, key: LayerKey, execution: Execution = Execution()) -> OpenedLayer:
         """Open one layer of a plan, from the nearest place that has it.

@@ -13,8 +13,7 @@ from typing import Any
 
 import pytest
 
-from diffviews.data.storage.cache import cache_limit
-from diffviews.data.storage.layer_cache import ENTRY, LayerCache
+from diffviews.data.storage.cache import ENTRY, Cache, cache_limit
 from diffviews.data.storage.manifest import Manifest
 from diffviews.data.storage.object_store import ObjectStore
 from diffviews.data.storage.shared_layers import SharedLayers
@@ -27,23 +26,23 @@ A, B, C = "a" * 64, "b" * 64, "c" * 64
 ABOUT = {"model": "m", "layer": "mid", "sigma": 2.0}
 
 
-def add(cache: LayerCache, fingerprint: str, size: int = 1000) -> None:
+def add(cache: Cache, fingerprint: str, size: int = 1000) -> None:
     with cache.adding(fingerprint) as draft:
         (draft.folder / "map").mkdir()
         (draft.folder / "map" / "points.parquet").write_bytes(fingerprint[:1].encode() * size)
         draft.about = ABOUT
 
 
-def names(cache: LayerCache) -> str:
+def names(cache: Cache) -> str:
     return "".join(name[0] for name, _ in cache.entries())
 
 
 @pytest.fixture
-def cache(tmp_path: Path) -> LayerCache:
-    return LayerCache(tmp_path / "layers", max_bytes=3500)
+def cache(tmp_path: Path) -> Cache:
+    return Cache(tmp_path / "cache", max_bytes=3500)
 
 
-def test_entry_is_complete_and_says_what_it_is(cache: LayerCache) -> None:
+def test_entry_is_complete_and_says_what_it_is(cache: Cache) -> None:
     assert cache.open(A) is None
     add(cache, A)
     with cache.open(A) as entry:
@@ -52,7 +51,7 @@ def test_entry_is_complete_and_says_what_it_is(cache: LayerCache) -> None:
         assert entry.manifest.size == 1000
 
 
-def test_entry_that_fails_or_is_given_up_leaves_nothing(cache: LayerCache) -> None:
+def test_entry_that_fails_or_is_given_up_leaves_nothing(cache: Cache) -> None:
     def fail() -> None:
         with cache.adding(A) as draft:
             (draft.folder / "x").write_bytes(b"x")
@@ -63,19 +62,19 @@ def test_entry_that_fails_or_is_given_up_leaves_nothing(cache: LayerCache) -> No
     with cache.adding(A) as draft:
         (draft.folder / "x").write_bytes(b"x")
     assert cache.open(A) is None
-    assert [path.name for path in cache.folder.iterdir() if path.name != ".lock"] == []
+    assert [path.name for path in cache.layers.iterdir() if path.name not in (".lock", ".leases")] == []
 
 
-def test_least_recently_used_entry_makes_room(cache: LayerCache) -> None:
+def test_least_recently_used_entry_makes_room(cache: Cache) -> None:
     add(cache, A)
     add(cache, B)
     cache.open(A).close()  # type: ignore[union-attr]
     add(cache, C)
     assert names(cache) == "ac"  # with entry.json each is above 1,100 bytes
-    assert not any(path.name.startswith(".evicted") for path in cache.folder.iterdir())
+    assert not any(path.name.startswith(".evicted") for path in cache.layers.iterdir())
 
 
-def test_entry_in_use_stays_and_one_that_is_larger_than_all_is_kept(cache: LayerCache) -> None:
+def test_entry_in_use_stays_and_one_that_is_larger_than_all_is_kept(cache: Cache) -> None:
     add(cache, A)
     add(cache, B)
     with cache.open(A) as entry:
@@ -86,11 +85,11 @@ def test_entry_in_use_stays_and_one_that_is_larger_than_all_is_kept(cache: Layer
     assert names(cache) == "b"
 
 
-def test_entry_in_use_by_another_process_stays_until_that_is_gone(cache: LayerCache) -> None:
+def test_entry_in_use_by_another_process_stays_until_that_is_gone(cache: Cache) -> None:
     add(cache, A)
     code = (
-        "import sys, time; from pathlib import Path; from diffviews.data.storage.layer_cache import LayerCache\n"
-        f"entry = LayerCache(Path({str(cache.folder)!r}), 3500).open('{A}')\n"
+        "import sys, time; from pathlib import Path; from diffviews.data.storage.cache import Cache\n"
+        f"entry = Cache(Path({str(cache.layers.parent)!r}), 3500).open('{A}')\n"
         "print('open', flush=True); time.sleep(60)\n"
     )
     with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
@@ -104,7 +103,7 @@ def test_entry_in_use_by_another_process_stays_until_that_is_gone(cache: LayerCa
 
 
 def _add_many(folder: Path) -> None:
-    cache = LayerCache(folder, max_bytes=10_000_000)
+    cache = Cache(folder, max_bytes=10_000_000)
     for fingerprint in (A, B, C):
         for _ in range(5):
             add(cache, fingerprint)
@@ -113,47 +112,47 @@ def _add_many(folder: Path) -> None:
 
 def test_processes_share_the_folder(tmp_path: Path) -> None:
     context = multiprocessing.get_context("spawn")
-    workers = [context.Process(target=_add_many, args=(tmp_path / "layers",)) for _ in range(3)]
+    workers = [context.Process(target=_add_many, args=(tmp_path,)) for _ in range(3)]
     for worker in workers:
         worker.start()
     for worker in workers:
         worker.join()
     assert [worker.exitcode for worker in workers] == [0, 0, 0]
-    assert sorted(names(LayerCache(tmp_path / "layers", 10_000_000))) == ["a", "b", "c"]
+    assert sorted(names(Cache(tmp_path, 10_000_000))) == ["a", "b", "c"]
     assert not [path for path in (tmp_path / "layers").iterdir() if path.name.startswith((".incoming", ".evicted"))]
 
 
-def test_process_killed_while_adding_leaves_no_entry_and_is_swept(cache: LayerCache) -> None:
+def test_process_killed_while_adding_leaves_no_entry_and_is_swept(cache: Cache) -> None:
     code = (
-        "import os, signal, sys; from pathlib import Path; from diffviews.data.storage.layer_cache import LayerCache\n"
-        f"with LayerCache(Path({str(cache.folder)!r}), 3500).adding('{A}') as draft:\n"
+        "import os, signal, sys; from pathlib import Path; from diffviews.data.storage.cache import Cache\n"
+        f"with Cache(Path({str(cache.layers.parent)!r}), 3500).adding('{A}') as draft:\n"
         "    (draft.folder / 'x').write_bytes(b'x'); os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == -9
     assert cache.open(A) is None
-    assert any(path.name.startswith(".incoming") for path in cache.folder.iterdir())
+    assert any(path.name.startswith(".incoming") for path in cache.layers.iterdir())
     add(cache, B)
-    assert not any(path.name.startswith(".incoming") for path in cache.folder.iterdir())
+    assert not any(path.name.startswith(".incoming") for path in cache.layers.iterdir())
 
 
 @pytest.mark.parametrize("harm", ["truncate", "remove", "list"])
-def test_damaged_entry_is_removed_and_named(cache: LayerCache, harm: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_damaged_entry_is_removed_and_named(cache: Cache, harm: str, caplog: pytest.LogCaptureFixture) -> None:
     add(cache, A)
-    file = cache.folder / A / "map/points.parquet"
+    file = cache.layers / A / "map/points.parquet"
     if harm == "truncate":
         file.write_bytes(b"a")
     elif harm == "remove":
         file.unlink()
     else:
-        (cache.folder / A / ENTRY).write_text("{")
+        (cache.layers / A / ENTRY).write_text("{")
     assert cache.open(A) is None
-    assert not (cache.folder / A).exists()
+    assert not (cache.layers / A).exists()
     assert "is removed" in caplog.text
 
 
-def test_list_as_first_written_is_read_and_says_the_same(cache: LayerCache) -> None:
+def test_list_as_first_written_is_read_and_says_the_same(cache: Cache) -> None:
     add(cache, A)
-    path = cache.folder / A / ENTRY
+    path = cache.layers / A / ENTRY
     manifest = Manifest.from_json(path.read_bytes())
     files = {name: {"size": mark.size, "sha256": mark.sha256} for name, mark in manifest.files.items()}
     path.write_text(json.dumps({"version": 1, "fingerprint": A, "about": ABOUT, "files": files}))
@@ -171,7 +170,7 @@ def test_list_that_names_a_file_outside_is_refused(name: str) -> None:
 
 
 @pytest.mark.parametrize("fingerprint", ["", "../x", "a" * 63, "A" * 64, f"{'a' * 64}\n"])
-def test_what_is_no_fingerprint_is_refused(cache: LayerCache, fingerprint: str) -> None:
+def test_what_is_no_fingerprint_is_refused(cache: Cache, fingerprint: str) -> None:
     with pytest.raises(ConfigError, match="64 hex digits"):
         cache.open(fingerprint)
 
@@ -202,18 +201,18 @@ def proxy(server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
 
 
 @pytest.fixture
-def other(tmp_path: Path) -> LayerCache:
+def other(tmp_path: Path) -> Cache:
     """The cache of another machine."""
-    return LayerCache(tmp_path / "other", max_bytes=10**6)
+    return Cache(tmp_path / "other", max_bytes=10**6)
 
 
-def offer(shared: SharedLayers, cache: LayerCache, fingerprint: str) -> Any:
+def offer(shared: SharedLayers, cache: Cache, fingerprint: str) -> Any:
     with cache.open(fingerprint) as entry:
         return shared.offer("m", entry, cache)
 
 
 def test_layer_goes_to_the_bucket_once_and_comes_back_whole(
-    server: str, proxy: Proxy, cache: LayerCache, other: LayerCache
+    server: str, proxy: Proxy, cache: Cache, other: Cache
 ) -> None:
     add(cache, A)
     shared = SharedLayers.configured()
@@ -228,7 +227,7 @@ def test_layer_goes_to_the_bucket_once_and_comes_back_whole(
         assert offer(shared, other, A) is None
 
 
-def test_layer_that_waits_for_its_upload_is_not_evicted(proxy: Proxy, cache: LayerCache) -> None:
+def test_layer_that_waits_for_its_upload_is_not_evicted(proxy: Proxy, cache: Cache) -> None:
     add(cache, A)
     proxy.faults.hold = threading.Event()
     upload = offer(SharedLayers.configured(), cache, A)
@@ -242,7 +241,7 @@ def test_layer_that_waits_for_its_upload_is_not_evicted(proxy: Proxy, cache: Lay
 
 
 def test_failed_upload_says_why_and_the_next_use_tries_again(
-    proxy: Proxy, cache: LayerCache, caplog: pytest.LogCaptureFixture
+    proxy: Proxy, cache: Cache, caplog: pytest.LogCaptureFixture
 ) -> None:
     add(cache, A)
     shared = SharedLayers.configured()
@@ -256,18 +255,18 @@ def test_failed_upload_says_why_and_the_next_use_tries_again(
 
 
 def test_upload_killed_half_way_is_invisible_and_a_retry_completes_it(
-    server: str, proxy: Proxy, tmp_path: Path, other: LayerCache
+    server: str, proxy: Proxy, tmp_path: Path, other: Cache
 ) -> None:
-    cache = LayerCache(tmp_path / "big", max_bytes=10**9)
+    cache = Cache(tmp_path / "big", max_bytes=10**9)
     with cache.adding(A) as draft:
         for name in ("one", "two", "three"):
             (draft.folder / name).write_bytes(os.urandom(12_000_000 if name == "two" else 900))
         draft.about = ABOUT
     proxy.faults.hold = threading.Event()
     code = (
-        "from pathlib import Path; from diffviews.data.storage.layer_cache import LayerCache\n"
+        "from pathlib import Path; from diffviews.data.storage.cache import Cache\n"
         "from diffviews.data.storage.shared_layers import SharedLayers\n"
-        f"cache = LayerCache(Path({str(cache.folder)!r}), 10**9); entry = cache.open('{A}')\n"
+        f"cache = Cache(Path({str(cache.layers.parent)!r}), 10**9); entry = cache.open('{A}')\n"
         "SharedLayers.configured().offer('m', entry, cache).result()\n"
     )
     with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, env=dict(os.environ)) as process:
@@ -280,11 +279,11 @@ def test_upload_killed_half_way_is_invisible_and_a_retry_completes_it(
     assert shared.fetch("m", A, other) is None
     assert offer(shared, cache, A).result(30)
     with shared.fetch("m", A, other) as entry:
-        assert (entry.folder / "two").read_bytes() == (cache.folder / A / "two").read_bytes()
+        assert (entry.folder / "two").read_bytes() == (cache.layers / A / "two").read_bytes()
 
 
 def test_damaged_layer_of_the_bucket_is_refused_and_not_kept(
-    server: str, proxy: Proxy, cache: LayerCache, other: LayerCache
+    server: str, proxy: Proxy, cache: Cache, other: Cache
 ) -> None:
     add(cache, A)
     shared = SharedLayers.configured()
@@ -299,7 +298,7 @@ def test_damaged_layer_of_the_bucket_is_refused_and_not_kept(
     assert other.open(A) is None
 
 
-def test_list_of_another_layer_in_its_place_is_refused(server: str, proxy: Proxy, cache: LayerCache) -> None:
+def test_list_of_another_layer_in_its_place_is_refused(server: str, proxy: Proxy, cache: Cache) -> None:
     text = Manifest(B, {}, {}).to_json().encode()
     raw_client(server).put_object(Bucket=BUCKET, Key=f"data/m/layer_cache/v2/{A}/{ENTRY}", Body=text)
     with pytest.raises(CorruptDataError, match="another layer"):

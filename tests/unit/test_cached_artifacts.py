@@ -6,9 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from diffviews.data.storage.cache import GRACE, STALE
-from diffviews.data.storage.downloads import Downloads
-from diffviews.data.storage.layer_cache import LayerCache
+from diffviews.data.storage.cache import GRACE, STALE, Cache
 from diffviews.errors import ConfigError
 from diffviews.tracking.artifacts import ArtifactFolder
 from diffviews.tracking.transfers import StoreTransfers
@@ -17,7 +15,7 @@ from tests.unit.test_artifacts import FakeServer, with_manifest
 PRINT = "a" * 64
 
 
-def keep(downloads: Downloads, name: str, size: int, seconds_ago: float) -> Path:
+def keep(downloads: Cache, name: str, size: int, seconds_ago: float) -> Path:
     path = downloads.place("r1", name)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(b"x" * size)
@@ -27,11 +25,11 @@ def keep(downloads: Downloads, name: str, size: int, seconds_ago: float) -> Path
 
 
 @pytest.fixture
-def downloads(tmp_path: Path) -> Downloads:
-    return Downloads(tmp_path / "runs", max_bytes=1000)
+def downloads(tmp_path: Path) -> Cache:
+    return Cache(tmp_path, max_bytes=1000)
 
 
-def test_room_is_made_by_what_was_not_used_for_longest(downloads: Downloads) -> None:
+def test_room_is_made_by_what_was_not_used_for_longest(downloads: Cache) -> None:
     newer = keep(downloads, "newer", 400, GRACE + 10)
     older = keep(downloads, "deep/older", 400, GRACE + 20)
     oldest = keep(downloads, "oldest", 200, GRACE + 30)
@@ -41,20 +39,20 @@ def test_room_is_made_by_what_was_not_used_for_longest(downloads: Downloads) -> 
 
 
 def test_what_was_asked_for_just_now_stays_beyond_the_limit(tmp_path: Path) -> None:
-    downloads = Downloads(tmp_path / "runs", max_bytes=0)
+    downloads = Cache(tmp_path, max_bytes=0)
     fresh, old = keep(downloads, "fresh", 10, 1), keep(downloads, "old", 10, GRACE + 1)
     downloads.make_room(1)
     assert (fresh.exists(), old.exists()) == (True, False)
 
 
-def test_files_half_arrived_are_given_up_after_a_day_only(downloads: Downloads) -> None:
+def test_files_half_arrived_are_given_up_after_a_day_only(downloads: Cache) -> None:
     live, dead = keep(downloads, ".a.part", 900, GRACE + 1), keep(downloads, ".b.part", 900, STALE + 1)
     downloads.make_room(1000)
     assert (live.exists(), dead.exists()) == (True, False)
 
 
 def test_layers_and_artifacts_share_one_limit(tmp_path: Path) -> None:
-    downloads, layers = Downloads(tmp_path / "runs", 3000), LayerCache(tmp_path / "layers", 3000)
+    downloads = layers = Cache(tmp_path, 3000)
     old = keep(downloads, "old", 1700, GRACE + 60)
     with layers.adding(PRINT) as draft:
         (draft.folder / "points").write_bytes(b"x" * 1400)
@@ -66,19 +64,19 @@ def test_layers_and_artifacts_share_one_limit(tmp_path: Path) -> None:
     downloads.make_room(2500)
     assert [name for name, _ in layers.entries()] == [PRINT]  # in use
     held.close()
-    Downloads(tmp_path / "runs", 3000).make_room(2500)
+    Cache(tmp_path, 3000).make_room(2500)
     assert layers.entries() == []
 
 
-def test_folder_is_not_looked_through_for_every_small_file(downloads: Downloads, monkeypatch) -> None:
+def test_folder_is_not_looked_through_for_every_small_file(downloads: Cache, monkeypatch) -> None:
     looks: list[int] = []
-    monkeypatch.setattr(LayerCache, "make_room", lambda self, needed: looks.append(needed))
+    monkeypatch.setattr(Cache, "_make_room", lambda self, needed: looks.append(needed))
     for _ in range(16):
         downloads.make_room(5)
     assert len(looks) == 4  # the first, then one for each 1/64 of the limit
 
 
-def test_name_that_leads_out_is_refused(downloads: Downloads) -> None:
+def test_name_that_leads_out_is_refused(downloads: Cache) -> None:
     with pytest.raises(ConfigError):
         downloads.use("r1", "../../x")
 
