@@ -21,7 +21,7 @@ from diffviews.pipelines.job_queue import Job, JobFailedError
 from diffviews.pipelines.workspace import Workspace, open_workspace
 from diffviews.recipes.execution import Execution
 from diffviews.recipes.extraction import ExtractionRecipe
-from diffviews.tracking.claims import writer_name
+from diffviews.tracking.lock import writer_name
 from diffviews.tracking.schema import Kind, Tag
 
 logger = logging.getLogger(__name__)

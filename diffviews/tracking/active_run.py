@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 from diffviews.data.disk import named_disk_errors
 from diffviews.errors import CancelledError, ConfigError, DiffViewsError, RunNotFoundError, TrackingError
 from diffviews.tracking.artifacts import ArtifactFolder
-from diffviews.tracking.claims import WriterClaim
 from diffviews.tracking.connection import Connection, redact
+from diffviews.tracking.lock import WriterLock
 from diffviews.tracking.schema import Kind, RunTags, Tag
 from diffviews.tracking.staging import Staging
 
@@ -60,7 +60,7 @@ class ActiveRun:
     """
 
     def __init__(
-        self, connection: Connection, run: "Run", tags: RunTags, claim: WriterClaim, *, opened_elsewhere: bool
+        self, connection: Connection, run: "Run", tags: RunTags, lock: WriterLock, *, opened_elsewhere: bool
     ) -> None:
         self.run_id: str = run.info.run_id
         self.experiment_id: str = run.info.experiment_id
@@ -68,7 +68,7 @@ class ActiveRun:
         self.kind = Kind(run.data.tags[Tag.KIND])
         self.tags = tags
         self._connection = connection
-        self._claim = claim
+        self._writer_lock = lock
         self._opened_elsewhere = opened_elsewhere
         self._files = Staging(connection, self.run_id, self.artifact_uri)
         self._params: dict[str, str] = dict(run.data.params)
@@ -265,7 +265,7 @@ class ActiveRun:
         self._connection.call(lambda client: client.set_terminated(self.run_id, status=status))
         self._ended = True
         self._files.close(finished=status == "FINISHED")
-        self._claim.release()
+        self._writer_lock.release()
 
     def __enter__(self) -> Self:
         return self
@@ -280,7 +280,7 @@ class ActiveRun:
                 self._finish_or_fail()
         finally:
             self._monitoring.close()
-            self._claim.release()
+            self._writer_lock.release()
 
     def _finish_or_fail(self) -> None:
         try:

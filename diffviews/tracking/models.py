@@ -4,15 +4,14 @@ import hashlib
 import re
 import secrets
 import shutil
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 from diffviews.data.storage.cache import cache_folder
 from diffviews.data.storage.names import check_name
 from diffviews.errors import ConfigError, TrackingError
 from diffviews.tracking.connection import Connection
 from diffviews.tracking.profiles import Profile, activate, load_profile
+from diffviews.tracking.transfers import StoreTransfers
 
 SCHEME = "models:/"
 _NAME = r"(?!\.+(?:[/@]|$))[^/@:]{1,250}"
@@ -40,7 +39,7 @@ def download_model(address: str, profile: Profile | str | None = None, folder: P
     chosen = profile if isinstance(profile, Profile) else load_profile(profile)
     connection = Connection(activate(chosen).tracking_uri)
     name, alias = found["name"], found["alias"]
-    version = found["version"] or _version_of(connection, name, alias)
+    version = found["version"] or connection.call(lambda client: client.get_model_version_by_alias(name, alias)).version
     source = connection.call(lambda client: client.get_model_version_download_uri(name, version))
     key = hashlib.sha256(f"{connection.tracking_uri}\n{source}\n{version}".encode()).hexdigest()[:16]
     target = (folder or cache_folder() / "models") / key
@@ -51,36 +50,18 @@ def download_model(address: str, profile: Profile | str | None = None, folder: P
 
 def _download(connection: Connection, source: str, target: Path, address: str) -> None:
     """Fetch every file to a temporary folder beside `target` and give it its name when all are there."""
-    store = connection.artifact_store(source)
-    waiting, names = [""], list[str]()
-    while waiting:
-        below = waiting.pop()
-        for entry in connection.call(partial(_list, store, below)):
-            (waiting if entry.is_dir else names).append(check_name(entry.path))
+    way = StoreTransfers(connection, source)
+    names = [check_name(name) for name in way.names()]
     if not names:
         raise TrackingError(f"{address} has no files; register it again")
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(6)}.part")
     temporary.mkdir(parents=True)
     try:
         for name in names:
-            place = temporary.joinpath(*name.split("/"))
-            place.parent.mkdir(parents=True, exist_ok=True)
-            connection.call(partial(_fetch, store, name, temporary), transfer=True)
-            if not place.is_file() or not place.resolve().is_relative_to(temporary.resolve()):
+            way.fetch(name, temporary / name)
+            if not (temporary / name).resolve().is_relative_to(temporary.resolve()):
                 raise TrackingError(f"{address} did not bring its file {name!r}")
         if not target.is_dir():
             temporary.replace(target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _version_of(connection: Connection, name: str, alias: str) -> str:
-    return str(connection.call(lambda client: client.get_model_version_by_alias(name, alias)).version)
-
-
-def _list(store: Any, folder: str, _: Any) -> list[Any]:
-    return list(store.list_artifacts(folder or None))
-
-
-def _fetch(store: Any, name: str, folder: Path, _: Any) -> None:
-    store.download_artifacts(name, str(folder))

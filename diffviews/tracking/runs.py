@@ -11,10 +11,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from diffviews.errors import ConfigError, TrackingError
+from diffviews.data.storage.cache import check_fingerprint
+from diffviews.errors import TrackingError
 from diffviews.tracking.active_run import ActiveRun, check_params
-from diffviews.tracking.claims import WriterClaim, refuse_elsewhere, work_folder, writer_name
 from diffviews.tracking.connection import Connection, check_run_id
+from diffviews.tracking.lock import WriterLock, refuse_elsewhere, work_folder, writer_name
 from diffviews.tracking.profiles import Profile, activate, load_profile, profile_of
 from diffviews.tracking.records import ui_path
 from diffviews.tracking.schema import Kind, RunTags, Tag
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 logger = logging.getLogger(__name__)
-
-_FINGERPRINT = re.compile(r"[0-9a-f]{64}")
 
 
 class Tracker:
@@ -102,8 +101,8 @@ class Tracker:
         check_params(params or {})
         opened = self._opened_run() if parent is None and not on_the_way else None
         run = self._adopted(opened, name, written) if opened else self._created(name, written, parent)
-        claim = WriterClaim(run.info.run_id, work_folder(run.info.run_id, run.info.artifact_uri))
-        active = ActiveRun(self.connection, run, tags, claim, opened_elsewhere=opened is not None)
+        lock = WriterLock(run.info.run_id, work_folder(run.info.run_id, run.info.artifact_uri))
+        active = ActiveRun(self.connection, run, tags, lock, opened_elsewhere=opened is not None)
         with contextlib.ExitStack() as on_failure:
             on_failure.push(active)  # an error here ends the run with its reason
             active.log_params(params or {})
@@ -127,18 +126,18 @@ class Tracker:
         check_run_id(run_id)
         run = self.connection.call(lambda client: client.get_run(run_id))
         with contextlib.ExitStack() as on_failure:
-            claim = WriterClaim(run_id, work_folder(run_id, run.info.artifact_uri))
-            on_failure.callback(claim.release)
+            lock = WriterLock(run_id, work_folder(run_id, run.info.artifact_uri))
+            on_failure.callback(lock.release)
             run = self.connection.call(lambda client: client.get_run(run_id))  # as it is now that we hold it
             if run.info.status == "FINISHED":
                 raise TrackingError(f"run {run_id} is finished and its result never changes; start a new run")
             if not take_over:
                 refuse_elsewhere(run_id, run.data.tags.get(Tag.WRITER), run.info.status)
-            active = self._reopened(run, claim)
+            active = self._reopened(run, lock)
             on_failure.pop_all()
         return active
 
-    def _reopened(self, run: "Run", claim: WriterClaim) -> ActiveRun:
+    def _reopened(self, run: "Run", lock: WriterLock) -> ActiveRun:
         tags, run_id = RunTags.from_tags(run.data.tags), run.info.run_id
 
         def reopen(client: "MlflowClient") -> None:
@@ -149,7 +148,7 @@ class Tracker:
 
         self.connection.call(reopen)
         by_project = run.data.tags.get("mlflow.source.type") == "PROJECT"
-        active = ActiveRun(self.connection, run, tags, claim, opened_elsewhere=by_project)
+        active = ActiveRun(self.connection, run, tags, lock, opened_elsewhere=by_project)
         active.read_back()
         return active
 
@@ -213,12 +212,10 @@ class Tracker:
         return self.connection.call(lambda client: client.create_run(experiment_id, tags=tags, run_name=name))
 
     def _newest(self, fingerprint: str, condition: str) -> str | None:
-        if not _FINGERPRINT.fullmatch(fingerprint):
-            raise ConfigError(f"{fingerprint[:80]!r} is not a fingerprint; it has 64 hex digits")
         found = self.connection.call(
             lambda client: client.search_runs(
                 [self.experiment_id],
-                f"tags.`{Tag.FINGERPRINT}` = '{fingerprint}' and {condition}",
+                f"tags.`{Tag.FINGERPRINT}` = '{check_fingerprint(fingerprint)}' and {condition}",
                 max_results=1,
                 order_by=["attributes.start_time DESC"],
             )

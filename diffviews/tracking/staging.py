@@ -12,8 +12,8 @@ from diffviews.data.storage.names import check_name
 from diffviews.data.storage.parallel import in_parallel
 from diffviews.errors import TrackingError
 from diffviews.tracking.artifacts import MANIFEST, local_folder, move_into
-from diffviews.tracking.claims import CLAIM_FILES, work_folder
 from diffviews.tracking.connection import Connection
+from diffviews.tracking.lock import LOCK_FILES, work_folder
 from diffviews.tracking.transfers import Transfers, transfers_for
 
 
@@ -132,5 +132,5 @@ class Staging:
     def close(self, *, finished: bool) -> None:
         """Take nothing more; delete the work folder unless the run may need what is in it again."""
         self._closed = True
-        if finished or {path.name for path in self.work.rglob("*") if path.is_file()} <= CLAIM_FILES:
+        if finished or {path.name for path in self.work.rglob("*") if path.is_file()} <= LOCK_FILES:
             shutil.rmtree(self.work, ignore_errors=True)

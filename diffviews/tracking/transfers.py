@@ -5,10 +5,10 @@ in passing is asked for again.
 """
 
 import tempfile
-from collections.abc import Iterator, Sequence
-from functools import partial
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any
 
 from diffviews.data.disk import named_disk_errors
 from diffviews.data.storage.object_store import CONNECTIONS
@@ -20,23 +20,36 @@ SERVER_CONNECTIONS = 8
 """Files that a tracking server, or a store behind MLflow, passes on at once."""
 
 
-class Transfers(Protocol):
-    """The artifacts of one run in a store; usable from several threads."""
+class Transfers(ABC):
+    """The artifacts of one run in a store; usable from several threads.
+
+    Raises, whatever it is asked:
+        StoreError, TrackingError: if the store cannot be used, with the remedy; it is an error, not a 'no'.
+        DiskSpaceError: if a disk is full.
+    """
 
     parallel: int
     """Files that may travel at once."""
 
+    @abstractmethod
     def names(self) -> list[str]:
         """Return the names of all artifacts there, sorted."""
 
+    @abstractmethod
     def exists(self, name: str) -> bool:
-        """Say whether there is such an artifact; a store that cannot be asked is an error, not a 'no'."""
+        """Say whether there is such an artifact."""
 
+    @abstractmethod
     def fetch(self, name: str, target: Path, size: int | None = None) -> None:
         """Write an artifact of `size` bytes to `target`, which is replaced at once when all of it has arrived."""
 
+    @abstractmethod
+    def put(self, name: str, file: Path) -> None:
+        """Store a file as an artifact."""
+
     def send(self, folder: Path, names: Sequence[str]) -> None:
         """Store the files of `folder` under their names."""
+        in_parallel(lambda name: self.put(name, folder / name), list(names), self.parallel, describe="artifacts")
 
 
 def transfers_for(connection: Connection, artifact_uri: str) -> Transfers:
@@ -51,13 +64,8 @@ def transfers_for(connection: Connection, artifact_uri: str) -> Transfers:
     return StoreTransfers(connection, artifact_uri)
 
 
-class BucketTransfers:
-    """Artifacts in a bucket, which is asked directly.
-
-    Raises, whatever it is asked:
-        StoreError: if the bucket cannot be used, with the remedy.
-        DiskSpaceError: if the disk is full.
-    """
+class BucketTransfers(Transfers):
+    """Artifacts in a bucket, which is asked directly; a large one that breaks off is gone on with."""
 
     parallel = CONNECTIONS
 
@@ -67,32 +75,20 @@ class BucketTransfers:
         self._prefix = f"{address.key.strip('/')}/" if address.key.strip("/") else ""
 
     def names(self) -> list[str]:
-        """Return the names of all artifacts there, sorted."""
         return sorted(found.key.removeprefix(self._prefix) for found in self._store.list(self._prefix))
 
     def exists(self, name: str) -> bool:
-        """Say whether there is such an artifact."""
         return self._store.exists(self._prefix + name)
 
     def fetch(self, name: str, target: Path, size: int | None = None) -> None:
-        """Write an artifact to `target`; a large one that breaks off is gone on with by the next attempt."""
         self._store.get(self._prefix + name, target, size)
 
-    def send(self, folder: Path, names: Sequence[str]) -> None:
-        """Store the files of `folder` under their names."""
-        in_parallel(
-            lambda name: self._store.put(self._prefix + name, folder / name),
-            list(names), self.parallel, describe="artifacts",
-        )  # fmt: skip
+    def put(self, name: str, file: Path) -> None:
+        self._store.put(self._prefix + name, file)
 
 
-class StoreTransfers:
-    """Artifacts wherever MLflow's own client reaches them: at a tracking server, or a store it has a plugin for.
-
-    Raises, whatever it is asked:
-        TrackingError: if the store cannot be used, with the remedy.
-        DiskSpaceError: if a disk is full.
-    """
+class StoreTransfers(Transfers):
+    """Artifacts wherever MLflow's own client reaches them: at a tracking server, or a store it has a plugin for."""
 
     parallel = SERVER_CONNECTIONS
 
@@ -100,36 +96,31 @@ class StoreTransfers:
         self._connection = connection
         self._store = connection.artifact_store(artifact_uri)
 
+    def _list(self, folder: str | None) -> list[Any]:
+        return list(self._connection.call(lambda _: self._store.list_artifacts(folder)))
+
     def names(self) -> list[str]:
-        """Return the names of all artifacts there, sorted."""
-        return sorted(self._below(None))
+        folders, found = [""], list[str]()
+        while folders:
+            for entry in self._list(folders.pop() or None):
+                (folders if entry.is_dir else found).append(entry.path)
+        return sorted(found)
 
-    def _below(self, folder: str | None) -> Iterator[str]:
-        for entry in self._connection.call(lambda _: self._store.list_artifacts(folder)):
-            if entry.is_dir:
-                yield from self._below(entry.path)
-            else:
-                yield entry.path
-
-    def exists(self, name: str) -> bool:
-        """Say whether there is such an artifact; MLflow's download answers a missing one like a failed one."""
-        folder = name.rpartition("/")[0] or None
-        listed = self._connection.call(lambda _: self._store.list_artifacts(folder))
+    def exists(self, name: str) -> bool:  # MLflow's download answers a missing one like a failed one
+        listed = self._list(name.rpartition("/")[0] or None)
         return any(entry.path == name and not entry.is_dir for entry in listed)
 
     def fetch(self, name: str, target: Path, size: int | None = None) -> None:
-        """Write an artifact to `target`."""
         with named_disk_errors(target):
             target.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=target.parent, prefix=".incoming-") as incoming:
                 got = self._connection.call(lambda _: self._store.download_artifacts(name, incoming), transfer=True)
                 Path(got).replace(target)
 
-    def send(self, folder: Path, names: Sequence[str]) -> None:
-        """Store the files of `folder` under their names."""
-        with self._connection.limits(transfer=True):  # held once for all, not taken and given back file by file
-            in_parallel(partial(self._send_one, folder), list(names), self.parallel, describe="artifacts")
-
-    def _send_one(self, folder: Path, name: str) -> None:
+    def put(self, name: str, file: Path) -> None:
         below = name.rpartition("/")[0] or None
-        self._connection.call(lambda _: self._store.log_artifact(str(folder / name), below), transfer=True)
+        self._connection.call(lambda _: self._store.log_artifact(str(file), below), transfer=True)
+
+    def send(self, folder: Path, names: Sequence[str]) -> None:
+        with self._connection.limits(transfer=True):  # held once for all, not taken and given back file by file
+            super().send(folder, names)

@@ -55,7 +55,7 @@ def visible(run):
 
 def abandon(run):
     """Leave a run as a killed process does: RUNNING, its lock gone with the process."""
-    run._claim.release()
+    run._writer_lock.release()
 
 
 def broken(run, error, work=lambda run: None):

@@ -1,4 +1,4 @@
-"""The claim on a run: one writer at a time, on this machine and across machines."""
+"""The lock on a run: one writer at a time, on this machine and across machines."""
 
 import os
 import socket
@@ -11,7 +11,7 @@ from diffviews.errors import TrackingError
 from diffviews.tracking.artifacts import local_folder
 
 _LOCK, _NOTE = "writer.lock", "writer"
-CLAIM_FILES = frozenset({_LOCK, _NOTE})
+LOCK_FILES = frozenset({_LOCK, _NOTE})
 
 
 def work_folder(run_id: str, artifact_uri: str) -> Path:
@@ -43,7 +43,7 @@ def refuse_elsewhere(run_id: str, writer: str | None, status: str) -> None:
         )
 
 
-class WriterClaim:
+class WriterLock:
     """Exclusive right to write one run; it ends with the process, however that ends.
 
     A file lock keeps out writers on this machine; the tag `diffviews.writer` those on others.
