@@ -117,21 +117,21 @@ class Ranking(BrowserPane):
 
 
 class Gallery(BrowserPane):
-    """This visit's generations as thumbnails: {show: id} shows one, {path: id, on} draws its path."""
+    """This session's generations as thumbnails: {show: id} shows one, {path: id, on} draws its path."""
 
     entries = param.List(doc="[{id, src, title, detail, help, url, active, drawn, drawable, colour}]")
 
     _esm = _ESM / "gallery.js"
 
 
-class PastList(BrowserPane):
+class HistoryList(BrowserPane):
     """Logged generations: {show: id}, {load: id} or {replay: id}."""
 
     entries = param.List(doc="[{id, src, title, detail, when, url, note}]; src may be empty")
     empty = param.String(doc="sentence shown when there is nothing")
     busy = param.Boolean(False, doc="whether one is being replayed, so that no other can be")
 
-    _esm = _ESM / "past.js"
+    _esm = _ESM / "history.js"
 
 
 class ResultView(BrowserPane):

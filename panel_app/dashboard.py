@@ -162,7 +162,7 @@ class Dashboard:
 
     def close(self) -> None:
         """Let go of the page when its visitor has left."""
-        for part in (self._queue, self.generation.past, self.pending, self.banner, self.busy):
+        for part in (self._queue, self.generation.history, self.pending, self.banner, self.busy):
             part.leave()
         self.analysis.leave()
         self.exports.leave()

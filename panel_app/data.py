@@ -72,7 +72,7 @@ class Library(Protocol):
 
     @property
     def generations(self) -> Any:
-        """The logged generations; `panel_app.generation.logged` reads them."""
+        """The logged generations; `panel_app.generation.archive` reads them."""
 
     def log_export(self, source_run: str, files: Mapping[str, bytes], *, title: str, link: str) -> str:
         """Log files made of a map as a run of their own, and return its id."""

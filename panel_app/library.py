@@ -18,7 +18,7 @@ from diffviews.recipes.generation import GenerationRecipe
 from diffviews.tracking.records import ExtractionRecord, LayerRecord, MapRecord, RunRecord
 from diffviews.tracking.schema import MapKind
 from panel_app.computing.pending import Pending, pending_of
-from panel_app.generation.logged import LoggedGenerations
+from panel_app.generation.archive import GenerationArchive
 from panel_app.places import Across
 from panel_app.state import Address, Selection
 
@@ -38,7 +38,7 @@ class LoggedRuns:
 
     def __init__(self, workspace: Workspace, ui_url: str | None = None) -> None:
         self._workspace = workspace
-        self.generations = LoggedGenerations(workspace)
+        self.generations = GenerationArchive(workspace)
         self._ui_url = ui_url.rstrip("/") if ui_url else None
         self._paths: dict[str, str] = {}
 

@@ -18,6 +18,7 @@ td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; }
 td img, .strip img { width: 56px; height: 56px; object-fit: contain; border-radius: 6px; display: block; }
 img.px { image-rendering: pixelated; } .columns { display: grid; grid-template-columns: 1fr 1fr; gap: 0 40px; }
 .strip { display: flex; flex-wrap: wrap; gap: 6px; } .strip img { width: 72px; height: 72px; }
+code { overflow-wrap: anywhere; }
 .card { border: 1px solid #e3e6ea; border-radius: 8px; padding: 12px 14px; margin: 10px 0; }
 @media (max-width: 720px) { .columns { grid-template-columns: 1fr; } }
 @media (prefers-color-scheme: dark) { body { color: #e8eaed; background: #101317; } .muted, th { color: #9aa3ae; }
@@ -53,6 +54,8 @@ class ReportedGeneration:
     baseline_pngs: tuple[bytes, ...] = ()
     """The same noise without the mask, where it was made."""
     link: str | None = None
+    command: str = ""
+    """Command line that repeats it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,9 +137,10 @@ def _generations(report: Report) -> str:
             for name, pngs in images
             if pngs
         )
+        command = f"<p><code>{escape(made.command)}</code></p>" if made.command else ""
         cards.append(
             f'<div class="card"><strong>{escape(made.title)}</strong> <span class="muted">{escape(made.detail)}</span>'
-            f"{link}{strips}</div>"
+            f"{link}{strips}{command}</div>"
         )
     return f"<h2>Generations of this visit</h2>{''.join(cards)}"
 

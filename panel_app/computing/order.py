@@ -19,7 +19,7 @@ from panel_app.clicks import after_typing
 from panel_app.computing.job_bar import JobBar
 from panel_app.computing.session_jobs import SessionJobs
 from panel_app.fields import field, section
-from panel_app.generation.fields import read_sigma
+from panel_app.generation.values import read_sigma
 from panel_app.layer_map import LayerMap
 from panel_app.session import Session
 

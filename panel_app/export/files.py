@@ -12,7 +12,9 @@ from diffviews.errors import SelectionError
 from diffviews.noise import format_sigma
 from diffviews.pipelines.export import file_stem, pictures_zip, samples_csv, samples_json
 from diffviews.pipelines.report import Report, ReportedGeneration, ReportedSample, report_html
+from diffviews.recipes.command import command_of
 from panel_app.export.figure import MapView, figure_png, figure_svg
+from panel_app.generation.gallery_entry import GalleryEntry
 from panel_app.layer_map import LayerMap
 from panel_app.points import LEVEL, PROMPT, SIGMA
 
@@ -41,8 +43,8 @@ class ExportedView:
     width: float = 180.0
     """Of the map in millimetres."""
     dpi: int = 300
-    generations: Sequence[Any] = ()
-    """`Shown` of the visit, the newest first."""
+    generations: Sequence[GalleryEntry] = ()
+    """Of the session, the newest first."""
     links: Mapping[str, str] = field(default_factory=dict)
     """Addresses of the view and of its runs by text."""
     generation_links: Mapping[str, str] = field(default_factory=dict)
@@ -147,7 +149,7 @@ def report_of(view: ExportedView) -> Report:
         measures={str(k): float(v) for k, v in sorted(layer.metrics.items())},
         samples=_reported(view),
         samples_note=_samples_note(view),
-        generations=[_generation(view, shown) for shown in view.generations],
+        generations=[_generation(view, entry) for entry in view.generations],
         links=view.links,
         pixelated=layer_map.is_small,
     )
@@ -171,15 +173,16 @@ def _samples_note(view: ExportedView) -> str:
     return f"{more:,} further marked samples are left out; the table (CSV, JSON) has all." if more > 0 else ""
 
 
-def _generation(view: ExportedView, shown: Any) -> ReportedGeneration:
-    result = shown.outcome.result
+def _generation(view: ExportedView, entry: GalleryEntry) -> ReportedGeneration:
+    result = entry.generation.result
     baselines = () if result.baseline_images is None else result.baseline_images[:_IMAGES]
     return ReportedGeneration(
-        title=shown.title,
-        detail=f"{shown.detail} · seed {result.seed}",
+        title=entry.title,
+        detail=f"{entry.detail} · seed {result.seed}",
         pngs=tuple(_light(image) for image in result.images[:_IMAGES]),
         baseline_pngs=tuple(_light(image) for image in baselines),
-        link=view.generation_links.get(shown.outcome.run_id),
+        link=view.generation_links.get(entry.run_id),
+        command=command_of(entry.generation.recipe),
     )
 
 

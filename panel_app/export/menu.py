@@ -132,7 +132,7 @@ class ExportMenu(pn.viewable.Viewer):
         }
         links = {"This view in the dashboard": _address(session)}
         links |= {text: found for text, run in runs.items() if run and (found := url(run))}
-        made = [shown for shown in self.results.made if shown.map_run == layer_map.map_run]
+        made = [entry for entry in self.results.entries if entry.map_run == layer_map.map_run]
         return ExportedView(
             seen=view_of(session, self.drawing),
             scope=scope,
@@ -143,7 +143,7 @@ class ExportMenu(pn.viewable.Viewer):
             dpi=int(self.dpi.value or DPI),
             generations=made,
             links=links,
-            generation_links={s.outcome.run_id: found for s in made if (found := url(s.outcome.run_id))},
+            generation_links={e.run_id: found for e in made if (found := url(e.run_id))},
         )
 
     def leave(self) -> None:

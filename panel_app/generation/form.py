@@ -11,15 +11,19 @@ from panel.widgets import WidgetBase
 from diffviews.errors import DiffViewsError, SelectionError
 from diffviews.recipes.base import Precision
 from diffviews.recipes.generation import GenerationRecipe
-from panel_app.generation.asked_for import AskedFor
-from panel_app.generation.averaged import Averaged
+from diffviews.recipes.options import options_of
+from panel_app.fields import folded, section, text
+from panel_app.generation.average_section import AverageSection
+from panel_app.generation.conditioning_section import ConditioningSection
 from panel_app.generation.contradictions import check_recipe, remarks
-from panel_app.generation.fields import slider
+from panel_app.generation.form_model import form_model
 from panel_app.generation.mask_section import MaskSection
 from panel_app.generation.sampling_section import MODELS_OWN, FirstValues, SamplingSection
-from panel_app.html import Html
 from panel_app.session import Session
-from panel_app.theme import PANE_CSS
+
+_FIRST_SAMPLES = 4
+_GIVEN = ("model", "checkpoint", "precision", "layer_run", "map_run", "sample_ids", "mask_steps")
+"""Fields that the map and the selection give, or that another stands for."""
 
 
 class GenerationForm(pn.viewable.Viewer):
@@ -31,19 +35,20 @@ class GenerationForm(pn.viewable.Viewer):
     def __init__(self, session: Session, first: FirstValues = MODELS_OWN, **params: Any) -> None:
         super().__init__(**params)
         self.session = session
-        self.averaged = Averaged(session)
-        self.asked, self.mask, self.sampling = AskedFor(session), MaskSection(session), SamplingSection(first)
-        self.count = pmui.IntSlider(
-            label="Samples",
-            start=1,
-            end=16,
-            value=4,
-            description="How many images to make; each starts from noise of its own.",
-            **slider(),
-        )
-        self._told = Html("", stylesheets=[PANE_CSS], sizing_mode="stretch_width", margin=(6, 0), visible=False)
+        self.model = form_model()()
+        self.model.num_samples = _FIRST_SAMPLES
+        self.average, self.conditioning = AverageSection(session), ConditioningSection(session, self.model)
+        self.count = self.model.field(
+            "num_samples", pmui.IntSlider, "Samples", "How many images to make; each starts from noise of its own.",
+            start=1, end=16,
+        )  # fmt: skip
+        self.sampling = SamplingSection(self.model, first)
+        self.mask = MaskSection(session, self.model)
+        more = section(*filter(None, map(self.model.plain_field, self._further())), margin=(0, 2))
+        parts = {"Mask": self.mask, "Sampling": self.sampling, **({"More": more} if len(more) else {})}
+        self._remarks = text(margin=(6, 0), visible=False)
+        self._layout = section(self.average, self.conditioning, self.count, folded(parts, toggle=False), self._remarks)
         self.sampling.steps.param.watch(lambda *_: self._follow_steps(), "value")
-        self._build()
         for widget in self._layout.select(WidgetBase):
             widget.param.watch(lambda *_: self.check(), "value")
         session.state.param.watch(lambda *_: self.follow(), ["selection", "group"])
@@ -53,20 +58,10 @@ class GenerationForm(pn.viewable.Viewer):
     def __panel__(self) -> pn.viewable.Viewable:
         return self._layout
 
-    def _build(self) -> None:
-        more = pmui.Accordion(
-            ("Mask", self.mask),
-            ("Sampling", self.sampling),
-            elevation=0,
-            disable_gutters=True,
-            toggle=False,
-            sizing_mode="stretch_width",
-            margin=(4, 0),
-            title_variant="subtitle2",
-        )
-        self._layout = pn.Column(
-            self.averaged, self.asked, self.count, more, self._told, sizing_mode="stretch_width", margin=0
-        )
+    def _further(self) -> list[str]:
+        """Return the fields of the recipe that no section shows."""
+        shown = {*_GIVEN, *self.model.bound}
+        return [option.name for option in options_of(GenerationRecipe) if option.name not in shown]
 
     def follow(self) -> None:
         """Offer what the model on show takes, and show what would be averaged."""
@@ -74,24 +69,24 @@ class GenerationForm(pn.viewable.Viewer):
         if layer_map is None:
             return
         self.sampling.follow(layer_map.facts)
-        self.asked.follow()
+        self.conditioning.follow()
         self.mask.follow()
-        self.averaged.follow()
+        self.average.follow()
         self.check()
 
     def check(self) -> None:
-        """Tell what contradicts itself, or may surprise, before anything is ordered."""
+        """Say what contradicts itself, or may surprise, before anything is ordered."""
         if self.session.map is None or self._loading:
             return
         try:
-            told = remarks(self.recipe(), self.session.map.facts)
+            sentences = remarks(self.recipe(), self.session.map.facts)
             self.trouble = ""
         except DiffViewsError as error:
-            told = (str(error),)
+            sentences = (str(error),)
             self.trouble = str(error)
         colour = "var(--dv-neighbour)" if self.trouble else "inherit"
-        self._told.object = "".join(f'<p class="small" style="color:{colour}">{escape(text)}</p>' for text in told)
-        self._told.visible = bool(told)
+        self._remarks.object = "".join(f'<p class="small" style="color:{colour}">{escape(s)}</p>' for s in sentences)
+        self._remarks.visible = bool(sentences)
 
     def _follow_steps(self) -> None:
         self.mask.follow_steps(max(int(self.sampling.steps.value or 1), 1))
@@ -105,33 +100,35 @@ class GenerationForm(pn.viewable.Viewer):
         layer_map = self.session.map
         if layer_map is None:
             raise SelectionError("open a layer first; generations are drawn on its map")
-        averaged, captured = self.averaged.sample_ids, layer_map.layer.params
+        samples, captured = self.average.sample_ids, layer_map.layer.params
         own = layer_map.map_run != layer_map.layer.run_id
-        recipe = GenerationRecipe(
+        recipe = self.model.recipe(
+            {*self.conditioning.idle, *self.sampling.idle, *(() if samples else self.mask.fields)},
             model=layer_map.layer.model,
             checkpoint=captured.get("checkpoint") or None,
             precision=_precision(captured.get("precision")),
             layer_run=layer_map.layer.run_id,
             map_run=layer_map.map_run if own else None,
-            sample_ids=averaged,
-            num_samples=int(self.count.value),
-            **self.asked.recipe_fields(),
-            **(self.mask.recipe_fields() if averaged else {}),
-            **self.sampling.recipe_fields(),
+            sample_ids=samples,
+            mask_steps=None,
         )
-        check_recipe(recipe, layer_map.facts)
+        check_recipe(recipe, layer_map.facts, self.mask.shapes)
         return recipe
 
     def load(self, recipe: GenerationRecipe) -> None:
         """Fill in what a recipe says; the layer that it was made on is on show already."""
+        facts, sampling = self.session.map.facts, recipe.sampling
+        guidance = sampling.guidance_scale
         self._loading = True
         try:
-            self.averaged.load(recipe.sample_ids)
-            self.asked.load(recipe)
-            self.count.param.update(end=max(self.count.end, recipe.num_samples), value=recipe.num_samples)
-            self.sampling.load(recipe)
-            self._follow_steps()
-            self.mask.load(recipe)
+            self.average.load(recipe.sample_ids)
+            self.model.load(
+                recipe,
+                num_steps=sampling.num_steps or facts.default_steps,
+                guidance_scale=facts.default_guidance if guidance is None else guidance,
+                window=recipe.steps,
+                layers=tuple(layer for layer in recipe.layers if layer in self.mask.layers.options),
+            )
         finally:
             self._loading = False
         self.check()

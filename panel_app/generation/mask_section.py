@@ -1,32 +1,35 @@
 """The form's section on the mask: how the average acts, on which layers, steps, channels and part of the grid."""
 
+from collections.abc import Collection
 from typing import Any
 
 import panel as pn
 import panel_material_ui as pmui
 
-from diffviews.recipes.generation import GenerationRecipe
-from panel_app.generation.fields import Shapes, check_region, field, grid_text, read_channels, slider, write_channels
-from panel_app.html import Html
+from panel_app.cards import hint_small
+from panel_app.fields import field, row, section, switch, text
+from panel_app.generation.contradictions import Shapes
+from panel_app.generation.form_model import FormModel
+from panel_app.generation.values import read_channels, write_channels
 from panel_app.session import Session
-from panel_app.theme import PANE_CSS
 
 _BY_CLASS = "Guidance runs the model twice, with the class and without; this says which pass is masked."
 _BY_PROMPT = "Guidance runs the model twice, with the prompt and with the negative prompt; this says which is masked."
 
 
 class MaskSection(pn.viewable.Viewer):
-    """Fields on the mask; `recipe_fields()` reads them."""
+    """Fields on the mask."""
 
-    def __init__(self, session: Session, **params: Any) -> None:
+    def __init__(self, session: Session, model: FormModel, **params: Any) -> None:
         super().__init__(**params)
-        self.session = session
+        self.session, self._model = session, model
+        others = set(model.bound)
         self._build_kind()
         self._build_place()
-        self._layout = pn.Column(
-            self.mode, self.strength, self.target, self.window, self.layers, self.passes,
-            self.channels, self.limited, self._region, self._grid,
-            sizing_mode="stretch_width", margin=(0, 2),
+        self.fields: Collection[str] = set(model.bound) - others
+        self._layout = section(
+            self.mode, self.strength, self.target, self.window, self.layers, self.passes, self.channels, self.limited,
+            self._region, self._grid, margin=(0, 2),
         )  # fmt: skip
         self.mode.param.watch(lambda *_: self._adapt(), "value")
         self.limited.param.watch(lambda event: self._open_region(event.new), "value")
@@ -37,87 +40,64 @@ class MaskSection(pn.viewable.Viewer):
         return self._layout
 
     def _build_kind(self) -> None:
-        self.mode = pmui.Select(
-            label="How the average acts",
-            value="replace",
-            options={"Replaces the layer's output": "replace", "Mixes with it": "interpolate", "Steers it": "add"},
-            description="Replace: the average alone. Mix: (1 − strength) own + strength × average. "
+        make = self._model.field
+        self.mode = make(
+            "mode", pmui.Select, "How the average acts",
+            "Replace: the average alone. Mix: (1 − strength) own + strength × average. "
             "Steer: own + strength × (average of the selected − average of all).",
-            **field(),
+            options={"Replaces the layer's output": "replace", "Mixes with it": "interpolate", "Steers it": "add"},
+        )  # fmt: skip
+        self.strength = make(
+            "strength", pmui.FloatSlider, "Strength", "How strongly the average acts.", start=0, end=1, step=0.05
         )
-        self.strength = pmui.FloatSlider(
-            label="Strength",
-            start=0,
-            end=1,
-            step=0.05,
-            value=1.0,
-            description="How strongly the average acts.",
-            **slider(),
-        )
-        self.target = pmui.Select(
-            label="Average taken",
-            value="fixed",
+        self.target = make(
+            "target", pmui.Select, "Average taken",
+            "Fixed: as captured at this σ. Matched: the same samples are captured again at each step's σ.",
             options={"At this map's noise level": "fixed", "Anew at every step's noise level": "matched"},
-            description="Fixed: as captured at this σ. Matched: the same samples are captured again at each step's σ.",
-            **field(),
-        )
-        self.window = pmui.IntRangeSlider(
-            label="Masked steps",
-            start=1,
-            end=18,
-            value=(1, 18),
-            description="Sampler steps at which the mask acts: early ones decide the layout, late ones the detail.",
-            **slider(),
-        )
+        )  # fmt: skip
+        self.window = field(
+            pmui.IntRangeSlider, "Masked steps",
+            "Sampler steps at which the mask acts: early ones decide the layout, late ones the detail.",
+            start=1, end=18, value=(1, 18),
+        )  # fmt: skip
+        self._model.bind("window", self.window, read=self._read_window, write=self._write_window)
 
     def _build_place(self) -> None:
-        self.layers = pmui.MultiChoice(
-            label="Masked layers",
-            searchable=True,
-            placeholder="This layer",
-            chip=True,
-            description="Layers to replace at once, each by its own average; empty masks the layer on show.",
-            visual_size="small",
-            sizing_mode="stretch_width",
-            margin=(5, 0),
-        )
-        self.passes = pmui.Select(
-            label="Acts on",
-            value="both",
+        make = self._model.field
+        self.layers = make(
+            "layers", pmui.MultiChoice, "Masked layers",
+            "Layers to replace at once, each by its own average; empty masks the layer on show.",
+            placeholder="This layer", read=tuple, write=list,
+        )  # fmt: skip
+        self.passes = make(
+            "passes", pmui.Select, "Acts on", _BY_CLASS,
             options={"Both passes": "both", "Conditional pass": "conditional", "Unconditional pass": "unconditional"},
-            description=_BY_CLASS,
-            **field(),
-        )
-        self.channels = pmui.TextInput(
-            label="Channels",
-            placeholder="all",
-            description="Channels of the layer that the mask acts on, such as 0-15, 32; the others keep their own.",
-            **field(),
-        )
-        self.limited = pmui.Switch(
-            label="Only a part of the layer's grid",
-            value=False,
-            size="small",
-            margin=(4, 0),
-            description="The mask acts inside a rectangle of the layer's own grid; around it the layer keeps its own.",
-        )
-        self.top, self.left, self.height, self.width = (
-            pmui.IntInput(label=label, value=value, start=start, description=text, **field())
-            for label, value, start, text in (
-                ("Top row", 0, 0, "First masked row, from 0 at the top."),
-                ("Left column", 0, 0, "First masked column, from 0 at the left."),
-                ("Rows", 1, 1, "How many rows are masked."),
-                ("Columns", 1, 1, "How many columns are masked."),
+        )  # fmt: skip
+        self.channels = make(
+            "channels", pmui.TextInput, "Channels",
+            "Channels of the layer that the mask acts on, such as 0-15, 32; the others keep their own.",
+            placeholder="all", read=read_channels, write=write_channels,
+        )  # fmt: skip
+        self.limited = switch(
+            "Only a part of the layer's grid", False,
+            "The mask acts inside a rectangle of the layer's own grid; around it the layer keeps its own.",
+        )  # fmt: skip
+        self._corner = self.top, self.left, self.height, self.width = [
+            field(pmui.IntInput, label, help, value=least, start=least)
+            for label, least, help in (
+                ("Top row", 0, "First masked row, from 0 at the top."),
+                ("Left column", 0, "First masked column, from 0 at the left."),
+                ("Rows", 1, "How many rows are masked."),
+                ("Columns", 1, "How many columns are masked."),
             )
-        )
-        gap = pn.Spacer(width=10)
-        self._region = pn.Column(
-            pn.Row(self.top, gap, self.left, sizing_mode="stretch_width", margin=0),
-            pn.Row(self.height, gap.clone(), self.width, sizing_mode="stretch_width", margin=0),
-            sizing_mode="stretch_width",
-            margin=0,
-        )
-        self._grid = Html("", stylesheets=[PANE_CSS], sizing_mode="stretch_width", margin=(2, 0, 6, 0))
+        ]
+        self._region = section(row(self.top, self.left, gap=10), row(self.height, self.width, gap=10))
+        self._model.bind(
+            "region", self.limited, *self._corner,
+            read=lambda limited, *region: tuple(value or 0 for value in region) if limited else None,
+            write=lambda region: (region is not None, *(region or [widget.value for widget in self._corner])),
+        )  # fmt: skip
+        self._grid = text(margin=(2, 0, 6, 0))
 
     def _adapt(self) -> None:
         """Offer only what has an effect."""
@@ -132,7 +112,7 @@ class MaskSection(pn.viewable.Viewer):
 
     def _open_region(self, limited: bool) -> None:
         """Show the region's fields, which start with the whole grid."""
-        grids = [shape[1:] for shape in self._shapes().values() if len(shape) == 3]
+        grids = [shape[1:] for shape in self.shapes.values() if len(shape) == 3]
         if limited and grids and (self.height.value, self.width.value) == (1, 1):
             self.height.value, self.width.value = min(g[0] for g in grids), min(g[1] for g in grids)
         self._adapt()
@@ -153,45 +133,17 @@ class MaskSection(pn.viewable.Viewer):
         value = (1, steps) if everything else (min(first, steps), min(last, steps))
         self.window.param.update(end=max(steps, 2), value=value, disabled=steps < 2)
 
-    def recipe_fields(self) -> dict[str, Any]:
-        """Return the recipe's fields on a mask.
-
-        Raises:
-            ConfigError: if channels or region do not fit the masked layers.
-        """
-        shapes = self._shapes()
-        region = (self.top.value or 0, self.left.value or 0, self.height.value or 0, self.width.value or 0)
-        return {
-            "layers": tuple(self.layers.value),
-            "target": self.target.value,
-            "mode": self.mode.value,
-            "strength": float(self.strength.value),
-            "window": self._window(),
-            "passes": self.passes.value,
-            "channels": read_channels(self.channels.value, shapes),
-            "region": check_region(region, shapes) if self.limited.value else None,
-        }
-
-    def load(self, recipe: GenerationRecipe) -> None:
-        """Show what a recipe says; the number of sampler steps is known already."""
-        self.mode.value = recipe.mode
-        end = max(self.strength.end, recipe.strength)
-        self.strength.param.update(end=end, value=recipe.strength)
-        self.target.value, self.passes.value = recipe.target, recipe.passes
-        first, stop = recipe.steps or (0, self.window.end)
-        self.window.value = (first + 1, min(stop, self.window.end))
-        self.layers.value = [layer for layer in recipe.layers if layer in self.layers.options]
-        self.channels.value = write_channels(recipe.channels)
-        self.limited.value = recipe.region is not None
-        if recipe.region is not None:
-            self.top.value, self.left.value, self.height.value, self.width.value = recipe.region
-
-    def _window(self) -> tuple[int, int] | None:
-        first, last = self.window.value
+    def _read_window(self, value: tuple[int, int]) -> tuple[int, int] | None:
+        first, last = value
         return None if (first, last) == (1, self.window.end) or self.window.disabled else (first - 1, last)
 
-    def _shapes(self) -> Shapes:
-        """Return the shapes of the masked layers, as far as they are known."""
+    def _write_window(self, window: tuple[int, int] | None) -> tuple[int, int]:
+        first, stop = window or (0, self.window.end)
+        return first + 1, min(stop, self.window.end)
+
+    @property
+    def shapes(self) -> Shapes:
+        """The shapes of the masked layers, as far as they are known."""
         layer_map = self.session.map
         known = layer_map.facts.layers if layer_map is not None else {}
         return {layer: known[layer] for layer in self.layers.value or [layer_map.layer.layer] if layer in known}
@@ -199,9 +151,20 @@ class MaskSection(pn.viewable.Viewer):
     def _show_grid(self) -> None:
         if self.session.map is None:
             return
-        shapes = self._shapes()
-        self._grid.object = f'<p class="muted small">{grid_text(shapes)}</p>'
+        shapes = self.shapes
+        self._grid.object = hint_small(grid_text(shapes))
         has_grid = not shapes or all(len(shape) == 3 for shape in shapes.values())
         self.limited.disabled = not has_grid
         if not has_grid:
             self.limited.value = False
+
+
+def grid_text(shapes: Shapes) -> str:
+    """Return a sentence on the grids and channels of layers."""
+    parts = []
+    for layer, shape in shapes.items():
+        if len(shape) == 3:
+            parts.append(f"{layer}: grid {shape[1]} high, {shape[2]} wide, {shape[0]} channels")
+        else:
+            parts.append(f"{layer}: {shape[0]} tokens of {shape[1]} channels, no grid")
+    return "; ".join(parts) if parts else "The size of this layer's grid was not noted; it is checked when generating."

@@ -6,15 +6,16 @@ import panel as pn
 import panel_material_ui as pmui
 
 from diffviews.errors import DiffViewsError
+from diffviews.pipelines.generate import LoggedGeneration
 from diffviews.pipelines.model_runner import Runner
 from panel_app.cards import quiet
 from panel_app.clicks import after_typing
 from panel_app.computing.job_bar import JobBar
 from panel_app.computing.session_jobs import SessionJobs
-from panel_app.generation.described import describe
 from panel_app.generation.form import GenerationForm
-from panel_app.generation.past import PastGenerations
-from panel_app.generation.results import Results, Shown
+from panel_app.generation.gallery_entry import GalleryEntry
+from panel_app.generation.history import GenerationHistory
+from panel_app.generation.results import Results
 from panel_app.generation.sampling_section import MODELS_OWN, FirstValues
 from panel_app.layer_map import LayerMap
 from panel_app.session import Session
@@ -34,7 +35,7 @@ class GenerationPanel(pn.viewable.Viewer):
     ) -> None:
         super().__init__(**params)
         self.session, self.runner, self.results = session, runner, results
-        self._asked_on: LayerMap | None = None
+        self._order_map: LayerMap | None = None
         self.form = GenerationForm(session, first)
         self.button = pmui.Button(
             label="Generate",
@@ -45,9 +46,9 @@ class GenerationPanel(pn.viewable.Viewer):
         )
         self.bar = JobBar(queue, on_over=self._enable, on_done=self._done, on_told=session.tell)
         note = quiet("Made twice from the same noise, with the mask and without, and logged as an MLflow run.")
-        self.past = PastGenerations(session, runner, queue, on_show=self._show_again, on_load=self.form.load)
+        self.history = GenerationHistory(session, runner, queue, on_show=self._show_again, on_load=self.form.load)
         self._layout = pn.Column(
-            self.form, self.button, note, self.bar, results.past, self.past,
+            self.form, self.button, note, self.bar, results.gallery_section, self.history,
             sizing_mode="stretch_width", margin=(0, 16, 16, 16),
         )  # fmt: skip
         session.param.watch(lambda *_: self._enable(), "map")
@@ -64,26 +65,20 @@ class GenerationPanel(pn.viewable.Viewer):
         except DiffViewsError as error:
             self.session.tell(str(error))
             return
-        self._asked_on = self.session.map
+        self._order_map = self.session.map
         runner = self.runner
         self.button.disabled = True
         self.bar.start("Generating", lambda job: runner.generate(recipe, job))
 
-    def _done(self, outcome: Any) -> None:
-        if self._asked_on is not None:
-            self.results.add(_shown(outcome, self._asked_on))
-            self.past.refresh()
+    def _done(self, generation: LoggedGeneration) -> None:
+        if self._order_map is not None:
+            self.results.add(GalleryEntry.on_map(generation, self._order_map))
+            self.history.refresh()
 
-    def _show_again(self, outcome: Any) -> None:
+    def _show_again(self, generation: LoggedGeneration) -> None:
         """Show a logged generation; its map has been opened."""
         if self.session.map is not None:
-            self.results.add(_shown(outcome, self.session.map))
+            self.results.add(GalleryEntry.on_map(generation, self.session.map))
 
     def _enable(self) -> None:
         self.button.disabled = self.bar.busy or self.session.map is None or bool(self.form.trouble)
-
-
-def _shown(outcome: Any, layer_map: LayerMap) -> Shown:
-    title, detail = describe(outcome.recipe, layer_map.samples.classes, layer_map.facts.asks)
-    far = layer_map.table["distance_to_data"].median() if "distance_to_data" in layer_map.numeric_columns else None
-    return Shown(outcome, title, f"{layer_map.layer.layer}, {detail}", layer_map.map_run, far)

@@ -4,8 +4,9 @@ from typing import Any
 
 import numpy as np
 
+from diffviews.pipelines.generate import LoggedGeneration
 from diffviews.pipelines.paths import place_path
-from panel_app.generation.tracks import Track
+from panel_app.generation.gallery_entry import Track
 from panel_app.scenes.scene import Scene
 from panel_app.theme import BASELINE_PATH
 
@@ -26,11 +27,11 @@ def paths_on(scene: Scene, track: Track, known: PathPlaces | None = None) -> lis
         known: what was placed on this scene before, to which this is added: projecting takes its time.
     """
     known = {} if known is None else known
-    drawn, outcome = [], track.shown.outcome
+    drawn, generation = [], track.entry.generation
     for variant in ("baseline", "masked") if track.has_baseline else ("masked",):
-        if (outcome.run_id, variant) not in known:
-            known[outcome.run_id, variant] = _placed(scene, outcome, track.shown.map_run, variant)
-        placed = known[outcome.run_id, variant]
+        if (generation.run_id, variant) not in known:
+            known[generation.run_id, variant] = _placed(scene, generation, track.entry.map_run, variant)
+        placed = known[generation.run_id, variant]
         if placed is None:
             continue
         rows = placed[(placed["sample"] == track.sample) & (placed["variant"] == variant)].sort_values("step")
@@ -43,14 +44,14 @@ def paths_on(scene: Scene, track: Track, known: PathPlaces | None = None) -> lis
     return drawn
 
 
-def _placed(scene: Scene, outcome: Any, map_run: str, variant: str) -> Any:
+def _placed(scene: Scene, generation: LoggedGeneration, map_run: str, variant: str) -> Any:
     """Return the placed steps: as logged when made on this map, else from the activations that the result holds."""
     if map_run == scene.map_run:
-        return outcome.path
+        return generation.path
     name = "trajectory" if variant == "masked" else "baseline_trajectory"
     layer, layer_runs = scene.maps[0].layer.layer, {layer_map.layer.run_id for layer_map in scene.maps}
-    kept = getattr(outcome.result, name, None) or {}
-    if outcome.recipe.layer_run not in layer_runs or layer not in kept:
+    kept = getattr(generation.result, name, None) or {}
+    if generation.recipe.layer_run not in layer_runs or layer not in kept:
         return None
     projectors = {layer_map.layer.sigma: layer_map.projector for layer_map in scene.maps}
-    return place_path(projectors, kept[layer], outcome.result.sigmas, variant=variant)
+    return place_path(projectors, kept[layer], generation.result.sigmas, variant=variant)

@@ -41,7 +41,7 @@ class SyntheticGenerations:
     def __init__(self):
         self.made, self.read = [], []
 
-    def made_from(self, layer_runs):
+    def of_layers(self, layer_runs):
         start = datetime(2026, 3, 1, 10, 0, tzinfo=UTC)
         return [
             SimpleNamespace(
@@ -52,11 +52,11 @@ class SyntheticGenerations:
             if outcome.recipe.layer_run in layer_runs
         ]  # fmt: skip
 
-    def leaf(self, run_id):
+    def preview(self, run_id):
         self.read.append(run_id)
-        return SimpleNamespace(recipe=self.outcome(run_id).recipe, thumbnail=f"data:image/png;base64,{run_id}")
+        return SimpleNamespace(recipe=self.generation(run_id).recipe, thumbnail=f"data:image/png;base64,{run_id}")
 
-    def outcome(self, run_id):
+    def generation(self, run_id):
         return next(outcome for outcome in self.made if outcome.run_id == run_id)
 
 

@@ -8,13 +8,17 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from diffviews.errors import ConfigError
+from diffviews.recipes.command import command_of
 from diffviews.recipes.generation import GenerationRecipe
+from diffviews.recipes.options import options_of
 from diffviews.recipes.sampling import Sampling
 from panel_app.computing.session_jobs import SessionJobs
 from panel_app.dashboard import Dashboard
 from panel_app.data import DataStore
-from panel_app.generation.fields import read_channels, write_channels
-from panel_app.generation.recipe_text import command_of
+from panel_app.generation.form import _GIVEN
+from panel_app.generation.form_model import form_model
+from panel_app.generation.values import read_channels, write_channels
 from panel_app.state import Group, Selection
 from tests.jobs import recipe_of
 from tests.unit.dashboard_synthetic import LAYERS, PromptRuns, SyntheticRunner, SyntheticRuns
@@ -47,14 +51,14 @@ def ids(count, first=0):
 def test_group_is_offered_only_while_there_is_one_and_is_averaged_when_chosen(dashboard):
     form, state = dashboard.generation.form, dashboard.session.state
     dashboard.session.click("digits-0390")
-    assert not form.averaged.source.visible
+    assert not form.average.source.visible
     state.group = Group(ids(300))
-    assert form.averaged.source.visible
+    assert form.average.source.visible
     assert form.recipe().sample_ids == ("digits-0390",)
-    form.averaged.source.value = "group"
+    form.average.source.value = "group"
     assert form.recipe().sample_ids == ids(300)
-    assert "the average of 300 samples" in form.averaged._told.object
-    assert "at σ " in form.averaged._told.object
+    assert "the average of 300 samples" in form.average._text.object
+    assert "at σ " in form.average._text.object
     state.group = Group()
     assert form.recipe().sample_ids == ("digits-0390",)
 
@@ -67,8 +71,8 @@ def test_group_is_taken_by_itself_where_nothing_is_selected(dashboard):
 def test_neighbours_alone_are_averaged_without_the_selected_sample(dashboard):
     form = dashboard.generation.form
     dashboard.session.select(Selection("digits-0001", manual=("digits-0002", "digits-0003")))
-    assert form.averaged.include.visible
-    form.averaged.include.value = False
+    assert form.average.include.visible
+    form.average.include.value = False
     assert form.recipe().sample_ids == ("digits-0002", "digits-0003")
 
 
@@ -96,7 +100,7 @@ def test_contradiction_is_told_before_it_is_ordered_and_goes_when_it_is_mended(d
         before[getattr(part, name)] = getattr(part, name).value
         getattr(part, name).value = value
     assert sentence in generation.form.trouble
-    assert generation.form._told.visible
+    assert generation.form._remarks.visible
     assert generation.button.disabled
     for widget, value in before.items():
         widget.value = value
@@ -107,7 +111,7 @@ def test_contradiction_is_told_before_it_is_ordered_and_goes_when_it_is_mended(d
 def test_surprises_are_told_and_allowed(dashboard):
     form = dashboard.generation.form
     form.sampling.noise.value = "zero"
-    assert "start alike" in form._told.object
+    assert "start alike" in form._remarks.object
     assert not dashboard.generation.button.disabled
 
 
@@ -145,9 +149,13 @@ def recipes(draw):
         num_samples=draw(st.sampled_from([1, 4, 16, 40])),
         seed=draw(st.none() | st.integers(0, 10_000)),
         sampling=Sampling(
-            sampler=sampler, schedule=draw(st.sampled_from(["auto", "karras", "model"])), num_steps=steps,
-            sigma_max=draw(st.none() | st.just(40.0)), sigma_min=draw(st.none() | st.just(0.01)),
-            rho=draw(st.sampled_from([3.0, 7.0])), guidance_scale=guidance,
+            sampler=sampler,
+            schedule=draw(st.sampled_from(["auto", "karras", "model"])),
+            num_steps=steps,
+            sigma_max=draw(st.none() | st.just(40.0)),
+            sigma_min=draw(st.none() | st.just(0.01)),
+            rho=draw(st.sampled_from([3.0, 7.0])),
+            guidance_scale=guidance,
             noise_mode=draw(st.sampled_from(["stochastic", "fixed", "zero"])),
             **(churn if sampler != "renoise" and draw(st.booleans()) else {}),
         ),
@@ -177,8 +185,7 @@ def test_recipe_of_a_prompt_model_brings_its_prompts_back():
     view.open({})
     recipe = GenerationRecipe(
         model="edm-digits", layer_run="ext-1/midblock/2.0", sample_ids=ids(2), prompt="a bold six",
-        sampling=Sampling(num_steps=9, guidance_scale=12.0),
-        negative_prompt="thin", seed=4,
+        negative_prompt="thin", sampling=Sampling(num_steps=9, guidance_scale=12.0), seed=4,
     )  # fmt: skip
     view.session.choose_layer("midblock", 2.0)
     view.generation.form.load(recipe)
@@ -189,7 +196,7 @@ def test_recipe_of_a_prompt_model_brings_its_prompts_back():
 
 @pytest.mark.parametrize("channels", [None, (0,), (0, 1, 2, 5), (3, 5, 6)])
 def test_channels_are_written_as_they_are_read(channels):
-    assert read_channels(write_channels(channels), {}) == channels
+    assert read_channels(write_channels(channels)) == channels
 
 
 # -- large groups -----------------------------------------------------------------------
@@ -248,3 +255,51 @@ def test_prompt_of_any_kind_survives_the_command_line(prompt):
     recipe = GenerationRecipe(model="sd-v1.5", prompt=prompt, negative_prompt="- blurry")
     words = shlex.split(command_of(recipe))[2:]
     assert recipe_of(GenerationRecipe, "generate", words) == recipe
+
+
+# -- the form's model --------------------------------------------------------------------
+
+
+def test_model_has_every_field_of_the_recipe_with_its_choices_default_and_text():
+    model = form_model()()
+    assert model.recipe() == GenerationRecipe()
+    for option in options_of(GenerationRecipe):
+        assert model.param[option.name].default == option.default
+        assert model.param[option.name].doc == option.text
+    assert model.param.passes.objects == ["both", "conditional", "unconditional"]
+    assert None in model.param.sampler.objects
+    with pytest.raises(ValueError, match="sideways"):
+        model.passes = "sideways"
+
+
+def test_every_field_is_shown_or_given_by_map_and_selection(dashboard):
+    form = dashboard.generation.form
+    assert form._further() == []
+    assert {option.name for option in options_of(GenerationRecipe)} == {*form.model.bound, *_GIVEN}
+
+
+@pytest.mark.parametrize(
+    ("name", "typed", "value"),
+    [("rho", "3", 3.0), ("num_steps", "7", 7), ("s_max", "", None), ("prompt", "6", "6"), ("passes", "both", "both")],
+)
+def test_field_without_a_widget_of_its_own_gets_a_plain_one(name, typed, value):
+    model = form_model()()
+    widget = model.plain_field(name)
+    widget.value = typed
+    assert getattr(model, name) == value
+    model.load(GenerationRecipe())
+    assert model.recipe() == GenerationRecipe()
+    assert widget.description == model.param[name].doc
+
+
+def test_what_cannot_be_read_is_a_fault_until_it_is_mended_or_a_recipe_is_loaded():
+    model = form_model()()
+    widget = model.plain_field("rho")
+    for mend in (lambda: setattr(widget, "value", "5"), lambda: model.load(GenerationRecipe())):
+        widget.value = "steep"
+        with pytest.raises(ConfigError, match="“Rho” is 'steep'; write a number"):
+            model.recipe()
+        assert model.recipe(idle=["rho"]) == GenerationRecipe()
+        mend()
+        assert model.recipe().sampling.rho == model.rho
+    assert widget.value == "7.0"

@@ -191,7 +191,7 @@ async def browse(visit):
     await visit.do(lambda: session.choose_layer("midblock", 2.0))
     await visit.do(lambda: setattr(dashboard.navigation.colour, "value", "distance_to_data"))
     await visit.do(dashboard.generation.generate)
-    await until(lambda: dashboard.results.made)
+    await until(lambda: dashboard.results.entries)
     await visit.do(lambda: setattr(dashboard.tabs, "active", 2))
     for view in ("compare", "noise", "3d", "map"):
         await visit.do(lambda view=view: setattr(session.state, "view", view))

@@ -12,7 +12,7 @@ from diffviews.processing.map_parameters import MapParameters
 from diffviews.recipes.embedding import EmbeddingRecipe
 from panel_app.computing.session_jobs import SessionJobs
 from panel_app.data import DataStore
-from panel_app.generation.tracks import Track
+from panel_app.generation.gallery_entry import Track
 from panel_app.places import SIGMA_AXIS, Across
 from panel_app.scenes.order import ALIGNED, SOLID, MapOrder
 from panel_app.scenes.paths import paths_on
@@ -166,7 +166,7 @@ def outcome_with(trajectory, layer_run="ext-1/midblock/2.0", path=None):
 
 
 def track_of(outcome, sample=0):
-    return Track(SimpleNamespace(outcome=outcome, map_run="some other map"), sample, PATHS[1], has_baseline=True)
+    return Track(SimpleNamespace(generation=outcome, map_run="some other map"), sample, PATHS[1], has_baseline=True)
 
 
 class NamingProjector:

@@ -13,7 +13,7 @@ from panel_app.computing.pending import Pending
 from panel_app.computing.session_jobs import SessionJobs
 from panel_app.dashboard import Dashboard
 from panel_app.data import DataStore
-from panel_app.generation.past import PAGE
+from panel_app.generation.history import PAGE
 from tests.unit.dashboard_synthetic import LAYERS, SyntheticRunner, SyntheticRuns
 
 
@@ -57,9 +57,9 @@ def generate(dashboard, count=1, **values):
 
 
 def unfolded(dashboard):
-    past = dashboard.generation.past
+    past = dashboard.generation.history
     past._layout.active = [0]
-    until(lambda: not past._lists.busy and not past._leaves.busy, past._lists, past._leaves)
+    until(lambda: not past._lists.busy and not past._previews.busy, past._lists, past._previews)
     return past
 
 
@@ -68,8 +68,8 @@ def unfolded(dashboard):
 
 def test_nothing_is_read_before_the_list_is_unfolded_and_then_one_page_newest_first(dashboard, runs):
     generate(dashboard, PAGE + 3)
-    past = dashboard.generation.past
-    until(lambda: not past._lists.busy and not past._leaves.busy, past._lists, past._leaves)
+    past = dashboard.generation.history
+    until(lambda: not past._lists.busy and not past._previews.busy, past._lists, past._previews)
     assert runs.generations.read == []
     unfolded(dashboard)
     assert [row["id"] for row in past.list.entries] == [f"gen-{n}" for n in range(PAGE + 3, 3, -1)]
@@ -78,7 +78,7 @@ def test_nothing_is_read_before_the_list_is_unfolded_and_then_one_page_newest_fi
     assert past.list.entries[0]["detail"].endswith(f"seed {PAGE + 2}")
     assert past.list.entries[0]["url"].endswith(f"/runs/gen-{PAGE + 3}")
     past._turn(1)
-    until(lambda: not past._leaves.busy, past._leaves)
+    until(lambda: not past._previews.busy, past._previews)
     assert [row["id"] for row in past.list.entries] == ["gen-3", "gen-2", "gen-1"]
     assert past.older.disabled
     assert not past.newer.disabled
@@ -91,20 +91,20 @@ def test_list_is_of_the_layer_run_or_of_the_whole_extraction(dashboard):
     past = unfolded(dashboard)
     assert [row["id"] for row in past.list.entries] == ["gen-2"]
     past.scope.value = "extraction"
-    until(lambda: len(past.list.entries) == 2, past._lists, past._leaves)
+    until(lambda: len(past.list.entries) == 2, past._lists, past._previews)
     assert past.list.entries[1]["id"] == "gen-1"
 
 
 def test_generation_that_cannot_be_read_says_so_and_the_others_are_shown(dashboard, runs, monkeypatch):
     generate(dashboard, 2)
-    whole = runs.generations.leaf
+    whole = runs.generations.preview
 
-    def leaf(run_id):
+    def preview(run_id):
         if run_id == "gen-1":
             raise TrackingError("the bucket does not answer")
         return whole(run_id)
 
-    monkeypatch.setattr(runs.generations, "leaf", leaf)
+    monkeypatch.setattr(runs.generations, "preview", preview)
     rows = unfolded(dashboard).list.entries
     assert rows[0]["src"]
     assert (rows[1]["src"], rows[1]["detail"]) == ("", "the bucket does not answer")
@@ -125,7 +125,7 @@ def test_loading_brings_map_form_and_selection_back(dashboard, runner):
     form.mask.mode.value, form.sampling.steps.value = "replace", 30
     past = unfolded(dashboard)
     past.scope.value = "extraction"
-    until(lambda: len(past.list.entries) == 1, past._lists, past._leaves)
+    until(lambda: len(past.list.entries) == 1, past._lists, past._previews)
     past._on_list({"load": "gen-1"})
     until(lambda: not past._shows.busy, past._shows)
     assert (session.map.layer.layer, session.map.layer.sigma) == ("midblock", 2.0)
@@ -140,10 +140,10 @@ def test_showing_puts_the_logged_result_and_its_path_on_the_page(dashboard):
     other.open({"layer": "encoder_block_0"})
     past = unfolded(other)
     past.scope.value = "extraction"
-    until(lambda: len(past.list.entries) == 2, past._lists, past._leaves)
+    until(lambda: len(past.list.entries) == 2, past._lists, past._previews)
     past._on_list({"show": "gen-1"})
     until(lambda: not past._shows.busy, past._shows)
-    assert other.results.shown.outcome.run_id == "gen-1"
+    assert other.results.current.generation.run_id == "gen-1"
     assert other.session.map.layer.layer == dashboard.session.map.layer.layer
     assert [path.baseline for path in other.drawing.paths] == [True, False]
     assert '"seed": 0' in other.results.view.recipe

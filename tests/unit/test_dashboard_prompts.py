@@ -18,8 +18,9 @@ from panel_app.computing.session_jobs import SessionJobs
 from panel_app.dashboard import Dashboard
 from panel_app.data import DataStore
 from panel_app.filter import Filter
-from panel_app.generation.asked_for import UNIFORM
-from panel_app.generation.fields import check_region, read_channels
+from panel_app.generation.conditioning_section import UNIFORM
+from panel_app.generation.contradictions import check_channels, check_region
+from panel_app.generation.values import read_channels
 from panel_app.model_facts import ModelFacts
 from panel_app.pictures import picture_address
 from panel_app.points import SIGMA, UNLABELLED, join_points
@@ -46,7 +47,7 @@ def dashboard(runs):
 def recipe_of(dashboard, **values):
     form = dashboard.generation.form
     for name, value in values.items():
-        part = next(part for part in (form.asked, form.mask, form.sampling) if hasattr(part, name))
+        part = next(part for part in (form.conditioning, form.mask, form.sampling) if hasattr(part, name))
         getattr(part, name).value = value
     return form.recipe()
 
@@ -59,13 +60,13 @@ def test_prompts_and_no_class_are_asked_of_a_model_that_takes_them(dashboard, ru
     recipe = recipe_of(dashboard, negative="blurry, dull")
     assert recipe.prompt == runs.sample_set.prompts[3]
     assert (recipe.negative_prompt, recipe.class_label) == ("blurry, dull", UNIFORM)
-    assert not dashboard.generation.form.asked.wanted.visible
+    assert not dashboard.generation.form.conditioning.label.visible
     assert recipe_of(dashboard, prompt="  a cat\n").prompt == "a cat"
     assert recipe_of(dashboard, prompt="").prompt == ""
 
 
 def test_selected_samples_prompt_never_replaces_what_was_typed(dashboard, runs):
-    asked, session = dashboard.generation.form.asked, dashboard.session
+    asked, session = dashboard.generation.form.conditioning, dashboard.session
     session.click("digits-0003")
     session.clear()
     session.click("digits-0004")
@@ -84,8 +85,8 @@ def test_unconditional_model_is_asked_for_nothing():
     runs = SyntheticRuns(60)
     runs.noted = {"takes_prompts": False, "num_classes": 0}
     dashboard = dashboard_of(runs)
-    asked = dashboard.generation.form.asked
-    assert not asked.wanted.visible
+    asked = dashboard.generation.form.conditioning
+    assert not asked.label.visible
     assert not asked._prompts.visible
     recipe = recipe_of(dashboard)
     assert (recipe.prompt, recipe.class_label) == (None, UNIFORM)
@@ -95,7 +96,7 @@ def test_classes_of_an_unlabelled_set_are_those_of_the_model():
     runs = SyntheticRuns(60)
     runs.sample_set = SampleSet.from_images(runs.images, runs.sample_set.sample_ids)
     runs.noted = {"num_classes": 3}
-    offered = dashboard_of(runs).generation.form.asked.wanted.options
+    offered = dashboard_of(runs).generation.form.conditioning.label.options
     assert [label for label in offered.values() if label not in (None, -1)] == [0, 1, 2]
 
 
@@ -103,9 +104,8 @@ def test_defaults_are_the_models_own_and_survive_a_change_of_layer(dashboard):
     sampling = dashboard.generation.form.sampling
     assert (sampling.steps.value, sampling.guidance.value) == (50, 7.5)
     assert sampling.guidance.end >= 15
-    recipe = recipe_of(dashboard)
-    own = recipe.sampling
-    assert (own.sampler, own.schedule, own.num_steps, own.guidance_scale) == (None, "auto", 50, 7.5)
+    asked = recipe_of(dashboard).sampling
+    assert (asked.sampler, asked.schedule, asked.num_steps, asked.guidance_scale) == (None, "auto", 50, 7.5)
     sampling.guidance.value, sampling.steps.value = 12.0, 20
     dashboard.session.choose_layer("midblock", 2.0)
     assert (sampling.steps.value, sampling.guidance.value) == (20, 12.0)
@@ -114,11 +114,12 @@ def test_defaults_are_the_models_own_and_survive_a_change_of_layer(dashboard):
 def test_model_of_which_nothing_was_noted_has_classes_and_usual_defaults():
     dashboard = dashboard_of(SyntheticRuns(60))
     form = dashboard.generation.form
-    assert form.asked.wanted.visible
-    assert len(form.asked.wanted.options) == 12
+    assert form.conditioning.label.visible
+    assert len(form.conditioning.label.options) == 12
     recipe = recipe_of(dashboard)
     sampling = recipe.sampling
-    assert (sampling.num_steps, sampling.guidance_scale, sampling.sampler, recipe.precision) == (18, 1.0, None, "auto")
+    assert (sampling.num_steps, sampling.guidance_scale, sampling.sampler) == (18, 1.0, None)
+    assert recipe.precision == "auto"
 
 
 @pytest.mark.parametrize(
@@ -169,26 +170,29 @@ def test_churn_between_no_levels_is_a_sentence(dashboard):
     ],
 )
 def test_channels_are_read_as_people_write_them(text, channels):
-    assert read_channels(text, {"midblock": GRID}) == channels
+    assert read_channels(text) == channels
 
 
 @pytest.mark.parametrize(
     ("text", "sentence"),
-    [("3-1", "'3-1'"), ("a", "'a'"), ("-2", "'-2'"), ("0-4, 3", "channel 3 twice"), ("64", "channels 0 to 63")],
+    [("3-1", "'3-1'"), ("a", "'a'"), ("-2", "'-2'"), ("0-4, 3", "channel 3 twice")],
 )
 def test_impossible_channels_are_a_sentence(text, sentence):
     with pytest.raises(ConfigError, match=sentence):
-        read_channels(text, {"midblock": GRID})
+        read_channels(text)
 
 
-def test_channels_of_tokens_are_counted_along_their_last_axis():
-    assert read_channels("319", {"text": TOKENS}) == (319,)
+def test_channels_are_counted_along_the_first_axis_of_grids_and_the_last_of_tokens():
+    check_channels((63,), {"midblock": GRID})
+    with pytest.raises(ConfigError, match="channels 0 to 63"):
+        check_channels((64,), {"midblock": GRID})
+    check_channels((319,), {"text": TOKENS})
     with pytest.raises(ConfigError, match="0 to 319"):
-        read_channels("320", {"text": TOKENS})
+        check_channels((320,), {"text": TOKENS})
 
 
 def test_region_must_lie_on_every_masked_layers_grid():
-    assert check_region((0, 4, 8, 4), {"midblock": GRID}) == (0, 4, 8, 4)
+    check_region((0, 4, 8, 4), {"midblock": GRID})
     with pytest.raises(ConfigError, match="grid of midblock is 8 high and 8 wide"):
         check_region((0, 5, 8, 4), {"encoder": (32, 16, 16), "midblock": GRID})
     with pytest.raises(ConfigError, match="no grid"):
@@ -398,7 +402,7 @@ def test_generation_of_a_prompt_is_titled_by_it(dashboard):
     while dashboard.generation.bar.busy:
         time.sleep(0.01)
         dashboard.generation.bar.follow()
-    shown = dashboard.results.shown
+    shown = dashboard.results.current
     assert shown.title.startswith("“a very")
     assert len(shown.title) <= 62
-    assert shown.outcome.recipe.prompt == recipe.prompt
+    assert shown.generation.recipe.prompt == recipe.prompt

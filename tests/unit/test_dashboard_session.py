@@ -11,8 +11,8 @@ from panel_app.computing.session_jobs import SessionJobs
 from panel_app.dashboard import Dashboard
 from panel_app.data import DataStore
 from panel_app.filter import Filter
-from panel_app.generation.asked_for import RANDOM, UNIFORM
-from panel_app.generation.panel import describe
+from panel_app.generation.conditioning_section import RANDOM, UNIFORM
+from panel_app.generation.gallery_entry import describe
 from panel_app.session import Session
 from panel_app.settings import Settings
 from panel_app.state import Address, Selection
@@ -63,7 +63,8 @@ def only(*classes):
 def generate(dashboard, **values):
     form = dashboard.generation.form
     for name, value in values.items():
-        part = next(part for part in (form, form.averaged, form.asked, form.mask, form.sampling) if hasattr(part, name))
+        parts = (form, form.average, form.conditioning, form.mask, form.sampling)
+        part = next(part for part in parts if hasattr(part, name))
         getattr(part, name).value = value
     dashboard.generation.generate()
     finish(dashboard.generation.bar)
@@ -215,7 +216,7 @@ def test_generation_masks_with_the_selected_samples_by_id_whatever_is_filtered(d
 
 @pytest.mark.parametrize(("value", "label"), [(0, 0), (UNIFORM, -1), (RANDOM, None), (9, 9)])
 def test_class_asked_for_arrives_as_chosen(dashboard, runner, value, label):
-    generate(dashboard, wanted=value)
+    generate(dashboard, label=value)
     assert runner.recipes[-1].class_label == label
     assert runner.recipes[-1].class_label is label or label is not None
 
@@ -256,9 +257,9 @@ def test_every_choice_of_the_form_reaches_the_recipe(dashboard, runner):
         "conditional",
     )
     assert recipe.layers == ("midblock", "decoder_block_2")
-    sampling = recipe.sampling
-    assert (sampling.sampler, sampling.num_steps, sampling.sigma_max, sampling.sigma_min) == ("renoise", 6, 40.0, 0.01)
-    assert (sampling.guidance_scale, sampling.noise_mode, recipe.seed, recipe.num_samples) == (2.0, "fixed", 11, 3)
+    asked = recipe.sampling
+    assert (asked.sampler, asked.num_steps, asked.sigma_max, asked.sigma_min) == ("renoise", 6, 40.0, 0.01)
+    assert (asked.guidance_scale, asked.noise_mode, recipe.seed, recipe.num_samples) == (2.0, "fixed", 11, 3)
     assert recipe.window == (1, 4)
     generate(dashboard, seeded=False)
     assert runner.recipes[-1].seed is None
@@ -311,13 +312,13 @@ def test_steps_shown_are_those_of_the_sample_chosen(dashboard, runner):
 
 
 def test_gallery_keeps_this_visits_generations_newest_first_each_with_its_link(dashboard):
-    generate(dashboard, wanted=0)
-    generate(dashboard, wanted=1)
+    generate(dashboard, label=0)
+    generate(dashboard, label=1)
     entries = dashboard.results.gallery.entries
     assert [e["title"] for e in entries] == ["1: one", "0: zero"]
     assert entries[0]["url"].endswith("/runs/gen-2")
     dashboard.results.gallery._on_message({"show": "gen-1"})
-    assert dashboard.results.shown.outcome.run_id == "gen-1"
+    assert dashboard.results.current.generation.run_id == "gen-1"
 
 
 def test_failed_generation_is_told_and_the_form_is_free_again(dashboard, runner, monkeypatch):
@@ -338,7 +339,7 @@ def test_cancelled_generation_shows_nothing_and_frees_the_form(dashboard, runner
     dashboard.generation.bar._cancel()
     finish(dashboard.generation.bar)
     assert runner.made == 0
-    assert dashboard.results.shown is None
+    assert dashboard.results.current is None
     assert "cancelled" in dashboard.session.notice.text
     assert not dashboard.generation.button.disabled
 

@@ -10,7 +10,7 @@ from test_dashboard_past import generate
 from panel_app.computing.session_jobs import SessionJobs
 from panel_app.dashboard import Dashboard
 from panel_app.data import DataStore
-from panel_app.generation.tracks import path_colours
+from panel_app.generation.gallery_entry import path_colours
 from panel_app.map.overlays import DARK, LIGHT, path_columns
 from panel_app.theme import BASELINE_PATH, NEIGHBOUR, PATH, PATHS, SELECTED
 
@@ -60,8 +60,8 @@ def test_colour_in_the_gallery_is_that_of_the_path_on_the_map(dashboard):
     dashboard.session.click("digits-0007")
     generate(dashboard, 3)
     results = dashboard.results
-    for number, shown in enumerate(results.made):  # the runner here gives them all one way
-        shown.outcome.path = shown.outcome.path.assign(x=shown.outcome.path["x"] + number)
+    for number, shown in enumerate(results.entries):  # the runner here gives them all one way
+        shown.generation.path = shown.generation.path.assign(x=shown.generation.path["x"] + number)
     for run in ("gen-1", "gen-2"):
         results._on_gallery({"path": run, "on": True})
     listed = {entry["id"]: entry["colour"] for entry in results.gallery.entries}
@@ -69,9 +69,10 @@ def test_colour_in_the_gallery_is_that_of_the_path_on_the_map(dashboard):
     paths = dashboard.drawing.paths
     assert [path.baseline for path in paths] == [True, False, False, False]
     drawn = {path.x: path.colour for path in paths[1:]}
-    for shown in results.made:
-        rows = shown.outcome.path[(shown.outcome.path["variant"] == "masked") & (shown.outcome.path["sample"] == 0)]
-        assert drawn[tuple(rows["x"])] == listed[shown.outcome.run_id]
+    for shown in results.entries:
+        path = shown.generation.path
+        rows = path[(path["variant"] == "masked") & (path["sample"] == 0)]
+        assert drawn[tuple(rows["x"])] == listed[shown.generation.run_id]
     lines, dots, _ = path_columns(paths, -1, (1.0, 1.0), LIGHT)
     assert lines["colour"] == [BASELINE_PATH, *(path.colour for path in paths[1:])]
     assert set(dots["colour"]) == set(lines["colour"])
@@ -91,5 +92,5 @@ def test_tracks_name_the_sample_on_show_for_every_view(dashboard):
     results = dashboard.results
     results._on_gallery({"path": "gen-1", "on": True})
     results._on_view({"sample": 2})
-    told = [(t.shown.outcome.run_id, t.sample, t.colour, t.has_baseline) for t in results.tracks]
+    told = [(t.entry.generation.run_id, t.sample, t.colour, t.has_baseline) for t in results.tracks]
     assert told == [("gen-2", 2, PATH, True), ("gen-1", 0, PATHS[1], False)]

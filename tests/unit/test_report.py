@@ -44,7 +44,9 @@ def report(text="plain", **more):
             ReportedSample(text, "selected", text, text + "!", PICTURE),
             ReportedSample("b", "suggested", "c", "", PICTURE, 1.5),
         ],
-        generations=[ReportedGeneration(text, text, (PICTURE, PICTURE), (PICTURE,), "http://localhost/run")],
+        generations=[
+            ReportedGeneration(text, text, (PICTURE, PICTURE), (PICTURE,), "http://localhost/run", f"run {text}")
+        ],
         links={text: "http://localhost/?a=1&b=2"},
         **more,
     )
@@ -52,7 +54,7 @@ def report(text="plain", **more):
 
 def test_report_tells_all_it_was_given():
     page = Reader(report_html(report()))
-    for word in ("plain", "plain!", "selected", "suggested", "1.5", "0.25", "Same noise, no mask"):
+    for word in ("plain", "plain!", "selected", "suggested", "1.5", "0.25", "Same noise, no mask", "run plain"):
         assert word in page.text
     sources = [image["src"] for image in page.of("img")]
     assert len(sources) == 6  # the map, two samples, two images and a baseline

@@ -12,6 +12,7 @@ from diffviews.recipes.generation import GenerationRecipe
 from panel_app.computing.session_jobs import SessionJobs
 from panel_app.dashboard import Dashboard
 from panel_app.data import DataStore
+from panel_app.generation.form_model import form_model
 from panel_app.generation.sampling_section import FirstValues, SamplingSection
 from panel_app.model_facts import ModelFacts
 from panel_app.settings import Settings
@@ -87,14 +88,14 @@ def test_checkpoint_is_given_to_recipes_of_its_model_that_name_none():
 
 
 def test_form_shows_first_values_and_may_exceed_its_ranges():
-    section = SamplingSection(FirstValues(600, 7.5))
+    section = SamplingSection(form_model()(), FirstValues(600, 7.5))
     section.follow(ModelFacts(default_steps=18, default_guidance=1.0))
     assert (section.steps.value, section.guidance.value, section.guidance.end) == (600, 7.5, 8.0)
     assert "The model's own is 1." in section.guidance.description
 
 
 def test_guidance_of_zero_is_a_first_value():
-    section = SamplingSection(FirstValues(guidance_scale=0.0))
+    section = SamplingSection(form_model()(), FirstValues(guidance_scale=0.0))
     section.follow(ModelFacts(default_steps=4, default_guidance=3.0))
     assert (section.steps.value, section.guidance.value) == (4, 0.0)
 

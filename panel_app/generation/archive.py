@@ -14,7 +14,7 @@ from panel_app.recent import Recent
 
 
 @dataclass(frozen=True, slots=True)
-class Leaf:
+class Preview:
     """What the gallery shows of one generation."""
 
     recipe: GenerationRecipe
@@ -22,25 +22,25 @@ class Leaf:
     """Its first image as a data address."""
 
 
-class LoggedGenerations:
+class GenerationArchive:
     """Reads the generations of a workspace; usable from several threads."""
 
     def __init__(self, workspace: Workspace) -> None:
         self._workspace = workspace
-        self._leaves = Recent[Leaf](512)
+        self._previews = Recent[Preview](512)
 
-    def made_from(self, layer_runs: Collection[str]) -> Sequence[GenerationRecord]:
+    def of_layers(self, layer_runs: Collection[str]) -> Sequence[GenerationRecord]:
         """Return the finished generations masked from, or drawn on, these layer runs, newest first."""
         catalog = self._workspace.catalog
         if len(layer_runs) == 1:
             return list(catalog.generations(next(iter(layer_runs))))
         return [record for record in catalog.generations() if record.source_run in layer_runs]
 
-    def leaf(self, run_id: str) -> Leaf:
-        """Return what the gallery shows of a generation; raises as `outcome` does."""
-        return self._leaves.get(run_id, lambda: self._read_leaf(run_id))
+    def preview(self, run_id: str) -> Preview:
+        """Return what the gallery shows of a generation; raises as `generation` does."""
+        return self._previews.get(run_id, lambda: self._read_preview(run_id))
 
-    def outcome(self, run_id: str) -> LoggedGeneration:
+    def generation(self, run_id: str) -> LoggedGeneration:
         """Return a generation as it was logged.
 
         Raises:
@@ -49,6 +49,6 @@ class LoggedGenerations:
         folder = self._workspace.folder(run_id)
         return read_result(run_id, folder.names(), lambda name: folder.path(name).read_bytes())
 
-    def _read_leaf(self, run_id: str) -> Leaf:
+    def _read_preview(self, run_id: str) -> Preview:
         image = self._workspace.folder(run_id).path("images/000.png").read_bytes()
-        return Leaf(read_recipe(self._workspace, run_id), png_address(image, PREVIEW))
+        return Preview(read_recipe(self._workspace, run_id), png_address(image, PREVIEW))

@@ -9,17 +9,19 @@ import panel as pn
 import panel_material_ui as pmui
 
 from diffviews.errors import DiffViewsError
+from diffviews.pipelines.generate import LoggedGeneration
 from diffviews.pipelines.model_runner import Runner
 from diffviews.recipes.generation import GenerationRecipe
+from diffviews.tracking.records import GenerationRecord
 from panel_app.cards import hint
-from panel_app.components import PastList
+from panel_app.components import HistoryList
 from panel_app.computing.background import Background
 from panel_app.computing.job_bar import JobBar
 from panel_app.computing.session_jobs import SessionJobs
-from panel_app.generation.described import describe
-from panel_app.html import Html
+from panel_app.fields import choice, field, folded, row, section, text
+from panel_app.generation.archive import GenerationArchive, Preview
+from panel_app.generation.gallery_entry import describe
 from panel_app.session import Session
-from panel_app.theme import PANE_CSS
 
 PAGE = 8
 """Generations shown at once; only these are fetched."""
@@ -30,13 +32,13 @@ _AT_ONCE = 4
 class _Entry:
     """A generation in the list; its recipe and picture come later, or never where the store is down."""
 
-    record: Any
-    leaf: Any = None
+    record: GenerationRecord
+    preview: Preview | None = None
     trouble: str = ""
     note: str = ""
 
 
-class PastGenerations(pn.viewable.Viewer):
+class GenerationHistory(pn.viewable.Viewer):
     """Lists what was logged of the layer, or of the whole extraction, on show, newest first, page by page."""
 
     def __init__(
@@ -45,7 +47,7 @@ class PastGenerations(pn.viewable.Viewer):
         runner: Runner,
         queue: SessionJobs,
         *,
-        on_show: Callable[[Any], None],
+        on_show: Callable[[LoggedGeneration], None],
         on_load: Callable[[GenerationRecipe], None],
         **params: Any,
     ) -> None:
@@ -55,17 +57,17 @@ class PastGenerations(pn.viewable.Viewer):
             session: whose layer is on show.
             runner: that replays.
             queue: that replays wait in.
-            on_show: called with the outcome of a generation that is to be shown again.
+            on_show: called with a generation that is to be shown again.
             on_load: called with the recipe that is to be filled into the form.
         """
         super().__init__(**params)
         self.session, self.runner = session, runner
         self._on_show, self._on_load = on_show, on_load
-        self._records: Sequence[Any] = ()
+        self._records: Sequence[GenerationRecord] = ()
         self._entries: list[_Entry] = []
         self._page, self._replayed = 0, ""
         self._lists = Background(self._fail)
-        self._leaves = Background(self._fail)
+        self._previews = Background(self._fail)
         self._shows = Background(self._fail)
         self.bar = JobBar(queue, on_over=self._draw, on_done=self._compared, on_told=self._tell)
         self._build()
@@ -75,32 +77,20 @@ class PastGenerations(pn.viewable.Viewer):
         return self._layout
 
     def _build(self) -> None:
-        self.scope = pmui.RadioButtonGroup(
-            label="Made from",
-            options={"This layer run": "layer", "This extraction": "extraction"},
-            value="layer",
-            size="small",
-            sizing_mode="stretch_width",
-            margin=(4, 0),
-            description="Generations drawn on the map of this layer run, or of any layer run of this extraction.",
-        )
+        self.scope = choice(
+            "Made from", {"This layer run": "layer", "This extraction": "extraction"}, "layer",
+            "Generations drawn on the map of this layer run, or of any layer run of this extraction.",
+        )  # fmt: skip
         self.scope.param.watch(lambda *_: self.refresh(), "value")
-        self.list = PastList(self._on_list, margin=0)
-        self._told = Html("", stylesheets=[PANE_CSS], margin=(6, 0), sizing_mode="stretch_width")
+        self.list = HistoryList(self._on_list, margin=0)
+        self._range = text(margin=(6, 0))
         self.newer, self.older = (
-            pmui.Button(label=label, variant="text", size="small", margin=0, on_click=lambda _, by=by: self._turn(by))
-            for label, by in (("Newer", -1), ("Older", 1))
+            field(pmui.Button, label, variant="text", sizing_mode=None, margin=0, on_click=turn)
+            for label, turn in (("Newer", lambda _: self._turn(-1)), ("Older", lambda _: self._turn(1)))
         )
-        self._pages = pn.Row(self.newer, self._told, self.older, sizing_mode="stretch_width", margin=(4, 0))
-        self._body = pn.Column(self.scope, self.bar, self.list, self._pages, sizing_mode="stretch_width", margin=0)
-        self._layout = pmui.Accordion(
-            ("Logged generations", self._body),
-            elevation=0,
-            disable_gutters=True,
-            sizing_mode="stretch_width",
-            margin=(10, 0),
-            title_variant="subtitle2",
-        )
+        self._pages = row(self.newer, self._range, self.older, margin=(4, 0))
+        body = section(self.scope, self.bar, self.list, self._pages)
+        self._layout = folded({"Logged generations": body}, margin=(10, 0))
         self._layout.param.watch(lambda *_: self.refresh(), "active")
 
     @property
@@ -115,12 +105,12 @@ class PastGenerations(pn.viewable.Viewer):
             return
         of_layer = self.scope.value == "layer"
         runs = {layer_map.layer.run_id} if of_layer else {record.run_id for record in self.session.layers}
-        generations = self.session.store.library.generations
+        archive = self.session.store.library.generations
         if not self._entries:
             self.list.empty = "Looking for generations…"
-        self._lists.start(lambda: generations.made_from(runs), self._listed)
+        self._lists.start(lambda: archive.of_layers(runs), self._listed)
 
-    def _listed(self, records: Sequence[Any]) -> None:
+    def _listed(self, records: Sequence[GenerationRecord]) -> None:
         self._records, self._page = records, 0
         self.list.empty = "None yet. What you generate is logged, and can be found here again."
         self._turn(0)
@@ -134,10 +124,10 @@ class PastGenerations(pn.viewable.Viewer):
         known = {entry.record.run_id: entry for entry in self._entries}
         self._entries = [known.get(record.run_id) or _Entry(record) for record in shown]
         self._draw()
-        generations = self.session.store.library.generations
-        wanted = [entry for entry in self._entries if entry.leaf is None]
+        archive = self.session.store.library.generations
+        wanted = [entry for entry in self._entries if entry.preview is None]
         if wanted:
-            self._leaves.start(lambda: _with_leaves(wanted, generations), self._fill)
+            self._previews.start(lambda: _with_previews(wanted, archive), self._fill)
 
     def _fill(self, filled: Sequence[_Entry]) -> None:
         by_id = {entry.record.run_id: entry for entry in filled}
@@ -148,15 +138,15 @@ class PastGenerations(pn.viewable.Viewer):
         self.list.param.update(entries=[self._row(entry) for entry in self._entries], busy=self.bar.busy)
         first, total = self._page * PAGE, len(self._records)
         self._pages.visible = total > PAGE
-        self._told.object = hint(f"{first + 1}–{min(first + PAGE, total)} of {total:,}")
+        self._range.object = hint(f"{first + 1}–{min(first + PAGE, total)} of {total:,}")
         self.newer.disabled, self.older.disabled = first == 0, first + PAGE >= total
 
     def _row(self, entry: _Entry) -> dict[str, Any]:
         record, layer_map = entry.record, self.session.map
         title, detail, src = record.name, entry.trouble, ""
-        if entry.leaf is not None and layer_map is not None:
-            title, mask = describe(entry.leaf.recipe, layer_map.samples.classes, layer_map.facts.asks)
-            detail, src = f"{record.layer}, {mask}, seed {entry.leaf.recipe.seed}", entry.leaf.thumbnail
+        if entry.preview is not None and layer_map is not None:
+            title, mask = describe(entry.preview.recipe, layer_map.samples.classes, layer_map.facts.asks)
+            detail, src = f"{record.layer}, {mask}, seed {entry.preview.recipe.seed}", entry.preview.thumbnail
         return {
             "id": record.run_id,
             "src": src,
@@ -169,7 +159,7 @@ class PastGenerations(pn.viewable.Viewer):
 
     def leave(self) -> None:
         """Let go of what is being read: the visitor has left."""
-        for work in (self._lists, self._leaves, self._shows):
+        for work in (self._lists, self._previews, self._shows):
             work.leave()
 
     # -- what can be done with one ---------------------------------------------------------
@@ -180,31 +170,31 @@ class PastGenerations(pn.viewable.Viewer):
             if entry is not None:
                 action(entry.record)
 
-    def show(self, record: Any) -> None:
+    def show(self, record: GenerationRecord) -> None:
         """Read a generation's result from what it logged, and show it."""
-        generations = self.session.store.library.generations
+        archive = self.session.store.library.generations
 
-        def done(outcome: Any) -> None:
+        def done(generation: LoggedGeneration) -> None:
             self._note(record.run_id, "")
-            self._open(outcome.recipe)
-            self._on_show(outcome)
+            self._open(generation.recipe)
+            self._on_show(generation)
 
         self._note(record.run_id, "Reading its images…")
-        self._shows.start(lambda: generations.outcome(record.run_id), done)
+        self._shows.start(lambda: archive.generation(record.run_id), done)
 
-    def load(self, record: Any) -> None:
+    def load(self, record: GenerationRecord) -> None:
         """Fill a generation's recipe into the form, on the map that it was made on."""
-        generations = self.session.store.library.generations
+        archive = self.session.store.library.generations
 
-        def done(leaf: Any) -> None:
-            self._open(leaf.recipe)
-            self._on_load(leaf.recipe)
+        def done(preview: Preview) -> None:
+            self._open(preview.recipe)
+            self._on_load(preview.recipe)
             self._entries = [replace(entry, note="") for entry in self._entries]
             self._note(record.run_id, "Its settings are in the form above.")
 
-        self._shows.start(lambda: generations.leaf(record.run_id), done)
+        self._shows.start(lambda: archive.preview(record.run_id), done)
 
-    def replay(self, record: Any) -> None:
+    def replay(self, record: GenerationRecord) -> None:
         """Make a generation once more and compare the images."""
         runner, run_id = self.runner, record.run_id
         self._replayed = run_id
@@ -241,12 +231,12 @@ class PastGenerations(pn.viewable.Viewer):
         self.session.tell(text)
 
 
-def _with_leaves(entries: Sequence[_Entry], generations: Any) -> list[_Entry]:
+def _with_previews(entries: Sequence[_Entry], archive: GenerationArchive) -> list[_Entry]:
     """Fetch what the list shows of each, a few at a time; one that cannot be read says so."""
 
     def fetch(entry: _Entry) -> _Entry:
         try:
-            return replace(entry, leaf=generations.leaf(entry.record.run_id))
+            return replace(entry, preview=archive.preview(entry.record.run_id))
         except DiffViewsError as error:
             return replace(entry, trouble=str(error))
 

@@ -4,45 +4,35 @@ from html import escape
 from typing import Any, Literal
 
 import panel as pn
-import panel_material_ui as pmui
 
 from panel_app.cards import hint, thumbnail_strip
-from panel_app.html import Html
+from panel_app.fields import choice, section, switch, text
 from panel_app.points import short_sigma
 from panel_app.session import Session
 from panel_app.state import Group, Selection
-from panel_app.theme import PANE_CSS
 
 Source = Literal["selection", "group"]
 _LARGEST_SELECTION = 50
 """A recipe of more samples is shown as a marked group; rings around so many would hide the map."""
 
 
-class Averaged(pn.viewable.Viewer):
+class AverageSection(pn.viewable.Viewer):
     """Says which samples are averaged, and chooses between selection and group where there is a choice."""
 
     def __init__(self, session: Session, **params: Any) -> None:
         super().__init__(**params)
         self.session = session
-        self.source = pmui.RadioButtonGroup(
-            label="Average over",
-            options={"Selection": "selection", "Marked group": "group"},
-            value="selection",
-            size="small",
-            sizing_mode="stretch_width",
-            margin=(12, 0, 0, 0),
-            visible=False,
-            description="The selected sample and its neighbours, or all samples marked with lasso or box.",
-        )
-        self.include = pmui.Switch(
-            label="Include the selected sample in the average",
-            value=True,
-            size="small",
+        self.source = choice(
+            "Average over", {"Selection": "selection", "Marked group": "group"}, "selection",
+            "The selected sample and its neighbours, or all samples marked with lasso or box.",
+            margin=(12, 0, 0, 0), visible=False,
+        )  # fmt: skip
+        self.include = switch(
+            "Include the selected sample in the average", True, "Otherwise only its neighbours are averaged.",
             margin=(2, 0),
-            description="Otherwise only its neighbours are averaged.",
-        )
-        self._told = Html("", stylesheets=[PANE_CSS], sizing_mode="stretch_width", margin=(12, 0, 8, 0))
-        self._layout = pn.Column(self.source, self._told, self.include, sizing_mode="stretch_width", margin=0)
+        )  # fmt: skip
+        self._text = text(margin=(12, 0, 8, 0))
+        self._layout = section(self.source, self._text, self.include)
         for widget in (self.source, self.include):
             widget.param.watch(lambda *_: self.show(), "value")
 
@@ -75,20 +65,20 @@ class Averaged(pn.viewable.Viewer):
 
     def show(self) -> None:
         """Say what is averaged: how many samples, of which layer, at which noise level."""
-        layer_map, averaged = self.session.map, self.sample_ids
+        layer_map, members = self.session.map, self.sample_ids
         by_group = self.source.visible and self.source.value == "group"
         self.include.visible = not by_group and bool(self.session.state.selection.neighbours)
-        if layer_map is None or not averaged:
-            self._told.object = hint(
+        if layer_map is None or not members:
+            self._text.object = hint(
                 "Select a point to mask this layer with its average, or mark many with lasso or box; without either, "
                 "nothing is masked."
             )
             return
-        samples = "1 sample" if len(averaged) == 1 else f"the average of {len(averaged):,} samples"
+        samples = "1 sample" if len(members) == 1 else f"the average of {len(members):,} samples"
         where = f"at σ {short_sigma(layer_map.layer.sigma)}"
-        self._told.object = (
+        self._text.object = (
             f'<p style="margin-bottom:8px">Masks <b>{escape(layer_map.layer.layer)}</b> {where} with {samples}</p>'
-            + thumbnail_strip(layer_map, averaged)
+            + thumbnail_strip(layer_map, members)
         )
 
     def load(self, sample_ids: tuple[str, ...]) -> None:

@@ -1,0 +1,131 @@
+"""A generation in the gallery of a session: in words, sample by sample, step by step, and as paths over a map."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+from diffviews.pipelines.generate import LoggedGeneration
+from diffviews.recipes.generation import GenerationRecipe
+from panel_app.layer_map import LayerMap
+from panel_app.map.overlays import DrawnPath
+from panel_app.model_facts import Asks
+from panel_app.pictures import FRAME, INSET, difference_address, picture_address
+from panel_app.points import short_sigma, shortened
+from panel_app.theme import PATHS
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class GalleryEntry:
+    """A generation that was made, or looked at again, in this session."""
+
+    generation: LoggedGeneration
+    title: str
+    detail: str
+    map_run: str
+    """Map that its path was placed on."""
+    usual_distance: float | None = None
+    """Median distance to the data of that map's own samples."""
+
+    @classmethod
+    def on_map(cls, generation: LoggedGeneration, layer_map: LayerMap) -> Self:
+        """Return the entry of a generation whose path was placed on a map."""
+        title, detail = describe(generation.recipe, layer_map.samples.classes, layer_map.facts.asks)
+        measured = "distance_to_data" in layer_map.numeric_columns
+        usual = layer_map.table["distance_to_data"].median() if measured else None
+        return cls(generation, title, f"{layer_map.layer.layer}, {detail}", layer_map.map_run, usual)
+
+    @property
+    def run_id(self) -> str:
+        """Of the generation."""
+        return self.generation.run_id
+
+    def samples(self) -> list[dict[str, Any]]:
+        """Return the samples as `ResultView` shows them."""
+        result, rows = self.generation.result, []
+        for index, image in enumerate(result.images):
+            row: dict[str, Any] = {"image": picture_address(image), "title": f"{self.title}, sample {index + 1}"}
+            if result.baseline_images is not None and result.difference_images is not None:
+                row["baseline"] = picture_address(result.baseline_images[index])
+                row["difference"] = difference_address(result.difference_images[index])
+            rows.append(row)
+        return rows
+
+    def steps(self, sample: int) -> list[dict[str, Any]]:
+        """Return one sample's steps as `ResultView` shows them; none where they were not recorded."""
+        result, far = self.generation.result, self._distances(sample)
+        frames, noised = result.intermediates, result.noised_inputs
+        if frames is None:
+            return []
+        usual = f" (samples: {self.usual_distance:.2f})" if self.usual_distance else ""
+        return [
+            {
+                "frame": picture_address(frames[step][sample], FRAME),
+                "noised": None if noised is None else picture_address(noised[step][sample], INSET),
+                "sigma": short_sigma(sigma),
+                "note": f"distance to the data {far[step]:.2f}{usual}" if step in far else "",
+            }
+            for step, sigma in enumerate(result.sigmas)
+        ]
+
+    def _distances(self, sample: int) -> dict[int, float]:
+        path = self.generation.path
+        if path is None:
+            return {}
+        rows = path[(path["sample"] == sample) & (path["variant"] == "masked")]
+        return dict(zip(rows["step"].astype(int), rows["distance"].astype(float), strict=True))
+
+
+@dataclass(frozen=True, slots=True)
+class Track:
+    """One sample's denoising path on show, wherever it can be placed."""
+
+    entry: GalleryEntry
+    sample: int
+    """Which of its samples."""
+    colour: str
+    has_baseline: bool
+    """Whether the path without the mask is on show beside it."""
+
+    def drawn(self) -> list[DrawnPath]:
+        """Return the paths on the map that they were placed on, the baseline first."""
+        drawn, path = [], self.entry.generation.path
+        if path is None:
+            return []
+        for variant in ("baseline", "masked") if self.has_baseline else ("masked",):
+            rows = path[(path["sample"] == self.sample) & (path["variant"] == variant)].sort_values("step")
+            if len(rows):
+                x, y, sigmas, distances = (tuple(rows[c].astype(float)) for c in ("x", "y", "sigma", "distance"))
+                drawn.append(DrawnPath(x, y, sigmas, distances, baseline=variant == "baseline", colour=self.colour))
+        return drawn
+
+
+def describe(recipe: GenerationRecipe, classes: Mapping[int, str], asks: Asks = "class") -> tuple[str, str]:
+    """Return a generation's title and detail: what was asked for, and what masked it."""
+    label = recipe.class_label
+    if asks == "prompt":
+        title = f"“{shortened(recipe.prompt, 60)}”" if recipe.prompt else "empty prompt"
+    elif asks == "nothing":
+        title = "unconditional"
+    elif label is None:
+        title = "random class"
+    elif label == -1:
+        title = "uniform label"
+    else:
+        title = f"{label}: {classes[label]}" if classes.get(label) else f"class {label}"
+    mask = f"{recipe.mode} by {len(recipe.sample_ids)}" if recipe.sample_ids else "no mask"
+    return title, mask
+
+
+def path_colours(run_ids: Sequence[str], before: Mapping[str, str]) -> dict[str, str]:
+    """Return a colour for each generation's path; one that had a colour keeps it while it is on show.
+
+    Args:
+        run_ids: generations on show.
+        before: colours of those that were on show, by run id.
+    """
+    colours = {run: before[run] for run in run_ids if run in before}
+    for run in run_ids:
+        if run not in colours:
+            taken = list(colours.values())
+            colours[run] = min(PATHS, key=taken.count)  # more paths than colours start over
+    return colours
