@@ -49,13 +49,15 @@ def test_play_moves_a_sample_along_the_logged_slices(stage, slices, layer_map):
     page.get_by_role("button", name="Play from the noisiest").click()
     stage.explorer.wait(lambda: np.linalg.norm(spot(stage.at) - spot(noisy)) > 45)
     page.get_by_role("button", name="Pause").click()
+    expect(page.get_by_role("button", name="Play from the noisiest")).to_be_visible()
+    slider = page.get_by_role("slider", name="Noise level σ")
+    # The canvas is drawn a frame after the click: only then do both say the same level.
+    stage.explorer.wait(lambda: slider.get_attribute("aria-valuetext") == f"σ {float(f'{np.exp(stage.at):.3g}'):g}")
     midway = stage.at
     assert clear < midway < noisy
     stage.explorer.wait(lambda: ring(midway) > RING)
     assert ring(noisy) < RING
-    expect(page.get_by_role("slider", name="Noise level σ")).to_have_attribute(
-        "aria-valuetext", f"σ {float(f'{np.exp(midway):.3g}'):g}"
-    )
+    assert stage.at == midway
     keep(stage.explorer, "noise")
     page.get_by_label("Speed").select_option("2")
 
