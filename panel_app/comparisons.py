@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -53,8 +53,9 @@ class NeighbourhoodChange:
         return len(self.values) == self.total
 
     def on(self, layer_map: LayerMap) -> LayerMap:
-        """Return a map with the column CHANGE; samples that were not answered for have no number there."""
-        return layer_map.with_columns(**{CHANGE: layer_map.table["sample_id"].map(self.values).astype("float64")})
+        """Return a map coloured by the column CHANGE; samples that were not answered for have no number there."""
+        column = layer_map.table["sample_id"].map(self.values).astype("float64")
+        return replace(layer_map.with_columns(**{CHANGE: column}), painted=CHANGE)
 
 
 def pair(left: LayerMap, right: LayerMap) -> Pairing:

@@ -1,12 +1,61 @@
-"""Fields, texts and sections of the panels beside the map: one place for how they all look."""
+"""Parts of the page and their fields, texts and sections: one place for how they all look, follow and steer."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import panel as pn
 import panel_material_ui as pmui
+import param
 
 from panel_app.html import Html
+
+
+class Part(pn.viewable.Viewer):
+    """A piece of a visitor's page, which builds `_layout` first and then follows the session by `param.depends`."""
+
+    session = param.Parameter(None, doc="the visitor's `Session`")
+    _layout: pn.viewable.Viewable
+
+    def __panel__(self) -> pn.viewable.Viewable:
+        return self._layout
+
+
+class Steering(Part):
+    """A part whose selectors follow the session and steer it; a change from outside never answers back."""
+
+    _following = False
+
+    def steer(self, widget: Any, action: Callable[[Any], Any], name: str = "value") -> None:
+        """Call `action` with what a visitor chooses, and then show what has come of it."""
+
+        def answer(event: param.parameterized.Event) -> None:
+            if not self._following and event.new is not None:
+                self._alone(action, event.new)  # what is half done would take back the very choice
+                self.follow()
+
+        widget.param.watch(answer, name)
+
+    def follow(self) -> None:
+        """Show what the session shows."""
+        self._alone(self._follow)
+
+    def _follow(self) -> None:
+        raise NotImplementedError
+
+    def _alone(self, action: Callable[..., Any], *arguments: Any) -> None:
+        if not self._following:
+            self._following = True
+            try:
+                action(*arguments)
+            finally:
+                self._following = False
+
+
+def offer(widget: Any, options: Mapping[str, Any], value: Any) -> None:
+    """Give a selector its options and the value on show, or the first where that is none of them."""
+    if value not in options.values():
+        value = next(iter(options.values()), None)
+    widget.param.update(options=dict(options), value=value)
 
 
 def field(kind: Callable[..., Any], label: str, help: str | None = None, **params: Any) -> Any:

@@ -3,91 +3,49 @@
 from html import escape
 from typing import Any
 
-import panel as pn
 import panel_material_ui as pmui
 import param
 
 from panel_app.cards import column_label
-from panel_app.html import Html
+from panel_app.fields import Steering, field, section, text
+from panel_app.filter import SHOW_ALL
 from panel_app.layer_map import LayerMap
 from panel_app.session import Session
-from panel_app.theme import PANE_CSS
 
-_FIELD: dict[str, Any] = {"sizing_mode": "stretch_width", "size": "small", "margin": (6, 0)}
+_MARGIN = (6, 0)
 _STEPS = 200
 """Steps of a range over a measure."""
 
 
-class FilterPanel(pn.viewable.Viewer):
+class FilterPanel(Steering):
     """Fields that follow the session's filter and change it."""
 
     def __init__(self, session: Session, **params: Any) -> None:
-        super().__init__(**params)
-        self.session = session
-        self._following = False
-        self._build()
-        self.words.param.watch(self._steer(lambda text: self._change(words=text)), "value")
-        self.column.param.watch(self._steer(lambda _: None), "value")
-        self.values.param.watch(self._steer(lambda chosen: self._change(values=chosen)), "value")
-        self.range.param.watch(self._steer(lambda limits: self._change(limits=limits)), "value_throttled")
-        session.param.watch(lambda *_: self.follow(), "map")
-        session.state.param.watch(lambda *_: self._follow_change(), "filter")
-        self.follow()
-
-    def __panel__(self) -> pn.viewable.Viewable:
-        return self._layout
-
-    def _build(self) -> None:
-        self.words = pmui.TextInput(
-            label="Search prompts and names",
-            description="Shows the samples whose prompt or class name has all of these words, or whose id it is. "
-            "Press Enter.",
-            **_FIELD,
-        )
-        self.column = pmui.Select(label="Filter by", description="What the choice below is about.", **_FIELD)
-        self.values = pmui.MultiChoice(
-            label="Show only",
-            placeholder="All",
-            searchable=True,
-            chip=True,
-            delete_button=True,
-            description="Empty shows all. What is hidden stays in the data: neighbours and averages do not change.",
-            visual_size="small",
-            sizing_mode="stretch_width",
-            margin=(6, 0),
-        )
-        self.range = pmui.RangeSlider(
-            label="Show only from … to",
-            start=0.0,
-            end=1.0,
-            value=(0.0, 1.0),
-            step=0.005,
-            description="Samples without a number are hidden as soon as the range is narrowed.",
-            visible=False,
-            sizing_mode="stretch_width",
-            margin=(8, 8),
-        )
-        self._told = Html("", stylesheets=[PANE_CSS], sizing_mode="stretch_width", margin=(2, 0))
+        self.words = field(
+            pmui.TextInput, "Search prompts and names", "Shows the samples whose prompt or class name has all of these "
+            "words, or whose id it is. Press Enter.", margin=_MARGIN,
+        )  # fmt: skip
+        self.column = field(pmui.Select, "Filter by", "What the choice below is about.", margin=_MARGIN)
+        self.values = field(
+            pmui.MultiChoice, "Show only", "Empty shows all. What is hidden stays in the data: neighbours and averages "
+            "do not change.", placeholder="All", delete_button=True, margin=_MARGIN,
+        )  # fmt: skip
+        self.range = field(
+            pmui.RangeSlider, "Show only from … to", "Samples without a number are hidden as soon as the range is "
+            "narrowed.", size="medium", start=0.0, end=1.0, value=(0.0, 1.0), step=0.005, visible=False,
+        )  # fmt: skip
+        self._hidden_by = text(margin=(2, 0))
         self.clear = pmui.Button(
-            label="Show all again",
-            icon="filter_alt_off",
-            variant="text",
-            size="small",
-            margin=(2, 0),
-            on_click=lambda _: self._clear(),
-        )
-        self._active = pn.Column(self._told, self.clear, sizing_mode="stretch_width", margin=0, visible=False)
-        self._layout = pn.Column(
-            self.words, self.column, self.values, self.range, self._active, sizing_mode="stretch_width", margin=0
-        )
-
-    def _steer(self, action: Any) -> Any:
-        def answer(event: param.parameterized.Event) -> None:
-            if not self._following and event.new != event.old:
-                action(event.new)
-                self.follow()
-
-        return answer
+            label="Show all again", icon="filter_alt_off", variant="text", size="small", margin=(2, 0),
+            on_click=lambda _: session.state.param.update(filter=SHOW_ALL),
+        )  # fmt: skip
+        self._active = section(self._hidden_by, self.clear, visible=False)
+        self._layout = section(self.words, self.column, self.values, self.range, self._active)
+        super().__init__(session=session, **params)
+        self.steer(self.words, lambda words: self._change(words=words))
+        self.steer(self.column, lambda _: None)
+        self.steer(self.values, lambda chosen: self._change(values=chosen))
+        self.steer(self.range, lambda limits: self._change(limits=limits), "value_throttled")
 
     def _change(self, *, words: str | None = None, values: Any = None, limits: Any = None) -> None:
         """Change one part of the filter."""
@@ -108,9 +66,7 @@ class FilterPanel(pn.viewable.Viewer):
         low, high = (end if abs(value - end) <= near else value for value, end in zip(chosen, ends, strict=True))
         return None if (low, high) == ends else (low, high)
 
-    def _clear(self) -> None:
-        self.session.state.filter = type(self.session.state.filter)()
-
+    @param.depends("session.state.filter", watch=True)
     def _follow_change(self) -> None:
         """Turn to what was filtered elsewhere, as by the legend."""
         columns = self.session.state.filter.columns
@@ -118,19 +74,21 @@ class FilterPanel(pn.viewable.Viewer):
             self.column.value = columns[-1]
         self.follow()
 
+    @param.depends("session.map", watch=True, on_init=True)
     def follow(self) -> None:
         """Show the session's filter."""
+        super().follow()
+
+    def _follow(self) -> None:
         layer_map, wanted = self.session.map, self.session.state.filter
-        if self._following or layer_map is None:
+        if layer_map is None:
             return
-        self._following = True
-        try:
-            self._follow_column(layer_map)
-            self.words.value = wanted.words
-            self._told.object = f'<p class="muted small">Hidden by {escape(_told(layer_map, wanted))}.</p>'
-            self._active.visible = bool(wanted)
-        finally:
-            self._following = False
+        self._follow_column(layer_map)
+        self.words.value = wanted.words
+        causes = [column_label(column) for column in wanted.columns]
+        causes += [f"the words “{wanted.words}”"] if wanted.words else []
+        self._hidden_by.object = f'<p class="muted small">Hidden by {escape(", ".join(causes))}.</p>'
+        self._active.visible = bool(wanted)
 
     def _follow_column(self, layer_map: LayerMap) -> None:
         options, wanted = column_options(layer_map), self.session.state.filter
@@ -156,8 +114,3 @@ class FilterPanel(pn.viewable.Viewer):
 def column_options(layer_map: LayerMap) -> dict[str, str]:
     """Return what can colour and filter a map, by its name for people: categories first, then numbers."""
     return {column_label(c): c for c in (*layer_map.categorical_columns, *layer_map.numeric_columns)}
-
-
-def _told(layer_map: LayerMap, wanted: Any) -> str:
-    parts = [column_label(column) for column in wanted.columns]
-    return ", ".join([*parts, f"the words “{wanted.words}”"] if wanted.words else parts)

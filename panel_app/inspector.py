@@ -2,15 +2,15 @@
 
 from typing import Any
 
-import panel as pn
 import panel_material_ui as pmui
+import param
 
 from diffviews.noise import format_sigma
 from panel_app.analysis.sample_lists import pictures_of, remainder, sample_entries
 from panel_app.best_layer import DECIDES, KNOWS
 from panel_app.cards import facts, hint, hint_small, link, selected_card
 from panel_app.components import Ranking, SampleList, column
-from panel_app.fields import choice, field, row, section, text
+from panel_app.fields import Part, choice, field, row, section, text
 from panel_app.layer_map import LayerMap
 from panel_app.session import Session
 
@@ -38,12 +38,10 @@ METRIC_LABELS = {
 }
 
 
-class SamplePanel(pn.viewable.Viewer):
+class SamplePanel(Part):
     """The selected sample and its neighbours."""
 
     def __init__(self, session: Session, **params: Any) -> None:
-        super().__init__(**params)
-        self.session = session
         state = session.state
         self._card = text(margin=(12, 0, 10, 0))
         self.k = field(
@@ -61,19 +59,13 @@ class SamplePanel(pn.viewable.Viewer):
             pmui.Button, "Clear", variant="outlined", sizing_mode=None, margin=(6, 0, 6, 4),
             on_click=lambda _: session.clear(),
         )  # fmt: skip
-        self.k.param.watch(lambda event: state.param.update(k=event.new), "value")
-        self.space.param.watch(self._change_space, "value")
         self._heading, self._rule = text(margin=(10, 0, 2, 0)), text(margin=(2, 0, 4, 0))
         self.list = SampleList(self._on_list, pictures_of(session), margin=0)
         self._controls = section(self.k, self.space, row(self.suggest, self.clear), self._rule)
         self._layout = section(self._card, self._controls, self._heading, self.list, margin=(0, 16, 16, 16))
-        state.param.watch(lambda *_: self.show(), ["selection"])
-        session.param.watch(lambda *_: self.show(), ["map", "distances"])
-        self.show()
+        super().__init__(session=session, **params)
 
-    def __panel__(self) -> pn.viewable.Viewable:
-        return self._layout
-
+    @param.depends("session.state.selection", "session.map", "session.distances", watch=True, on_init=True)
     def show(self) -> None:
         """Show the session's selection."""
         layer_map, chosen = self.session.map, self.session.state.selection
@@ -98,8 +90,13 @@ class SamplePanel(pn.viewable.Viewer):
         )
         self._rule.object = hint_small(_rule(layer_map))
 
-    def _change_space(self, event: Any) -> None:
-        self.session.state.space = event.new
+    @param.depends("k.value", watch=True)
+    def _change_k(self) -> None:
+        self.session.state.k = self.k.value
+
+    @param.depends("space.value", watch=True)
+    def _change_space(self) -> None:
+        self.session.state.space = self.space.value
         if self.session.state.selection.suggested:
             self.session.suggest()
         else:
@@ -123,7 +120,7 @@ def _rule(layer_map: LayerMap) -> str:
     return same + "Suggested ones get thin rings. Click one on the map to remove it, any other sample to add it."
 
 
-class LayersPanel(pn.viewable.Viewer):
+class LayersPanel(Part):
     """All layer runs of the extraction, ranked by what they know and what they decide."""
 
     COLUMNS = (
@@ -140,8 +137,6 @@ class LayersPanel(pn.viewable.Viewer):
     )  # fmt: skip
 
     def __init__(self, session: Session, **params: Any) -> None:
-        super().__init__(**params)
-        self.session = session
         self.table = Ranking(
             self._on_message, columns=list(self.COLUMNS), margin=0, empty="No finished layer runs yet."
         )
@@ -150,12 +145,9 @@ class LayersPanel(pn.viewable.Viewer):
             "average make that class? Click a heading to sort, a row to open the layer."
         )
         self._layout = section(text(intro, margin=(12, 0, 8, 0)), self.table, margin=(0, 12, 16, 12))
-        session.param.watch(lambda *_: self.show(), ["layers", "map"])
-        self.show()
+        super().__init__(session=session, **params)
 
-    def __panel__(self) -> pn.viewable.Viewable:
-        return self._layout
-
+    @param.depends("session.layers", "session.map", watch=True, on_init=True)
     def show(self) -> None:
         """Show the session's layers."""
         layer_map = self.session.map
@@ -179,24 +171,19 @@ class LayersPanel(pn.viewable.Viewer):
             self.session.choose_layer(chosen.layer, chosen.sigma)
 
 
-class RunPanel(pn.viewable.Viewer):
+class RunPanel(Part):
     """What is known of the runs on show, with links to MLflow."""
 
     def __init__(self, session: Session, **params: Any) -> None:
-        super().__init__(**params)
-        self.session = session
-        self._body = text(margin=(12, 16))
-        session.param.watch(lambda *_: self.show(), ["map", "extractions"])
-        self.show()
+        self._layout = text(margin=(12, 16))
+        super().__init__(session=session, **params)
 
-    def __panel__(self) -> pn.viewable.Viewable:
-        return self._body
-
+    @param.depends("session.map", "session.extractions", watch=True, on_init=True)
     def show(self) -> None:
         """Show the session's run."""
         layer_map, state = self.session.map, self.session.state
         if layer_map is None:
-            self._body.object = hint("Nothing is open.")
+            self._layout.object = hint("Nothing is open.")
             return
         url = self.session.store.library.run_url
         extraction = next((e for e in self.session.extractions if e.run_id == state.extraction), None)
@@ -215,7 +202,7 @@ class RunPanel(pn.viewable.Viewer):
         links.append(link(url(state.extraction), "Open its parent run in MLflow"))
         measured = sorted(layer_map.layer.metrics.items(), key=_metric_order)
         metrics = [(METRIC_LABELS.get(k, k), v) for k, v in measured if k != "nan_count"]  # `nonfinite` says it
-        self._body.object = "".join(
+        self._layout.object = "".join(
             [
                 '<div class="overline" style="margin-bottom:4px">Run</div>',
                 facts(run),

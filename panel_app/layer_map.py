@@ -51,6 +51,8 @@ class LayerMap:
     projector_row_of: Mapping[str, int]
     facts: ModelFacts = NOTHING_NOTED
     """What the extraction noted of its model."""
+    painted: str | None = None
+    """Column that colours it, whatever is asked for."""
     rows: RowFilter = field(init=False, repr=False)
     grid: PointGrid = field(init=False, repr=False)
     """All points, by place."""
@@ -119,19 +121,27 @@ class LayerMap:
 
     def shown(self, wanted: Filter) -> pd.DataFrame:
         """Return the rows that a filter shows. The table itself stays whole."""
-        return self.table[self.rows.mask(wanted)] if wanted else self.table
+        return self.table[self.mask(wanted)] if wanted else self.table
+
+    def mask(self, wanted: Filter) -> np.ndarray:
+        """Return which rows a filter shows, (N,) bool, not to be written to; what this map lacks hides nothing."""
+        return self.rows.mask(self.fitting(wanted))
 
     def count_shown(self, wanted: Filter) -> int:
         """Return how many rows a filter shows."""
-        return int(np.count_nonzero(self.rows.mask(wanted))) if wanted else len(self.table)
+        return int(np.count_nonzero(self.mask(wanted)))
 
     def points(self, colour_by: str, wanted: Filter = SHOW_ALL) -> Points:
         """Return the shown points, by place, with what colours them."""
-        return self._points.get((colour_by, wanted), lambda: self._gather(colour_by, wanted))
+        return self.points_with(self.painted or colour_by, wanted)
 
-    def _gather(self, colour_by: str, wanted: Filter) -> Points:
-        grid = self.grid.only(self.rows.mask(wanted)[self.grid.rows]) if wanted else self.grid
-        return Points(grid, column_values(self.table, self.colouring(colour_by))[grid.rows])
+    def points_with(self, column: str, wanted: Filter = SHOW_ALL) -> Points:
+        """Return the shown points, by place, with the values of a column."""
+        return self._points.get((column, wanted), lambda: self._gather(column, wanted))
+
+    def _gather(self, column: str, wanted: Filter) -> Points:
+        grid = self.grid.only(self.mask(wanted)[self.grid.rows]) if wanted else self.grid
+        return Points(grid, column_values(self.table, self._colouring_of(column))[grid.rows])
 
     def picture(self, window: Window, colour_by: str, wanted: Filter = SHOW_ALL, *, radius: float = 3.0) -> np.ndarray:
         """Return the shown points as a picture, (height, width, 4) uint8; it must not be written to."""
@@ -159,11 +169,6 @@ class LayerMap:
         grid = self.points(self.default_colour, wanted).grid if wanted else self.grid
         return grid.nearest(x, y, within)
 
-    def near(self, x: float, y: float, *, within: tuple[float, float], wanted: Filter = SHOW_ALL) -> str | None:
-        """Return the sample of `row_near`."""
-        row = self.row_near(x, y, within=within, wanted=wanted)
-        return None if row is None else self.sample_at(row)
-
     def sample_at(self, row: int) -> str:
         """Return the sample of a point."""
         return str(self.table["sample_id"].iloc[row])
@@ -184,7 +189,10 @@ class LayerMap:
 
     def colouring(self, colour_by: str) -> Colouring:
         """Return how points are coloured; colours do not depend on any filter."""
-        return self._colourings.get(colour_by, lambda: self._choose_colours(colour_by))
+        return self._colouring_of(self.painted or colour_by)
+
+    def _colouring_of(self, column: str) -> Colouring:
+        return self._colourings.get(column, lambda: self._choose_colours(column))
 
     def _choose_colours(self, colour_by: str) -> Colouring:
         if colour_by in self.numeric_columns:

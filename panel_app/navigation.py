@@ -1,5 +1,6 @@
 """The sidebar: what is on show, how it is coloured, and the map's own parameters."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import panel as pn
@@ -7,155 +8,93 @@ import panel_material_ui as pmui
 import param
 
 from diffviews.tracking.records import ExtractionRecord, MapRecord
+from panel_app.fields import Steering, field, offer
 from panel_app.filter_panel import FilterPanel, column_options
 from panel_app.html import Html
 from panel_app.points import sigma_texts
 from panel_app.session import Session
-from panel_app.theme import PANE_CSS
 
-_FIELD: dict[str, Any] = {"sizing_mode": "stretch_width", "size": "small", "margin": (6, 0)}
-OWN_MAP = "Logged with the layer"
+_MARGIN = (6, 0)
 _FEW_SIGMAS = 6
 """Up to so many noise levels stand side by side; more are a list."""
-
 _OWN = ""
-"""Value of OWN_MAP in its selector, which cannot hold None."""
+"""Value of a layer's own map in its selector, which cannot hold None."""
 
 
-class Navigation(pn.viewable.Viewer):
-    """Selectors that follow the session and steer it; a change from outside never answers back."""
+class Navigation(Steering):
+    """Selectors of the run on show, its colours and its filters."""
 
     def __init__(self, session: Session, **params: Any) -> None:
-        super().__init__(**params)
-        self.session = session
-        self._following = False
-        self._build()
-        for widget, action in (
-            (self.experiment, session.choose_experiment),
-            (self.extraction, session.choose_extraction),
-            (self.layer, session.choose_layer),
-            (self.sigma, lambda sigma: session.choose_layer(session.state.layer, sigma)),
-            (self.sigmas, lambda sigma: session.choose_layer(session.state.layer, sigma)),
-            (self.map, lambda run: session.choose_map(run or None)),
-        ):
-            widget.param.watch(self._steer(action), "value")
-        self.colour.param.watch(self._steer(lambda value: session.state.param.update(colour_by=value)), "value")
-        session.param.watch(lambda *_: self.follow(), ["map", "extractions", "layers", "maps"])
-        session.state.param.watch(lambda *_: self.follow(), ["colour_by", "experiment", "map_run"])
-        self.follow()
-
-    def __panel__(self) -> pn.viewable.Viewable:
-        return self._layout
-
-    def _build(self) -> None:
-        self.experiment = pmui.Select(
-            label="Experiment", description="MLflow experiment the runs are logged in.", **_FIELD
+        self.experiment = field(
+            pmui.Select, "Experiment", "MLflow experiment the runs are logged in.", margin=_MARGIN
+        )  # fmt: skip
+        self.extraction = field(
+            pmui.Select, "Extraction", "One pass of one model over one sample set, an import, or a set captured while "
+            "it was made; newest first.", margin=_MARGIN,
+        )  # fmt: skip
+        self.layer = field(
+            pmui.Select, "Layer", "Where in the network the activations were captured, in the order data flows.",
+            searchable=True, margin=_MARGIN,
+        )  # fmt: skip
+        help_sigma = "How much noise the model was given: σ in EDM units, larger is noisier."
+        self.sigma = field(pmui.RadioButtonGroup, "Noise level σ", help_sigma, margin=_MARGIN)
+        self.sigmas = field(pmui.Select, "Noise level σ", help_sigma, visible=False, margin=_MARGIN)
+        self.map = field(
+            pmui.Select, "Map", "The layer's own map, or one re-computed with other UMAP parameters.", margin=_MARGIN
         )
-        self.extraction = pmui.Select(
-            label="Extraction",
-            description="One pass of one model over one sample set, an import, or a set captured while it was "
-            "made; newest first.",
-            **_FIELD,
-        )
-        self.layer = pmui.Select(
-            label="Layer",
-            searchable=True,
-            description="Where in the network the activations were captured, in the order data flows.",
-            **_FIELD,
-        )
-        self.sigma = pmui.RadioButtonGroup(
-            label="Noise level σ",
-            sizing_mode="stretch_width",
-            size="small",
-            margin=(6, 0),
-            description="How much noise the model was given: σ in EDM units, larger is noisier.",
-        )
-        self.sigmas = pmui.Select(label="Noise level σ", description=self.sigma.description, visible=False, **_FIELD)
-        self.map = pmui.Select(
-            label="Map", description="The layer's own map, or one re-computed with other UMAP parameters.", **_FIELD
-        )
-        self.colour = pmui.Select(
-            label="Colour by",
-            description="Class, a column of the sample set, or a number measured for each sample.",
-            **_FIELD,
-        )
-        self.filters = FilterPanel(self.session)
-        self._refresh = pmui.Button(
-            label="Look for new runs",
-            icon="refresh",
-            variant="text",
-            size="small",
-            margin=(2, 0),
-            on_click=lambda _: self.session.refresh(),
-        )
+        self.colour = field(
+            pmui.Select, "Colour by", "Class, a column of the sample set, or a number measured for each sample.",
+            margin=_MARGIN,
+        )  # fmt: skip
+        self.filters = FilterPanel(session)
+        refresh = pmui.Button(
+            label="Look for new runs", icon="refresh", variant="text", size="small", margin=(2, 0),
+            on_click=lambda _: session.refresh(),
+        )  # fmt: skip
+        runs = (self.experiment, self.extraction, self.layer, self.sigma, self.sigmas, self.map, refresh)
         self._layout = pn.Column(
-            section("Data"),
-            self.experiment,
-            self.extraction,
-            self.layer,
-            self.sigma,
-            self.sigmas,
-            self.map,
-            self._refresh,
-            section("Colours and filters"),
-            self.colour,
-            self.filters,
-            sizing_mode="stretch_width",
-            margin=(4, 16),
-        )
+            section("Data"), *runs, section("Colours and filters"), self.colour, self.filters,
+            sizing_mode="stretch_width", margin=(4, 16),
+        )  # fmt: skip
+        super().__init__(session=session, **params)
+        self.steer(self.experiment, session.choose_experiment)
+        self.steer(self.extraction, session.choose_extraction)
+        self.steer(self.layer, session.choose_layer)
+        for widget in (self.sigma, self.sigmas):
+            self.steer(widget, lambda sigma: session.choose_layer(session.state.layer, sigma))
+        self.steer(self.map, lambda run: session.choose_map(run or None))
+        self.steer(self.colour, lambda value: session.state.param.update(colour_by=value))
 
     def add(self, *parts: Any) -> None:
         """Append further sections."""
         self._layout.extend(parts)
 
-    def _steer(self, action: Any) -> Any:
-        def answer(event: param.parameterized.Event) -> None:
-            if not self._following and event.new != event.old:
-                self._following = True  # what is half done would take back the very choice that is being answered
-                try:
-                    action(event.new)
-                finally:
-                    self._following = False
-                self.follow()
-
-        return answer
-
+    @param.depends(
+        "session.map", "session.extractions", "session.layers", "session.maps", "session.state.colour_by",
+        "session.state.experiment", "session.state.map_run", watch=True, on_init=True,
+    )  # fmt: skip
     def follow(self) -> None:
         """Show what the session shows."""
-        if self._following:
-            return
-        self._following = True
-        try:
-            self._follow_runs()
-            self._follow_view()
-        finally:
-            self._following = False
+        super().follow()
 
-    def _follow_runs(self) -> None:
+    def _follow(self) -> None:
         session, state = self.session, self.session.state
-        experiments = list(session.store.experiments()) if state.experiment else []
-        _offer(self.experiment, {name: name for name in experiments}, state.experiment)
-        _offer(self.extraction, {extraction_label(e): e.run_id for e in session.extractions}, state.extraction)
-        names = list(dict.fromkeys(record.layer for record in session.layers))
-        _offer(self.layer, {name: name for name in names}, state.layer)
-        sigmas = sorted({r.sigma for r in session.layers if r.layer == state.layer})
+        experiments = list(session.store.library.experiments()) if state.experiment else []
+        offer(self.experiment, {name: name for name in experiments}, state.experiment)
+        offer(self.extraction, {extraction_label(e): e.run_id for e in session.extractions}, state.extraction)
+        offer(self.layer, {record.layer: record.layer for record in session.layers}, state.layer)
+        sigmas = sigma_options(session.layers, state.layer)
         for widget in (self.sigma, self.sigmas):
-            _offer(widget, sigma_options(sigmas), state.sigma)
+            offer(widget, sigmas, state.sigma)
         self.sigma.visible, self.sigmas.visible = len(sigmas) <= _FEW_SIGMAS, len(sigmas) > _FEW_SIGMAS
-        maps = {OWN_MAP: _OWN}
-        maps.update({map_label(m, number): m.run_id for number, m in _numbered(session.maps)})
-        _offer(self.map, maps, state.map_run or _OWN)
-
-    def _follow_view(self) -> None:
-        layer_map, state = self.session.map, self.session.state
-        if layer_map is None:
-            return
-        _offer(self.colour, column_options(layer_map), state.colour_by)
+        offer(self.map, map_options(session.maps), state.map_run or _OWN)
+        if session.map is not None:
+            offer(self.colour, column_options(session.map), state.colour_by)
 
 
 def section(title: str) -> Html:
     """Return a quiet heading of the sidebar."""
-    return Html(f'<div class="overline">{title}</div>', margin=(14, 0, 2, 0), stylesheets=[PANE_CSS])
+    return Html(f'<div class="overline">{title}</div>', margin=(14, 0, 2, 0))
 
 
 def extraction_label(record: ExtractionRecord) -> str:
@@ -165,29 +104,21 @@ def extraction_label(record: ExtractionRecord) -> str:
     return f"{record.model}, {made}{when} · {record.dataset}"
 
 
-def sigma_options(sigmas: list[float]) -> dict[str, float]:
-    """Return noise levels by a short text, or by their whole one where the short ones are alike."""
+def sigma_options(layers: Sequence[Any], layer: str | None) -> dict[str, float]:
+    """Return a layer's noise levels by a short text, or by their whole one where the short ones are alike."""
+    sigmas = sorted({record.sigma for record in layers if record.layer == layer})
     return {text.removeprefix("σ "): sigma for sigma, text in sigma_texts(sigmas).items()}
 
 
-def map_label(record: MapRecord, number: int) -> str:
-    """Return how a re-computed or imported map is called in the list."""
+def map_options(maps: Sequence[MapRecord]) -> dict[str, str]:
+    """Return the run ids of a layer's maps, its own one ('') first, by how they are called in a list."""
+    return {"Logged with the layer": _OWN, **{_map_label(m, len(maps) - i): m.run_id for i, m in enumerate(maps)}}
+
+
+def _map_label(record: MapRecord, number: int) -> str:
     shown = record.params
     if shown.get("imported"):
         return f"{number}: imported, {shown['imported']}"
     levels = len(shown.get("sigmas", "").split(","))
     joint = f"joint over {levels} noise levels, " if shown.get("map") == "joint" else ""
     return f"{number}: {joint}{shown.get('n_neighbors', '?')} neighbours, min_dist {shown.get('min_dist', '?')}"
-
-
-def _numbered(maps: list[MapRecord]) -> list[tuple[int, MapRecord]]:
-    return [(len(maps) - index, record) for index, record in enumerate(maps)]
-
-
-def _offer(widget: Any, options: dict[str, Any], value: Any) -> None:
-    if value not in options.values():
-        value = None if not options else next(iter(options.values()))
-    if dict(widget.options or {}) != options:
-        widget.param.update(options=options, value=value)
-    elif widget.value != value:
-        widget.value = value

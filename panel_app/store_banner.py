@@ -2,45 +2,31 @@
 
 from typing import Any
 
-import panel as pn
 import panel_material_ui as pmui
+import param
 
 from panel_app.computing.background import Background
+from panel_app.fields import Part, section
 from panel_app.session import Session
 
 _KEPT = "What this host has fetched before can still be looked at; other maps and new generations need the store."
 
 
-class StoreBanner(pn.viewable.Viewer):
+class StoreBanner(Part):
     """Looks once for each visit, and again when asked."""
 
     def __init__(self, session: Session, **params: Any) -> None:
-        super().__init__(**params)
-        self.session = session
         self._work = Background(self._answer)
         self.alert = pmui.Alert(
-            object="",
-            title="The artifact store cannot be reached",
-            severity="warning",
-            closeable=True,
-            visible=False,
-            margin=(0, 0, 6, 0),
-            sizing_mode="stretch_width",
-        )
+            object="", title="The artifact store cannot be reached", severity="warning", closeable=True, visible=False,
+            margin=(0, 0, 6, 0), sizing_mode="stretch_width",
+        )  # fmt: skip
         self.retry = pmui.Button(
-            label="Try again",
-            icon="refresh",
-            variant="outlined",
-            size="small",
-            visible=False,
-            margin=(0, 0, 12, 0),
+            label="Try again", icon="refresh", variant="outlined", size="small", visible=False, margin=(0, 0, 12, 0),
             on_click=lambda _: self.look(again=True),
-        )
-        self.alert.param.watch(lambda event: self._follow_alert(), ["closed", "visible"])
-        self._layout = pn.Column(self.alert, self.retry, sizing_mode="stretch_width", margin=0)
-
-    def __panel__(self) -> pn.viewable.Viewable:
-        return self._layout
+        )  # fmt: skip
+        self._layout = section(self.alert, self.retry)
+        super().__init__(session=session, **params)
 
     def look(self, *, again: bool = False) -> None:
         """Ask the store beside the page whether it answers."""
@@ -65,5 +51,6 @@ class StoreBanner(pn.viewable.Viewer):
             if self.session.map is None:
                 self.session.refresh()
 
+    @param.depends("alert.closed", "alert.visible", watch=True)
     def _follow_alert(self) -> None:
         self.retry.visible = self.alert.visible and not self.alert.closed

@@ -5,10 +5,11 @@ from collections.abc import Callable, Mapping
 import panel as pn
 import panel_material_ui as pmui
 
+from panel_app.fields import Part, section
 from panel_app.theme import HEADINGS_STAY
 
 
-class Tabs(pn.viewable.Viewer):
+class Tabs(Part):
     """Panels under headings, of which one is on show; the first is there from the beginning.
 
     Args:
@@ -19,15 +20,12 @@ class Tabs(pn.viewable.Viewer):
     def __init__(self, panels: Mapping[str, pn.viewable.Viewer], on_show: Callable[[str], None]) -> None:
         super().__init__()
         self._panels, self._on_show = dict(panels), on_show
-        self._places = {name: pn.Column(sizing_mode="stretch_width", margin=0) for name in panels}
+        self._places = {name: section() for name in panels}
         self._layout = pmui.Tabs(
             *self._places.items(), sizing_mode="stretch_width", margin=0, dynamic=False, sx=HEADINGS_STAY
         )
         self._layout.param.watch(lambda event: self._show(list(self._places)[event.new]), "active")
         self._show(next(iter(self._places)))
-
-    def __panel__(self) -> pn.viewable.Viewable:
-        return self._layout
 
     def show(self, name: str) -> None:
         """Bring a panel to the front."""

@@ -2,16 +2,18 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import panel as pn
 import panel_material_ui as pmui
 
 from diffviews.pipelines.model_runner import Runner
-from panel_app.compare import view as compare
+from panel_app.compare.view import CompareView
 from panel_app.computing.session_jobs import SessionJobs
+from panel_app.fields import Part, section
 from panel_app.generation.results import Results
-from panel_app.scenes.noise import NoiseView
-from panel_app.scenes.space import SpaceView
+from panel_app.places import COMPARE, NOISE, SPACE
+from panel_app.scenes.view import SceneView
 from panel_app.session import Session
 from panel_app.state import MAP, ViewState
 from panel_app.theme import LABEL_BESIDE, ONE_LINE
@@ -31,14 +33,15 @@ class MainView:
 
 def further_views(session: Session, runner: Runner, queue: SessionJobs, results: Results) -> Sequence[MainView]:
     """Return the views beside the map, in the order of their buttons."""
+    scene = partial(SceneView, session, runner, queue, results)
     return (
-        MainView(compare.COMPARE, "Compare", lambda: compare.CompareView(session, results.drawing), wide=True),
-        MainView(NoiseView.key, "Noise levels", lambda: NoiseView(session, runner, queue, results)),
-        MainView(SpaceView.key, "3-D", lambda: SpaceView(session, runner, queue, results)),
+        MainView(COMPARE, "Compare", lambda: CompareView(session, results.drawing), wide=True),
+        MainView(NOISE, "Noise levels", lambda: scene(solid=False)),
+        MainView(SPACE, "3-D", lambda: scene(solid=True)),
     )
 
 
-class Views(pn.viewable.Viewer):
+class Views(Part):
     """Shows the view that the state names, with a button for each.
 
     Args:
@@ -55,22 +58,13 @@ class Views(pn.viewable.Viewer):
         self._built: dict[str, pn.viewable.Viewable] = {}
         labels = {"Map": MAP, **{view.label: view.name for view in further}}
         self.switch = pmui.RadioButtonGroup(
-            label="View",
-            options=labels,
-            value=self._known(),
-            size="small",
-            margin=(0, 0, 10, 0),
-            visible=bool(further),
-            sx=ONE_LINE,
-            stylesheets=[LABEL_BESIDE],
-        )
-        self._stage = pn.Column(sizing_mode="stretch_width", margin=0)
-        self._layout = pn.Column(self.switch, self._stage, sizing_mode="stretch_width", margin=0, min_width=480)
+            label="View", options=labels, value=self._known(), size="small", margin=(0, 0, 10, 0),
+            visible=bool(further), sx=ONE_LINE, stylesheets=[LABEL_BESIDE],
+        )  # fmt: skip
+        self._stage = section()
+        self._layout = section(self.switch, self._stage, min_width=480)
         self.switch.param.watch(lambda event: setattr(state, "view", event.new), "value")
         state.param.watch(lambda _: self.show(), "view")
-
-    def __panel__(self) -> pn.viewable.Viewable:
-        return self._layout
 
     @property
     def wide(self) -> bool:

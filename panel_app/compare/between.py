@@ -2,16 +2,15 @@
 
 from typing import Any
 
-import panel as pn
+import param
 
 from panel_app.cards import hint
 from panel_app.compare.comparison import Comparison
 from panel_app.comparisons import FEWEST
-from panel_app.html import Html
+from panel_app.fields import Part, section, text
 from panel_app.places import BETWEEN
 from panel_app.scenes.cloud import CloudPane
 from panel_app.scenes.scene import Scene
-from panel_app.theme import PANE_CSS
 
 _ROOM_BELOW = 470
 """Pixels of the window left to what stands around the scene."""
@@ -25,46 +24,42 @@ _WORDS = {
 }
 
 
-class BetweenPanel(pn.viewable.Viewer):
+class BetweenPanel(Part):
     """Both maps in one scene, with a player between them."""
 
     def __init__(self, comparison: Comparison, **params: Any) -> None:
-        super().__init__(**params)
-        self._comparison = comparison
+        self.comparison = comparison
         self._key: tuple[Any, ...] | None = None
-        self.told = Html("", stylesheets=[PANE_CSS], sizing_mode="stretch_width", margin=(10, 0, 8, 0))
+        self.summary = text(margin=(10, 0, 8, 0))
         self.pane = CloudPane(
             comparison.left, solid=False, label="Samples between their places on the left and on the right map",
             on_level=lambda at: comparison.set(share=min(max(round(-at, 3), 0.0), 1.0)), words=_WORDS,
         )  # fmt: skip
         self.pane.cloud.room_below = _ROOM_BELOW
-        self._layout = pn.Column(self.told, self.pane, sizing_mode="stretch_width", margin=0)
-        comparison.param.watch(lambda *_: self.show(), "pairing")
-        comparison.session.param.watch(lambda *_: self.show(), "map")
-        comparison.session.state.param.watch(lambda *_: self.show(), "against")
-        self.show()
+        self._layout = section(self.summary, self.pane)
+        super().__init__(session=comparison.session, **params)
 
-    def __panel__(self) -> pn.viewable.Viewable:
-        return self._layout
-
+    @param.depends(
+        "comparison.pairing", "session.map", "session.state.against", watch=True, on_init=True
+    )  # fmt: skip
     def show(self) -> None:
         """Lay the two maps over each other, if this is looked at."""
-        comparison = self._comparison
+        comparison = self.comparison
         if comparison.against.tool != BETWEEN:
             return
-        self.pane.show_level(-comparison.against.share)
+        self.pane.cloud.at = -comparison.against.share
         left, right, pairing = comparison.session.map, comparison.right.plain, comparison.pairing
         if (left, right, pairing) == self._key:
             return
         self._key = left, right, pairing
         if left is None or right is None or pairing is None:
-            self.pane.scene, self.told.object = None, hint("Opening both maps…")
+            self.pane.scene, self.summary.object = None, hint("Opening both maps…")
         elif len(pairing) < FEWEST:
             few = f"The two maps share fewer than {FEWEST} samples, so nothing can move between them."
-            self.pane.scene, self.told.object = None, hint(few)
+            self.pane.scene, self.summary.object = None, hint(few)
         else:
             self.pane.scene, agreement = Scene.from_one_to_the_other(left, right, pairing.sample_ids)
-            self.told.object = hint(_sentence(self.pane.scene, agreement))
+            self.summary.object = hint(_sentence(self.pane.scene, agreement))
 
 
 def _sentence(scene: Scene, agreement: float) -> str:

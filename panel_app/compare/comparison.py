@@ -28,7 +28,6 @@ class RightMap:
     """The right-hand map that is asked for, or the nearest to it."""
 
     map: LayerMap
-    map_run: str | None
     layers: tuple[LayerRecord, ...]
     maps: tuple[MapRecord, ...]
     lacking: str
@@ -47,17 +46,14 @@ class Comparison(param.Parameterized):
     problem = param.String("", doc="why there are not two maps")
 
     def __init__(self, session: Session, **params: Any) -> None:
-        super().__init__(**params)
         self.session = session
         self.left, self.right = Side(session, "left"), Side(session, "right")
         self._opener = Background(self._not_found)
         self._measurer = Background(self._not_measured)
-        self._asked: tuple[Any, ...] | None = None
+        self._wanted: tuple[Any, ...] | None = None
         self._measured: tuple[Any, ...] | None = None
-        self._held = False
-        session.param.watch(lambda *_: self.update(), "map")
-        session.state.param.watch(lambda *_: self.update(), ["view", "against"])
-        self.update()
+        self._is_changing = False
+        super().__init__(**params)
 
     @property
     def against(self) -> Against:
@@ -65,9 +61,10 @@ class Comparison(param.Parameterized):
         against: Against = self.session.state.against
         return against
 
+    @param.depends("session.map", "session.state.view", "session.state.against", watch=True, on_init=True)
     def update(self) -> None:
         """Bring both sides to what the session's state names."""
-        if self.session.state.view != COMPARE or self.session.map is None or self._held:
+        if self.session.state.view != COMPARE or self.session.map is None or self._is_changing:
             return
         self._show_right()
         self._measure()
@@ -93,27 +90,25 @@ class Comparison(param.Parameterized):
     def choose_pair(self, left: str, right: str, sigma: float) -> None:
         """Put two layers of the left-hand extraction side by side, at one noise level."""
         run = self.session.state.extraction
-        with_right = self.against.at(run, right, sigma)
-        self._together((run, left, sigma), None, with_right)
+        self._together((run, left, sigma), None, self.against.at(run, right, sigma))
 
     def swap(self) -> None:
         """Put the left map on the right and the right one on the left."""
-        state, right = self.session.state, self.right.state
-        if self.right.plain is None:
-            return
-        place = self.against.at(state.extraction, state.layer, state.sigma, state.map_run)
-        self._together((right.extraction, right.layer, right.sigma), right.map_run, place)
+        left, right = self.session.map, self.right.plain
+        if right is not None:
+            run, layer, sigma, map_run = _place(right)
+            self._together((run, layer, sigma), map_run, self.against.at(*_place(left)))
 
     def _together(self, place: tuple[Any, Any, Any], map_run: str | None, against: Against) -> None:
         """Change both sides at once, so that no pair in between is compared; the right one only if the left could."""
-        self._held = True
+        self._is_changing = True
         try:
             self.session.choose(*place, map_run)
             layer = self.session.map.layer
             if (layer.parent_id, layer.layer, layer.sigma) == place:
                 self.session.state.against = against
         finally:
-            self._held = False
+            self._is_changing = False
         self.update()
 
     # -- the right-hand map ----------------------------------------------------------------
@@ -129,24 +124,23 @@ class Comparison(param.Parameterized):
             if suggested is None:
                 self.problem = NOTHING_ELSE
                 return
-            self._asked, self._held = None, True
+            self._wanted, self._is_changing = None, True
             self.session.state.against = against = against.at(*suggested)
-            self._held = False
-        if against.place == self._asked:
+            self._is_changing = False
+        if against.place == self._wanted:
             return
-        self._asked, self.opening, self.problem = against.place, True, ""
+        self._wanted, self.opening, self.problem = against.place, True, ""
         store = self.session.store
         self._opener.start(lambda: find(store, against), self._show_found)
 
     def _show_found(self, found: RightMap) -> None:
         self.opening = False
         self.right.layers, self.right.maps = list(found.layers), list(found.maps)
-        record = found.map.layer
-        actual = self.against.at(record.parent_id, record.layer, record.sigma, found.map_run)
-        self._asked = actual.place
+        actual = self.against.at(*_place(found.map))
+        self._wanted = actual.place
         if found.lacking:
             self.session.tell(f"On the right: {found.lacking}", "warning")
-        self.right.show(found.map, found.map_run)
+        self.right.show(found.map)
         if actual != self.against:
             self.session.state.against = actual
         self.update()
@@ -163,11 +157,11 @@ class Comparison(param.Parameterized):
         left, right, k = self.session.map, self.right.plain, self.against.k
         if right is None or self.opening:
             return
-        asked = (left.map_run, right.map_run, k)
-        if asked == self._measured:
+        wanted = (left.map_run, right.map_run, k)
+        if wanted == self._measured:
             return
-        same_maps = self._measured is not None and asked[:2] == self._measured[:2]
-        self._measured = asked
+        same_maps = self._measured is not None and wanted[:2] == self._measured[:2]
+        self._measured = wanted
         self.param.update(measuring=True, change=None, pairing=self.pairing if same_maps else None)
         comparisons = self.session.store.comparisons
         self._measurer.start(
@@ -185,12 +179,16 @@ class Comparison(param.Parameterized):
 
     def _draw(self) -> None:
         """Draw both sides, coloured by the change where that is asked for and known."""
-        change = self.change if self.against.coloured else None
-        if change is not None and not change.is_whole:
-            change = None
-        self.left.show(self.session.map, self.session.state.map_run, change)
+        change = self.change if self.against.coloured and self.change and self.change.is_whole else None
+        self.left.show(self.session.map, change)
         if self.right.plain is not None:
-            self.right.show(self.right.plain, self.right.state.map_run, change)
+            self.right.show(self.right.plain, change)
+
+
+def _place(layer_map: LayerMap) -> tuple[str, str, float, str | None]:
+    """Return what names a map: extraction, layer, noise level, and the run of one that is not the layer's own."""
+    layer = layer_map.layer
+    return layer.parent_id, layer.layer, layer.sigma, layer_map.map_run if layer_map.map_run != layer.run_id else None
 
 
 def suggestion(session: Session) -> tuple[str, str, float] | None:
@@ -228,4 +226,4 @@ def find(store: DataStore, against: Against) -> RightMap:
     map_run = against.map
     if map_run is not None and map_run not in {m.run_id for m in maps}:
         map_run, lacking = None, lacking or "the map of this address is no longer logged; the layer's own is shown."
-    return RightMap(store.open(record, map_run), map_run, layers, maps, lacking)
+    return RightMap(store.open(record, map_run), layers, maps, lacking)

@@ -54,7 +54,7 @@ def labels_of(layer_map: LayerMap, colour_by: str, wanted: Filter) -> tuple[MapL
         and 1 < len(named) <= _MOST_CATEGORIES
         and not (numeric and _has_prompts(layer_map))
     ):
-        return category_labels(layer_map.points(column, wanted), layer_map.categories_of(column))
+        return category_labels(layer_map.points_with(column, wanted), layer_map.categories_of(column))
     if _has_prompts(layer_map):
         return word_labels(layer_map.points(layer_map.default_colour, wanted).grid, layer_map.table["prompt"])
     return ()

@@ -51,7 +51,7 @@ class MapLegend(pn.viewable.Viewer):
             self.key.param.update(scale={}, entries=_entries(colouring, counts, chosen, state.highlight))
             return
         self.key.scale = {
-            "label": column_label(state.colour_by),
+            "label": column_label(colouring.column),
             "low": colouring.low,
             "high": colouring.high,
             "colours": list(colouring.colours),
@@ -67,7 +67,7 @@ class MapLegend(pn.viewable.Viewer):
         """Return how many of the ringed samples the filter hides."""
         state = self.session.state
         rows = [layer_map.row_of[s] for s in state.selection.members if s in layer_map.row_of]
-        return int(np.count_nonzero(~layer_map.rows.mask(state.filter)[rows])) if state.filter else 0
+        return int(np.count_nonzero(~layer_map.mask(state.filter)[rows])) if state.filter else 0
 
     def _toggle(self, message: dict[str, Any]) -> None:
         """Answer a click on a value: highlight it, then show only it; while values are chosen, add or remove it."""

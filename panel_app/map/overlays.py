@@ -63,7 +63,7 @@ def ring_columns(
         wanted: what is shown; rings of hidden samples are faint.
     """
     size = 2 * radius + 9
-    shown = layer_map.rows.mask(wanted) if wanted else None
+    shown = layer_map.mask(wanted) if wanted else None
     rings = [(s, size, 1.6, NEIGHBOUR) for s in selection.suggested]
     rings += [(s, size + 2, 3.6, NEIGHBOUR) for s in selection.manual]
     rings += [(selection.sample_id, size + 4, 4.0, SELECTED)] if selection.sample_id else []

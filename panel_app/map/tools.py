@@ -170,7 +170,7 @@ def told(layer_map: LayerMap, group: Group, wanted: Filter) -> str:
     text = f"{len(group):,} marked"
     if wanted:
         rows = layer_map.rows_of(group.sample_ids)
-        hidden = len(group) - len(layer_map.samples_at(rows[layer_map.rows.mask(wanted)[rows]]))
+        hidden = len(group) - len(layer_map.samples_at(rows[layer_map.mask(wanted)[rows]]))
         text += f", {hidden:,} of them hidden by the filter" if hidden else ""
     return text
 
@@ -248,4 +248,4 @@ class MapHand:
     def _mark(self, rows: np.ndarray) -> None:
         state = self._session.state
         way = way_held(self._tools.way, **self._held)
-        state.group = combined(state.group, self._session.map.samples_at(rows), way)
+        self._session.mark(combined(state.group, self._session.map.samples_at(rows), way).sample_ids)

@@ -4,12 +4,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import panel as pn
 import param
 
 from diffviews.errors import SelectionError
 from panel_app.cards import hover_card
 from panel_app.components import BrowserPane
+from panel_app.fields import Part
 from panel_app.raster import disc_radius
 from panel_app.scenes.paths import PathPlaces
 from panel_app.scenes.scene import Scene
@@ -55,8 +55,16 @@ class PointCloud(BrowserPane):
         return "\n".join((_ESM / part).read_text(encoding="utf-8") for part in _PARTS)
 
 
-class CloudPane(pn.viewable.Viewer):
-    """Shows a scene with the session's colours, filter and selection, and answers with the samples meant."""
+class CloudPane(Part):
+    """Shows a scene with the session's colours, filter and selection, and answers with the samples meant.
+
+    Args:
+        session: of the visitor.
+        solid: whether the scene is turned in space; else a player moves it along its slices.
+        label: what is seen, for those who do not see it.
+        on_level: called with the place along the slices to which the visitor moved the player.
+        words: what the player says.
+    """
 
     scene = param.ClassSelector(class_=Scene, default=None, allow_None=True)
 
@@ -70,37 +78,14 @@ class CloudPane(pn.viewable.Viewer):
         words: dict[str, Any] = OVER_SIGMA,
         **params: Any,
     ) -> None:
-        """Draw for a visitor.
-
-        Args:
-            session: of the visitor.
-            solid: whether the scene is turned in space; else a player moves it along its slices.
-            label: what is seen, for those who do not see it.
-            on_level: called with the place along the slices to which the visitor moved the player.
-            words: what the player says.
-        """
-        super().__init__(**params)
-        self.session = session
         self._on_level = on_level
         self.path_places: PathPlaces = {}
-        self.cloud = PointCloud(self._answer, solid=solid, label=label, words=words, visible=False, margin=(0, 6))
-        state = session.state
-        self.param.watch(lambda *_: self._load(), "scene")
-        session.param.watch(lambda *_: self._colour(), "map")
-        state.param.watch(lambda *_: self._colour(), ["filter", "colour_by", "highlight"])
-        state.param.watch(lambda *_: self._mark(), ["selection", "group", "hovered"])
+        self._layout = self.cloud = PointCloud(
+            self._answer, solid=solid, label=label, words=words, visible=False, margin=(0, 6)
+        )
+        super().__init__(session=session, **params)
 
-    def __panel__(self) -> pn.viewable.Viewable:
-        return self.cloud
-
-    def show_level(self, at: float) -> None:
-        """Stand at a place along the slices, such as log sigma."""
-        self.cloud.at = at
-
-    def draw_paths(self, paths: list[dict[str, Any]]) -> None:
-        """Draw denoising paths that lie on the scene, see `noise_paths`."""
-        self.cloud.paths = paths
-
+    @param.depends("scene", watch=True)
     def _load(self) -> None:
         scene = self.scene
         self.path_places = {}
@@ -124,10 +109,14 @@ class CloudPane(pn.viewable.Viewer):
             return b""
         return self.scene.colours(layer_map, state.colour_by, state.filter, state.highlight).tobytes()
 
+    @param.depends(
+        "session.map", "session.state.filter", "session.state.colour_by", "session.state.highlight", watch=True
+    )
     def _colour(self) -> None:
         if self.scene is not None:
             self.cloud.colours = self._colours()
 
+    @param.depends("session.state.selection", "session.state.group", "session.state.hovered", watch=True)
     def _mark(self) -> None:
         if self.scene is not None:
             self.cloud.marks = self._marks()

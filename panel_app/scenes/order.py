@@ -4,7 +4,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-import panel as pn
 import panel_material_ui as pmui
 
 from diffviews.pipelines.model_runner import Runner
@@ -13,9 +12,8 @@ from diffviews.recipes.embedding import EmbeddingRecipe
 from panel_app.cards import hint
 from panel_app.computing.job_bar import JobBar
 from panel_app.computing.session_jobs import SessionJobs
-from panel_app.html import Html
+from panel_app.fields import Part, section, text
 from panel_app.session import Session
-from panel_app.theme import PANE_CSS
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,34 +42,31 @@ SOLID = Order(
 )
 
 
-class MapOrder(pn.viewable.Viewer):
-    """Says what is missing or under way, and offers to make it."""
+class MapOrder(Part):
+    """Says what is missing or under way, and offers to make it of the layer run on show.
+
+    Args:
+        session: of the visitor.
+        runner: what computes.
+        queue: where the job waits.
+        on_made: called with the layer record that was on show when the map was ordered, and the map's run id.
+    """
 
     def __init__(
         self, session: Session, runner: Runner, queue: SessionJobs, on_made: Callable[[Any, str], None], **params: Any
     ) -> None:
-        """Order maps of the layer run on show.
-
-        Args:
-            session: of the visitor.
-            runner: what computes.
-            queue: where the job waits.
-            on_made: called with the layer record that was on show when the map was ordered, and the map's run id.
-        """
-        super().__init__(**params)
-        self.session, self.runner, self._on_made = session, runner, on_made
+        super().__init__(session=session, **params)
+        self.runner, self._on_made = runner, on_made
         self._order, self._possible, self._ordered_for = ALIGNED, False, None
-        self.text = Html("", stylesheets=[PANE_CSS], sizing_mode="stretch_width", margin=(0, 0, 10, 0))
-        self.button = pmui.Button(icon="scatter_plot", size="small", margin=(0, 0, 4, 0), align="center")
-        self.button.on_click(lambda _: self.make())
+        self.text = text(margin=(0, 0, 10, 0))
+        self.button = pmui.Button(
+            icon="scatter_plot", size="small", margin=(0, 0, 4, 0), align="center", on_click=lambda _: self.make()
+        )
         self.bar = JobBar(queue, on_over=self._enable, on_done=self._done, on_told=session.tell)
-        self._layout = pn.Column(
+        self._layout = section(
             self.text, self.button, self.bar, visible=False, max_width=560, margin=(110, 24), align="center",
-            sizing_mode="stretch_width", styles={"text-align": "center"},
+            styles={"text-align": "center"},
         )  # fmt: skip
-
-    def __panel__(self) -> pn.viewable.Viewable:
-        return self._layout
 
     def hide(self) -> None:
         """Show nothing; there is something to see."""

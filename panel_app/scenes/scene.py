@@ -136,7 +136,7 @@ class Scene:
         """Return which samples a filter shows on a map, (N,) bool; those that the map lacks, only without a filter."""
         if not wanted:
             return np.ones(len(self.sample_ids), dtype=bool)
-        mask = on_map.rows.mask(wanted)
+        mask = on_map.mask(wanted)
         return np.array([s in on_map.row_of and mask[on_map.row_of[s]] for s in self.sample_ids], dtype=bool)
 
     def marks(self, selection: Selection, group: Group, hovered: str | None = None) -> list[dict[str, Any]]:

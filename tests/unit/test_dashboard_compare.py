@@ -187,7 +187,7 @@ def test_address_restores_the_whole_comparison(comparison, session, runs):
     other = finish(Comparison(colleague))
     assert colleague.state.against == session.state.against
     assert other.right.map.layer.run_id == comparison.right.map.layer.run_id
-    assert other.left.state.colour_by == other.right.state.colour_by == CHANGE
+    assert other.left.map.painted == other.right.map.painted == CHANGE
 
 
 def test_checkpoints_of_one_training_and_runs_of_one_minute_are_told_apart():
@@ -226,7 +226,7 @@ def test_click_on_either_side_selects_on_both(comparison, session):
 def test_hover_group_and_filter_of_one_side_are_the_others_too(comparison, session):
     comparison.right.state.hovered = "digits-0020"
     assert comparison.left.state.hovered == session.state.hovered == "digits-0020"
-    comparison.left.state.group = Group(("digits-0020", "digits-0021"))
+    comparison.left.mark(("digits-0020", "digits-0021"))
     assert comparison.right.state.group == session.state.group == Group(("digits-0020", "digits-0021"))
     only_threes = Filter().with_values("class", ("3: three",))
     comparison.right.state.filter = only_threes
@@ -243,10 +243,8 @@ def test_sample_of_the_right_map_alone_cannot_be_selected_and_it_is_said(compari
     comparison.right.click("digits-0003")
     assert session.state.selection == Selection()
     assert "digits-0003 is only on the right map" in session.notice.text
-    comparison.right.state.group = Group(("digits-0003", "digits-0040"))
-    assert session.state.group == comparison.left.state.group == Group(("digits-0040",))
-    comparison.right.state.hovered = "digits-0003"
-    assert comparison.left.state.hovered is None
+    comparison.right.mark(("digits-0003", "digits-0040"))
+    assert session.state.group == Group(("digits-0040",))
 
 
 def test_right_hand_map_without_a_column_does_not_take_the_sessions_filter_away(comparison, session, runs, monkeypatch):
@@ -256,8 +254,10 @@ def test_right_hand_map_without_a_column_does_not_take_the_sessions_filter_away(
     monkeypatch.setattr(runs, "points", lambda *a: whole(*a).drop(columns="distance_to_data"))
     comparison.choose("ext-2", "encoder_block_0", 2.0)
     finish(comparison)
-    assert comparison.right.state.filter == Filter().with_values("class", ("3: three",))
-    assert session.state.filter == comparison.left.state.filter == wanted
+    assert session.state.filter == wanted
+    shown = comparison.right.map.shown(session.state.filter)
+    assert 0 < len(shown) < 190
+    assert set(shown["class"]) == {"3: three"}
 
 
 # -- what they share and how they differ -------------------------------------------------
@@ -306,13 +306,14 @@ def test_change_needs_three_common_samples(session, comparison):
 def test_colour_by_change_colours_both_maps_and_leaves_the_sessions_colour(comparison, session):
     comparison.set(coloured=True)
     for side in (comparison.left, comparison.right):
-        assert side.state.colour_by == CHANGE
+        assert side.map.colouring(session.state.colour_by).column == CHANGE
         row = side.map.row_of["digits-0042"]
         assert side.map.table[CHANGE].iloc[row] == comparison.change.values["digits-0042"]
     assert session.state.colour_by == "class"
     assert CHANGE not in session.map.table
     comparison.set(coloured=False)
-    assert comparison.left.state.colour_by == comparison.right.state.colour_by == "class"
+    for side in (comparison.left, comparison.right):
+        assert side.map.colouring(session.state.colour_by).column == "class"
 
 
 def test_nearest_among_the_common_samples_leaves_out_those_of_one_map(comparison, session):
@@ -353,7 +354,7 @@ def test_sentence_says_how_many_samples_are_on_both(page, session):
     page.comparison.choose("ext-2", "midblock", 0.5)
     finish(page.comparison)
     assert "190 samples in both" in page.shared.object
-    assert "10 of these samples are not on the right map" in page.choosers[0].told.object
+    assert "10 of these samples are not on the right map" in page.choosers[0].missing.object
 
 
 def test_selectors_of_each_side_open_what_is_chosen(page, session):

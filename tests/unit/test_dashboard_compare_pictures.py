@@ -104,7 +104,7 @@ def test_scene_of_a_large_set_is_of_samples_chosen_evenly_and_says_so(page, monk
     monkeypatch.setattr(scene_module, "MOST_PLACES", 100)
     page.comparison.set(tool=BETWEEN)
     assert page.between.pane.scene.positions.shape == (2, 40, 2)
-    assert "40 of 120 samples are drawn" in page.between.told.object
+    assert "40 of 120 samples are drawn" in page.between.summary.object
 
 
 def test_scene_rings_what_is_pointed_at_on_a_map_and_not_twice_what_is_pointed_at_here(page, maps):

@@ -66,12 +66,12 @@ def test_class_filter_hides_points_and_changes_nothing_else(layer_map):
 
 def test_point_under_the_pointer_is_the_nearest_one_shown(layer_map):
     x, y = layer_map.position("digits-0010")
-    assert layer_map.near(x, y, within=(0.5, 0.5)) == "digits-0010"
+    assert layer_map.sample_at(layer_map.row_near(x, y, within=(0.5, 0.5))) == "digits-0010"
     other = next(c for c in layer_map.categories_of("class") if c != layer_map.text_of("digits-0010"))
-    found = layer_map.near(x, y, within=(50, 50), wanted=only("class", other))
+    found = layer_map.sample_at(layer_map.row_near(x, y, within=(50, 50), wanted=only("class", other)))
     assert found is not None
     assert layer_map.text_of(found) == other
-    assert layer_map.near(1e6, 1e6, within=(0.5, 0.5)) is None
+    assert layer_map.row_near(1e6, 1e6, within=(0.5, 0.5)) is None
 
 
 def test_neighbours_are_those_in_activation_space_unless_the_map_is_asked_for(layer_map):

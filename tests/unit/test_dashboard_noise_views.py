@@ -15,8 +15,7 @@ from panel_app.computing.session_jobs import SessionJobs
 from panel_app.dashboard import Dashboard
 from panel_app.data import DataStore
 from panel_app.places import SIGMA_AXIS, THREE_AXES, Across
-from panel_app.scenes.noise import NoiseView
-from panel_app.scenes.space import SpaceView
+from panel_app.scenes.view import SceneView
 from panel_app.state import Address
 
 
@@ -44,8 +43,8 @@ def visit(runs):
         page = Dashboard(DataStore(runs), SyntheticRunner(runs), SessionJobs())
         page.open({"layer": "midblock", "sigma": "2", **query})
         assert page.session.notice is None, page.session.notice
-        kind = {"noise": NoiseView, "3d": SpaceView}[query["view"]]
-        view = kind(page.session, SyntheticRunner(runs), SessionJobs(), page.results)
+        solid = query["view"] == "3d"
+        view = SceneView(page.session, SyntheticRunner(runs), SessionJobs(), page.results, solid=solid)
         finish(view._background)
         return page, view
 

@@ -269,9 +269,9 @@ def test_hidden_samples_are_not_found_under_the_pointer(dashboard):
     layer_map = dashboard.session.map
     x, y = layer_map.position("digits-0002")
     within = (1e-3, 1e-3)
-    assert layer_map.near(x, y, within=within) == "digits-0002"
+    assert layer_map.row_near(x, y, within=within) == layer_map.row_of["digits-0002"]
     other = next(c for c in layer_map.categories_of("class") if c != layer_map.text_of("digits-0002"))
-    assert layer_map.near(x, y, within=within, wanted=Filter().with_values("class", (other,))) is None
+    assert layer_map.row_near(x, y, within=within, wanted=Filter().with_values("class", (other,))) is None
 
 
 def test_filter_on_a_column_another_extraction_lacks_is_dropped(dashboard, runs):
