@@ -6,17 +6,18 @@ from typing import Any
 import numpy as np
 import panel as pn
 import panel_material_ui as pmui
+import param
 
 from diffviews.errors import DiffViewsError
 from panel_app.cards import hint, picture
 from panel_app.compare.comparison import Comparison
 from panel_app.comparisons import FEWEST, NeighbourhoodChange, nearest
 from panel_app.components import Ranking, column
+from panel_app.fields import Part, field, row, section, switch, text
 from panel_app.html import Html
 from panel_app.layer_map import LayerMap
 from panel_app.places import LARGEST_K
 from panel_app.points import shortened
-from panel_app.theme import PANE_CSS
 
 _HELP = "Share of the nearest samples that are others on the other map: 0 none, 1 all"
 _PAGE = 30
@@ -30,76 +31,52 @@ _COLUMNS = [
 ]
 
 
-class ChangesPanel(pn.viewable.Viewer):
+class ChangesPanel(Part):
     """How many neighbours each sample keeps from one map to the other."""
 
     def __init__(self, comparison: Comparison, **params: Any) -> None:
-        super().__init__(**params)
-        self._comparison = comparison
-        self._limit = _PAGE
+        self.comparison, self._limit = comparison, _PAGE
         self._order: tuple[Any, list[str]] = (None, [])
-        self._build()
-        comparison.param.watch(lambda *_: self._show_new(), ["change", "pairing", "measuring"])
-        comparison.session.state.param.watch(lambda *_: self.show(), "selection")
-        comparison.session.state.param.watch(lambda *_: self._follow(), "against")
-        self._follow()
-        self._show_new()
-
-    def __panel__(self) -> pn.viewable.Viewable:
-        return self._layout
-
-    def _build(self) -> None:
-        self.k = pmui.IntSlider(
-            label="Neighbours compared",
-            start=1,
-            end=LARGEST_K,
-            size="small",
-            width=250,
-            margin=(4, 30, 4, 8),
-            description="How many nearest samples, in activation space, make a neighbourhood.",
-        )
-        self.k.param.watch(lambda event: self._comparison.set(k=event.new), "value_throttled")
-        self.coloured = pmui.Switch(
-            label="Colour both maps by it",
-            size="small",
+        self.k = field(
+            pmui.IntSlider, "Neighbours compared", "How many nearest samples, in activation space, make a "
+            "neighbourhood.", start=1, end=LARGEST_K, width=250, sizing_mode=None, margin=(4, 30, 4, 8),
+        )  # fmt: skip
+        self.coloured = switch(
+            "Colour both maps by it", False,
+            "Colours every sample by the share of its neighbours that changes, in place of “Colour by”.",
             margin=(12, 0),
-            description="Colours every sample by the share of its neighbours that changes, in place of “Colour by”.",
-        )
-        self.coloured.param.watch(lambda event: self._comparison.set(coloured=event.new), "value")
-        self.working = pn.Row(
-            pmui.CircularProgress(value=0, variant="indeterminate", size=18, margin=(6, 8)),
-            Html(hint("Comparing neighbourhoods…"), stylesheets=[PANE_CSS], margin=(6, 0)),
-            visible=False,
-            margin=0,
-        )
-        self.told = _html(margin=(2, 0, 8, 0))
+        )  # fmt: skip
+        progress = pmui.CircularProgress(value=0, variant="indeterminate", size=18, margin=(6, 8))
+        self.working = pn.Row(progress, Html(hint("Comparing neighbourhoods…"), margin=(6, 0)), visible=False, margin=0)
+        self.summary, self.kept = text(margin=(2, 0, 8, 0)), text(margin=(0, 0, 0, 28))
         self.table = Ranking(
             self._on_message, columns=_COLUMNS, sort={"key": "change", "down": True}, remote=True, points=True,
             label="Samples by how much their neighbourhood changes", margin=0, max_width=560, min_width=360,
         )  # fmt: skip
-        self.kept = _html(margin=(0, 0, 0, 28))
-        self._layout = pn.Column(
-            pn.Row(self.k, self.coloured, self.working, sizing_mode="stretch_width", margin=(6, 0, 0, 0)),
-            self.told,
-            pn.Row(self.table, self.kept, sizing_mode="stretch_width", margin=0),
-            sizing_mode="stretch_width",
-            margin=0,
+        self._layout = section(
+            row(self.k, self.coloured, self.working, margin=(6, 0, 0, 0)), self.summary, row(self.table, self.kept)
         )
+        self.k.param.watch(lambda event: comparison.set(k=event.new), "value_throttled")
+        self.coloured.param.watch(lambda event: comparison.set(coloured=event.new), "value")
+        super().__init__(session=comparison.session, **params)
 
+    @param.depends("session.state.against", watch=True, on_init=True)
     def _follow(self) -> None:
-        against = self._comparison.against
+        against = self.comparison.against
         self.k.value, self.coloured.value = against.k, against.coloured
 
+    @param.depends("comparison.change", "comparison.pairing", "comparison.measuring", watch=True, on_init=True)
     def _show_new(self) -> None:
         self._limit = _PAGE
         self.show()
 
+    @param.depends("session.state.selection", watch=True)
     def show(self) -> None:
         """Show the comparison as far as it is known."""
-        comparison, change = self._comparison, self._comparison.change
+        comparison, change = self.comparison, self.comparison.change
         self.working.visible = comparison.measuring
         self.coloured.disabled = change is not None and not change.is_whole
-        self.told.object = summary(comparison)
+        self.summary.object = summary(comparison)
         if change is None:
             self.table.param.update(rows=[], more="")
             self.kept.object = ""
@@ -108,9 +85,9 @@ class ChangesPanel(pn.viewable.Viewer):
         self._show_kept(change)
 
     def _show_table(self, change: NeighbourhoodChange) -> None:
-        layer_map, order = self._comparison.session.map, self._sorted(change)
+        layer_map, order = self.session.map, self._sorted(change)
         shown = order[: self._limit]
-        selected = self._comparison.session.state.selection.sample_id
+        selected = self.session.state.selection.sample_id
         self.table.param.update(
             rows=[
                 {
@@ -130,14 +107,14 @@ class ChangesPanel(pn.viewable.Viewer):
 
     def _sorted(self, change: NeighbourhoodChange) -> list[str]:
         """Return the samples in the order asked for, sorted once."""
-        layer_map, key = self._comparison.session.map, (change, self.table.sort["key"], self.table.sort["down"])
+        layer_map, key = self.session.map, (change, self.table.sort["key"], self.table.sort["down"])
         if self._order[0] != key:
             known = [s for s in change.values if s in layer_map.row_of]
             self._order = key, sorted_samples(layer_map, known, change, by=key[1], down=key[2])
         return self._order[1]
 
     def _show_kept(self, change: NeighbourhoodChange) -> None:
-        comparison, sample_id = self._comparison, self._comparison.session.state.selection.sample_id
+        comparison, sample_id = self.comparison, self.session.state.selection.sample_id
         left, right = comparison.session.map, comparison.right.plain
         if sample_id is None or right is None or sample_id not in change.values or sample_id not in left.row_of:
             self.kept.object = hint("Click a sample, here or on a map: the neighbours that it keeps are shown here.")
@@ -151,11 +128,11 @@ class ChangesPanel(pn.viewable.Viewer):
         self.kept.object = kept_html(left, sample_id, near[0], near[1])
 
     def _on_message(self, message: dict[str, Any]) -> None:
-        state, change = self._comparison.session.state, self._comparison.change
+        state, change = self.session.state, self.comparison.change
         if change is None:
             return
         if message.get("open") in change.values:
-            self._comparison.session.choose_sample(message["open"])
+            self.session.choose_sample(message["open"])
         elif "point" in message:
             state.hovered = message["point"] if message["point"] in change.values else None
         elif message.get("sort") in ("change", "name"):
@@ -213,7 +190,3 @@ def kept_html(layer_map: LayerMap, sample_id: str, left: tuple[str, ...], right:
         )
         parts.append(f'<div style="display:flex;flex-wrap:wrap;gap:5px">{faces}</div>' if members else hint("none"))
     return "".join(parts)
-
-
-def _html(**params: Any) -> Html:
-    return Html("", stylesheets=[PANE_CSS], sizing_mode="stretch_width", **params)

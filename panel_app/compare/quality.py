@@ -3,16 +3,19 @@
 from collections.abc import Sequence
 from typing import Any
 
-import panel as pn
+import param
 
 from diffviews.noise import format_sigma
 from panel_app.best_layer import DECIDES, KNOWS
 from panel_app.cards import quiet
 from panel_app.compare.comparison import Comparison
-from panel_app.components import Ranking
+from panel_app.components import Ranking, column
+from panel_app.fields import Part, section
 from panel_app.inspector import BASELINE, METRIC_LABELS
 
 _SHORT = {
+    KNOWS: "Knows",
+    DECIDES: "Decides",
     "knn_accuracy_map": "Knows on map",
     "trustworthiness": "Trustworthy",
     "silhouette": "Silhouette",
@@ -28,40 +31,27 @@ _UNRANKED = {BASELINE, "control_seeds", "quality_points", "nonfinite", "nan_coun
 """Metrics that say how a measure was made, or repeat another."""
 
 
-class QualityTable(pn.viewable.Viewer):
+class QualityTable(Part):
     """The layer runs of both sides' extractions, sortable by any measure."""
 
     def __init__(self, comparison: Comparison, **params: Any) -> None:
-        super().__init__(**params)
-        self._comparison = comparison
+        self.comparison = comparison
         self._records: dict[str, Any] = {}
         self.table = Ranking(
-            self._on_message,
-            beside=True,
-            sort={"key": KNOWS, "down": True},
-            margin=0,
-            empty="No finished layer runs yet.",
+            self._on_message, beside=True, sort={"key": KNOWS, "down": True}, margin=0,
+            empty="No finished layer runs yet.", styles={"overflow-x": "auto"},
+        )  # fmt: skip
+        intro = quiet(
+            "Everything that was measured of each layer. Click a heading to sort, a row to open the layer on the "
+            "left; its button, or a click with Shift held, opens it on the right."
         )
-        self.table.styles = {"overflow-x": "auto"}
-        self._layout = pn.Column(
-            quiet(
-                "Everything that was measured of each layer. Click a heading to sort, a row to open the layer on the "
-                "left; its button, or a click with Shift held, opens it on the right."
-            ),
-            self.table,
-            sizing_mode="stretch_width",
-            margin=(8, 0),
-        )
-        comparison.session.param.watch(lambda *_: self.show(), ["map", "layers"])
-        comparison.param.watch(lambda *_: self.show(), "opening")
-        self.show()
+        self._layout = section(intro, self.table, margin=(8, 0))
+        super().__init__(session=comparison.session, **params)
 
-    def __panel__(self) -> pn.viewable.Viewable:
-        return self._layout
-
+    @param.depends("session.map", "session.layers", "comparison.opening", watch=True, on_init=True)
     def show(self) -> None:
         """Show the layer runs that can be opened."""
-        session, right = self._comparison.session, self._comparison.right
+        session, right = self.session, self.comparison.right
         if session.map is None:
             return
         others = [] if right.plain is None or right.plain.layer.parent_id == session.state.extraction else right.layers
@@ -72,9 +62,9 @@ class QualityTable(pn.viewable.Viewer):
         )
 
     def _row(self, record: Any) -> dict[str, Any]:
-        plain = self._comparison.right.plain
+        plain = self.comparison.right.plain
         places = {
-            "left": record.run_id == self._comparison.session.map.layer.run_id,
+            "left": record.run_id == self.session.map.layer.run_id,
             "right": plain is not None and record.run_id == plain.layer.run_id,
         }
         return {
@@ -95,9 +85,9 @@ class QualityTable(pn.viewable.Viewer):
         if record is None:
             return
         if message.get("beside"):
-            self._comparison.choose(record.parent_id, record.layer, record.sigma)
+            self.comparison.choose(record.parent_id, record.layer, record.sigma)
         else:
-            self._comparison.session.choose(record.parent_id, record.layer, record.sigma)
+            self.session.choose(record.parent_id, record.layer, record.sigma)
 
 
 def quality_columns(records: Sequence[Any], *, several: bool) -> list[dict[str, Any]]:
@@ -109,20 +99,16 @@ def quality_columns(records: Sequence[Any], *, several: bool) -> list[dict[str, 
     """
     measured = {name for record in records for name in record.metrics} - _UNRANKED
     known = [name for name in METRIC_LABELS if name in measured]
-    further = sorted(measured - set(known))
-    columns: list[dict[str, Any]] = [
-        {"key": "run", "label": "Run", "help": "Model and run of the extraction"}
-    ] * several
+    columns = [column("run", "Run", "Model and run of the extraction")] if several else []
     columns += [
-        {"key": "layer", "label": "Layer", "help": "Hook point of the model"},
-        {"key": "sigma", "label": "σ", "help": "Noise level", "number": True},
-        {"key": "side", "label": "Open", "help": "On which side it is open"},
+        column("layer", "Layer", "Hook point of the model"),
+        column("sigma", "σ", "Noise level", number=True),
+        column("side", "Open", "On which side it is open"),
     ]
-    for name in (*known, *further):
-        bars = {KNOWS: {"bar": "knows"}, DECIDES: {"bar": "decides", "baseline": BASELINE}}
-        heading = {KNOWS: "Knows", DECIDES: "Decides"}.get(name) or _SHORT.get(name) or METRIC_LABELS.get(name, name)
-        help_text = METRIC_LABELS.get(name, name)
-        columns.append({"key": name, "label": heading, "help": help_text, **bars.get(name, {"number": True})})
+    bars = {KNOWS: {"bar": "knows"}, DECIDES: {"bar": "decides", "baseline": BASELINE}}
+    for name in (*known, *sorted(measured - set(known))):
+        label = METRIC_LABELS.get(name, name)
+        columns.append(column(name, _SHORT.get(name, label), label, **bars.get(name, {"number": True})))
     return columns
 
 

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-import panel as pn
 import panel_material_ui as pmui
+import param
 
 from panel_app.cards import hint
 from panel_app.compare.between import BetweenPanel
@@ -13,13 +13,11 @@ from panel_app.compare.comparison import Comparison
 from panel_app.compare.heading import SideChooser
 from panel_app.compare.quality import QualityTable
 from panel_app.compare.zoom import ZoomLink
+from panel_app.fields import Part, row, section, switch, text
 from panel_app.html import Html
 from panel_app.map.embedding_map import EmbeddingMap
-from panel_app.places import BETWEEN, CHANGES, CKA, COMPARE, QUALITY, TOOLS
+from panel_app.places import BETWEEN, CHANGES, CKA, QUALITY, TOOLS
 from panel_app.session import Session
-from panel_app.theme import PANE_CSS
-
-__all__ = ["COMPARE", "CompareView"]
 
 _ROOM = {"room_below": 470, "least": 320}
 """The two maps leave room for their legends, and for the headings of what stands below them."""
@@ -31,7 +29,7 @@ _TITLES = {
 }
 
 
-class CompareView(pn.viewable.Viewer):
+class CompareView(Part):
     """Two maps and what they share. Whatever is selected, hovered, marked or filtered on one is so on the other.
 
     Args:
@@ -40,38 +38,28 @@ class CompareView(pn.viewable.Viewer):
     """
 
     def __init__(self, session: Session, drawing: EmbeddingMap, **params: Any) -> None:
-        super().__init__(**params)
-        self.comparison = Comparison(session)
-        self.left = EmbeddingMap(self.comparison.left, **_ROOM)
-        self.right = EmbeddingMap(self.comparison.right, **_ROOM)
-        self.zoom = ZoomLink(self.comparison, self.left, self.right)
-        self.choosers = SideChooser(self.comparison, right=False), SideChooser(self.comparison, right=True)
-        self.changes = ChangesPanel(self.comparison)
-        self.cka = CkaPanel(self.comparison)
-        self.quality = QualityTable(self.comparison)
-        self.between = BetweenPanel(self.comparison)
+        self.drawing, self.comparison = drawing, (comparison := Comparison(session))
+        self.left, self.right = EmbeddingMap(comparison.left, **_ROOM), EmbeddingMap(comparison.right, **_ROOM)
+        self.zoom = ZoomLink(comparison, self.left, self.right)
+        self.choosers = SideChooser(comparison, right=False), SideChooser(comparison, right=True)
+        self.changes, self.cka = ChangesPanel(comparison), CkaPanel(comparison)
+        self.quality, self.between = QualityTable(comparison), BetweenPanel(comparison)
         self._build()
-        self.comparison.param.watch(lambda *_: self.follow(), ["pairing", "opening", "measuring", "problem"])
-        session.state.param.watch(lambda *_: self.follow(), "against")
-        drawing.param.watch(lambda event: self._take_theme(event.new), "dark")
-        self._take_theme(drawing.dark)
-        self.follow()
-
-    def __panel__(self) -> pn.viewable.Viewable:
-        return self._layout
+        self.together.param.watch(lambda event: comparison.set(together=event.new), "value")
+        self.following.param.watch(lambda event: comparison.set(follow=event.new), "value")
+        self.tabs.param.watch(lambda event: comparison.set(tool=TOOLS[event.new]), "active")
+        super().__init__(session=session, **params)
 
     def _build(self) -> None:
-        self.shared = Html("", stylesheets=[PANE_CSS], sizing_mode="stretch_width", margin=(10, 12, 0, 2))
-        self.together = pmui.Switch(
-            label="Zoom together", size="small", margin=(8, 10),
-            description="Zooming or moving one map shows the same part, by its share of the whole, of the other.",
+        self.shared = text(margin=(10, 12, 0, 2))
+        self.together = switch(
+            "Zoom together", False,
+            "Zooming or moving one map shows the same part, by its share of the whole, of the other.", margin=(8, 10),
         )  # fmt: skip
-        self.following = pmui.Switch(
-            label="Follow the selection", size="small", margin=(8, 10),
-            description="Keeps the selected sample in the middle of both maps, at the same magnification.",
+        self.following = switch(
+            "Follow the selection", False,
+            "Keeps the selected sample in the middle of both maps, at the same magnification.", margin=(8, 10),
         )  # fmt: skip
-        self.together.param.watch(lambda event: self.comparison.set(together=event.new), "value")
-        self.following.param.watch(lambda event: self.comparison.set(follow=event.new), "value")
         swap = pmui.Button(
             label="Swap", icon="swap_horiz", variant="outlined", size="small", margin=(5, 0, 5, 8),
             description="Puts the left map on the right and the right one on the left.",
@@ -84,35 +72,27 @@ class CompareView(pn.viewable.Viewer):
             *((_TITLES[tool], panel) for tool, panel in zip(TOOLS, panels, strict=True)),
             sizing_mode="stretch_width", margin=0, dynamic=False,
         )  # fmt: skip
-        self.tabs.param.watch(lambda event: self.comparison.set(tool=TOOLS[event.new]), "active")
         self._below = pmui.Paper(
-            pn.Column(self.tabs, sizing_mode="stretch_width", margin=(2, 14, 14, 14)),
-            elevation=0,
-            variant="outlined",
-            sizing_mode="stretch_width",
+            section(self.tabs, margin=(2, 14, 14, 14)), elevation=0, variant="outlined", sizing_mode="stretch_width",
             margin=(12, 0, 0, 0),
-        )
-        self._waiting = Html(
-            hint("Opening the right-hand map…"), stylesheets=[PANE_CSS], visible=False, margin=(40, 20)
-        )
-        self._right_map = pn.Column(self.right, self._waiting, sizing_mode="stretch_width", margin=0)
-        columns = [
-            pn.Column(
-                chooser, drawing, sizing_mode="stretch_width", margin=margin, styles={"min-width": "0", "flex": "1 1 0"}
-            )
-            for chooser, drawing, margin in zip(
-                self.choosers, (self.left, self._right_map), ((0, 7, 0, 0), (0, 0, 0, 7)), strict=True
-            )
-        ]
-        self._layout = pn.Column(
-            pn.Row(self.shared, self.busy, self.together, self.following, swap, sizing_mode="stretch_width", margin=0),
+        )  # fmt: skip
+        self._waiting = Html(hint("Opening the right-hand map…"), visible=False, margin=(40, 20))
+        self._right_map = section(self.right, self._waiting)
+        half = {"min-width": "0", "flex": "1 1 0"}
+        self._layout = section(
+            row(self.shared, self.busy, self.together, self.following, swap),
             self.problem,
-            pn.Row(*columns, sizing_mode="stretch_width", margin=0),
+            row(
+                section(self.choosers[0], self.left, margin=(0, 7, 0, 0), styles=half),
+                section(self.choosers[1], self._right_map, margin=(0, 0, 0, 7), styles=half),
+            ),
             self._below,
-            sizing_mode="stretch_width",
-            margin=0,
         )
 
+    @param.depends(
+        "comparison.pairing", "comparison.opening", "comparison.measuring", "comparison.problem",
+        "session.state.against", watch=True, on_init=True,
+    )  # fmt: skip
     def follow(self) -> None:
         """Show how the comparison stands."""
         comparison, against = self.comparison, self.comparison.against
@@ -125,8 +105,9 @@ class CompareView(pn.viewable.Viewer):
         self._below.visible = self._right_map.visible
         self.shared.object = f'<span class="title">{shared_sentence(comparison)}</span>'
 
-    def _take_theme(self, dark: bool) -> None:
-        self.left.dark = self.right.dark = self.between.pane.cloud.dark = dark
+    @param.depends("drawing.dark", watch=True, on_init=True)
+    def _take_theme(self) -> None:
+        self.left.dark = self.right.dark = self.between.pane.cloud.dark = self.drawing.dark
 
 
 def shared_sentence(comparison: Comparison) -> str:

@@ -5,6 +5,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from types import SimpleNamespace
 
+import holoviews as hv
 import numpy as np
 import pytest
 from dashboard_synthetic import LAYERS, FlatProjector, SyntheticRuns
@@ -372,17 +373,23 @@ def test_selectors_of_each_side_open_what_is_chosen(page, session):
 
 
 def test_similarity_shows_the_logged_table_and_a_cell_opens_its_pair(page, session, runs, monkeypatch):
-    heatmap = page.cka.heatmap
-    assert heatmap.layers == list(LAYERS)
-    assert heatmap.values == runs.similarity("ext-1", 0.5).to_numpy().tolist()
-    assert heatmap.pair == ["decoder_block_2", "midblock"]
-    heatmap._handle_msg({"left": "encoder_block_0", "right": "decoder_block_2"})
+    cka, table = page.cka, runs.similarity("ext-1", 0.5)
+    cells, outline = cka.plot.object
+    for value in ("decoder_block_2", "midblock"):
+        drawn = cells[value, "encoder_block_0"]  # column, then row
+        assert drawn == pytest.approx(table.loc["encoder_block_0", value])
+    assert list(cells.dimension_values("Left", expanded=False)) == list(LAYERS)
+    assert outline.data.to_numpy().tolist() == [["midblock", "decoder_block_2"]]
+    assert f"{table.loc['decoder_block_2', 'midblock']:.3f}" in cka.summary.object
+    cells_tapped(cells).event(x="decoder_block_2", y="encoder_block_0")
     finish(page.comparison)
     assert (session.state.layer, page.comparison.right.map.layer.layer) == ("encoder_block_0", "decoder_block_2")
+    cka.open("encoder_block_0", "no_such_layer")
+    assert page.comparison.right.map.layer.layer == "decoder_block_2"
     monkeypatch.setattr(runs, "similarity", lambda *_: None)
     session.choose_layer("encoder_block_0", 2.0)
-    assert heatmap.layers == []
-    assert "no similarity" in heatmap.empty
+    assert not cka.plot.visible
+    assert "no similarity" in cka.summary.object
 
     def broken(*_):
         raise CorruptDataError("the table cka/0.5.csv cannot be read")
@@ -390,7 +397,11 @@ def test_similarity_shows_the_logged_table_and_a_cell_opens_its_pair(page, sessi
     monkeypatch.setattr(runs, "similarity", broken)
     page.comparison.session.store.comparisons._similarities._values.clear()
     session.choose_layer("midblock", 0.5)
-    assert heatmap.empty == "the table cka/0.5.csv cannot be read"
+    assert "the table cka/0.5.csv cannot be read" in cka.summary.object
+
+
+def cells_tapped(cells):
+    return next(s for s in hv.streams.Stream.registry[cells] if isinstance(s, hv.streams.Tap))
 
 
 def test_quality_table_has_every_measure_and_opens_a_layer_on_either_side(page, session):
