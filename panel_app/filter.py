@@ -1,16 +1,17 @@
 """Which samples of a map are shown: by values, by ranges of numbers, by words. Hiding changes nothing else."""
 
+import functools
 import json
 import math
 import re
-import threading
-from collections import OrderedDict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import numpy as np
 import pandas as pd
+
+from panel_app.recent import Recent
 
 _KEPT = 8
 """Answers kept for each map: the visitors' present filters, mostly."""
@@ -106,19 +107,11 @@ class RowFilter:
 
     def __init__(self, table: pd.DataFrame) -> None:
         self._table = table
-        self._lock = threading.Lock()
-        self._known: OrderedDict[Filter, np.ndarray] = OrderedDict()
-        self._texts: tuple[np.ndarray, pd.Series] | None = None
+        self._known = Recent[np.ndarray](_KEPT)
 
     def mask(self, wanted: Filter) -> np.ndarray:
         """Return which rows are shown, (N,) bool; it must not be written to."""
-        with self._lock:
-            if wanted not in self._known:
-                self._known[wanted] = self._answer(wanted)
-                while len(self._known) > _KEPT:
-                    self._known.popitem(last=False)
-            self._known.move_to_end(wanted)
-            return self._known[wanted]
+        return self._known.get(wanted, lambda: self._answer(wanted))
 
     def _answer(self, wanted: Filter) -> np.ndarray:
         table = self._table
@@ -133,16 +126,15 @@ class RowFilter:
 
     def _find(self, word: str) -> np.ndarray:
         """Return the rows with a word that begins so; in scripts without spaces, with these letters anywhere."""
-        codes, texts = self._searched()
+        codes, texts = self._texts
         pattern = rf"(?<!\w){re.escape(word)}" if word.isascii() and word[0].isalnum() else re.escape(word)
         found = texts.str.contains(pattern, regex=True).to_numpy(dtype=bool)
         ids = self._table["sample_id"].astype(str).str.casefold()
         return np.asarray(found[codes] | (ids == word).to_numpy(dtype=bool))
 
-    def _searched(self) -> tuple[np.ndarray, pd.Series]:
+    @functools.cached_property
+    def _texts(self) -> tuple[np.ndarray, pd.Series]:
         """Return the different texts, and which one each row has."""
-        if self._texts is None:
-            prompts = self._table["prompt"].astype("string").fillna("")
-            codes, texts = pd.factorize(prompts + "\n" + self._table["class"].astype("string").fillna(""))
-            self._texts = codes, pd.Series(texts, dtype="string").str.casefold()
-        return self._texts
+        prompts = self._table["prompt"].astype("string").fillna("")
+        codes, texts = pd.factorize(prompts + "\n" + self._table["class"].astype("string").fillna(""))
+        return codes, pd.Series(texts, dtype="string").str.casefold()

@@ -1,5 +1,7 @@
 """The samples whose neighbourhood changes most between two maps, and what becomes of the selected one's."""
 
+from collections.abc import Iterable
+from functools import partial
 from html import escape
 from typing import Any
 
@@ -18,6 +20,7 @@ from panel_app.html import Html
 from panel_app.layer_map import LayerMap
 from panel_app.places import LARGEST_K
 from panel_app.points import shortened
+from panel_app.recent import Recent
 
 _HELP = "Share of the nearest samples that are others on the other map: 0 none, 1 all"
 _PAGE = 30
@@ -36,7 +39,7 @@ class ChangesPanel(Part):
 
     def __init__(self, comparison: Comparison, **params: Any) -> None:
         self.comparison, self._limit = comparison, _PAGE
-        self._order: tuple[Any, list[str]] = (None, [])
+        self._order = Recent[list[str]](1)
         self.k = field(
             pmui.IntSlider, "Neighbours compared", "How many nearest samples, in activation space, make a "
             "neighbourhood.", start=1, end=LARGEST_K, width=250, sizing_mode=None, margin=(4, 30, 4, 8),
@@ -107,11 +110,10 @@ class ChangesPanel(Part):
 
     def _sorted(self, change: NeighbourhoodChange) -> list[str]:
         """Return the samples in the order asked for, sorted once."""
-        layer_map, key = self.session.map, (change, self.table.sort["key"], self.table.sort["down"])
-        if self._order[0] != key:
-            known = [s for s in change.values if s in layer_map.row_of]
-            self._order = key, sorted_samples(layer_map, known, change, by=key[1], down=key[2])
-        return self._order[1]
+        layer_map, by, down = self.session.map, self.table.sort["key"], self.table.sort["down"]
+        known = (s for s in change.values if s in layer_map.row_of)
+        order = partial(sorted_samples, layer_map, known, change, by=by, down=down)
+        return self._order.get((change, by, down), order)
 
     def _show_kept(self, change: NeighbourhoodChange) -> None:
         comparison, sample_id = self.comparison, self.session.state.selection.sample_id
@@ -161,7 +163,7 @@ def summary(comparison: Comparison) -> str:
 
 
 def sorted_samples(
-    layer_map: LayerMap, sample_ids: list[str], change: NeighbourhoodChange, *, by: str, down: bool
+    layer_map: LayerMap, sample_ids: Iterable[str], change: NeighbourhoodChange, *, by: str, down: bool
 ) -> list[str]:
     """Return samples by how much changes or by name; equal ones by id, so that the order is always the same."""
     if by == "name":

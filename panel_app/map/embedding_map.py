@@ -10,16 +10,28 @@ import param
 from bokeh.plotting import figure as Figure
 
 from panel_app.components import MapKeys
+from panel_app.fields import Part, row, section
 from panel_app.layer_map import LayerMap
 from panel_app.map.figure import WIDEST, MapFigure
 from panel_app.map.legend import MapLegend
-from panel_app.map.overlays import DARK, LIGHT, DrawnPath, LastEmphasis, Look, emphasised, path_columns, ring_columns
+from panel_app.map.overlays import (
+    DARK,
+    LIGHT,
+    DrawnPath,
+    Emphasis,
+    Look,
+    emphasis_of,
+    emphasised,
+    path_columns,
+    ring_columns,
+)
 from panel_app.map.plot import MapPlot
 from panel_app.map.pointer import Pointing, Seen
 from panel_app.map.thumbnails import Decoration
 from panel_app.map.tools import BAR_HEIGHT, MapHand, MapTools
 from panel_app.point_grid import Range
 from panel_app.raster import Window
+from panel_app.recent import Recent
 from panel_app.session import Session
 
 _SHIFT = 0.15
@@ -28,7 +40,7 @@ _SHIFT = 0.15
 _NAME = "Map of the samples. Arrow keys move it, plus and minus zoom, 0 shows all, question mark lists all keys."
 
 
-class EmbeddingMap(pn.viewable.Viewer):
+class EmbeddingMap(Part):
     """Shows the session's map and turns pointer and clicks into sample ids."""
 
     dark = param.Boolean(False, doc="whether the page is dark")
@@ -43,76 +55,51 @@ class EmbeddingMap(pn.viewable.Viewer):
     least = param.Integer(400, doc="pixels of its height on a low window")
 
     def __init__(self, session: Session, **params: Any) -> None:
-        super().__init__(**params)
-        self.session = session
         self.figure = MapFigure()
         self._radius = 3.0
         self._shown: tuple[str, str] | None = None
         self._is_another = False
-        self._emphasis = LastEmphasis()
+        self._emphasis = Recent[Emphasis](1)
         self.decoration = Decoration(session, self.figure)
-        self.plot = MapPlot(self)
+        self.plot = MapPlot(self.bounds, self.draw, self.adopt)
         self._pointing = Pointing(session, self.figure, lambda: self.seen)
+        self.tools = MapTools(self.zoom, self.reset, lambda: self.hand.unmark())
+        self.hand = MapHand(session, self.tools, self._moves())
+        self.legend = MapLegend(session)
+        super().__init__(session=session, **params)
         self._build()
-        session.param.watch(lambda *_: self._show_map(), "map")
-        session.state.param.watch(lambda *_: self.plot.redraw(), ["filter", "colour_by", "group", "highlight"])
-        session.state.param.watch(lambda *_: self._draw_rings(), ["selection", "filter"])
-        session.state.param.watch(lambda *_: self._tell_marked(), ["group", "filter"])
-        self.param.watch(lambda *_: self._draw_paths(), ["paths", "step", "dark"])
-        self.param.watch(lambda *_: self.plot.redraw(), ["paths", "dark", "labels", "pictures"])
-        self.param.watch(lambda *_: self._draw_rings(), "dark")
-        self.param.watch(lambda *_: self._fit(), "room_below")
-        self.tools.bar.param.watch(lambda *_: self._fit(), "visible")
+        self.plot.listen(
+            moved=lambda view: self.param.update(view=view), tapped=self.tapped, pointed=self.pointed,
+            outlined=self.hand.mark_outline, boxed=self.hand.mark_box,
+        )  # fmt: skip
         if session.map is not None:
             self._show_map()
 
-    def __panel__(self) -> pn.viewable.Viewable:
-        return self._layout
-
-    # -- building --------------------------------------------------------------------------
-
     def _build(self) -> None:
-        self.tools = MapTools(self.zoom, self.reset, lambda: self.hand.unmark())
-        self.tools.param.watch(lambda event: self.figure.take(event.new), "tool")
-        self.hand = MapHand(self.session, self.tools, self._moves())
         self.keys = MapKeys(self.hand.on_message, label=_NAME, sizing_mode=None, width=0, height=0, margin=0)
-        self.legend = MapLegend(self.session)
-        self._canvas = pn.Column(
-            self.plot,
-            self._pointing.card,
-            self.tools.keys,
-            self.keys,
-            sizing_mode="stretch_width",
-            margin=0,
-            styles=self._canvas_styles(),
-        )
+        self._canvas = section(self.plot, self._pointing.card, self.tools.keys, self.keys)
+        self._fit()
+        switches = [
+            pmui.Switch.from_param(shown, description=shown.doc, size="small", margin=(2, 8, 2, 0))
+            for shown in (self.param.labels, self.param.pictures)
+        ]
         self._layout = pmui.Paper(
-            pn.Row(self.legend.caption, self.tools, sizing_mode="stretch_width", margin=(4, 6, 0, 0)),
+            row(self.legend.caption, self.tools, margin=(4, 6, 0, 0)),
             self.tools.bar,
             self._canvas,
-            pn.Row(self.legend, self._switches(), sizing_mode="stretch_width", margin=0),
-            elevation=0,
-            variant="outlined",
-            sizing_mode="stretch_width",
-            margin=0,
-        )
+            row(self.legend, pn.Column(*switches, margin=(4, 4, 4, 0), styles={"flex": "none"})),
+            elevation=0, variant="outlined", sizing_mode="stretch_width", margin=0,
+        )  # fmt: skip
 
-    def _switches(self) -> pn.viewable.Viewable:
-        sizes = {"size": "small", "margin": (2, 8, 2, 0)}
-        return pn.Column(
-            pmui.Switch.from_param(self.param.labels, description=self.param.labels.doc, **sizes),
-            pmui.Switch.from_param(self.param.pictures, description=self.param.pictures.doc, **sizes),
-            margin=(4, 4, 4, 0),
-            styles={"flex": "none"},
-        )
-
-    def _canvas_styles(self) -> dict[str, str]:
+    @param.depends("room_below", "tools.bar.visible", watch=True)
+    def _fit(self) -> None:
         below = self.room_below + (BAR_HEIGHT if self.tools.bar.visible else 0)
         height = f"max({self.least}px, calc(100vh - {below}px))"
-        return {"position": "relative", "height": height, "overflow": "hidden"}
+        self._canvas.styles = {"position": "relative", "height": height, "overflow": "hidden"}
 
-    def _fit(self) -> None:
-        self._canvas.styles = self._canvas_styles()
+    @param.depends("tools.tool", watch=True)
+    def _take_tool(self) -> None:
+        self.figure.take(self.tools.tool)
 
     def _moves(self) -> dict[str, Callable[[], None]]:
         """Return what the keys that move the view do."""
@@ -155,10 +142,6 @@ class EmbeddingMap(pn.viewable.Viewer):
         self.decoration.show(layer_map, view, size, self._look(), labels=self.labels, pictures=self.pictures)
         return pixels
 
-    def moved(self, view: tuple[Range, Range] | None) -> None:
-        """Note where the visitor has gone."""
-        self.view = view
-
     def tapped(self, x: float, y: float) -> None:
         """Select the sample that a click means."""
         row = self._pointing.nearest(x, y)
@@ -169,21 +152,14 @@ class EmbeddingMap(pn.viewable.Viewer):
         """Show which sample the pointer means."""
         self._pointing.hover(self._pointing.nearest(x, y))
 
-    def outlined(self, outline: np.ndarray | None) -> None:
-        """Mark what a lasso goes round, (m, 2) corners."""
-        self.hand.mark_outline(outline)
-
-    def boxed(self, box: tuple[float, float, float, float] | None) -> None:
-        """Mark what is in a box: left, bottom, right, top."""
-        self.hand.mark_box(box)
-
     # -- drawing ---------------------------------------------------------------------------
 
     def _draw(self, layer_map: LayerMap, window: Window, ratio: float) -> np.ndarray:
         """Return the picture of a window; what comes forward is drawn over the shared picture of all points."""
         state, radius = self.session.state, self._radius * ratio
         pixels = layer_map.picture(window, state.colour_by, state.filter, radius=radius)
-        emphasis = self._emphasis.of(layer_map, state)
+        key = (layer_map.map_run, layer_map.layer.run_id, state.colour_by, state.filter, state.group, state.highlight)
+        emphasis = self._emphasis.get(key, lambda: emphasis_of(layer_map, state))
         if emphasis:
             colouring = layer_map.colouring(state.colour_by)
             look = self._look().ink
@@ -193,6 +169,7 @@ class EmbeddingMap(pn.viewable.Viewer):
             pixels[..., 3] = (pixels[..., 3] * 0.45).astype(np.uint8)
         return pixels
 
+    @param.depends("session.map", watch=True)
     def _show_map(self) -> None:
         layer_map = self.session.map
         before, self._shown = self._shown, None if layer_map is None else (layer_map.layer.run_id, layer_map.map_run)
@@ -207,10 +184,18 @@ class EmbeddingMap(pn.viewable.Viewer):
             self.plot.forget()
             self.view = None
             self._pointing.show()
-        self._tell_marked()
+        self._count_marks()
         self.plot.redraw()
         self._draw_rings()
 
+    @param.depends(
+        "session.state.filter", "session.state.colour_by", "session.state.group", "session.state.highlight", "paths",
+        "dark", "labels", "pictures", watch=True,
+    )  # fmt: skip
+    def _redraw(self) -> None:
+        self.plot.redraw()
+
+    @param.depends("session.state.selection", "session.state.filter", "dark", watch=True)
     def _draw_rings(self) -> None:
         layer_map = self.session.map
         if layer_map is None:
@@ -218,6 +203,7 @@ class EmbeddingMap(pn.viewable.Viewer):
         state = self.session.state
         self.figure.put(rings=ring_columns(layer_map, state.selection, self._radius, self._look(), state.filter))
 
+    @param.depends("paths", "step", "dark", watch=True)
     def _draw_paths(self) -> None:
         lines, dots, labels = path_columns(self.paths, self.step, self.seen.span, self._look())
         self.figure.put(lines=lines, dots=dots, labels=labels)
@@ -254,9 +240,9 @@ class EmbeddingMap(pn.viewable.Viewer):
         self.figure.move_to(x_range, y_range)
         self.plot.look_at(x_range, y_range)
 
-    def _tell_marked(self) -> None:
-        state = self.session.state
-        self.tools.tell(self.session.map, state.group, state.filter)
+    @param.depends("session.state.group", "session.state.filter", watch=True)
+    def _count_marks(self) -> None:
+        self.tools.count(self.session.map, self.session.state.group, self.session.state.filter)
 
     @property
     def seen(self) -> Seen:

@@ -63,25 +63,21 @@ def ring_columns(
         wanted: what is shown; rings of hidden samples are faint.
     """
     size = 2 * radius + 9
-    shown = layer_map.mask(wanted) if wanted else None
+    shown = layer_map.mask(wanted)
     rings = [(s, size, 1.6, NEIGHBOUR) for s in selection.suggested]
     rings += [(s, size + 2, 3.6, NEIGHBOUR) for s in selection.manual]
     rings += [(selection.sample_id, size + 4, 4.0, SELECTED)] if selection.sample_id else []
     rows = [
-        (*layer_map.position(s), diameter, width, colour, look.paper, _ring_alpha(shown, layer_map.row_of[s]))
+        (*layer_map.position(s), diameter, width, colour, look.paper, 1.0 if shown[layer_map.row_of[s]] else _HIDDEN)
         for s, diameter, width, colour in rings
         if s in layer_map.row_of
     ]
-    return _columns("rings", rows)
-
-
-def _ring_alpha(shown: np.ndarray | None, row: int) -> float:
-    return 1.0 if shown is None or shown[row] else _HIDDEN
+    return columns("rings", rows)
 
 
 def name_columns(labels: Sequence[MapLabel], look: Look) -> Columns:
     """Return the names written on the map."""
-    return _columns("names", [(label.x, label.y, label.text, look.ink, look.paper) for label in labels])
+    return columns("names", [(label.x, label.y, label.text, look.ink, look.paper) for label in labels])
 
 
 def picture_columns(
@@ -90,7 +86,7 @@ def picture_columns(
     """Return the frames, in the colours of their points, and the pictures in them, `side` pixels each."""
     frames = [(*place, side + 6, colour) for place, colour in zip(places, colours, strict=True)]
     pictures = [(*place, address, side) for place, address in zip(places, addresses, strict=True)]
-    return _columns("frames", frames), _columns("pictures", pictures)
+    return columns("frames", frames), columns("pictures", pictures)
 
 
 def path_columns(
@@ -104,7 +100,7 @@ def path_columns(
         span: width and height of the visible part of the map.
         look: the page's colours.
     """
-    lines, dots, labels = [], [], []
+    lines, dots = [], []
     for path in paths:
         colour = BASELINE_PATH if path.baseline else path.colour
         dash, width = ("dashed", 1.6) if path.baseline else ("solid", 3.0)
@@ -113,13 +109,12 @@ def path_columns(
             marked = index == step and not path.baseline
             size = 15 if marked else 4 if path.baseline else 8
             dots.append((*place, colour, size, look.ink if marked else look.paper))
-    main = next((path for path in paths if not path.baseline), None)
-    if main is not None:
-        labels = [
-            (main.x[i], main.y[i], f"σ {short_sigma(main.sigmas[i])}", look.ink, look.paper)
-            for i in label_steps(main, span)
-        ]
-    return _columns("lines", lines), _columns("dots", dots), _columns("labels", labels)
+    labels = [
+        (path.x[i], path.y[i], f"σ {short_sigma(path.sigmas[i])}", look.ink, look.paper)
+        for path in [path for path in paths if not path.baseline][:1]
+        for i in label_steps(path, span)
+    ]
+    return columns("lines", lines), columns("dots", dots), columns("labels", labels)
 
 
 def label_steps(path: DrawnPath, span: tuple[float, float], apart: float = 0.06) -> list[int]:
@@ -136,7 +131,7 @@ def label_steps(path: DrawnPath, span: tuple[float, float], apart: float = 0.06)
 
 def empty_sources() -> dict[str, ColumnDataSource]:
     """Return the overlays' data, by overlay, without rows."""
-    return {name: ColumnDataSource(_columns(name, [])) for name in _COLUMNS}
+    return {name: ColumnDataSource(columns(name, [])) for name in _COLUMNS}
 
 
 _COLUMNS = {
@@ -151,105 +146,42 @@ _COLUMNS = {
 }
 
 
-def _columns(overlay: str, rows: Sequence[tuple[Any, ...]]) -> Columns:
+def columns(overlay: str, rows: Sequence[tuple[Any, ...]]) -> Columns:
+    """Return the data of an overlay, of which each row is one thing that is drawn."""
     return {name: [row[i] for row in rows] for i, name in enumerate(_COLUMNS[overlay])}
 
 
+_TEXT = {"text_color": "ink", "text_font": {"value": "Roboto"}, "text_font_style": {"value": "bold"}}
+_NAME = {**_TEXT, "text_align": "center", "text_baseline": "middle", "text_font_size": {"value": "13px"}}
+_ROUND = {"line_join": "round", "line_cap": "round"}
+_GLYPHS: tuple[tuple[str, str, dict[str, Any]], ...] = (
+    ("frames", "scatter", {"marker": "square", "fill_color": "colour", "line_color": None}),
+    ("pictures", "image_url", {"w": "side", "h": "side", "anchor": "center", "w_units": "screen", "h_units": "screen"}),
+    # The halo is drawn over its own text, so the text comes once more.
+    ("names", "text", {**_NAME, "text_outline_color": "paper", "text_outline_width": 4}),
+    ("names", "text", _NAME),
+    ("lines", "multi_line", {**_ROUND, "line_color": "paper", "line_width": 6, "line_alpha": 0.85}),
+    ("lines", "multi_line", {**_ROUND, "line_color": "colour", "line_width": "width", "line_dash": "dash"}),
+    ("dots", "scatter", {"fill_color": "colour", "line_color": "edge", "line_width": 1.5}),
+    ("hover", "scatter", {"fill_color": None, "line_color": "#8a8f98", "line_width": 2}),
+    # Each ring has a pale halo, so that it shows on any colour.
+    ("rings", "scatter", {"fill_color": None, "line_color": "halo", "line_width": 6, "line_alpha": "alpha"}),
+    ("rings", "scatter", {"fill_color": None, "line_color": "colour", "line_width": "width", "line_alpha": "alpha"}),
+    ("labels", "text", {
+        **_TEXT, "text_font_size": {"value": "12px"}, "x_offset": 9, "y_offset": -9, "background_fill_color": "paper",
+        "background_fill_alpha": 0.82, "border_radius": 4, "padding": 3,
+    }),
+)  # fmt: skip
+"""What is drawn of each overlay, and how; later ones lie above."""
+_OWN_NAMES = ("x", "y", "xs", "ys", "size", "text", "url")
+"""Columns that are called like the property that they are for."""
+
+
 def add_glyphs(figure: Figure, sources: dict[str, ColumnDataSource]) -> None:
-    """Add the glyphs; later ones lie above. Each ring has a pale halo, so that it shows on any colour."""
-    _add_pictures(figure, sources)
-    _add_paths(figure, sources)
-    _add_rings(figure, sources)
-    figure.text(
-        "x",
-        "y",
-        "text",
-        source=sources["labels"],
-        x_offset=9,
-        y_offset=-9,
-        text_color="ink",
-        text_font={"value": "Roboto"},
-        text_font_size={"value": "12px"},
-        text_font_style={"value": "bold"},
-        background_fill_color="paper",
-        background_fill_alpha=0.82,
-        border_radius=4,
-        padding=3,
-    )
-
-
-def _add_pictures(figure: Figure, sources: dict[str, ColumnDataSource]) -> None:
-    figure.scatter(
-        "x", "y", size="size", marker="square", source=sources["frames"], fill_color="colour", line_color=None
-    )
-    figure.image_url(
-        "url", "x", "y", "side", "side", source=sources["pictures"], anchor="center", w_units="screen", h_units="screen"
-    )
-    for outline in ("paper", None):  # the halo is drawn over its own text, so the text comes once more
-        figure.text(
-            "x",
-            "y",
-            "text",
-            source=sources["names"],
-            text_align="center",
-            text_baseline="middle",
-            text_color="ink",
-            text_font={"value": "Roboto"},
-            text_font_size={"value": "13px"},
-            text_font_style={"value": "bold"},
-            text_outline_color=outline,
-            text_outline_width=4,
-        )
-
-
-def _add_paths(figure: Figure, sources: dict[str, ColumnDataSource]) -> None:
-    figure.multi_line(
-        "xs",
-        "ys",
-        source=sources["lines"],
-        line_color="paper",
-        line_width=6,
-        line_alpha=0.85,
-        line_join="round",
-        line_cap="round",
-    )
-    figure.multi_line(
-        "xs",
-        "ys",
-        source=sources["lines"],
-        line_color="colour",
-        line_width="width",
-        line_dash="dash",
-        line_join="round",
-        line_cap="round",
-    )
-    figure.scatter(
-        "x", "y", size="size", source=sources["dots"], fill_color="colour", line_color="edge", line_width=1.5
-    )
-
-
-def _add_rings(figure: Figure, sources: dict[str, ColumnDataSource]) -> None:
-    figure.scatter("x", "y", size="size", source=sources["hover"], fill_color=None, line_color="#8a8f98", line_width=2)
-    figure.scatter(
-        "x",
-        "y",
-        size="size",
-        source=sources["rings"],
-        fill_color=None,
-        line_color="halo",
-        line_width=6,
-        line_alpha="alpha",
-    )
-    figure.scatter(
-        "x",
-        "y",
-        size="size",
-        source=sources["rings"],
-        fill_color=None,
-        line_color="colour",
-        line_width="width",
-        line_alpha="alpha",
-    )
+    """Add the glyphs of all overlays."""
+    for overlay, kind, looks in _GLYPHS:
+        own = {name: name for name in _COLUMNS[overlay] if name in _OWN_NAMES}
+        getattr(figure, kind)(source=sources[overlay], **own, **looks)
 
 
 _FADED = 0.16
@@ -269,20 +201,6 @@ class Emphasis:
 
     def __bool__(self) -> bool:
         return self.highlighted is not None or self.marked is not None
-
-
-class LastEmphasis:
-    """Finds what one visitor's view brings forward, anew only when something of it changed."""
-
-    def __init__(self) -> None:
-        self._last: tuple[Any, Emphasis] = (None, Emphasis())
-
-    def of(self, layer_map: LayerMap, state: ViewState) -> Emphasis:
-        """Return what `emphasis_of` finds."""
-        key = (layer_map.map_run, layer_map.layer.run_id, state.colour_by, state.filter, state.group, state.highlight)
-        if self._last[0] != key:
-            self._last = key, emphasis_of(layer_map, state)
-        return self._last[1]
 
 
 def emphasis_of(layer_map: LayerMap, state: ViewState) -> Emphasis:

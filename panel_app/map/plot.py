@@ -3,14 +3,16 @@
 import weakref
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import holoviews as hv
 import numpy as np
 import panel as pn
+from bokeh.plotting import figure as Figure
 from holoviews.plotting.bokeh.raster import RGBPlot
 from panel.io.state import set_curdoc
 
+from panel_app.fields import Part
 from panel_app.point_grid import Range
 
 
@@ -53,87 +55,79 @@ _SHARPEST = 2.0
 Redraw = hv.streams.Stream.define("Redraw", version=0)
 
 
-class MapOwner(Protocol):
-    """What draws the map, and answers the pointer."""
-
-    def bounds(self) -> tuple[Range, Range]:
-        """Return the ranges of x and y of all of the map."""
-
-    def draw(self, view: tuple[Range, Range], size: tuple[int, int], scale: float) -> np.ndarray:
-        """Return the picture of a part of the map, (height × scale, width × scale, 4) uint8."""
-
-    def adopt(self, figure: Any) -> None:
-        """Take a figure over that HoloViews made or changed."""
-
-    def moved(self, view: tuple[Range, Range] | None) -> None:
-        """Hear what is in view now; None is all of the map."""
-
-    def tapped(self, x: float, y: float) -> None:
-        """Answer a click at a place."""
-
-    def pointed(self, x: float | None, y: float | None) -> None:
-        """Answer the pointer at a place, or (None) beside the map."""
-
-    def outlined(self, outline: np.ndarray | None) -> None:
-        """Answer a lasso, (m, 2) corners."""
-
-    def boxed(self, box: tuple[float, float, float, float] | None) -> None:
-        """Answer a box: left, bottom, right, top."""
-
-
-class MapPlot(pn.viewable.Viewer):
-    """Shows the pictures that its owner draws.
+class MapPlot(Part):
+    """Shows a map's picture.
 
     Args:
-        owner: the map.
+        bounds: returns the ranges of x and y of all of the map.
+        draw: returns the picture of a part of the map: (view, width and height in pixels, pixels of the picture for
+            each) -> (height, width, 4) uint8.
+        adopt: called with a Bokeh figure that HoloViews made or changed.
     """
 
-    def __init__(self, owner: MapOwner) -> None:
+    def __init__(
+        self,
+        bounds: Callable[[], tuple[Range, Range]],
+        draw: Callable[[tuple[Range, Range], tuple[int, int], float], np.ndarray],
+        adopt: Callable[[Figure], None],
+    ) -> None:
         super().__init__()
         load_plots()
-        self._owner = owner
+        self._bounds, self._draw, self._adopt_figure = bounds, draw, adopt
         self.range = hv.streams.RangeXY()
         self._size = hv.streams.PlotSize(width=_FIRST_SIZE[0], height=_FIRST_SIZE[1])
         self._redraw = Redraw()
-        picture = hv.DynamicMap(self._picture, streams=[self.range, self._size, self._redraw])
-        self._listen(picture)
-        self.pane = pn.pane.HoloViews(
-            picture.opts(
-                hv.opts.RGB(
-                    responsive=True,
-                    xaxis=None,
-                    yaxis=None,
-                    toolbar=None,
-                    show_frame=False,
-                    border=0,
-                    default_tools=["pan", "wheel_zoom"],
-                    active_tools=["wheel_zoom"],  # what dragging does HoloViews would reset at each redraw
-                    hooks=[_hook_of(self._adopt)],
-                    framewise=False,
-                    apply_ranges=False,
-                )
-            ),
+        self._picture = hv.DynamicMap(self._draw_picture, streams=[self.range, self._size, self._redraw])
+        self._listeners: list[Any] = []
+        looks = hv.opts.RGB(
+            responsive=True, xaxis=None, yaxis=None, toolbar=None, show_frame=False, border=0,
+            default_tools=["pan", "wheel_zoom"],
+            active_tools=["wheel_zoom"],  # what dragging does HoloViews would reset at each redraw
+            hooks=[_hook_of(self._adopt)], framewise=False, apply_ranges=False,
+        )  # fmt: skip
+        self._layout = self.pane = pn.pane.HoloViews(
+            self._picture.opts(looks),
             linked_axes=False,  # each map has coordinates of its own
             sizing_mode="stretch_both",
             margin=0,
         )
 
-    def __panel__(self) -> pn.viewable.Viewable:
-        return self.pane
+    def listen(
+        self,
+        *,
+        moved: Callable[[tuple[Range, Range] | None], None],
+        tapped: Callable[[float, float], None],
+        pointed: Callable[[float | None, float | None], None],
+        outlined: Callable[[Any], None],
+        boxed: Callable[[Any], None],
+    ) -> None:
+        """Say what the pointer does.
 
-    def _listen(self, picture: hv.DynamicMap) -> None:
-        owner = self._owner
-        self.range.add_subscriber(lambda x_range, y_range: owner.moved(_view(x_range, y_range)))
-        # Bokeh makes a press, not a tap, of a click of over 300 ms.
-        self._clicks = hv.streams.Tap(source=picture), hv.streams.PressUp(source=picture)
-        for click in self._clicks:
-            click.add_subscriber(lambda x=None, y=None: None if x is None or y is None else owner.tapped(x, y))
-        self._pointer, self._leave = hv.streams.PointerXY(source=picture), hv.streams.MouseLeave(source=picture)
-        self._pointer.add_subscriber(lambda x=None, y=None: owner.pointed(x, y))
-        self._leave.add_subscriber(lambda **_: owner.pointed(None, None))
-        self._lasso, self._box = hv.streams.Lasso(source=picture), hv.streams.BoundsXY(source=picture)
-        self._lasso.add_subscriber(lambda geometry=None: owner.outlined(geometry))
-        self._box.add_subscriber(lambda bounds=None: owner.boxed(bounds))
+        Args:
+            moved: called with what is in view; None is all of the map.
+            tapped: called with the place of a click.
+            pointed: called with the pointer's place; Nones beside the map.
+            outlined: called with a lasso's (m, 2) corners.
+            boxed: called with a box: left, bottom, right, top.
+        """
+        streams, picture = hv.streams, self._picture
+        self.range.add_subscriber(lambda x_range, y_range: moved(_view(x_range, y_range)))
+
+        def on_click(x: float | None = None, y: float | None = None) -> None:
+            if x is not None and y is not None:
+                tapped(x, y)
+
+        for kind, answer in (
+            (streams.Tap, on_click),
+            (streams.PressUp, on_click),  # Bokeh makes a press, not a tap, of a click of over 300 ms
+            (streams.PointerXY, lambda x=None, y=None: pointed(x, y)),
+            (streams.MouseLeave, lambda **_: pointed(None, None)),
+            (streams.Lasso, lambda geometry=None: outlined(geometry)),
+            (streams.BoundsXY, lambda bounds=None: boxed(bounds)),
+        ):
+            stream = kind(source=picture)
+            stream.add_subscriber(answer)
+            self._listeners.append(stream)
 
     def redraw(self) -> None:
         """Draw the picture anew."""
@@ -152,18 +146,15 @@ class MapPlot(pn.viewable.Viewer):
         """Width and height in pixels of the page."""
         return int(self._size.width or _FIRST_SIZE[0]), int(self._size.height or _FIRST_SIZE[1])
 
-    def _picture(
+    def _draw_picture(
         self, x_range: Any, y_range: Any, width: int | None, height: int | None, version: int, scale: float = 1.0
     ) -> hv.RGB:
-        bounds = self._owner.bounds()
-        view = _finite(x_range) or bounds[0], _finite(y_range) or bounds[1]
-        size = int(width or _FIRST_SIZE[0]), int(height or _FIRST_SIZE[1])
-        pixels = self._owner.draw(view, size, min(float(scale or 1), _SHARPEST))
-        (x0, x1), (y0, y1) = view
+        (x0, x1), (y0, y1) = view = _view(x_range, y_range) or self._bounds()
+        pixels = self._draw(view, self.size, min(float(scale or 1), _SHARPEST))
         return hv.RGB(pixels, bounds=(x0, y0, x1, y1), kdims=["x", "y"])
 
     def _adopt(self, plot: Any, element: Any) -> None:
-        self._owner.adopt(plot.state)
+        self._adopt_figure(plot.state)
 
 
 def _hook_of(method: Callable[[Any, Any], None]) -> Callable[[Any, Any], None]:

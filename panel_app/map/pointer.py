@@ -3,55 +3,21 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
-import panel as pn
+import param
 
 from panel_app.cards import hover_card
 from panel_app.failures import told
 from panel_app.html import Html
-from panel_app.layer_map import LayerMap
 from panel_app.map.figure import MapFigure
+from panel_app.map.overlays import columns
 from panel_app.map.thumbnails import Thumbnails
 from panel_app.point_grid import Range
 from panel_app.session import Session
-from panel_app.theme import PANE_CSS
 
 _ROOM = (330, 150)
 """Pixels that the card may take."""
 _GAP = 16
-
-
-class HoverCard(pn.viewable.Viewer):
-    """Lies over the map's canvas and never takes the pointer."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.pane = Html("", visible=False, margin=0, stylesheets=[PANE_CSS])
-        self.pane.styles = {"position": "absolute", "left": "0", "top": "0"}
-
-    def __panel__(self) -> pn.viewable.Viewable:
-        return self.pane
-
-    def hide(self) -> None:
-        """Show nothing."""
-        self.pane.visible = False
-
-    def show(self, layer_map: LayerMap, row: int, view: tuple[Range, Range], pixels: tuple[float, float]) -> None:
-        """Show the card of a point beside it, on the side where there is room."""
-        x, y = (float(layer_map.table[axis].iloc[row]) for axis in "xy")
-        (x0, x1), (y0, y1) = view
-        left, top = (x - x0) / (x1 - x0) * pixels[0], (1 - (y - y0) / (y1 - y0)) * pixels[1]
-        has_right, has_below = left < pixels[0] - _ROOM[0], top < pixels[1] - _ROOM[1]
-        styles = {
-            "position": "absolute",
-            "left": f"{left + (_GAP if has_right else -_GAP):.0f}px",
-            "top": f"{top:.0f}px",
-            "transform": f"translate({'0' if has_right else '-100%'}, {'0' if has_below else '-100%'})",
-            "pointer-events": "none",
-            "z-index": "10",
-        }
-        self.pane.param.update(object=hover_card(layer_map, row), styles=styles, visible=True)
-
-
+_CORNER = {"position": "absolute", "left": "0", "top": "0"}
 _REACH = 11
 """Pixels around the pointer within which the nearest point counts as meant."""
 
@@ -79,7 +45,7 @@ class Seen(NamedTuple):
         return self.thumbnails.side + 8 if row in self.thumbnails.rows else 2 * self.radius + 6
 
 
-class Pointing:
+class Pointing(param.Parameterized):
     """Knows which point is meant, here or elsewhere on the page.
 
     Args:
@@ -89,55 +55,73 @@ class Pointing:
     """
 
     def __init__(self, session: Session, plot: MapFigure, seen: Callable[[], Seen]) -> None:
-        self._session, self._plot, self._seen = session, plot, seen
+        self.session, self._plot, self._seen = session, plot, seen
         self._row: int | None = None
         """The point under the pointer on this map."""
-        self.card = HoverCard()
-        session.state.param.watch(lambda event: self._point_at(event.new), "hovered")
+        self.card = Html(visible=False, margin=0, styles=_CORNER)
+        """Lies over the map's canvas and never takes the pointer."""
+        super().__init__()
 
     def nearest(self, x: float | None, y: float | None) -> int | None:
         """Return the row of the shown point that a place means, if any."""
-        layer_map = self._session.map
+        layer_map = self.session.map
         if layer_map is None or x is None or y is None:
             return None
         seen = self._seen()
         reach = max(_REACH, seen.thumbnails.side / 2 if seen.thumbnails.rows else 0)
         within = (reach * seen.span[0] / seen.pixels[0], reach * seen.span[1] / seen.pixels[1])
-        found: int | None = layer_map.row_near(float(x), float(y), within=within, wanted=self._session.state.filter)
+        found: int | None = layer_map.row_near(float(x), float(y), within=within, wanted=self.session.state.filter)
         return found
 
     def hover(self, row: int | None) -> None:
         """Point at a row of the map's table, or (None) at nothing."""
-        state, layer_map = self._session.state, self._session.map
+        state, layer_map = self.session.state, self.session.map
         if row == self._row:
             return
         self._row = row
         if row is None or layer_map is None:
             state.hovered = None
             self._ring([])
-            self.card.hide()
+            self.card.visible = False
             return
         state.hovered = layer_map.sample_at(row)
         seen = self._seen()
         x, y = (float(layer_map.table[axis].iloc[row]) for axis in "xy")
         self._ring([(x, y, seen.diameter(row))])
-        with told(self._session.tell, "pointing at a sample"):
-            self.card.show(layer_map, row, seen.view, seen.pixels)
+        with told(self.session.tell, "pointing at a sample"):
+            card = hover_card(layer_map, row)
+            self.card.param.update(object=card, styles=_beside(x, y, seen), visible=True)
 
     def show(self) -> None:
         """Ring on another map what was pointed at on the one before."""
-        layer_map, sample_id = self._session.map, self._session.state.hovered
+        layer_map, sample_id = self.session.map, self.session.state.hovered
         known = layer_map is not None and sample_id in layer_map.row_of
         self._ring([(*layer_map.position(sample_id), self._seen().diameter())] if known else [])
 
-    def _point_at(self, sample_id: str | None) -> None:
+    @param.depends("session.state.hovered", watch=True)
+    def _point_elsewhere(self) -> None:
         """Ring a sample that is pointed at elsewhere: on another map, or in a list."""
-        layer_map = self._session.map
+        layer_map, sample_id = self.session.map, self.session.state.hovered
         if layer_map is None or (self._row is not None and sample_id == layer_map.sample_at(self._row)):
             return
         self._row = None
-        self.card.hide()
+        self.card.visible = False
         self.show()
 
     def _ring(self, rings: list[tuple[float, float, float]]) -> None:
-        self._plot.put(hover={name: [ring[i] for ring in rings] for i, name in enumerate(("x", "y", "size"))})
+        self._plot.put(hover=columns("hover", rings))
+
+
+def _beside(x: float, y: float, seen: Seen) -> dict[str, str]:
+    """Return the styles that put a card beside a point, on the side where there is room."""
+    (x0, x1), (y0, y1) = seen.view
+    left, top = (x - x0) / (x1 - x0) * seen.pixels[0], (1 - (y - y0) / (y1 - y0)) * seen.pixels[1]
+    has_right, has_below = left < seen.pixels[0] - _ROOM[0], top < seen.pixels[1] - _ROOM[1]
+    return {
+        "position": "absolute",
+        "left": f"{left + (_GAP if has_right else -_GAP):.0f}px",
+        "top": f"{top:.0f}px",
+        "transform": f"translate({'0' if has_right else '-100%'}, {'0' if has_below else '-100%'})",
+        "pointer-events": "none",
+        "z-index": "10",
+    }

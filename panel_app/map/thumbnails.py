@@ -3,7 +3,6 @@
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -17,6 +16,7 @@ from panel_app.map.overlays import Look, name_columns, picture_columns
 from panel_app.pictures import PREVIEW, png_address
 from panel_app.point_grid import PointGrid, Range
 from panel_app.raster import Colouring
+from panel_app.recent import Recent
 from panel_app.session import Session
 
 MOST = 150
@@ -126,7 +126,7 @@ class Decoration:
     def __init__(self, session: Session, plot: MapFigure) -> None:
         self._state, self._plot = session.state, plot
         self.reading = Background(session.tell)
-        self._names: tuple[Any, tuple[MapLabel, ...]] = (None, ())
+        self._names = Recent[tuple[MapLabel, ...]](1)
         self._previews = Previews()
         self.thumbnails = Thumbnails()
 
@@ -141,20 +141,17 @@ class Decoration:
         pictures: bool = True,
     ) -> None:
         """Write the names that fit a view, or show pictures where there is room for them."""
-        grid = layer_map.points(self._state.colour_by, self._state.filter).grid
+        colour_by, wanted = self._state.colour_by, self._state.filter
+        grid = layer_map.points(colour_by, wanted).grid
         self.thumbnails = (
             thumbnails_in(grid, view, size) if pictures and is_near(layer_map.bounds, view) else Thumbnails()
         )
-        names = self._named(layer_map) if labels and not self.thumbnails.rows else ()
+        names: tuple[MapLabel, ...] = ()
+        if labels and not self.thumbnails.rows:
+            key = (layer_map.map_run, layer_map.layer.run_id, colour_by, wanted)
+            names = self._names.get(key, lambda: labels_of(layer_map, colour_by, wanted))
         self._plot.put(names=name_columns(fitting(names, view, size), look))
         self._place_pictures(layer_map)
-
-    def _named(self, layer_map: LayerMap) -> tuple[MapLabel, ...]:
-        """Return the names that suit the view, found anew only when something of it changed."""
-        key = (layer_map.map_run, layer_map.layer.run_id, self._state.colour_by, self._state.filter)
-        if self._names[0] != key:
-            self._names = key, labels_of(layer_map, self._state.colour_by, self._state.filter)
-        return self._names[1]
 
     def _place_pictures(self, layer_map: LayerMap) -> None:
         """Put pictures in the place of dots; those that must be read first come a little later."""

@@ -1,6 +1,7 @@
 """The map's tools and the visitor's hand: dragging, zooming, marking by box and lasso, and the keys."""
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from html import escape
 from typing import Any, Literal, get_args
 
@@ -10,34 +11,32 @@ import panel_material_ui as pmui
 import param
 import shapely
 
+from panel_app.fields import Part
 from panel_app.filter import Filter
 from panel_app.html import Html
 from panel_app.layer_map import LayerMap
 from panel_app.point_grid import PointGrid, Range
 from panel_app.session import Session
 from panel_app.state import Group
-from panel_app.theme import LABEL_BESIDE, PANE_CSS
+from panel_app.theme import LABEL_BESIDE
 
 Way = Literal["new", "add", "remove", "intersect"]
 """What a further box or lasso does to the samples marked before."""
-WAYS: tuple[Way, ...] = get_args(Way)
+_WAYS: dict[str, Way] = {way.capitalize(): way for way in get_args(Way)}
 
 
 def combined(before: Group, found: Iterable[str], way: Way) -> Group:
     """Return the group that marking further samples makes of the one before."""
-    changes: Mapping[Way, Callable[[Iterable[str]], Group]] = {
-        "new": Group().union,
-        "add": before.union,
-        "remove": before.minus,
-        "intersect": before.intersect,
-    }
-    return changes[way](found)
+    return {"new": Group().union, "add": before.union, "remove": before.minus, "intersect": before.intersect}[way](
+        found
+    )
 
 
 def way_held(chosen: Way, *, shift: bool, alt: bool) -> Way:
     """Return what is meant while keys are held down: Shift adds, Alt removes, both intersect."""
-    held: dict[tuple[bool, bool], Way] = {(True, False): "add", (False, True): "remove", (True, True): "intersect"}
-    return held.get((shift, alt), chosen)
+    if shift:
+        return "intersect" if alt else "add"
+    return "remove" if alt else chosen
 
 
 def rows_in_box(grid: PointGrid, x_range: Range, y_range: Range) -> np.ndarray:
@@ -69,7 +68,6 @@ _TOOLS = (
     (BOX, "highlight_alt", "Box: drag marks the samples in a rectangle"),
     (LASSO, "gesture", "Lasso: draw round samples to mark them"),
 )
-_WAYS: dict[str, Way] = dict(zip(("New", "Add", "Remove", "Intersect"), WAYS, strict=True))
 
 _CHOSEN = {"color": "primary.main", "backgroundColor": "action.selected"}
 BAR_HEIGHT = 38
@@ -91,70 +89,60 @@ _KEYS = (
 )
 
 
-class MapTools(pn.viewable.Viewer):
+class MapTools(Part):
     """Buttons beside the map's caption; `bar` tells of the marked samples, `keys` lists the keys."""
 
     tool = param.Selector(default=HAND, objects=[HAND, BOX, LASSO], doc="what dragging on the map does")
-    way = param.Selector(default="new", objects=list(WAYS), doc="what a further box or lasso does")
+    way = param.Selector(
+        default="new",
+        objects=_WAYS,
+        label="Marking",
+        doc="What the next box or lasso does to the samples marked before.",
+    )
     helping = param.Boolean(False, doc="whether the keys are listed")
 
     def __init__(self, zoom: Callable[[float], None], reset: Callable[[], None], clear: Callable[[], None]) -> None:
-        super().__init__()
-        self._zoom = (
+        view = (
             _button("add", "Zoom in", lambda _: zoom(0.65)),
             _button("remove", "Zoom out", lambda _: zoom(1 / 0.65)),
             _button("fit_screen", "Reset view", lambda _: reset()),
         )
-        self._tools = {name: _button(icon, text, self._chooser(name)) for name, icon, text in _TOOLS}
-        self._build_bar(clear)
+        self._tools = {name: _button(icon, text, partial(self._choose, name)) for name, icon, text in _TOOLS}
         helps = _button("help_outline", "Keys and gestures", lambda _: self.param.update(helping=not self.helping))
-        self.keys = Html(_key_list(), stylesheets=[PANE_CSS], margin=0, visible=False)
-        self.keys.styles = {"position": "absolute", "right": "8px", "top": "4px", "z-index": "20"}
-        self.param.watch(lambda event: self.keys.param.update(visible=event.new), "helping")
-        self.param.watch(lambda _: self._follow_tool(), "tool")
-        self._follow_tool()
+        corner = {"position": "absolute", "right": "8px", "top": "4px", "z-index": "20"}
+        self.keys = Html(_key_list(), margin=0, visible=False, styles=corner)
         rule = Html('<div style="width:1px;height:18px;background:var(--dv-faint)"></div>', margin=(8, 4))
-        rule.stylesheets = [PANE_CSS]
-        self._layout = pn.Row(*self._tools.values(), rule, *self._zoom, helps, margin=0)
-
-    def __panel__(self) -> pn.viewable.Viewable:
-        return self._layout
-
-    def _chooser(self, name: str) -> Callable[[object], None]:
-        return lambda _: self.param.update(tool=name)
-
-    def _build_bar(self, clear: Callable[[], None]) -> None:
-        self._ways = pmui.RadioButtonGroup(
-            label="Marking",
-            description="What the next box or lasso does to the samples marked before.",
-            options=_WAYS,
-            value=self.way,
-            size="small",
-            margin=(0, 6, 0, 0),
-            stylesheets=[LABEL_BESIDE],
-        )
-        self._ways.param.watch(lambda event: self.param.update(way=event.new), "value")
-        self._told = Html("", stylesheets=[PANE_CSS], margin=(8, 6, 0, 0))
+        self._layout = pn.Row(*self._tools.values(), rule, *view, helps, margin=0)
+        self._marks = Html(margin=(8, 6, 0, 0))
         self._clear = pmui.Button(
-            label="Clear marks",
-            icon="close",
-            variant="text",
-            size="small",
-            margin=(1, 0),
-            description="Marks nothing; the selected sample and its neighbours stay.",
-            on_click=lambda _: clear(),
-        )
-        self.bar = pn.Row(self._ways, self._told, self._clear, margin=(0, 12), height=BAR_HEIGHT, visible=False)
+            label="Clear marks", icon="close", variant="text", size="small", margin=(1, 0),
+            description="Marks nothing; the selected sample and its neighbours stay.", on_click=lambda _: clear(),
+        )  # fmt: skip
+        super().__init__()
+        self._ways = pmui.RadioButtonGroup.from_param(
+            self.param.way, description=self.param.way.doc, size="small", margin=(0, 6, 0, 0),
+            stylesheets=[LABEL_BESIDE],
+        )  # fmt: skip
+        self.bar = pn.Row(self._ways, self._marks, self._clear, margin=(0, 12), height=BAR_HEIGHT, visible=False)
+        self._follow_tool()
 
+    def _choose(self, name: str, _: Any) -> None:
+        self.tool = name
+
+    @param.depends("helping", watch=True)
+    def _help(self) -> None:
+        self.keys.visible = self.helping
+
+    @param.depends("tool", watch=True)
     def _follow_tool(self) -> None:
         for name, button in self._tools.items():
             button.sx = _CHOSEN if name == self.tool else {}
         self._show_bar()
 
-    def tell(self, layer_map: LayerMap | None, group: Group, wanted: Filter) -> None:
+    def count(self, layer_map: LayerMap | None, group: Group, wanted: Filter) -> None:
         """Say how many samples are marked."""
-        text = "" if layer_map is None else told(layer_map, group, wanted)
-        self._told.object = f'<span class="small num">{escape(text)}</span>'
+        text = "" if layer_map is None else count_sentence(layer_map, group, wanted)
+        self._marks.object = f'<span class="small num">{escape(text)}</span>'
         self._clear.visible = bool(group)
         self._show_bar()
 
@@ -163,7 +151,7 @@ class MapTools(pn.viewable.Viewer):
         self.bar.visible = self.tool != HAND or self._clear.visible
 
 
-def told(layer_map: LayerMap, group: Group, wanted: Filter) -> str:
+def count_sentence(layer_map: LayerMap, group: Group, wanted: Filter) -> str:
     """Return how many samples are marked, and how many of them a filter hides."""
     if not len(group):
         return "Nothing marked yet: drag on the map."
@@ -230,7 +218,7 @@ class MapHand:
         self._session.state.group = Group()
 
     def mark_box(self, bounds: tuple[float, float, float, float] | None) -> None:
-        """Mark what is in a box, given as left, bottom, right, top."""
+        """Mark what is in a box: left, bottom, right, top."""
         if bounds is not None and self._session.map is not None:
             left, bottom, right, top = bounds
             self._mark(rows_in_box(self._shown(), (left, right), (bottom, top)))

@@ -112,7 +112,7 @@ def test_zoom_stays_while_the_same_points_get_other_columns_and_colours(session,
 def test_card_stays_while_the_same_points_get_other_columns_and_goes_with_another_map(session, near):
     drawing, _ = near
     drawing.pointed(*session.map.position("digits-0003"))
-    card = drawing._pointing.card.pane
+    card = drawing._pointing.card
     session.map = session.map.with_columns(change=np.zeros(120))
     assert (card.visible, session.state.hovered) == (True, "digits-0003")
     session.choose_layer(session.map.layer.layer, 0.5 if session.map.layer.sigma == 2.0 else 2.0)

@@ -18,7 +18,7 @@ from panel_app.map.labels import MapLabel, category_labels, fitting, word_labels
 from panel_app.map.legend import MapLegend
 from panel_app.map.overlays import LIGHT, Emphasis, emphasis_of, emphasised, ring_columns
 from panel_app.map.thumbnails import MOST, addresses, colours_of, thumbnails_in
-from panel_app.map.tools import told
+from panel_app.map.tools import count_sentence
 from panel_app.point_grid import PointGrid
 from panel_app.raster import Colouring, Points, Window, over
 from panel_app.session import Session
@@ -81,15 +81,15 @@ def test_box_with_keys_adds_and_removes(drawing, session, layer_map):
     drawing.hand.on_message({"shift": False, "alt": True})
     drawing.hand.mark_box((x0, y0, middle, y1))
     assert set(session.state.group.sample_ids) == set(layer_map.row_of) - left
-    assert f"{COUNT - len(left)} marked" in drawing.tools._told.object
+    assert f"{COUNT - len(left)} marked" in drawing.tools._marks.object
 
 
 def test_marks_hidden_by_a_filter_are_told(layer_map):
     ids = tuple(layer_map.row_of)
     wanted = Filter().with_values("class", (layer_map.text_of(ids[0]),))
     hidden = COUNT - layer_map.count_shown(wanted)
-    assert told(layer_map, Group(ids), wanted) == f"{COUNT} marked, {hidden} of them hidden by the filter"
-    assert told(layer_map, Group(ids), Filter()) == f"{COUNT} marked"
+    assert count_sentence(layer_map, Group(ids), wanted) == f"{COUNT} marked, {hidden} of them hidden by the filter"
+    assert count_sentence(layer_map, Group(ids), Filter()) == f"{COUNT} marked"
 
 
 def test_marked_points_stay_strong_with_an_outline_and_others_fade(session, layer_map):
