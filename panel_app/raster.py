@@ -36,16 +36,6 @@ class Window:
         (x0, x1), (y0, y1) = self.x_range, self.y_range
         return (x0 - wider[0], x1 + wider[0]), (y0 - wider[1], y1 + wider[1])
 
-    def contains(self, frame: pd.DataFrame) -> np.ndarray:
-        """Return a mask of the rows inside, a dot's radius generously included."""
-        (x0, x1), (y0, y1) = self.reach
-        x, y = frame["x"].to_numpy(), frame["y"].to_numpy()
-        return np.asarray((x >= x0) & (x <= x1) & (y >= y0) & (y <= y1))
-
-    def count(self, frame: pd.DataFrame) -> int:
-        """Return how many rows are inside."""
-        return int(np.count_nonzero(self.contains(frame)))
-
 
 @dataclass(frozen=True, slots=True)
 class Colouring:
@@ -62,10 +52,9 @@ class Colouring:
         """Whether `column` holds categories."""
         return bool(self.categories)
 
-    def colour_at(self, number: float) -> str:
-        """Return the colour of a number as #rrggbb; one that is missing counts as the least."""
-        packed = int(_colour_table(self)[int(_codes(np.array([number]), self)[0])])
-        return f"#{packed & 255:02x}{packed >> 8 & 255:02x}{packed >> 16 & 255:02x}"
+    def rgb(self, values: np.ndarray) -> np.ndarray:
+        """Return the colours of what `column_values` gave, (N, 3) uint8; a missing number counts as the least."""
+        return _unpack(_colour_table(self)[_codes(values, self).astype(np.intp)])[..., :3]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -102,29 +91,6 @@ def column_values(frame: pd.DataFrame, colouring: Colouring) -> np.ndarray:
     return np.asarray(pd.Categorical(values, categories=colouring.categories).codes)
 
 
-def draw(
-    frame: pd.DataFrame,
-    window: Window,
-    colouring: Colouring,
-    *,
-    radius: float = 3.0,
-    few_points: int = FEW_POINTS,
-) -> np.ndarray:
-    """Draw the rows of a frame on a transparent picture.
-
-    Args:
-        frame: columns x, y (float) and `colouring.column`, categorical or numeric; one row a point.
-        window: visible part and size in pixels.
-        colouring: how points are coloured.
-        radius: of a point's disc, in pixels, where points are few.
-        few_points: up to so many visible points are drawn as discs.
-
-    Returns:
-        (height, width, 4) uint8, row 0 at the top, alpha not premultiplied.
-    """
-    return draw_points(Points.of(frame, colouring), window, colouring, radius=radius, few_points=few_points)
-
-
 def draw_points(
     points: Points,
     window: Window,
@@ -133,7 +99,18 @@ def draw_points(
     radius: float = 3.0,
     few_points: int = FEW_POINTS,
 ) -> np.ndarray:
-    """Draw points on a transparent picture, as `draw` does; only the cells of the window are looked at."""
+    """Draw points on a transparent picture; only the cells of the window are looked at.
+
+    Args:
+        points: with what colours them.
+        window: visible part and size in pixels.
+        colouring: how points are coloured.
+        radius: of a point's disc, in pixels, where points are few.
+        few_points: up to so many visible points are drawn as discs.
+
+    Returns:
+        (height, width, 4) uint8, row 0 at the top, alpha not premultiplied.
+    """
     spans = points.grid.spans(*window.reach)
     if sum(span.stop - span.start for span in spans) > 10 * few_points > 0:
         return _density(*points.at(spans), window, colouring)
@@ -225,7 +202,7 @@ def _mixed(x: np.ndarray, y: np.ndarray, codes: np.ndarray, window: Window, colo
     """
     category = pd.Categorical.from_codes(codes, categories=pd.Index(colouring.categories), validate=False)
     frame = pd.DataFrame({"x": x, "y": y, "category": category}, copy=False)
-    grid = _canvas(window, 1).points(frame, "x", "y", agg=ds.by("category", ds.count()))
+    grid = _canvas(window).points(frame, "x", "y", agg=ds.by("category", ds.count()))
     counts = grid.to_numpy()
     weights = np.column_stack([_stops(colouring), np.ones(len(colouring.colours))]).astype(np.float32)
     summed = counts.reshape(-1, counts.shape[-1]).astype(np.float32) @ weights  # colours, and how many points
@@ -236,7 +213,7 @@ def _mixed(x: np.ndarray, y: np.ndarray, codes: np.ndarray, window: Window, colo
         mixed[:, :3] /= mixed[:, 3:]
         mixed[:, 3] = _FAINTEST + (255 - _FAINTEST) * _ranks(mixed[:, 3].astype(np.int64))
         colour.reshape(-1, 4)[held] = mixed.round()
-    return _image(colour, grid)
+    return tf.Image(xr.DataArray(colour.view(np.uint32)[..., 0], [grid.coords[name] for name in grid.dims[:2]]))
 
 
 def _ranks(numbers: np.ndarray) -> np.ndarray:
@@ -252,7 +229,7 @@ def _averaged(x: np.ndarray, y: np.ndarray, numbers: np.ndarray, window: Window,
     # Datashader divides by the empty pixels' zero counts and masks the result itself.
     with warnings.catch_warnings(), np.errstate(invalid="ignore", divide="ignore"):
         warnings.simplefilter("ignore", RuntimeWarning)
-        grid = _canvas(window, 1).points(frame, "x", "y", agg=ds.mean("number"))
+        grid = _canvas(window).points(frame, "x", "y", agg=ds.mean("number"))
     means = grid.to_numpy()
     filled = np.isfinite(means)
     packed = np.zeros(means.shape, np.uint32)
@@ -260,18 +237,8 @@ def _averaged(x: np.ndarray, y: np.ndarray, numbers: np.ndarray, window: Window,
     return tf.Image(xr.DataArray(packed, coords=grid.coords, dims=grid.dims))
 
 
-def _image(colour: np.ndarray, grid: xr.DataArray) -> tf.Image:
-    packed = colour.view(np.uint32)[..., 0]
-    return tf.Image(xr.DataArray(packed, coords=[grid.coords[name] for name in grid.dims[:2]], dims=grid.dims[:2]))
-
-
-def _canvas(window: Window, scale: int) -> ds.Canvas:
-    return ds.Canvas(
-        plot_width=window.width * scale,
-        plot_height=window.height * scale,
-        x_range=window.x_range,
-        y_range=window.y_range,
-    )
+def _canvas(window: Window) -> ds.Canvas:
+    return ds.Canvas(window.width, window.height, window.x_range, window.y_range)
 
 
 def _codes(values: np.ndarray, colouring: Colouring) -> np.ndarray:
@@ -285,8 +252,8 @@ def _codes(values: np.ndarray, colouring: Colouring) -> np.ndarray:
 
 
 def _stops(colouring: Colouring) -> np.ndarray:
-    """Return the colours as numbers, (n, 3) float64, 0 to 255."""
-    return np.array([[int(c[i : i + 2], 16) for i in (1, 3, 5)] for c in colouring.colours], np.float64)
+    """Return the colours as numbers, (n, 3) uint8."""
+    return np.array([list(bytes.fromhex(colour[1:])) for colour in colouring.colours], np.uint8)
 
 
 def _colour_table(colouring: Colouring) -> np.ndarray:
@@ -294,12 +261,11 @@ def _colour_table(colouring: Colouring) -> np.ndarray:
     stops = _stops(colouring)
     if not colouring.categorical:
         position = np.linspace(0, len(stops) - 1, 255)
-        ramp = np.stack([np.interp(position, np.arange(len(stops)), stops[:, i]) for i in range(3)], -1)
-        stops = np.concatenate([ramp[:1], ramp])
-    red, green, blue = stops.round().astype(np.uint32).T
-    return np.asarray(red | (green << 8) | (blue << 16) | np.uint32(255 << 24))
+        ramp = np.stack([np.interp(position, np.arange(len(stops)), stops[:, i]) for i in range(3)], -1).round()
+        stops = np.concatenate([ramp[:1], ramp]).astype(np.uint8)
+    return np.ascontiguousarray(np.pad(stops, ((0, 0), (0, 1)), constant_values=255)).view(np.uint32)[:, 0]
 
 
 def _unpack(packed: np.ndarray) -> np.ndarray:
-    """Return (H, W, 4) uint8 from Datashader's packed (H, W) uint32."""
+    """Return (…, 4) uint8 from Datashader's packed (…) uint32."""
     return np.ascontiguousarray(packed).view(np.uint8).reshape(*packed.shape, 4)

@@ -45,5 +45,6 @@ def compile_drawing() -> None:
         raster.Colouring("class", ("#000000", "#ffffff"), ("a", "b")),
         raster.Colouring("v", ("#000000", "#ffffff")),
     ):
-        raster.draw(points, window, colouring)
-        raster.draw(points, window, colouring, few_points=0)
+        drawn = raster.Points.of(points, colouring)
+        raster.draw_points(drawn, window, colouring)
+        raster.draw_points(drawn, window, colouring, few_points=0)

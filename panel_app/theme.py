@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
+from bokeh.palettes import interp_palette
 
 from diffviews.processing.palette import UNLABELLED, class_colours
 
@@ -37,10 +37,7 @@ def category_colours(categories: Sequence[str], unlabelled: str) -> dict[str, st
 
 def ordered_colours(categories: Sequence[str]) -> dict[str, str]:
     """Return a colour for each category along the scale of numbers, in their order."""
-    stops = np.array([[int(colour[i : i + 2], 16) for i in (1, 3, 5)] for colour in SEQUENTIAL], dtype=np.float64)
-    places = np.linspace(0, len(stops) - 1, max(len(categories), 2))
-    mixed = np.stack([np.interp(places, np.arange(len(stops)), stops[:, i]) for i in range(3)], axis=1)
-    return {name: "#" + "".join(f"{round(c):02x}" for c in row) for name, row in zip(categories, mixed, strict=False)}
+    return dict(zip(categories, interp_palette(SEQUENTIAL, max(len(categories), 2)), strict=False))
 
 
 def _palette(mode: str, **colours: Any) -> dict[str, Any]:

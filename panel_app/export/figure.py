@@ -293,9 +293,8 @@ def _legend(page: "Axes", entries: list[tuple[str, str, int]], columns: int, top
 
 def _scale(page: "Axes", seen: MapView, colouring: Colouring, top: float) -> None:
     steps = np.linspace(colouring.low, colouring.high, 128)
-    row = [[int(colouring.colour_at(v)[i : i + 2], 16) for i in (1, 3, 5)] for v in steps]
     left, right = _EDGE + 50, _EDGE + 110
-    page.imshow(np.array([row], np.uint8), extent=(left, right, top + 3.6, top), interpolation="none", aspect="auto")
+    page.imshow(colouring.rgb(steps)[None], extent=(left, right, top + 3.6, top), interpolation="none", aspect="auto")
     _write(page, _EDGE, top + 1.8, column_label(seen.colour_by), _SMALL)
     _write(page, left, top + 6, f"{colouring.low:.3g}", _SMALL)
     _write(page, right, top + 6, f"{colouring.high:.3g}", _SMALL, ha="right")

@@ -15,7 +15,7 @@ from panel_app.map.labels import MapLabel, fitting, labels_of
 from panel_app.map.overlays import Look, name_columns, picture_columns
 from panel_app.pictures import PREVIEW, png_address
 from panel_app.point_grid import PointGrid, Range
-from panel_app.raster import Colouring
+from panel_app.raster import Colouring, column_values
 from panel_app.recent import Recent
 from panel_app.session import Session
 
@@ -97,11 +97,8 @@ class Previews:
 
 def colours_of(layer_map: LayerMap, rows: Sequence[int], colouring: Colouring) -> list[str]:
     """Return the colour that each point has on the map, as #rrggbb."""
-    values = layer_map.table[colouring.column].iloc[list(rows)]
-    if colouring.categorical:
-        key = dict(zip(colouring.categories, colouring.colours, strict=True))
-        return [key[str(value)] for value in values]
-    return [colouring.colour_at(float(value)) for value in values]
+    values = column_values(layer_map.table[[colouring.column]].iloc[list(rows)], colouring)
+    return [f"#{bytes(rgb).hex()}" for rgb in colouring.rgb(values)]
 
 
 def _enlarged(png: bytes) -> str:

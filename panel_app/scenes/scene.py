@@ -13,7 +13,7 @@ from diffviews.processing.procrustes import overlay
 from panel_app.filter import Filter
 from panel_app.layer_map import LayerMap
 from panel_app.points import short_sigma
-from panel_app.raster import Colouring
+from panel_app.raster import Colouring, column_values
 from panel_app.state import Group, Selection
 
 MOST_PLACES = 400_000
@@ -22,6 +22,7 @@ MOST_PLACES = 400_000
 _MOST_GROUP_MARKS = 400
 """Marked samples of a group beyond these get no ring, which would hide everything else."""
 
+_GREY = np.array(list(bytes.fromhex(UNLABELLED[1:])), np.uint8)
 FAINT = 48
 """Alpha of what is not highlighted, of 255."""
 
@@ -123,8 +124,8 @@ class Scene:
         known = rows >= 0
         colouring = on_map.colouring(colour_by)
         colours = np.empty((len(rows), 4), np.uint8)
-        colours[~known, :3] = _rgb(UNLABELLED)
-        colours[known, :3] = rgb_of(on_map.table[colouring.column].iloc[rows[known]], colouring)
+        colours[~known, :3] = _GREY
+        colours[known, :3] = rgb_of(on_map.table[[colouring.column]].iloc[rows[known]], colouring)
         alpha = np.full(len(rows), 255, np.uint8)
         if highlight in colouring.categories:
             alpha[:] = FAINT
@@ -158,20 +159,8 @@ class Scene:
         return self.sample_ids[index]
 
 
-def rgb_of(values: pd.Series, colouring: Colouring) -> np.ndarray:
-    """Return the colours of a column's values as on the map, (N, 3) uint8."""
-    stops = np.array([_rgb(colour) for colour in colouring.colours], np.float64)
-    if colouring.categorical:
-        codes = pd.Categorical(values, categories=list(colouring.categories)).codes
-        return np.asarray(np.where(codes[:, None] < 0, _rgb(UNLABELLED), stops[codes]), np.uint8)
-    numbers = values.to_numpy(np.float64)
-    width = colouring.high - colouring.low
-    share = (numbers - colouring.low) / width if width > 0 else np.zeros(len(numbers))
-    known = np.isfinite(share)
-    place = np.clip(np.where(known, share, 0), 0, 1) * (len(stops) - 1)
-    mixed = np.stack([np.interp(place, np.arange(len(stops)), stops[:, channel]) for channel in range(3)], axis=1)
-    return np.where(known[:, None], mixed.round(), _rgb(UNLABELLED)).astype(np.uint8)
-
-
-def _rgb(colour: str) -> tuple[int, int, int]:
-    return int(colour[1:3], 16), int(colour[3:5], 16), int(colour[5:7], 16)
+def rgb_of(frame: pd.DataFrame, colouring: Colouring) -> np.ndarray:
+    """Return the colours of a column's values as on the map, (N, 3) uint8; what has none is grey."""
+    values = column_values(frame, colouring)
+    known = values >= 0 if colouring.categorical else np.isfinite(values)
+    return np.where(known[:, None], colouring.rgb(values), _GREY)

@@ -300,8 +300,7 @@ def test_frames_have_the_colours_of_their_points(layer_map):
         colouring.colours[colouring.categories.index(layer_map.text_of("digits-0003"))]
     ]
     ramp = Colouring("distance_to_data", ("#000000", "#ffffff"), low=0, high=1)
-    assert ramp.colour_at(0.0) == "#000000"
-    assert ramp.colour_at(9.0) == "#ffffff"
+    assert ramp.rgb(np.array([0.0, 9.0])).tolist() == [[0, 0, 0], [255, 255, 255]]
 
 
 def test_pictures_that_cannot_be_read_are_told(drawing, session, layer_map, monkeypatch):

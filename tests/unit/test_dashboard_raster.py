@@ -18,10 +18,14 @@ def frame(points):
     return table.assign(**{"class": pd.Categorical(table["class"], ["a", "b"])})
 
 
+def draw_frame(table, window, colouring, **options):
+    return raster.draw_points(raster.Points.of(table, colouring), window, colouring, **options)
+
+
 @pytest.fixture(params=["discs", "density"])
 def draw(request):
     """Draw as for few points, and as for many."""
-    return partial(raster.draw, few_points=0) if request.param == "density" else raster.draw
+    return partial(draw_frame, few_points=0) if request.param == "density" else draw_frame
 
 
 def at(pixels, x, y):
@@ -62,13 +66,13 @@ def test_numbers_run_from_the_first_colour_to_the_last(draw):
 
 def test_number_that_is_missing_or_constant_is_still_drawn():
     table = pd.DataFrame({"x": [2.0, 8.0], "y": [5.0, 5.0], "v": [1.0, np.nan]})
-    pixels = raster.draw(table, WINDOW, Colouring("v", ("#000000", "#ffffff"), low=1.0, high=1.0))
+    pixels = draw_frame(table, WINDOW, Colouring("v", ("#000000", "#ffffff"), low=1.0, high=1.0))
     assert at(pixels, 2.01, 4.99)[3] > 0
     assert at(pixels, 8.01, 4.99)[3] > 0
 
 
 def test_discs_are_round_with_smooth_edges():
-    pixels = raster.draw(frame([(5, 5, "a")]), Window((0, 10), (0, 10), 100, 100), TWO, radius=6)
+    pixels = draw_frame(frame([(5, 5, "a")]), Window((0, 10), (0, 10), 100, 100), TWO, radius=6)
     alpha = pixels[..., 3]
     rows, columns = np.nonzero(alpha > 128)
     assert 10 <= np.ptp(rows) + 1 <= 14

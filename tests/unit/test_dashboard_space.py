@@ -133,9 +133,9 @@ def test_numbers_are_coloured_along_the_maps_own_scale(scene, session):
 
 def test_missing_numbers_and_values_are_grey(session):
     layer_map = session.map
-    series = layer_map.table["distance_to_data"].astype(float).copy()
-    series.iloc[0] = np.nan
-    assert tuple(rgb_of(series, layer_map.colouring("distance_to_data"))[0]) == (0x9A, 0xA1, 0xAB)
+    frame = layer_map.table[["distance_to_data"]].astype(float).copy()
+    frame.iloc[0, 0] = np.nan
+    assert tuple(rgb_of(frame, layer_map.colouring("distance_to_data"))[0]) == (0x9A, 0xA1, 0xAB)
 
 
 def test_marks_name_indices_with_the_selected_sample_on_top(scene):
