@@ -35,10 +35,10 @@ class Library(Protocol):
         """Finished extractions, imports and generated sets with layer runs, newest first."""
 
     def layers(self, extraction: str) -> Sequence[LayerRecord]:
-        """Finished layer runs of an extraction."""
+        """Finished layer runs of an extraction, in the network's order."""
 
     def maps(self, layer_run: str) -> Sequence[MapRecord]:
-        """Finished re-computed maps of a layer run, newest first."""
+        """Finished re-computed maps of a layer run, at its own sigma or joint over several, newest first."""
 
     def aligned_maps(self, layer_runs: Sequence[str]) -> Sequence[MapRecord]:
         """Finished aligned maps made of any of these layer runs, which are one layer's, newest first."""
@@ -68,11 +68,10 @@ class Library(Protocol):
         """Extractions of an experiment that are being made, newest first."""
 
     def trouble(self) -> str | None:
-        """Why the artifact store cannot be used, or None."""
+        """Why the artifact store cannot be used, or None where it answers, or is a folder of this host."""
 
-    @property
-    def generations(self) -> Any:
-        """The logged generations; `panel_app.generation.archive` reads them."""
+    generations: Any
+    """The logged generations; `panel_app.generation.archive` reads them."""
 
     def log_export(self, source_run: str, files: Mapping[str, bytes], *, title: str, link: str) -> str:
         """Log files made of a map as a run of their own, and return its id."""
@@ -93,10 +92,6 @@ class DataStore:
         self._derived = Recent[Any](64)
         self._columns = Recent[pd.DataFrame | None](4)
         self.comparisons = Comparisons(library)
-
-    def experiments(self) -> Sequence[str]:
-        """Names of the experiments that hold extractions."""
-        return self.library.experiments()
 
     def layer_run(self, extraction: str, layer: str, sigma: float) -> LayerRecord:
         """Return the layer run of an extraction at one noise level.

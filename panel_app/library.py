@@ -18,6 +18,7 @@ from diffviews.recipes.generation import GenerationRecipe
 from diffviews.tracking.records import ExtractionRecord, LayerRecord, MapRecord, RunRecord
 from diffviews.tracking.schema import MapKind
 from panel_app.computing.pending import Pending, pending_of
+from panel_app.data import Library
 from panel_app.generation.archive import GenerationArchive
 from panel_app.places import Across
 from panel_app.state import Address, Selection
@@ -28,8 +29,8 @@ COLUMNS = "columns.parquet"
 RECIPE = "recipe.json"
 
 
-class LoggedRuns:
-    """Reads a workspace's runs for `DataStore`; usable from several threads.
+class LoggedRuns(Library):
+    """Reads a workspace's runs; usable from several threads.
 
     Args:
         workspace: the opened tracking store.
@@ -43,38 +44,30 @@ class LoggedRuns:
         self._paths: dict[str, str] = {}
 
     def experiments(self) -> Sequence[str]:
-        """Names of the experiments that hold anything with layer runs."""
         return sorted({record.experiment for record in self._workspace.catalog.extractions()})
 
     def extractions(self, experiment: str) -> Sequence[ExtractionRecord]:
-        """Finished extractions, imports and generated sets with layer runs, newest first."""
         return self._noted(self._workspace.catalog.extractions(experiment))
 
     def pending(self, experiment: str) -> Sequence[Pending]:
-        """Extractions of an experiment that are being made, newest first."""
         return pending_of(self._workspace.catalog, experiment)
 
     def trouble(self) -> str | None:
-        """Why the artifact store cannot be used, or None where it answers, or is a folder of this host."""
         return artifact_trouble(self._workspace)
 
     def layers(self, extraction: str) -> Sequence[LayerRecord]:
-        """Finished layer runs of an extraction, in the network's order."""
         return self._noted(self._workspace.catalog.layers(extraction))
 
     def maps(self, layer_run: str) -> Sequence[MapRecord]:
-        """Finished re-computed maps of a layer run, at its own sigma or joint over several, newest first."""
         shown = (None, MapKind.SINGLE, MapKind.JOINT)
         return [m for m in self._noted(self._workspace.catalog.maps(layer_run)) if m.map_kind in shown]
 
     def aligned_maps(self, layer_runs: Sequence[str]) -> Sequence[MapRecord]:
-        """Finished aligned maps made of any of these layer runs, which are one layer's, newest first."""
         found = [m for run in layer_runs for m in self._noted(self._workspace.catalog.maps(run))]
         aligned = [m for m in found if m.map_kind is MapKind.ALIGNED]
         return sorted(aligned, key=lambda record: record.start_time, reverse=True)
 
     def samples(self, extraction: str) -> SampleSet:
-        """The sample set of an extraction."""
         return SampleSet.read_parquet(self._file(extraction, "samples.parquet"))
 
     def model(self, extraction: str) -> Mapping[str, Any] | None:
@@ -110,7 +103,6 @@ class LoggedRuns:
         return _table(self._file(map_run, _of_slice(POINTS, slice_sigma)), {"sample_id", "x", "y"})
 
     def projector(self, map_run: str, slice_sigma: float | None = None) -> Projector:
-        """The projector of a layer run's or re-computed map, or of one slice of an aligned map."""
         return Projector.load(self._file(map_run, projector_name(slice_sigma)))
 
     def similarity(self, extraction: str, sigma: float) -> pd.DataFrame | None:
@@ -133,13 +125,11 @@ class LoggedRuns:
             return None
 
     def log_export(self, source_run: str, files: Mapping[str, bytes], *, title: str, link: str) -> str:
-        """Log files made of a map as a run of their own, and return its id."""
         run_id = log_export(self._workspace, source_run, files, title=title, link=link)
         self._paths[run_id] = self._workspace.tracker.ui_path(run_id)
         return run_id
 
     def run_url(self, run_id: str) -> str | None:
-        """Address of a run in the MLflow UI, or None when no UI is known."""
         if self._ui_url is None:
             return None
         if run_id not in self._paths:

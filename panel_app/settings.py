@@ -3,27 +3,15 @@
 import argparse
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Self
 
 from diffviews.core.request import GenerationRequest
 from diffviews.errors import ConfigError
 from panel_app.generation.sampling_section import FirstValues
 
-_VARIABLES = {
-    "profile": "DIFFVIEWS_PROFILE",
-    "tracking_uri": "MLFLOW_TRACKING_URI",
-    "experiment": "DIFFVIEWS_EXPERIMENT",
-    "model": "DIFFVIEWS_MODEL",
-    "device": "DIFFVIEWS_DEVICE",
-    "mlflow_ui": "DIFFVIEWS_MLFLOW_UI",
-    "checkpoint": "DIFFVIEWS_CHECKPOINT",
-    "worker": "DIFFVIEWS_WORKER_URL",
-    "adapter": "DIFFVIEWS_ADAPTER",
-    "run": "DIFFVIEWS_RUN",
-    "num_steps": "DIFFVIEWS_NUM_STEPS",
-    "guidance_scale": "DIFFVIEWS_GUIDANCE_SCALE",
-}
+_OWN_NAMES = {"tracking_uri": "MLFLOW_TRACKING_URI", "worker": "DIFFVIEWS_WORKER_URL"}
+"""Variables that are not called like their setting."""
 _NUMBERS: dict[str, Callable[[str], Any]] = {"num_steps": int, "guidance_scale": float}
 
 
@@ -63,9 +51,10 @@ class Settings:
 
     @classmethod
     def read(cls, arguments: Sequence[str], environment: Mapping[str, str] = os.environ) -> Self:
-        """Read the flags of the same names, such as `--tracking-uri`, else the environment's variables."""
+        """Read the flags of the same names, such as `--tracking-uri`, else variables such as `DIFFVIEWS_PROFILE`."""
         parser = argparse.ArgumentParser(prog="panel serve panel_app/app.py --args", allow_abbrev=False)
-        for name, variable in _VARIABLES.items():
+        for name in (setting.name for setting in fields(cls)):
+            variable = _OWN_NAMES.get(name, f"DIFFVIEWS_{name.upper()}")
             parser.add_argument("--" + name.replace("_", "-"), default=environment.get(variable) or None)
         values = vars(parser.parse_args(list(arguments)))
         return cls(**{name: _typed(name, value) for name, value in values.items() if value is not None})

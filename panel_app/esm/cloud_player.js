@@ -4,30 +4,23 @@ const SECONDS = 4
 class Player {
   constructor(view) {
     this.view = view
-    this.bar = node("div", "player")
+    this.bar = dv.node("div", "player")
     this.words = view.model.words
-    this.button = this.control("▶ Play", this.words.play, () => this.toggle())
-    this.button.className = "play"
-    this.track = node("div", "track")
-    this.slider = node("input")
+    this.button = dv.press("▶ Play", this.words.play, () => this.toggle(), "play")
+    this.track = dv.node("div", "track")
+    this.slider = dv.node("input")
     Object.assign(this.slider, {type: "range", ariaLabel: this.words.slider, title: this.words.help})
     this.slider.addEventListener("input", () => { this.stop(false); this.view.go(-Number(this.slider.value), false) })
     this.slider.addEventListener("change", () => this.view.go(this.view.at, true))
-    this.now = node("div", "now")
-    this.speed = node("select")
+    this.now = dv.node("div", "now")
+    this.speed = dv.node("select")
     this.speed.title = "How fast the player goes"
     for (const speed of ["0.5", "1", "2"]) this.speed.append(new Option(`${speed}×`, speed, speed === "1", speed === "1"))
-    const label = node("label", "", "Speed")
+    const label = dv.node("label", "", "Speed")
     label.append(this.speed)
-    const previous = this.control("‹", this.words.previous, () => this.jump(1))
-    const next = this.control("›", this.words.next, () => this.jump(-1))
+    const previous = dv.press("‹", this.words.previous, () => this.jump(1))
+    const next = dv.press("›", this.words.next, () => this.jump(-1))
     this.bar.append(this.button, previous, next, this.now, this.track, label)
-  }
-  control(text, help, action) {
-    const button = node("button", "", text)
-    Object.assign(button, {title: help, ariaLabel: help})
-    button.addEventListener("click", action)
-    return button
   }
   // Show the noise level on show, with a mark for each slice.
   follow() {
@@ -45,7 +38,7 @@ class Player {
     const {lowest, highest} = places
     Object.assign(this.slider, {min: -highest, max: -lowest, step: (highest - lowest) / 400})
     const ticks = places.levels.map(({label, at}) => {
-      const share = (highest - at) / (highest - lowest), tick = this.control(label, `Show the slice at ${label}`, () => this.show(at))
+      const share = (highest - at) / (highest - lowest), tick = dv.press(label, `Show the slice at ${label}`, () => this.show(at))
       if (this.words.share) tick.style.transform = `translateX(-${100 * share}%)`
       tick.style.left = `calc(8px + ${share} * (100% - 16px))`
       return tick

@@ -26,12 +26,7 @@ const RINGS = {
 }
 const REACH = 11
 
-const node = (tag, cls, text) => {
-  const made = document.createElement(tag)
-  if (cls) made.className = cls
-  if (text !== undefined) made.textContent = text
-  return made
-}
+const {node} = dv
 const shortSigma = (at) => String(Number(Math.exp(at).toPrecision(3)))
 
 class View {

@@ -4,45 +4,42 @@ from html import escape
 from typing import Any
 
 import numpy as np
-import panel as pn
+import param
 
 from panel_app.cards import column_label
 from panel_app.components import ColourKey
-from panel_app.html import Html
-from panel_app.layer_map import LayerMap
+from panel_app.fields import Part, text
 from panel_app.points import short_sigma
 from panel_app.raster import Colouring
 from panel_app.session import Session
-from panel_app.theme import PANE_CSS
 
 _MOST_ENTRIES = 24
 """Values in the legend; further ones are counted and can be chosen in the sidebar."""
 
 
-class MapLegend(pn.viewable.Viewer):
+class MapLegend(Part):
     """The colour key; its `caption` says which map this is and how many of its points are shown."""
 
     def __init__(self, session: Session, **params: Any) -> None:
-        super().__init__(**params)
-        self.session = session
-        self.key = ColourKey(self._toggle, margin=(6, 12, 8, 12))
-        self.caption = Html("", margin=(7, 8, 0, 14), sizing_mode="stretch_width", stylesheets=[PANE_CSS])
-        session.param.watch(lambda *_: self.show(), "map")
-        session.state.param.watch(lambda *_: self.show(), ["filter", "colour_by", "highlight"])
-        session.state.param.watch(lambda *_: self._tell(), "selection")
-        session.state.param.watch(lambda *_: session.state.param.update(highlight=None), "colour_by")
-        self.show()
+        self._layout = self.key = ColourKey(self._toggle, margin=(6, 12, 8, 12))
+        self.caption = text(margin=(7, 8, 0, 14))
+        super().__init__(session=session, **params)
 
-    def __panel__(self) -> pn.viewable.Viewable:
-        return self.key
+    @param.depends("session.state.colour_by", watch=True)
+    def _forget(self) -> None:
+        self.session.state.highlight = None
 
+    @param.depends(
+        "session.map", "session.state.filter", "session.state.colour_by", "session.state.highlight", watch=True,
+        on_init=True,
+    )  # fmt: skip
     def show(self) -> None:
         """Show the session's map and colouring."""
         layer_map, state = self.session.map, self.session.state
         self.key.visible = self.caption.visible = layer_map is not None
         if layer_map is None:
             return
-        self._tell()
+        self._describe()
         colouring = layer_map.colouring(state.colour_by)
         if colouring.categorical:
             values = layer_map.points(state.colour_by, state.filter).values
@@ -57,17 +54,23 @@ class MapLegend(pn.viewable.Viewer):
             "colours": list(colouring.colours),
         }
 
-    def _tell(self) -> None:
+    @param.depends("session.state.selection", watch=True)
+    def _describe(self) -> None:
         """Say which map this is, and how much of it is shown."""
         layer_map, state = self.session.map, self.session.state
-        if layer_map is not None:
-            self.caption.object = _caption(layer_map, layer_map.count_shown(state.filter), self._hidden(layer_map))
-
-    def _hidden(self, layer_map: LayerMap) -> int:
-        """Return how many of the ringed samples the filter hides."""
-        state = self.session.state
+        if layer_map is None:
+            return
         rows = [layer_map.row_of[s] for s in state.selection.members if s in layer_map.row_of]
-        return int(np.count_nonzero(~layer_map.mask(state.filter)[rows])) if state.filter else 0
+        hidden = int(np.count_nonzero(~layer_map.mask(state.filter)[rows]))
+        where = "over several σ" if layer_map.is_joint else f"at σ {short_sigma(layer_map.layer.sigma)}"
+        sigma = f'<span class="muted" style="font-weight:400">{where}</span>'
+        ringed = f"{hidden} ringed hidden · " if hidden else ""
+        shown = f"{layer_map.count_shown(state.filter):,} of {len(layer_map.table):,} shown"
+        self.caption.object = (
+            '<div style="display:flex;flex-wrap:wrap;justify-content:space-between;gap:0 16px;align-items:baseline;'
+            f'white-space:nowrap"><span class="title">{escape(layer_map.layer.layer)} {sigma}</span>'
+            f'<span class="muted num small">{ringed}{shown}</span></div>'
+        )
 
     def _toggle(self, message: dict[str, Any]) -> None:
         """Answer a click on a value: highlight it, then show only it; while values are chosen, add or remove it."""
@@ -115,14 +118,3 @@ def _help(name: str, chosen: tuple[str, ...], highlight: str | None) -> str:
             return f"Show {name} too"
         return f"Hide {name}" if len(chosen) > 1 else "Show all"
     return f"Show only {name}" if name == highlight else f"Highlight {name}; click again to show only it"
-
-
-def _caption(layer_map: LayerMap, shown: int, hidden: int) -> str:
-    where = "over several σ" if layer_map.is_joint else f"at σ {short_sigma(layer_map.layer.sigma)}"
-    sigma = f'<span class="muted" style="font-weight:400">{where}</span>'
-    ringed = f"{hidden} ringed hidden · " if hidden else ""
-    return (
-        '<div style="display:flex;flex-wrap:wrap;justify-content:space-between;gap:0 16px;align-items:baseline;'
-        f'white-space:nowrap"><span class="title">{escape(layer_map.layer.layer)} {sigma}</span>'
-        f'<span class="muted num small">{ringed}{shown:,} of {len(layer_map.table):,} shown</span></div>'
-    )

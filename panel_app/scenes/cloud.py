@@ -16,7 +16,7 @@ from panel_app.scenes.scene import Scene
 from panel_app.session import Session
 
 _ESM = Path(__file__).parents[1] / "esm"
-_PARTS = ("cloud_places.js", "cloud_pixels.js", "cloud_player.js", "cloud_view.js")
+_PARTS = ("pane.js", "cloud_places.js", "cloud_pixels.js", "cloud_player.js", "cloud_view.js")
 _USUAL_PIXELS = 820 * 540
 
 OVER_SIGMA = {
