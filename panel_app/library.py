@@ -165,7 +165,7 @@ def _address_of(workspace: Workspace, run_id: str) -> Address | None:
     layer = catalog.layer(record.source_run)
     place = Address(run=layer.parent_id, layer=layer.layer, sigma=layer.sigma)
     if isinstance(record, MapRecord) and record.map_kind is MapKind.ALIGNED:
-        return replace(place, view="noise", across=Across(map_run=run_id))
+        return replace(place, view="noise", across=Across(map=run_id))
     if isinstance(record, MapRecord):
         return replace(place, map=run_id)
     recipe = GenerationRecipe.from_json(catalog.artifacts(run_id).path(RECIPE).read_text(encoding="utf-8"))

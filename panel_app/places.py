@@ -2,7 +2,7 @@
 
 import json
 import math
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, ClassVar, Self
 
 COMPARE, NOISE, SPACE = "compare", "noise", "3d"
@@ -26,8 +26,8 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _is_flag(value: Any) -> bool:
-    return isinstance(value, bool)
+_FITS: dict[Any, Any] = {str | None: _is_text, float | None: _is_number, bool: lambda value: isinstance(value, bool)}
+"""Whether a value fits a field, by the field's type."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,15 +35,12 @@ class _Place:
     """Fields that an address holds as JSON; every change returns a new value."""
 
     _FITS: ClassVar[dict[str, Any]] = {}
-    """Whether a value fits a field, by the field's name."""
-    _KEYS: ClassVar[dict[str, str]] = {}
-    """What the address calls a field, where it is not its name."""
+    """Whether a value fits a field of which its type does not say all, by the field's name."""
 
     def to_json(self) -> str | None:
         """Return what differs from the default as JSON, or None when nothing does."""
         default = type(self)()
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
-        changed = {self._KEYS.get(n, n): value for n, value in values.items() if value != getattr(default, n)}
+        changed = {name: value for name, value in asdict(self).items() if value != getattr(default, name)}
         return json.dumps(changed) if changed else None
 
     @classmethod
@@ -55,8 +52,8 @@ class _Place:
             return cls()
         if not isinstance(given, dict):
             return cls()
-        keys = {name: cls._KEYS.get(name, name) for name in cls._FITS}
-        return cls(**{n: given[key] for n, key in keys.items() if key in given and cls._FITS[n](given[key])})
+        fits = {field.name: cls._FITS.get(field.name) or _FITS[field.type] for field in fields(cls)}
+        return cls(**{name: given[name] for name, is_fit in fits.items() if name in given and is_fit(given[name])})
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,15 +79,8 @@ class Against(_Place):
     """Where between the maps the moving picture stands: 0 left, 1 right."""
 
     _FITS = {  # noqa: RUF012
-        "run": _is_text,
-        "layer": _is_text,
-        "sigma": _is_number,
-        "map": _is_text,
         "tool": lambda value: value in TOOLS,
         "k": lambda value: isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= LARGEST_K,
-        "coloured": _is_flag,
-        "together": _is_flag,
-        "follow": _is_flag,
         "share": lambda value: _is_number(value) and 0 <= value <= 1,
     }
 
@@ -108,7 +98,7 @@ class Against(_Place):
 class Across(_Place):
     """Which aligned map is on show, and where on it."""
 
-    map_run: str | None = None
+    map: str | None = None
     """Run id of an aligned map of the layer; None shows its newest."""
     sigma: float | None = None
     """Noise level at which the player stands; None is that of the layer run."""
@@ -116,11 +106,9 @@ class Across(_Place):
     """One of AXES; None shows what there is."""
 
     _FITS = {  # noqa: RUF012
-        "map_run": _is_text,
         "sigma": lambda value: _is_number(value) and value > 0,
         "axis": lambda value: value in AXES,
     }
-    _KEYS = {"map_run": "map"}  # noqa: RUF012
 
 
 NOTHING, ANYWHERE = Against(), Across()

@@ -87,7 +87,7 @@ class RemapPanel(pn.viewable.Viewer):
         if layer_map is None or layer_map.layer.run_id != self._layer_run:
             self.session.tell("The re-computed map is logged; open its layer and choose it under Map.", "info")
         elif kind is MapKind.ALIGNED:
-            state.across = replace(state.across, map_run=run_id)
+            state.across = replace(state.across, map=run_id)
             state.view = NOISE
         else:
             self.session.choose_map(run_id)

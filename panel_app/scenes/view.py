@@ -84,7 +84,7 @@ class SceneView(Steering):
         )  # fmt: skip
 
     def _choose(self, value: str) -> None:
-        self._go(**{"axis" if self._is_solid else "map_run": value})
+        self._go(**{"axis" if self._is_solid else "map": value})
 
     def _go(self, **place: Any) -> None:
         self.session.state.across = replace(self.session.state.across, **place)
@@ -120,7 +120,7 @@ class SceneView(Steering):
             maps = list(self.session.maps)
             key: tuple[Any, ...] = (layer_map.map_run, *(m.run_id for m in solid_maps(maps)))
             return key, "Opening the map…", lambda: solid_scene(store, layer_map, maps)
-        layer, wanted = layer_map.layer, across.map_run
+        layer, wanted = layer_map.layer, across.map
         key = SIGMA_AXIS, layer.parent_id, layer.layer, wanted
         return key, "Opening the slices…", lambda: aligned_scene(store, layer, wanted)
 
@@ -167,7 +167,7 @@ class SceneView(Steering):
             return
         self._loaded = None
         if not self._is_solid:
-            self._go(map_run=run_id)
+            self._go(map=run_id)
         self.follow()
 
     def _show(self, scene: Scene | None) -> None:

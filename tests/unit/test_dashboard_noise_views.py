@@ -188,7 +188,7 @@ def test_recomputed_maps_of_every_kind_open_where_they_are_seen(runs, kind, dime
     logged = runs.added_maps[0]
     assert (logged.params["map"], logged.params["n_components"]) == made
     assert page.session.state.view == view
-    shown = page.session.state.across.map_run if kind is MapKind.ALIGNED else page.session.state.map_run
+    shown = page.session.state.across.map if kind is MapKind.ALIGNED else page.session.state.map_run
     assert shown == logged.run_id
 
 
@@ -205,10 +205,10 @@ def test_views_go_when_their_visitor_goes(visit, runs):
 def test_address_that_names_an_aligned_map_alone_opens_its_slices(runs):
     runs.added_maps = [aligned("newer"), aligned("older")]
     runs.places["older"] = Address(
-        run="ext-1", layer="midblock", sigma=0.5, view="noise", across=Across(map_run="older")
+        run="ext-1", layer="midblock", sigma=0.5, view="noise", across=Across(map="older")
     )
     page = Dashboard(DataStore(runs), SyntheticRunner(runs), SessionJobs())
     page.open({"run": "older"})
     assert page.session.notice is None, page.session.notice
     assert page.session.state.view == "noise"
-    assert page.session.state.across == Across(map_run="older")
+    assert page.session.state.across == Across(map="older")
