@@ -1,6 +1,7 @@
 """Small panes drawn in the browser; each shows a list of plain values and answers with a message."""
 
 import base64
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,11 @@ _ESM = Path(__file__).parent / "esm"
 
 
 class BrowserPane(JSComponent):
-    """Base: messages of the browser side go to `on_message`."""
+    """Base: draws by the module in `esm` that is called like the class; its messages go to `on_message`."""
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        cls._esm = _ESM / f"{re.sub(r'(?<!^)(?=[A-Z])', '_', cls.__name__).lower()}.js"
 
     def __init__(self, on_message: Callable[[dict[str, Any]], None] | None = None, **params: Any) -> None:
         self._on_message = on_message
@@ -38,15 +43,11 @@ class ColourKey(BrowserPane):
     entries = param.List(doc="[{name, colour, count, on}] of a categorical legend")
     scale = param.Dict(default={}, doc="{label, low, high, colours} of a continuous legend")
 
-    _esm = _ESM / "colour_key.js"
-
 
 class MapKeys(BrowserPane):
     """Keys pressed and the modifiers held on the map beside it; gives the map its accessible name."""
 
     label = param.String(doc="accessible name of the map")
-
-    _esm = _ESM / "map_keys.js"
 
 
 class SampleList(BrowserPane):
@@ -65,8 +66,6 @@ class SampleList(BrowserPane):
     opens = param.Boolean(False, doc="whether a click or Enter answers {open: id}")
     order = param.String("Distance", doc="what the entries are in the order of; they can be sorted otherwise")
     sortable = param.Boolean(True, doc="whether they can be sorted by class and by name as well")
-
-    _esm = _ESM / "sample_list.js"
 
     def __init__(
         self,
@@ -113,15 +112,11 @@ class Ranking(BrowserPane):
     more = param.String(doc="label of the button below those rows that answers {more: true}, if there are more")
     label = param.String(doc="what a screen reader calls the table")
 
-    _esm = _ESM / "ranking.js"
-
 
 class Gallery(BrowserPane):
     """This session's generations as thumbnails: {show: id} shows one, {path: id, on} draws its path."""
 
     entries = param.List(doc="[{id, src, title, detail, help, url, active, drawn, drawable, colour}]")
-
-    _esm = _ESM / "gallery.js"
 
 
 class HistoryList(BrowserPane):
@@ -130,8 +125,6 @@ class HistoryList(BrowserPane):
     entries = param.List(doc="[{id, src, title, detail, when, url, note}]; src may be empty")
     empty = param.String(doc="sentence shown when there is nothing")
     busy = param.Boolean(False, doc="whether one is being replayed, so that no other can be")
-
-    _esm = _ESM / "history.js"
 
 
 class ResultView(BrowserPane):
@@ -144,8 +137,6 @@ class ResultView(BrowserPane):
     recipe = param.String(doc="JSON to copy")
     command = param.String(doc="command line to copy")
 
-    _esm = _ESM / "result.js"
-
 
 class AddressBar(BrowserPane):
     """Writes the view into the window's address in place; Panel's own location adds to the history at each click."""
@@ -153,15 +144,11 @@ class AddressBar(BrowserPane):
     search = param.String(doc="query string of the view")
     keys = param.List(doc="query parameters that are the view's; all others are left alone")
 
-    _esm = _ESM / "address_bar.js"
-
 
 class BusyLine(BrowserPane):
     """A line along the top of the window that moves while the server is at work."""
 
     busy = param.Boolean(False, doc="whether it is")
-
-    _esm = _ESM / "busy_line.js"
 
 
 class ConnectionNotice(BrowserPane):
@@ -169,13 +156,9 @@ class ConnectionNotice(BrowserPane):
 
     text = param.String("The dashboard's server no longer answers. Loaded again, this page opens the same view.")
 
-    _esm = _ESM / "connection_notice.js"
-
 
 class Downloader(BrowserPane):
     """Hands files to the browser, which saves them; nothing of them is kept."""
-
-    _esm = _ESM / "downloader.js"
 
     def send(self, name: str, kind: str, content: bytes) -> None:
         """Save a file on the visitor's machine.

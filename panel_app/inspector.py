@@ -65,7 +65,7 @@ class SamplePanel(Part):
         self._layout = section(self._card, self._controls, self._heading, self.list, margin=(0, 16, 16, 16))
         super().__init__(session=session, **params)
 
-    @param.depends("session.state.selection", "session.map", "session.distances", watch=True, on_init=True)
+    @param.depends("session.state.selection", "session.map", "session.state.space", watch=True, on_init=True)
     def show(self) -> None:
         """Show the session's selection."""
         layer_map, chosen = self.session.map, self.session.state.selection
@@ -99,8 +99,6 @@ class SamplePanel(Part):
         self.session.state.space = self.space.value
         if self.session.state.selection.suggested:
             self.session.suggest()
-        else:
-            self.session.measure_again()
 
     def _on_list(self, message: dict[str, Any]) -> None:
         sample_id = message.get("remove")

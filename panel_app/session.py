@@ -51,7 +51,6 @@ class Session(param.Parameterized):
     extractions = param.List(default=[], doc="extractions of the chosen experiment, newest first")
     layers = param.List(default=[], doc="layer runs of the chosen extraction")
     maps = param.List(default=[], doc="re-computed maps of the layer run on show")
-    distances = param.Dict(default={}, doc="distance of each neighbour to the selected sample")
     notice = param.ClassSelector(class_=Notice, default=None, allow_None=True)
 
     def __init__(self, store: DataStore, **params: Any) -> None:
@@ -172,12 +171,12 @@ class Session(param.Parameterized):
     @reported
     def click(self, sample_id: str) -> None:
         """Answer a click on a sample of the map."""
-        self._select(self.state.selection.click(sample_id))
+        self.state.selection = self.state.selection.click(sample_id)
 
     @reported
     def choose_sample(self, sample_id: str) -> None:
         """Select a sample in place of the one selected before."""
-        self._select(Selection(sample_id))
+        self.state.selection = Selection(sample_id)
 
     @reported
     def mark(self, sample_ids: Sequence[str]) -> None:
@@ -187,7 +186,7 @@ class Session(param.Parameterized):
     @reported
     def toggle(self, sample_id: str) -> None:
         """Add or remove a neighbour."""
-        self._select(self.state.selection.toggle(sample_id))
+        self.state.selection = self.state.selection.toggle(sample_id)
 
     @reported
     def suggest(self) -> None:
@@ -197,32 +196,26 @@ class Session(param.Parameterized):
             self.tell("Click a point on the map first; then its nearest samples can be suggested.", "info")
             return
         found: tuple[Neighbour, ...] = self.map.neighbours(chosen.sample_id, self.state.k, self.state.space)
-        self._select(chosen.suggest(tuple(n.sample_id for n in found)))
+        self.state.selection = chosen.suggest(tuple(n.sample_id for n in found))
 
     @reported
     def select(self, selection: Selection) -> None:
         """Select a sample and neighbours, those on this map only."""
-        self._select(selection.only(self.map.row_of))
+        self.state.selection = selection.only(self.map.row_of)
 
     @reported
     def clear(self) -> None:
         """Select nothing."""
-        self._select(Selection())
+        self.state.selection = Selection()
 
-    @reported
-    def measure_again(self) -> None:
-        """Measure the neighbours' distances anew, in the space now chosen."""
-        self._measure(self.state.selection)
-
-    def _select(self, selection: Selection) -> None:
-        self._measure(selection)
-        self.state.selection = selection
-
-    def _measure(self, selection: Selection) -> None:
-        if selection.sample_id is None or self.map is None:
-            self.distances = {}
-        else:
-            self.distances = self.map.distances(selection.sample_id, selection.neighbours, self.state.space)
+    @property
+    def distances(self) -> dict[str, float]:
+        """Distance of each neighbour to the selected sample, in the space chosen."""
+        chosen = Selection() if self.map is None else self.state.selection.only(self.map.row_of)
+        if chosen.sample_id is None:
+            return {}
+        measured: dict[str, float] = self.map.distances(chosen.sample_id, chosen.neighbours, self.state.space)
+        return measured
 
     def _refresh_neighbours(self) -> None:
         """Keep the selected samples on another map; suggestions are made anew, for nearness differs there."""
@@ -231,7 +224,7 @@ class Session(param.Parameterized):
             k = min(max(self.state.k, 1), len(self.map.row_of) - 1)
             found = self.map.neighbours(kept.sample_id, k, self.state.space)
             kept = kept.suggest(tuple(n.sample_id for n in found))
-        self._select(kept)
+        self.state.selection = kept
 
     # -- opening --------------------------------------------------------------------------
 
@@ -297,7 +290,7 @@ class Session(param.Parameterized):
         selection = address.selection.only(layer_map.row_of)
         if address.selection.sample_id and selection != address.selection:
             self.tell("Some samples of this address are not on this map and were left out.", "warning")
-        self._select(selection)
+        self.state.selection = selection
         self.state.group = address.group.intersect(layer_map.row_of)
 
 

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from panel_app.comparisons import NeighbourhoodChange
 from panel_app.layer_map import LayerMap
 from panel_app.session import Session, Severity
-from panel_app.state import Selection
 
 
 class Side(Session):
@@ -43,6 +42,3 @@ class Side(Session):
     def mark(self, sample_ids: Sequence[str]) -> None:
         """Mark samples together, those that are on the session's map."""
         self.session.mark(sample_ids)
-
-    def _select(self, selection: Selection) -> None:
-        self.session._select(selection)

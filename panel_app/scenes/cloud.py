@@ -16,7 +16,7 @@ from panel_app.scenes.scene import Scene
 from panel_app.session import Session
 
 _ESM = Path(__file__).parents[1] / "esm"
-_PARTS = ("pane.js", "cloud_places.js", "cloud_pixels.js", "cloud_player.js", "cloud_view.js")
+_PARTS = ("pane.js", "cloud_places.js", "cloud_pixels.js", "cloud_player.js", "point_cloud.js")
 _USUAL_PIXELS = 820 * 540
 
 OVER_SIGMA = {
@@ -46,8 +46,6 @@ class PointCloud(BrowserPane):
     radius = param.Number(3.0, doc="of a disc, in pixels")
     dark = param.Boolean(False, doc="whether the page is dark")
     room_below = param.Integer(370, doc="pixels of the window left to what stands below")
-
-    _esm = _ESM / "cloud_view.js"
 
     @classmethod
     def _render_esm(cls, *_: Any, **__: Any) -> str:
