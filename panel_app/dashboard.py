@@ -29,7 +29,7 @@ from panel_app.state import ADDRESSED, Address
 from panel_app.store_banner import StoreBanner
 from panel_app.tabs import Tabs
 from panel_app.theme import CSS_VARIABLES, PAGE_SX, PANE_CSS, THEME_CONFIG
-from panel_app.views import Views, further_views
+from panel_app.views import Views
 
 SIDEBAR_WIDTH, PANEL_WIDTH = 276, 372
 _ANALYSIS = "Analysis"
@@ -79,7 +79,7 @@ class Dashboard:
         self.run = RunPanel(self.session)
         self._ui_url = ui_url
         on_map = pn.Column(self.drawing, self.results, sizing_mode="stretch_width", margin=0)
-        self.views = Views(self.session.state, on_map, further_views(self.session, runner, queue, self.results))
+        self.views = Views(self.session, on_map, runner, queue, self.results)
         self._build()
         self.session.param.watch(self._tell, "notice")
         self.session.param.watch(lambda *_: self._show_welcome(), "map")

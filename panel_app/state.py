@@ -69,10 +69,6 @@ class Selection:
         taken = {self.sample_id, *self.manual}
         return replace(self, suggested=tuple(s for s in sample_ids if s not in taken))
 
-    def without_neighbours(self) -> Self:
-        """Keep the selected sample alone."""
-        return replace(self, suggested=(), manual=())
-
     def only(self, known: Mapping[str, int]) -> Self:
         """Drop every sample that `known` lacks; without the selected sample nothing remains."""
         if self.sample_id not in known:

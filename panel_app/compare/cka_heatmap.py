@@ -16,6 +16,7 @@ from panel_app.cards import hint
 from panel_app.compare.comparison import Comparison
 from panel_app.fields import Part, row, text
 from panel_app.map.plot import load_plots
+from panel_app.places import CKA
 from panel_app.theme import SELECTED, SEQUENTIAL
 
 _HELP = (
@@ -46,8 +47,8 @@ class CkaPanel(Part):
 
     @param.depends("session.map", "session.state.against", watch=True, on_init=True)
     def show(self) -> None:
-        """Show the similarity of the layers, the pair on show outlined."""
-        if self.session.map is None:
+        """Show the similarity of the layers, the pair on show outlined, if this is looked at."""
+        if self.session.map is None or self.comparison.against.tool != CKA:
             return
         layer, against = self.session.map.layer, self.comparison.against
         level = format_sigma(layer.sigma)

@@ -9,13 +9,12 @@ import param
 from diffviews.errors import DiffViewsError, RunNotFoundError
 from diffviews.tracking.records import LayerRecord, MapRecord
 from panel_app.best_layer import best_layer, standing
-from panel_app.compare.sides import Side
 from panel_app.comparisons import NeighbourhoodChange, Pairing
 from panel_app.computing.background import Background
 from panel_app.data import DataStore
 from panel_app.layer_map import LayerMap
 from panel_app.places import COMPARE, Against
-from panel_app.session import Session
+from panel_app.session import Session, Severity
 
 NOTHING_ELSE = (
     "There is nothing to compare this layer with: it is the only finished layer run of its experiment. "
@@ -32,6 +31,43 @@ class RightMap:
     maps: tuple[MapRecord, ...]
     lacking: str
     """A sentence where it is not quite what was asked for."""
+
+
+class Side(Session):
+    """Draws a map; whatever is chosen on it is chosen for the session, by sample_id.
+
+    Args:
+        session: the visitor's session.
+        name_of_side: 'left' or 'right', for sentences.
+    """
+
+    def __init__(self, session: Session, name_of_side: str) -> None:
+        super().__init__(session.store)
+        self.session, self.state, self._side = session, session.state, name_of_side
+        self.plain: LayerMap | None = None
+        """The map on show, as it is without a comparison."""
+        self._change: NeighbourhoodChange | None = None
+
+    def show(self, layer_map: LayerMap, change: NeighbourhoodChange | None = None) -> None:
+        """Show a map, coloured by how much neighbourhoods change where `change` is given."""
+        if self.plain is not layer_map or self._change is not change:
+            self.plain, self._change = layer_map, change
+            self.map = layer_map if change is None else change.on(layer_map)
+
+    def tell(self, text: str, severity: Severity = "error") -> None:
+        """Show the visitor a sentence."""
+        self.session.tell(text, severity)
+
+    def click(self, sample_id: str) -> None:
+        """Answer a click on a sample of this side's map."""
+        if self.session.map is None or sample_id not in self.session.map.row_of:
+            self.tell(f"Sample {sample_id} is only on the {self._side} map, so it cannot be selected here.", "info")
+        else:
+            self.session.click(sample_id)
+
+    def mark(self, sample_ids: Sequence[str]) -> None:
+        """Mark samples together, those that are on the session's map."""
+        self.session.mark(sample_ids)
 
 
 class Comparison(param.Parameterized):

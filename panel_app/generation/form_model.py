@@ -159,4 +159,3 @@ def _parameter(option: Option) -> param.Parameter:
     if get_origin(kind) is Literal:
         return param.Selector(objects=[*((None,) if optional else ()), *get_args(kind)], **looks)
     return _KINDS.get(kind, param.Parameter)(**looks)
-

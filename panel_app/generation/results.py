@@ -93,9 +93,7 @@ class Results(pn.viewable.Viewer):
         entries = [e for e in self._entries if e is not current and e.run_id in self._kept_paths]
         entries = entries if current is None else [current, *entries]
         colours = path_colours([e.run_id for e in entries], {t.entry.run_id: t.colour for t in self.tracks})
-        return [
-            Track(e, self.view.active if e is current else 0, colours[e.run_id], e is current) for e in entries
-        ]
+        return [Track(e, self.view.active if e is current else 0, colours[e.run_id], e is current) for e in entries]
 
     def _fits(self, entry: GalleryEntry) -> bool:
         """Whether a path lies on the map on show."""

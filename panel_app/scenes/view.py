@@ -22,8 +22,7 @@ from panel_app.points import short_sigma
 from panel_app.scenes.cloud import CloudPane
 from panel_app.scenes.order import ALIGNED, SOLID, MapOrder
 from panel_app.scenes.paths import paths_on
-from panel_app.scenes.scene import Scene
-from panel_app.scenes.slices import SceneChoice, aligned_scene, solid_maps, solid_scene
+from panel_app.scenes.scene import Scene, SceneChoice, aligned_scene, solid_maps, solid_scene
 from panel_app.session import Session
 from panel_app.theme import ONE_LINE
 

@@ -373,6 +373,7 @@ def test_selectors_of_each_side_open_what_is_chosen(page, session):
 
 
 def test_similarity_shows_the_logged_table_and_a_cell_opens_its_pair(page, session, runs, monkeypatch):
+    page.comparison.set(tool=CKA)
     cka, table = page.cka, runs.similarity("ext-1", 0.5)
     cells, outline = cka.plot.object
     for value in ("decoder_block_2", "midblock"):

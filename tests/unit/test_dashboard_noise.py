@@ -16,7 +16,7 @@ from panel_app.generation.gallery_entry import Track
 from panel_app.places import SIGMA_AXIS, Across
 from panel_app.scenes.order import ALIGNED, SOLID, MapOrder
 from panel_app.scenes.paths import paths_on
-from panel_app.scenes.slices import aligned_scene, solid_scene
+from panel_app.scenes.scene import aligned_scene, solid_scene
 from panel_app.session import Session
 from panel_app.state import Address, ViewState
 from panel_app.theme import PATHS
