@@ -32,13 +32,13 @@ def hover_card(layer_map: LayerMap, row: int) -> str:
     """Return the card beside a hovered point: picture, class, the beginning of the prompt, id, sigma."""
     sample_id = layer_map.sample_at(row)
     text, prompt = layer_map.text_of(sample_id), layer_map.prompt_of(sample_id)
-    told = f'<div class="small clamp">{escape(shortened(prompt, 120))}</div>' if prompt and prompt != text else ""
+    below = f'<div class="small clamp">{escape(shortened(prompt, 120))}</div>' if prompt and prompt != text else ""
     return (
         '<div style="display:flex;gap:12px;align-items:center;padding:10px 14px 10px 10px;border-radius:10px;'
         "background:var(--dv-surface);box-shadow:0 4px 18px rgba(0,0,0,.22);border:1px solid var(--dv-faint);"
         'width:max-content;max-width:320px">'
         f'<div style="flex:none">{picture(layer_map, layer_map.thumbnail(sample_id), 72)}</div>'
-        f'<div><div class="title">{escape(shortened(text, 120))}</div>{told}'
+        f'<div><div class="title">{escape(shortened(text, 120))}</div>{below}'
         f'<div class="muted small">{escape(sample_id)}</div>'
         f'<div class="muted small num">{layer_map.sigma_at(row)}</div></div></div>'
     )
@@ -48,14 +48,14 @@ def selected_card(layer_map: LayerMap, sample_id: str) -> str:
     """Return the card of the selected sample, ringed as on the map, with its whole prompt and its numbers."""
     row = layer_map.row_of[sample_id]
     numbers = " · ".join(
-        f'<span title="{told}">{column_label(column).lower()} {layer_map.table[column].iloc[row]:.2f}</span>'
-        for column, told in _NUMBERS.items()
+        f'<span title="{help}">{column_label(column).lower()} {layer_map.table[column].iloc[row]:.2f}</span>'
+        for column, help in _NUMBERS.items()
         if column in layer_map.numeric_columns
     )
     ring = "box-shadow:0 0 0 3px var(--dv-selected);border-radius:8px"
     shown = picture(layer_map, layer_map.thumbnail(sample_id), 96, alt=sample_id, style=ring)
     prompt = layer_map.prompt_of(sample_id)
-    told = f'<p class="whole" style="margin-top:10px">{escape(prompt)}</p>' if prompt else ""
+    whole = f'<p class="whole" style="margin-top:10px">{escape(prompt)}</p>' if prompt else ""
     title = layer_map.text_of(sample_id)
     heading = f'<div class="title" style="font-size:18px;margin:2px 0">{escape(title)}</div>' if title != prompt else ""
     return (
@@ -65,7 +65,7 @@ def selected_card(layer_map: LayerMap, sample_id: str) -> str:
         f"{heading}"
         f'<div class="muted small">{escape(sample_id)} · {layer_map.sigma_at(row)}</div>'
         f'<div class="muted small">{_values(layer_map, row)}</div>'
-        f'<div class="muted small num" style="margin-top:2px">{numbers}</div></div></div>{told}'
+        f'<div class="muted small num" style="margin-top:2px">{numbers}</div></div></div>{whole}'
     )
 
 

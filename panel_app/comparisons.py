@@ -86,15 +86,15 @@ def measure(
             f"these maps share {len(sample_ids)} samples; neighbourhoods need at least {FEWEST} to compare"
         )
     k, total = min(k, len(sample_ids) - 1), len(sample_ids)
-    asked = np.unique(np.linspace(0, total - 1, min(total, max(most_pairs // total, 1))).astype(np.int64))
+    rows = np.unique(np.linspace(0, total - 1, min(total, max(most_pairs // total, 1))).astype(np.int64))
     change = neighborhood_change(
         _points(left, sample_ids),
         _points(right, sample_ids),
         k,
         metrics=(left.projector.parameters.metric, right.projector.parameters.metric),
-        rows=None if len(asked) == total else asked,
+        rows=None if len(rows) == total else rows,
     )
-    values = {sample_ids[row]: float(share) for row, share in zip(asked.tolist(), change, strict=True)}
+    values = {sample_ids[row]: float(share) for row, share in zip(rows.tolist(), change, strict=True)}
     return NeighbourhoodChange(k, total, values)
 
 

@@ -10,7 +10,7 @@ logger = logging.getLogger(__name__)
 
 
 @contextmanager
-def told(tell: Callable[[str], None], what: str) -> Iterator[None]:
+def failures_to(tell: Callable[[str], None], what: str) -> Iterator[None]:
     """Tell of a failure within instead of raising it; of one that nobody foresaw the log gets the details.
 
     Args:

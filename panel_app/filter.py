@@ -81,10 +81,10 @@ class Filter:
             rows = json.loads(text) if isinstance(text, str) else text
         except json.JSONDecodeError:
             return made
-        for column, asked in rows.items() if isinstance(rows, dict) else ():
-            if isinstance(asked, list) and all(isinstance(value, str) for value in asked):
-                made = made.with_values(column, tuple(dict.fromkeys(asked)))
-            elif isinstance(asked, dict) and (limits := _limits(asked.get("from"), asked.get("to"))):
+        for column, wanted in rows.items() if isinstance(rows, dict) else ():
+            if isinstance(wanted, list) and all(isinstance(value, str) for value in wanted):
+                made = made.with_values(column, tuple(dict.fromkeys(wanted)))
+            elif isinstance(wanted, dict) and (limits := _limits(wanted.get("from"), wanted.get("to"))):
                 made = made.with_range(column, limits)
         return made
 

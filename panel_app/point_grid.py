@@ -86,8 +86,8 @@ class PointGrid:
         """Return the places, in the order of the grid, of the points in a window; its edges belong to it."""
         places = joined(self.spans(x_range, y_range))
         x, y = self.x[places], self.y[places]
-        held = (x >= x_range[0]) & (x <= x_range[1]) & (y >= y_range[0]) & (y <= y_range[1])
-        return np.asarray(places[held])
+        inside = (x >= x_range[0]) & (x <= x_range[1]) & (y >= y_range[0]) & (y <= y_range[1])
+        return np.asarray(places[inside])
 
     def nearest(self, x: float, y: float, within: tuple[float, float]) -> int | None:
         """Return the row of the point nearest to (x, y), None when none lies within (dx, dy), as the eye measures."""
@@ -103,7 +103,7 @@ class PointGrid:
 
     def _touches(self, x_range: Range, y_range: Range) -> bool:
         pairs = ((x_range, self.x_range), (y_range, self.y_range))
-        return len(self) > 0 and all(asked[0] <= own[1] and asked[1] >= own[0] for asked, own in pairs)
+        return len(self) > 0 and all(wanted[0] <= own[1] and wanted[1] >= own[0] for wanted, own in pairs)
 
 
 def joined(spans: list[slice]) -> np.ndarray:

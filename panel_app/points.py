@@ -39,13 +39,13 @@ def join_points(points: pd.DataFrame, samples: SampleSet, columns: pd.DataFrame 
     Raises:
         SelectionError: if a point's sample is not in the set.
     """
-    placed = points[np.isfinite(points["x"]) & np.isfinite(points["y"])].reset_index(drop=True)
-    ids = placed["sample_id"].astype(str).tolist()
+    finite = points[np.isfinite(points["x"]) & np.isfinite(points["y"])].reset_index(drop=True)
+    ids = finite["sample_id"].astype(str).tolist()
     rows = samples.index_of(ids) if ids else np.zeros(0, np.int64)
     known = samples.table.iloc[rows].reset_index(drop=True)
-    table = placed.drop(columns=[c for c in known.columns if c in placed and c != "sample_id"])
+    table = finite.drop(columns=[c for c in known.columns if c in finite and c != "sample_id"])
     table["sample_id"] = ids
-    table["x"], table["y"] = placed["x"].astype("float32"), placed["y"].astype("float32")
+    table["x"], table["y"] = finite["x"].astype("float32"), finite["y"].astype("float32")
     table[CLASS] = _classes(known, samples, rows)
     table = table.assign(**{c: known[c] for c in ("class_label", "prompt", "seed")})
     different = known["prompt"].nunique()

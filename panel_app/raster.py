@@ -206,13 +206,13 @@ def _mixed(x: np.ndarray, y: np.ndarray, codes: np.ndarray, window: Window, colo
     counts = grid.to_numpy()
     weights = np.column_stack([_stops(colouring), np.ones(len(colouring.colours))]).astype(np.float32)
     summed = counts.reshape(-1, counts.shape[-1]).astype(np.float32) @ weights  # colours, and how many points
-    held = np.flatnonzero(summed[:, 3])
+    filled = np.flatnonzero(summed[:, 3])
     colour = np.zeros((*counts.shape[:2], 4), np.uint8)
-    if len(held):
-        mixed = summed[held]
+    if len(filled):
+        mixed = summed[filled]
         mixed[:, :3] /= mixed[:, 3:]
         mixed[:, 3] = _FAINTEST + (255 - _FAINTEST) * _ranks(mixed[:, 3].astype(np.int64))
-        colour.reshape(-1, 4)[held] = mixed.round()
+        colour.reshape(-1, 4)[filled] = mixed.round()
     return tf.Image(xr.DataArray(colour.view(np.uint32)[..., 0], [grid.coords[name] for name in grid.dims[:2]]))
 
 

@@ -37,6 +37,6 @@ class SampleRows(Mapping[str, int]):
         return self._count
 
     def __iter__(self) -> Iterator[str]:
-        held = np.flatnonzero(self._rows >= 0)
+        samples = np.flatnonzero(self._rows >= 0)
         ids = self._index.sample_ids
-        return (ids[sample] for sample in held[np.argsort(self._rows[held])].tolist())
+        return (ids[sample] for sample in samples[np.argsort(self._rows[samples])].tolist())

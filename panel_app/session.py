@@ -12,7 +12,7 @@ from diffviews.tracking.records import ExtractionRecord, LayerRecord
 from panel_app.best_layer import best_layer
 from panel_app.clustering import CLUSTER, Clustering, FoundClusters
 from panel_app.data import DataStore
-from panel_app.failures import told
+from panel_app.failures import failures_to
 from panel_app.layer_map import LayerMap, Neighbour
 from panel_app.places import ANYWHERE
 from panel_app.state import MAP, Address, Group, Selection, ViewState
@@ -37,7 +37,7 @@ def reported(
 
     @functools.wraps(method)
     def wrapper(self: "Session", *args: P.args, **kwargs: P.kwargs) -> R | None:
-        with told(self.tell, method.__name__):
+        with failures_to(self.tell, method.__name__):
             return method(self, *args, **kwargs)
         return None
 
@@ -75,12 +75,12 @@ class Session(param.Parameterized):
             model: preferred when the address names no run.
         """
         self.state.view, self.state.against, self.state.across = address.view, address.against, address.across
-        asked = Clustering.read(address.clusters)
-        self.state.clusters = None if asked is None else str(asked)
+        clustering = Clustering.read(address.clusters)
+        self.state.clusters = None if clustering is None else str(clustering)
         experiments = self.store.library.experiments()
         home = self._home_of(address.run, experiments) if address.run else None
         if address.run and home is None and (place := self.store.library.address_of(address.run)):
-            address = _placed(address, place)
+            address = _address_of(address, place)
             self.state.view, self.state.across = address.view, address.across
             home = self._home_of(str(address.run), experiments)
         if address.run and home is None:
@@ -266,8 +266,8 @@ class Session(param.Parameterized):
 
     def _show(self, layer_map: LayerMap, map_run: str | None) -> None:
         """Show a map; colour, filter and selection stay as far as it has them."""
-        layer, asked = layer_map.layer, Clustering.read(self.state.clusters)
-        if asked is not None and (known := self.store.known_derived(layer_map, asked)) is not None:
+        layer, clustering = layer_map.layer, Clustering.read(self.state.clusters)
+        if clustering is not None and (known := self.store.known_derived(layer_map, clustering)) is not None:
             layer_map = known.on(layer_map)
         with param.parameterized.batch_call_watchers(self.state):
             self.state.layer, self.state.sigma, self.state.map_run = layer.layer, layer.sigma, map_run
@@ -294,7 +294,7 @@ class Session(param.Parameterized):
         self.state.group = address.group.intersect(layer_map.row_of)
 
 
-def _placed(address: Address, place: Address) -> Address:
+def _address_of(address: Address, place: Address) -> Address:
     """Return an address that names a run of another kind than an extraction as what that run shows."""
     return replace(
         address,

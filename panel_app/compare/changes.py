@@ -155,10 +155,10 @@ def summary(comparison: Comparison) -> str:
         return hint(f"The two maps share {len(pairing)} samples; neighbourhoods need at least {FEWEST} to compare.")
     values = np.fromiter(change.values.values(), np.float64)
     none_kept = int((values == 1).sum())
-    asked = "" if change.is_whole else f" Measured for {len(values):,} of {change.total:,} samples, evenly spaced."
+    part = "" if change.is_whole else f" Measured for {len(values):,} of {change.total:,} samples, evenly spaced."
     return hint(
         f"On average {values.mean():.0%} of a sample's {change.k} nearest, in activation space, are others on the "
-        f"other map; {none_kept:,} of {len(values):,} samples keep none of theirs.{asked}"
+        f"other map; {none_kept:,} of {len(values):,} samples keep none of theirs.{part}"
     )
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import panel as pn
 
-from panel_app.failures import told
+from panel_app.failures import failures_to
 
 _POLL_MS = 100
 
@@ -23,7 +23,7 @@ class _Task:
     error: str | None = None
 
     def run(self) -> None:
-        with told(self._fail, "work beside the page"):
+        with failures_to(self._fail, "work beside the page"):
             self.result = self.work()
         self.over.set()
 

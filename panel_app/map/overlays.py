@@ -211,9 +211,9 @@ def emphasis_of(layer_map: LayerMap, state: ViewState) -> Emphasis:
     if state.highlight in colouring.categories:
         highlighted = points.only(points.values == colouring.categories.index(state.highlight))
     if len(state.group):
-        held = np.zeros(len(layer_map.table), dtype=bool)
-        held[layer_map.rows_of(state.group.sample_ids)] = True
-        marked = points.only(held[points.grid.rows])
+        mask = np.zeros(len(layer_map.table), dtype=bool)
+        mask[layer_map.rows_of(state.group.sample_ids)] = True
+        marked = points.only(mask[points.grid.rows])
     return Emphasis(highlighted, marked)
 
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import param
 
 from panel_app.cards import hover_card
-from panel_app.failures import told
+from panel_app.failures import failures_to
 from panel_app.html import Html
 from panel_app.map.figure import MapFigure
 from panel_app.map.overlays import columns
@@ -88,7 +88,7 @@ class Pointing(param.Parameterized):
         seen = self._seen()
         x, y = (float(layer_map.table[axis].iloc[row]) for axis in "xy")
         self._ring([(x, y, seen.diameter(row))])
-        with told(self.session.tell, "pointing at a sample"):
+        with failures_to(self.session.tell, "pointing at a sample"):
             card = hover_card(layer_map, row)
             self.card.param.update(object=card, styles=_beside(x, y, seen), visible=True)
 

@@ -32,7 +32,7 @@ def combined(before: Group, found: Iterable[str], way: Way) -> Group:
     )
 
 
-def way_held(chosen: Way, *, shift: bool, alt: bool) -> Way:
+def way_with(chosen: Way, *, shift: bool, alt: bool) -> Way:
     """Return what is meant while keys are held down: Shift adds, Alt removes, both intersect."""
     if shift:
         return "intersect" if alt else "add"
@@ -58,8 +58,8 @@ def rows_in_outline(grid: PointGrid, outline: np.ndarray) -> np.ndarray:
         return np.zeros(0, grid.rows.dtype)
     (x0, y0), (x1, y1) = corners.min(axis=0).tolist(), corners.max(axis=0).tolist()
     places = grid.inside((x0, x1), (y0, y1))
-    held = shapely.contains_xy(shapely.Polygon(corners), grid.x[places], grid.y[places])
-    return np.sort(grid.rows[places[held]])
+    inside = shapely.contains_xy(shapely.Polygon(corners), grid.x[places], grid.y[places])
+    return np.sort(grid.rows[places[inside]])
 
 
 HAND, BOX, LASSO = "hand", "box", "lasso"
@@ -188,7 +188,7 @@ class MapHand:
 
     def __init__(self, session: Session, tools: MapTools, moves: Mapping[str, Callable[[], None]]) -> None:
         self._session, self._tools = session, tools
-        self._held = {"shift": False, "alt": False}
+        self._modifiers = {"shift": False, "alt": False}
         self._actions = {
             **moves,
             "Escape": self.escape,
@@ -199,7 +199,7 @@ class MapHand:
     def on_message(self, message: Mapping[str, Any]) -> None:
         """Answer a key, or note which keys are down while the pointer goes down."""
         if "key" not in message:
-            self._held = {name: message.get(name) is True for name in self._held}
+            self._modifiers = {name: message.get(name) is True for name in self._modifiers}
         elif self._session.map is not None and message["key"] in self._actions:
             self._actions[message["key"]]()
 
@@ -235,5 +235,5 @@ class MapHand:
 
     def _mark(self, rows: np.ndarray) -> None:
         state = self._session.state
-        way = way_held(self._tools.way, **self._held)
+        way = way_with(self._tools.way, **self._modifiers)
         self._session.mark(combined(state.group, self._session.map.samples_at(rows), way).sample_ids)

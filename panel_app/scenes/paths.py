@@ -30,11 +30,11 @@ def paths_on(scene: Scene, track: Track, known: PathPlaces | None = None) -> lis
     drawn, generation = [], track.entry.generation
     for variant in ("baseline", "masked") if track.has_baseline else ("masked",):
         if (generation.run_id, variant) not in known:
-            known[generation.run_id, variant] = _placed(scene, generation, track.entry.map_run, variant)
-        placed = known[generation.run_id, variant]
-        if placed is None:
+            known[generation.run_id, variant] = _steps_on(scene, generation, track.entry.map_run, variant)
+        steps = known[generation.run_id, variant]
+        if steps is None:
             continue
-        rows = placed[(placed["sample"] == track.sample) & (placed["variant"] == variant)].sort_values("step")
+        rows = steps[(steps["sample"] == track.sample) & (steps["variant"] == variant)].sort_values("step")
         if len(rows):
             place = {axis: rows[axis].astype(float).tolist() if axis in rows else None for axis in "xyz"}
             levels = np.log(np.maximum(rows["sigma"].to_numpy(np.float64), LEAST_SIGMA)).tolist()
@@ -44,7 +44,7 @@ def paths_on(scene: Scene, track: Track, known: PathPlaces | None = None) -> lis
     return drawn
 
 
-def _placed(scene: Scene, generation: LoggedGeneration, map_run: str, variant: str) -> Any:
+def _steps_on(scene: Scene, generation: LoggedGeneration, map_run: str, variant: str) -> Any:
     """Return the placed steps: as logged when made on this map, else from the activations that the result holds."""
     if map_run == scene.map_run:
         return generation.path

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from panel_app.map.tools import combined, rows_in_box, rows_in_outline, way_held
+from panel_app.map.tools import combined, rows_in_box, rows_in_outline, way_with
 from panel_app.point_grid import PointGrid, joined
 from panel_app.state import Group
 
@@ -116,7 +116,7 @@ def test_marking_again_replaces_adds_removes_or_intersects():
 
 
 def test_keys_held_down_outrank_the_buttons():
-    assert way_held("intersect", shift=False, alt=False) == "intersect"
-    assert way_held("new", shift=True, alt=False) == "add"
-    assert way_held("add", shift=False, alt=True) == "remove"
-    assert way_held("new", shift=True, alt=True) == "intersect"
+    assert way_with("intersect", shift=False, alt=False) == "intersect"
+    assert way_with("new", shift=True, alt=False) == "add"
+    assert way_with("add", shift=False, alt=True) == "remove"
+    assert way_with("new", shift=True, alt=True) == "intersect"
