@@ -12,6 +12,7 @@ from explorer import SELECTED, count_colour
 from playwright.sync_api import expect
 from scipy.spatial.distance import cdist
 
+ALIKE = (247, 224, 75)
 TABLE = "table[aria-label^='Samples by how much'] tbody tr"
 
 
@@ -88,6 +89,15 @@ class Comparing:
         x, y = self.place(side, sample_id)
         clip = {"x": x - 16, "y": y - 16, "width": 32, "height": 32}
         return count_colour(self.explorer.pixels(clip), SELECTED)
+
+    def first_cell(self, heat_map):
+        """Where the first cell begins: its value is 1, so it has the last of the colours."""
+        box = heat_map.bounding_box()
+        last = np.abs(self.explorer.pixels(box) - np.array(ALIKE)).max(axis=-1) <= 12
+        if not last.any():
+            return None
+        left = int(np.flatnonzero(last.any(axis=0))[0])
+        return box["x"] + left, box["y"] + int(np.flatnonzero(last[:, left + 4])[0])
 
     def choose_right(self, label, option):
         self.page.get_by_role("combobox", name=re.compile(f"^{label}")).last.click()
@@ -178,10 +188,15 @@ def test_cell_of_the_similarity_opens_its_pair_and_a_row_of_the_table_either_sid
     comparing.open().enter()
     page.get_by_role("tab", name="Similarity of layers").click()
     table = data.comparisons.similarity(layer_map.layer.parent_id, layer_map.layer.sigma)
-    cell = page.locator("rect.cell[data-pair='0,1']")
-    cell.hover()
-    expect(page.locator(".value:visible")).to_have_text(f"{table.iloc[0, 1]:.3f}")
-    cell.click()
+    heat_map = page.locator(".bk-events:visible").nth(2)
+    heat_map.scroll_into_view_if_needed()
+    wait(lambda: comparing.first_cell(heat_map) is not None)
+    keep(page, "compare-similarity")
+    x, y = comparing.first_cell(heat_map)  # of two by two, each of 26 pixels
+    page.mouse.move(x + 38, y + 12)
+    page.mouse.click(x + 39, y + 13)
+    expect(page.get_by_text(f"{table.iloc[0, 1]:.3f}", exact=True).first).to_be_visible()
+    expect(page.get_by_text(f"{table.index[0]} and {table.columns[1]}")).to_be_visible()
     wait(lambda: comparing.query()["layer"] == table.index[0] and comparing.right().layer.layer == table.columns[1])
 
     page.get_by_role("tab", name="All measures").click()
