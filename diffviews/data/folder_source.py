@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from diffviews.data.class_labels import load_synsets
-from diffviews.data.pictures import Pictures, PixelPictures, decode_image, stack_images
+from diffviews.data.pictures import Pictures, PixelPictures, StoredPictures, decode_image, stack_images
 from diffviews.data.samples import SampleSet, stratified_rows
 from diffviews.errors import CorruptDataError, SampleSetError
 
@@ -49,33 +49,19 @@ def folder_samples(location: str, max_samples: int | None, resolution: int | Non
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class FilePictures(Pictures):
-    """Image files, decoded and fitted to a square when asked for."""
+class FilePictures(StoredPictures):
+    """Image files, decoded and fitted to a square."""
 
     root: Path
     names: tuple[str, ...]
-    """Path of each row's file below `root`."""
-    resolution: int
-    """Side in pixels."""
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Height and width of every image, in pixels."""
-        return self.resolution, self.resolution
+    """Paths of all files below `root`."""
 
     def pixels(self, rows: np.ndarray) -> np.ndarray:
         """Return (n, H, W, 3) uint8."""
         images = np.empty((len(rows), *self.size, 3), dtype=np.uint8)
-        for image, row in zip(images, rows, strict=True):
-            image[...] = _decode_file(self.root / self.names[row], self.resolution)
+        for image, number in zip(images, self.rows[rows], strict=True):
+            image[...] = _decode_file(self.root / self.names[number], self.size[0])
         return images
-
-    def take(self, rows: np.ndarray) -> "FilePictures":
-        """Return the pictures of `rows` in that order."""
-        return FilePictures(self.root, tuple(self.names[row] for row in rows), self.resolution)
 
 
 def open_pictures(root: Path, names: tuple[str, ...], resolution: int | None) -> Pictures:
@@ -91,7 +77,7 @@ def open_pictures(root: Path, names: tuple[str, ...], resolution: int | None) ->
         ShapeError: if sizes differ and there is no resolution.
     """
     if resolution is not None and len(names) * resolution**2 * 3 > EAGER_BYTES:
-        return FilePictures(root.absolute(), names, resolution)
+        return FilePictures(np.arange(len(names)), (resolution, resolution), root.absolute(), names)
     return PixelPictures(stack_images([_decode_file(root / name, resolution) for name in names], list(names)))
 
 

@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 
 from diffviews.data.class_labels import load_class_labels, remap_imagenet64_labels_to_standard
-from diffviews.data.pictures import Pictures, check_resolution, resize_images
+from diffviews.data.pictures import StoredPictures, check_resolution, resize_images
 from diffviews.data.samples import SampleSet, stratified_rows
 from diffviews.errors import CorruptDataError, SampleSetError, unknown_name
 
@@ -55,7 +55,7 @@ def lmdb_samples(location: str, max_samples: int | None, resolution: int | None)
     if standard is not None:
         frame["class_label"] = standard
         frame["class_name"] = [names.get(label) for label in standard.tolist()]
-    pictures = LmdbPictures(database, rows, database.size if side is None else (side, side))
+    pictures = LmdbPictures(rows, database.size if side is None else (side, side), database)
     return SampleSet(frame, pictures, "own" if order == "own" else "standard")
 
 
@@ -115,26 +115,15 @@ class LmdbImages:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class LmdbPictures(Pictures):
-    """Some images of a database, read and fitted to `size` when asked for."""
+class LmdbPictures(StoredPictures):
+    """Some images of a database."""
 
     source: LmdbImages
-    rows: np.ndarray
-    """Number in the database of each row of the set, (N,) int64."""
-    size: tuple[int, int]
-    """Height and width of every image, in pixels."""
-
-    def __len__(self) -> int:
-        return len(self.rows)
 
     def pixels(self, rows: np.ndarray) -> np.ndarray:
         """Return (n, H, W, 3) uint8."""
         images = self.source.images(self.rows[rows].tolist())
         return images if self.size == self.source.size else resize_images(images, self.size[0])
-
-    def take(self, rows: np.ndarray) -> "LmdbPictures":
-        """Return the pictures of `rows` in that order."""
-        return LmdbPictures(self.source, self.rows[rows], self.size)
 
 
 class _Reader:

@@ -14,7 +14,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from diffviews.data.files import write_atomically
-from diffviews.data.pictures import Pictures, PixelPictures, check_resolution, decode_image, stack_images
+from diffviews.data.pictures import (
+    Pictures,
+    PixelPictures,
+    StoredPictures,
+    check_resolution,
+    decode_image,
+    stack_images,
+)
 from diffviews.errors import CorruptDataError, SampleSetError, SchemaVersionError
 
 SCHEMA_VERSION = 1
@@ -69,7 +76,7 @@ def read_samples(path: str | os.PathLike[str], resolution: int | None = None) ->
     rows = np.arange(len(frame))
     size = opened.written_size
     if size is not None and (resolution is None or size == (resolution, resolution)):
-        return frame, ParquetPictures(opened, rows, size), opened.class_order
+        return frame, ParquetPictures(rows, size, opened), opened.class_order
     ids = [str(sample_id) for sample_id in frame["sample_id"]]
     return frame, PixelPictures(_decode_all(opened, rows, ids, resolution)), opened.class_order
 
@@ -172,17 +179,10 @@ class ParquetImages:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class ParquetPictures(Pictures):
-    """Some rows of the images in a Parquet file, decoded when asked for."""
+class ParquetPictures(StoredPictures):
+    """Some rows of the images in a Parquet file."""
 
     source: ParquetImages
-    rows: np.ndarray
-    """Row of the file for each row of the set, (N,) int64."""
-    size: tuple[int, int]
-    """Height and width of every image, in pixels."""
-
-    def __len__(self) -> int:
-        return len(self.rows)
 
     def pixels(self, rows: np.ndarray) -> np.ndarray:
         """Return (n, H, W, 3) uint8."""
@@ -204,10 +204,6 @@ class ParquetPictures(Pictures):
     def thumbnails(self, rows: np.ndarray) -> list[bytes]:
         """Return the stored thumbnails."""
         return self.source.files(self.rows[rows], "thumbnail")
-
-    def take(self, rows: np.ndarray) -> "ParquetPictures":
-        """Return the pictures of `rows` in that order."""
-        return ParquetPictures(self.source, self.rows[rows], self.size)
 
 
 def _decode_all(opened: ParquetImages, rows: np.ndarray, ids: list[str], resolution: int | None) -> np.ndarray:

@@ -2,7 +2,8 @@
 
 import io
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -169,3 +170,20 @@ class PixelPictures(Pictures):
     def take(self, rows: np.ndarray) -> "PixelPictures":
         """Return the pictures of `rows` in that order."""
         return PixelPictures(self.array[rows])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StoredPictures(Pictures):
+    """Images that lie in a file, a folder or a database, read and fitted to `size` when asked for."""
+
+    rows: np.ndarray
+    """Number of each image where it lies, (N,) int64."""
+    size: tuple[int, int]
+    """Height and width of every image, in pixels."""
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def take(self, rows: np.ndarray) -> Self:
+        """Return the pictures of `rows` in that order."""
+        return replace(self, rows=self.rows[rows])

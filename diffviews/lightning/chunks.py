@@ -7,10 +7,11 @@
             buffer.pass_on(start + len(rows))    # what is whole is cast, copied and on its way to the disk
 """
 
+from collections import deque
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from queue import SimpleQueue
-from threading import Semaphore, Thread
 from types import TracebackType
 from typing import Self
 
@@ -30,51 +31,39 @@ Job = Callable[[], None]
 class WriteBehind:
     """Does jobs one after the other in a thread of its own; the first that fails ends the work.
 
-    Its error is raised in the thread that submits, at the next `submit` or at `close`; jobs still
+    Its error is raised in the thread that submits, when the queue is full next or at `close`; jobs still
     waiting are dropped, so that nothing is written after a failure.
     """
 
     def __init__(self, waiting: int = CHUNKS_WAITING) -> None:
-        self._jobs: SimpleQueue[Job | None] = SimpleQueue()
-        self._room = Semaphore(waiting)
-        self._error: BaseException | None = None
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="chunk-writer")
+        self._limit, self._waiting = waiting, deque[Future[None]]()
         self._dropped = False
-        self._thread = Thread(target=self._work, name="chunk-writer", daemon=True)
-        self._thread.start()
 
     def submit(self, job: Job) -> None:
         """Have `job` done; waits while the queue is full, which holds the model back to the disk's speed."""
-        self._room.acquire()
-        if self._error is not None:
-            self._room.release()
-        self._raise()
-        self._jobs.put(job)
+        if len(self._waiting) == self._limit:
+            self._waiting.popleft().result()
+        self._waiting.append(self._pool.submit(self._do, job))
 
     def close(self) -> None:
         """Wait for the jobs submitted; raise the error of the one that failed."""
-        self._jobs.put(None)
-        self._thread.join()
-        self._raise()
+        self._pool.shutdown()
+        for job in self._waiting:
+            job.result()
 
     def abandon(self) -> None:
         """Drop the jobs that have not begun, and wait for the one that has."""
         self._dropped = True
-        self._jobs.put(None)
-        self._thread.join()
+        self._pool.shutdown()
 
-    def _raise(self) -> None:
-        if self._error is not None:
-            error, self._error, self._dropped = self._error, None, True
-            raise error
-
-    def _work(self) -> None:
-        while (job := self._jobs.get()) is not None:
+    def _do(self, job: Job) -> None:
+        try:
             if not self._dropped:
-                try:
-                    job()
-                except BaseException as error:  # noqa: BLE001 (raised again in the thread that submits)
-                    self._error, self._dropped = error, True
-            self._room.release()
+                job()
+        except BaseException:
+            self._dropped = True
+            raise
 
     def __enter__(self) -> Self:
         return self

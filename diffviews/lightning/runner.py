@@ -5,13 +5,11 @@ import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any, cast
 
 import lightning
 import torch
 from torch.utils.data import DataLoader, Dataset
-
-Batch = TypeVar("Batch")
 
 
 def trainer(device: torch.device, *, progress: bool = True, **options: Any) -> lightning.Trainer:
@@ -41,22 +39,11 @@ class PredictModule(lightning.LightningModule):
         return batch
 
 
-class Batches(Dataset[Batch]):
-    """A list of batches as a map-style data set."""
-
-    def __init__(self, batches: Sequence[Batch]) -> None:
-        self._batches = batches
-
-    def __len__(self) -> int:
-        return len(self._batches)
-
-    def __getitem__(self, index: int) -> Batch:
-        return self._batches[index]
-
-
-def predict(module: PredictModule, batches: Dataset[Any], device: torch.device, *, progress: bool = True) -> None:
+def predict(
+    module: PredictModule, batches: Dataset[Any] | Sequence[Any], device: torch.device, *, progress: bool = True
+) -> None:
     """Run a module over batches, one after the other, on the device of this process."""
-    loader: DataLoader[Any] = DataLoader(batches, batch_size=None, collate_fn=_as_is)
+    loader: DataLoader[Any] = DataLoader(cast("Dataset[Any]", batches), batch_size=None, collate_fn=_as_is)
     with interruptible():
         trainer(device, progress=progress).predict(module, loader, return_predictions=False)
 

@@ -20,7 +20,7 @@ from diffviews.data.prompts import read_prompts
 from diffviews.data.samples import SampleSet, concatenate
 from diffviews.lightning.generation import GenerationModule, Span
 from diffviews.lightning.process_group import ALONE, ProcessGroup, joined_process_group, run_processes
-from diffviews.lightning.runner import Batches, predict
+from diffviews.lightning.runner import predict
 from diffviews.noise import format_sigma
 from diffviews.pipelines.inputs import log_inputs
 from diffviews.pipelines.layers.results import LayerResult, make_results
@@ -148,7 +148,7 @@ class DatasetJob:
             own = group.share(begun.missing)
             if own:
                 module = GenerationModule(self.adapter, self.request, partial(write_span, begun.work, self._origin()))
-                predict(module, Batches(own), self.adapter.device, progress=group.leads)
+                predict(module, own, self.adapter.device, progress=group.leads)
             group.wait()
             made = sum(span.count for span in begun.missing)
             samples = self._samples(begun)

@@ -13,7 +13,7 @@ import pytest
 from diffviews.data.storage.cache import Cache
 from diffviews.errors import ConfigError, SelectionError, ShapeError
 from diffviews.pipelines.generate import generate
-from diffviews.pipelines.layers.entry import OpenedLayer, fill_from_run, log_entry
+from diffviews.pipelines.layers.nearest import OpenedLayer, fill_from_run, log_entry
 from diffviews.pipelines.masks import interventions_of
 from diffviews.pipelines.replay import replay
 from diffviews.pipelines.workspace import open_workspace
@@ -145,9 +145,10 @@ def test_sketched_layer_goes_through_the_cache_into_a_run_of_its_own(workspace, 
     record, cache = layer_of(workspace, drawn), Cache(tmp_path / "cache")
     with cache.adding(record.fingerprint) as draft:
         draft.about = fill_from_run(workspace, record.run_id, draft.folder)
-    with OpenedLayer("run", record.run_id, cache.open(record.fingerprint)) as opened:
+    entry = cache.open(record.fingerprint)
+    with OpenedLayer(entry.folder, entry.manifest, entry.lease, "run", record.run_id) as opened:
         elsewhere = open_workspace(experiment="elsewhere")
-        logged = elsewhere.catalog.layer(log_entry(elsewhere, opened.entry))
+        logged = elsewhere.catalog.layer(log_entry(elsewhere, opened))
         assert tuple(opened.points()["sample_id"]) == opened.samples().sample_ids
     assert elsewhere.sketch(logged).digest == workspace.sketch(record).digest
     np.testing.assert_array_equal(elsewhere.sketch(logged).mean, workspace.sketch(record).mean)

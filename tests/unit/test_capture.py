@@ -23,7 +23,7 @@ from diffviews.lightning.chunks import ChunkBuffer, WriteBehind
 from diffviews.lightning.extraction import ExtractionBatches, unfinished_blocks
 from diffviews.lightning.generation import GenerationModule, Span
 from diffviews.lightning.process_group import ProcessGroup
-from diffviews.lightning.runner import Batches, predict
+from diffviews.lightning.runner import predict
 from diffviews.pipelines.capture.arrays import array_path, capture_activations
 from diffviews.pipelines.capture.layer_array import link_tree
 from diffviews.pipelines.generate_dataset import Origin, write_span
@@ -251,7 +251,7 @@ def test_disk_need_counts_only_what_is_lacking(plan, tmp_path, caplog):
 def test_spans_make_the_samples_of_the_whole(adapter, tmp_path):
     request = GenerationRequest(num_samples=5, num_steps=2, seed=3, class_labels=tuple(range(5)))
     write = partial(write_span, tmp_path, Origin("edm-digits", "heun", adapter.class_names, Series(5)))
-    predict(GenerationModule(adapter, request, write), Batches([Span(0, 3), Span(3, 2)]), adapter.device)
+    predict(GenerationModule(adapter, request, write), [Span(0, 3), Span(3, 2)], adapter.device)
     parts = [SampleSet.read_parquet(path) for path in sorted(tmp_path.glob("*.parquet"))]
     assert [label for part in parts for label in part.class_labels] == list(range(5))
     images = np.concatenate([part.images for part in parts])

@@ -25,7 +25,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from filelock import FileLock, Timeout
 
@@ -87,13 +87,23 @@ class CachedLayer:
 
     folder: Path
     manifest: Manifest
-    _lease: FileLock
+    lease: FileLock
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest of everything that determines it."""
+        return self.manifest.owner
+
+    @property
+    def about(self) -> Mapping[str, Any]:
+        """Model, layer, sigma, data set, parameters and measures."""
+        return self.manifest.about
 
     def close(self) -> None:
         """Let the layer be evicted."""
-        _end(self._lease)
+        _end(self.lease)
 
-    def __enter__(self) -> "CachedLayer":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -83,7 +83,7 @@ class SharedLayers:
 
         It stays in the local cache until then.
         """
-        fingerprint, note = entry.manifest.owner, self._note(entry.folder)
+        fingerprint, note = entry.fingerprint, self._note(entry.folder)
         held = None if note.exists() else cache.open(fingerprint)
         if held is None:
             return None
