@@ -53,7 +53,7 @@ COMMANDS = {
         "diffviews.pipelines.train:train", "train a small denoiser, such as the shipped edm-digits", shared=True
     ),
     "viz": Command("diffviews.pipelines.viz:viz", "serve the dashboard", aliases=(("-m", "model"),)),
-    "layers": Command("diffviews.pipelines.layers.hook_points:layers", "a model's hook points with shapes and bytes"),
+    "layers": Command("diffviews.pipelines.models:layers", "a model's hook points with shapes and bytes"),
     "import": Command(
         "diffviews.pipelines.legacy.import_legacy:import_legacy",
         "a data folder in the legacy layout becomes runs",

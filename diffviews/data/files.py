@@ -1,4 +1,4 @@
-"""Files that are either whole or not there, under names that stay in their folder."""
+"""Files that are either whole or not there, and the rule that keeps names of files, objects and artifacts in place."""
 
 import os
 import secrets
@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
-from diffviews.errors import ConfigError
+from diffviews.errors import ConfigError, DiffViewsError
 
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
@@ -31,4 +31,25 @@ def check_file_name(what: str, name: str) -> str:
     """
     if not name or name in (".", "..") or set(name) & set("/\\\0"):
         raise ConfigError(f"{what} {name!r} cannot name a file; use a name without / or \\")
+    return name
+
+
+def is_plain_name(name: str) -> bool:
+    """Say whether a name is a relative POSIX path that stays below its folder on every system."""
+    parts = name.split("/")
+    leads_out = any(part in ("", ".", "..") for part in parts) or "\\" in name or ":" in parts[0]
+    return not leads_out and name.isprintable() and len(name) <= 1000
+
+
+def check_name(name: str, refusal: type[DiffViewsError] = ConfigError) -> str:
+    """Return a name that stays below its folder.
+
+    Raises:
+        ConfigError: or `refusal`, for an absolute one, '..', a backslash, a drive or a control character.
+    """
+    if not is_plain_name(name):
+        raise refusal(
+            f"the name {name[:200]!r} is not allowed; use a relative path such as 'map/points.parquet' without '..', "
+            "'\\', ':' or control characters"
+        )
     return name

@@ -1,9 +1,9 @@
-"""Sample sets as Parquet files in the Hugging Face `Image` convention, read row group by row group."""
+"""Parquet files: sample sets in the Hugging Face `Image` convention, read row group by row group, and plain tables."""
 
 import json
 import os
-from collections import OrderedDict
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from threading import Lock
 from typing import IO, Any
@@ -90,7 +90,7 @@ class ParquetImages:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._lock = Lock()
-        self._groups: OrderedDict[tuple[int, str], list[bytes | None]] = OrderedDict()
+        self._group = lru_cache(_CACHED_GROUPS)(self._read_group)
         if not path.is_file():
             raise SampleSetError(f"the sample set {path} does not exist or is not a file; check the path")
         try:
@@ -142,20 +142,13 @@ class ParquetImages:
                 found[int(row)] = data
         return [found[int(row)] for row in rows]
 
-    def _group(self, group: int, column: str) -> list[bytes | None]:
-        key = (group, column)
-        with self._lock:
-            if key not in self._groups:
-                try:
-                    table = self._file.read_row_group(group, columns=[f"{column}.bytes"])
-                    content = table.column(0).combine_chunks().field("bytes").to_pylist()
-                except _UNREADABLE as error:
-                    raise self._corrupt(error) from error
-                self._groups[key] = content
-                while len(self._groups) > _CACHED_GROUPS:
-                    self._groups.popitem(last=False)
-            self._groups.move_to_end(key)
-            return self._groups[key]
+    def _read_group(self, group: int, column: str) -> list[bytes | None]:
+        try:
+            with self._lock:
+                table = self._file.read_row_group(group, columns=[f"{column}.bytes"])
+            return list(table.column(0).combine_chunks().field("bytes").to_pylist())
+        except _UNREADABLE as error:
+            raise self._corrupt(error) from error
 
     def _own_metadata(self) -> dict[str, Any]:
         raw = (self._file.schema_arrow.metadata or {}).get(_KEY)
@@ -236,3 +229,19 @@ def _schema(size: tuple[int, int], class_order: str) -> pa.Schema:
     hugging_face = {"info": {"features": features}}
     metadata = {b"huggingface": json.dumps(hugging_face).encode(), _KEY: json.dumps(own).encode()}
     return pa.schema(list(_FIELDS.items()), metadata=metadata)
+
+
+def write_table(frame: pd.DataFrame, path: Path) -> None:
+    """Write a table without its index; of a map's points it takes half of what pandas' defaults take.
+
+    Coordinates hardly repeat, so a dictionary of them is one more copy. Ids mostly begin as the one before, and
+    only where they differ from it is stored.
+    """
+    table = pa.Table.from_pandas(frame, preserve_index=False)
+    texts = {field.name: "DELTA_BYTE_ARRAY" for field in table.schema if _is_text(field.type)}
+    categories = [field.name for field in table.schema if pa.types.is_dictionary(field.type)]
+    pq.write_table(table, path, compression="zstd", use_dictionary=categories, column_encoding=texts)
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))

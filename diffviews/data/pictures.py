@@ -2,7 +2,7 @@
 
 import io
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Self
 
 import numpy as np
@@ -178,7 +178,7 @@ class StoredPictures(Pictures):
 
     rows: np.ndarray
     """Number of each image where it lies, (N,) int64."""
-    size: tuple[int, int]
+    size: tuple[int, int] = field()  # the abstract property is no default
     """Height and width of every image, in pixels."""
 
     def __len__(self) -> int:

@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from diffviews.data.storage.names import check_name
+from diffviews.data.files import check_name
 from diffviews.data.storage.object_store import CONNECTIONS, ObjectStore, StoredObject
 from diffviews.data.storage.s3_client import parse_s3_address
 from diffviews.data.storage.uploads import UploadQueue

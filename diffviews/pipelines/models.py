@@ -1,7 +1,8 @@
-"""Models by name and checkpoint address: everything a job needs to have one in memory."""
+"""Models by name and checkpoint address: everything a job needs to have one in memory; the `layers` command."""
 
 import inspect
 import logging
+import math
 from dataclasses import asdict
 from os import PathLike, fspath
 from pathlib import Path
@@ -149,3 +150,23 @@ def describe(adapter: GeneratorAdapter) -> dict[str, Any]:
         **asdict(adapter.defaults),
         "layers": {layer: list(shape) for layer, shape in adapter.get_layer_shapes().items()},
     }
+
+
+def layers(recipe: ModelRecipe, workspace: Workspace, device: str = "cpu") -> str:
+    """List a model's hook points, their shapes, and what one sample's activation takes in float16.
+
+    Args:
+        recipe: the model and its weights.
+        workspace: whose registry `models:/` addresses belong to.
+        device: auto, cpu, cuda, cuda:N or mps.
+    """
+    adapter = load_model(recipe, workspace, device=device)
+    shapes = adapter.get_layer_shapes()
+    rows = [
+        (name, " × ".join(map(str, shapes[name])), f"{2 * math.prod(shapes[name]):,}")
+        for name in adapter.hookable_layers
+    ]
+    total = sum(2 * math.prod(shape) for shape in shapes.values())
+    rows = [("layer", "shape", "bytes a sample"), *rows, ("all", "", f"{total:,}")]
+    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+    return "\n".join(f"{name:<{widths[0]}}  {shape:<{widths[1]}}  {size:>{widths[2]}}" for name, shape, size in rows)

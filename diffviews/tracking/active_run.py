@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from diffviews.data.disk import named_disk_errors
 from diffviews.errors import CancelledError, ConfigError, DiffViewsError, RunNotFoundError, TrackingError
@@ -22,6 +22,8 @@ from diffviews.tracking.staging import Staging
 if TYPE_CHECKING:
     from mlflow.entities import Metric, Param, Run, RunTag
 
+    from diffviews.data.samples import SampleSet
+
 logger = logging.getLogger(__name__)
 
 MAX_PARAM_LENGTH = 6000
@@ -29,16 +31,6 @@ MAX_TAG_LENGTH = 8000
 _METRICS_PER_BATCH = 1000
 _PARAMS_PER_BATCH = 100
 _MAX_DATASET_DIGEST = 36
-
-
-class LoggedSamples(Protocol):
-    """What `ActiveRun.log_input` needs of a sample set."""
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 of ids, labels and pixels."""
-
-    def __len__(self) -> int: ...
 
 
 class ActiveRun:
@@ -160,7 +152,7 @@ class ActiveRun:
     ) -> None:
         self._connection.call(lambda client: client.log_batch(self.run_id, metrics, params, tags, synchronous=True))
 
-    def log_input(self, samples: LoggedSamples, *, name: str, source: str, context: str = "extraction") -> None:
+    def log_input(self, samples: "SampleSet", *, name: str, source: str, context: str = "extraction") -> None:
         """Name the sample set that the run works on, as an MLflow dataset.
 
         Args:
@@ -209,7 +201,7 @@ class ActiveRun:
         """Stage a DataFrame or a mapping of columns as the .csv or .parquet artifact `path`."""
         import pandas as pd
 
-        from diffviews.data.table_file import write_table
+        from diffviews.data.parquet import write_table
 
         if not path.endswith((".csv", ".parquet")):
             raise ConfigError(f"table {path!r} must be named .csv or .parquet")

@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from diffviews.data.files import check_name
 from diffviews.data.storage.cache import Cache
 from diffviews.data.storage.manifest import FileMark, Manifest, files_below
-from diffviews.data.storage.names import check_name
 from diffviews.data.storage.parallel import in_parallel
 from diffviews.errors import ConfigError, CorruptDataError, RunNotFoundError, SchemaVersionError
 from diffviews.tracking.connection import Connection, check_run_id

@@ -6,8 +6,8 @@ import secrets
 import shutil
 from pathlib import Path
 
+from diffviews.data.files import check_name
 from diffviews.data.storage.cache import cache_folder
-from diffviews.data.storage.names import check_name
 from diffviews.errors import ConfigError, TrackingError
 from diffviews.tracking.connection import Connection
 from diffviews.tracking.profiles import Profile, activate, load_profile

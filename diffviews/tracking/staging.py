@@ -7,8 +7,8 @@ from functools import partial
 from pathlib import Path
 
 from diffviews.data.disk import named_disk_errors
+from diffviews.data.files import check_name
 from diffviews.data.storage.manifest import FileMark, Manifest, files_below
-from diffviews.data.storage.names import check_name
 from diffviews.data.storage.parallel import in_parallel
 from diffviews.errors import TrackingError
 from diffviews.tracking.artifacts import MANIFEST, local_folder, move_into

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from diffviews.data.files import check_name
 from diffviews.data.storage.cache import cache_folder
 from diffviews.data.storage.manifest import FileMark, Manifest, files_below
-from diffviews.data.storage.names import check_name
 from diffviews.errors import ConfigError, CorruptDataError, RunNotFoundError, SchemaVersionError, TrackingError
 from diffviews.tracking.artifacts import MANIFEST, ArtifactFolder, local_folder
 

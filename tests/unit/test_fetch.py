@@ -12,11 +12,10 @@ import boto3
 import pytest
 from moto.server import ThreadedMotoServer
 
+from diffviews.data.files import check_name
 from diffviews.data.storage import resumable
 from diffviews.data.storage.fetch import fetch
-from diffviews.data.storage.hub import HubAddress, parse_hub_address
-from diffviews.data.storage.model_files import wanted_files
-from diffviews.data.storage.names import check_name
+from diffviews.data.storage.hub import HubAddress, parse_hub_address, wanted_files
 from diffviews.data.storage.s3_client import parse_s3_address, s3_client
 from diffviews.errors import CheckpointError, ConfigError
 from tests.file_server import Site, serve

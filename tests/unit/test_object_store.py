@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
+from diffviews.data.files import check_name
 from diffviews.data.r2_cache import R2DataStore, R2LayerCache, shared_bucket
 from diffviews.data.storage import resumable
-from diffviews.data.storage.names import check_name
 from diffviews.data.storage.object_store import LARGE, ObjectStore
 from diffviews.data.storage.store_errors import ObjectNotFoundError, StoreError
 from diffviews.errors import ConfigError, DiskSpaceError

@@ -5,7 +5,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from diffviews.data.table_file import write_table
+from diffviews.data.parquet import write_table
 
 RANDOM = np.random.default_rng(3)
 

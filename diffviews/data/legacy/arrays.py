@@ -6,13 +6,13 @@ Nothing in them is ever unpickled, and no array is allocated before its file is 
 import json
 import zipfile
 import zlib
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import accumulate
 from math import prod
 from pathlib import Path
-from typing import IO, Any, Protocol, Self
+from typing import IO, Any, Self
 
 import numpy as np
 
@@ -30,21 +30,6 @@ class StoredArray:
     shape: tuple[int, ...]
     """Rows first."""
     dtype: np.dtype
-
-
-class ActivationFile(Protocol):
-    """One open file of activations."""
-
-    @property
-    def path(self) -> Path:
-        """Where it lies."""
-
-    @property
-    def layers(self) -> Mapping[str, StoredArray]:
-        """What it holds."""
-
-    def read(self, layer: str) -> np.ndarray:
-        """Return the activations of one layer, (rows, *shape)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +115,10 @@ class NpyFile:
         return columns if len(shape) == 2 else columns.reshape(shape)
 
 
+ActivationFile = NpzFile | NpyFile
+"""One open file of activations."""
+
+
 def open_activations(stem: Path, *, single: bool = False) -> ActivationFile | None:
     """Return the file of activations named `stem`, given without its ending; None where there is none.
 
@@ -162,10 +151,11 @@ class PlacedActivations:
 
     def __init__(self, places: Sequence[Place]) -> None:
         self._places = tuple(places)
+        self._files = {place.file.path: place.file for place in self._places}
         first = self._places[0].file
         self.layers = {name: StoredArray(s.shape[1:], s.dtype) for name, s in first.layers.items()}
         """Shape and dtype of one sample of each layer."""
-        for file in {place.file.path: place.file for place in self._places}.values():
+        for file in self._files.values():
             held = {name: StoredArray(s.shape[1:], s.dtype) for name, s in file.layers.items()}
             if held != self.layers:
                 raise CorruptDataError(
@@ -175,26 +165,20 @@ class PlacedActivations:
             rows = min(stored.shape[0] for stored in place.file.layers.values())
             if not 0 <= place.row < rows:
                 raise CorruptDataError(f"{place.file.path} has {rows} rows, but a sample is said to be row {place.row}")
-        self._recent: OrderedDict[tuple[Path, str], np.ndarray] = OrderedDict()
+        self._array = lru_cache(_OPEN_ARRAYS)(lambda path, layer: self._files[path].read(layer))
+        self._layer = ""
 
     def rows(self, layer: str, samples: Sequence[int] | np.ndarray) -> np.ndarray:
         """Return the activations of samples by their place in the list, (n, *shape) float16 or float32."""
         stored = self.layers[layer]
+        if layer != self._layer:  # layers are read one after the other
+            self._array.cache_clear()
+            self._layer = layer
         values = np.empty((len(samples), *stored.shape), np.float16 if stored.dtype.itemsize == 2 else np.float32)
         for target, number in zip(values, samples, strict=True):
             place = self._places[number]
-            target[...] = self._array(place.file, layer)[place.row]
+            target[...] = self._array(place.file.path, layer)[place.row]
         return values
-
-    def _array(self, file: ActivationFile, layer: str) -> np.ndarray:
-        key = (file.path, layer)
-        if key not in self._recent:
-            if any(other != layer for _, other in self._recent):
-                self._recent.clear()  # layers are read one after the other
-            self._recent[key] = file.read(layer)
-            while len(self._recent) > _OPEN_ARRAYS:
-                self._recent.popitem(last=False)
-        return self._recent[key]
 
 
 def _read_header(stream: IO[bytes], size: int, single: bool) -> StoredArray:

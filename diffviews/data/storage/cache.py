@@ -30,8 +30,8 @@ from typing import Any, Self
 from filelock import FileLock, Timeout
 
 from diffviews.data.disk import format_bytes
+from diffviews.data.files import check_name
 from diffviews.data.storage.manifest import Manifest
-from diffviews.data.storage.names import check_name
 from diffviews.errors import ConfigError, CorruptDataError
 
 logger = logging.getLogger(__name__)

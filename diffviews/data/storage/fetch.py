@@ -8,11 +8,10 @@ from itertools import islice
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from diffviews.data.files import check_name
 from diffviews.data.storage.cache import cache_folder
 from diffviews.data.storage.https import check_secure, open_https, shown
-from diffviews.data.storage.hub import fetch_hub, parse_hub_address
-from diffviews.data.storage.model_files import wanted_files
-from diffviews.data.storage.names import check_name
+from diffviews.data.storage.hub import fetch_hub, parse_hub_address, wanted_files
 from diffviews.data.storage.object_store import ObjectStore
 from diffviews.data.storage.resumable import Expected, Piece, download
 from diffviews.data.storage.s3_client import S3Address, parse_s3_address

@@ -2,16 +2,18 @@
 
 import os
 import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from diffviews.data.storage.model_files import wanted_files
-from diffviews.data.storage.names import check_name
+from diffviews.data.files import check_name
 from diffviews.data.storage.resumable import Expected
 from diffviews.errors import CheckpointError, ConfigError
 
+_TEXTS = (".json", ".txt", ".model")
 _ADDRESS = re.compile(r"hf:(?://)?(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w.-]+))?(?:/(?P<path>.*))?")
 
 
@@ -63,7 +65,7 @@ def fetch_hub(address: HubAddress, folder: Path | None, expected: Expected) -> P
 
     where: dict[str, Any] = {"revision": address.revision, "endpoint": _endpoint()}
     place = {**where, "cache_dir": str(folder) if folder else None}
-    with _Explained(address):
+    with _explained(address):
         names = HfApi(endpoint=where["endpoint"]).list_repo_files(address.repo, revision=address.revision)
         if address.path in names:
             file = Path(hf_hub_download(address.repo, address.path, **place))
@@ -90,26 +92,65 @@ def _literal(name: str) -> str:
     return re.sub(r"([*?\[])", r"[\1]", name)
 
 
-class _Explained:
-    """Turns what goes wrong at the hub into words."""
+@contextmanager
+def _explained(address: HubAddress) -> Iterator[None]:
+    """Turn what goes wrong at the hub into words."""
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
-    def __init__(self, address: HubAddress) -> None:
-        self.address = address
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-
-        if isinstance(error, HFValidationError):
-            raise CheckpointError(f"{self.address} is no address on Hugging Face: {error}") from error
-        if isinstance(error, HfHubHTTPError):
-            code = getattr(error.response, "status_code", "an error")
-            remedy = "check the address, and HF_TOKEN if the model is private or must be agreed to"
-            raise CheckpointError(f"{self.address} cannot be fetched: the hub answers {code}; {remedy}") from error
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except HFValidationError as error:
+        raise CheckpointError(f"{address} is no address on Hugging Face: {error}") from error
+    except HfHubHTTPError as error:
+        code = getattr(error.response, "status_code", "an error")
+        remedy = "check the address, and HF_TOKEN if the model is private or must be agreed to"
+        raise CheckpointError(f"{address} cannot be fetched: the hub answers {code}; {remedy}") from error
+    except Exception as error:
         # What the hub's library says of a lost connection depends on the HTTP library of its version.
         family = type(error).__module__.partition(".")[0]
-        if isinstance(error, OSError) or family in ("huggingface_hub", "httpx", "httpx2", "requests"):
-            reason = next(iter(str(error).splitlines()), family)[:300]
-            raise CheckpointError(f"{self.address} cannot be fetched: {reason}") from error
+        if not isinstance(error, OSError) and family not in ("huggingface_hub", "httpx", "httpx2", "requests"):
+            raise
+        reason = next(iter(str(error).splitlines()), family)[:300]
+        raise CheckpointError(f"{address} cannot be fetched: {reason}") from error
+
+
+def wanted_files(names: Iterable[str]) -> list[str]:
+    """Return the files of a model folder to fetch: configurations, and its weights in one form.
+
+    Where a folder has safetensors its pickled twins are left out; where a file comes in variants
+    (`model.fp16.safetensors` beside `model.safetensors`) the plain one is taken. Beside a
+    `model_index.json`, weights at the top are copies of those in its folders.
+
+    Raises:
+        CheckpointError: if a name would lead out of the folder.
+    """
+    listed = sorted(name for name in names if not _file_of(name).startswith((".", "__")))
+    pipeline = "model_index.json" in listed
+    texts = [name for name in listed if name.endswith(_TEXTS)]
+    safe = [name for name in listed if name.endswith(".safetensors") and not (pipeline and "/" not in name)]
+    folders = {name.rpartition("/")[0] for name in safe}
+    pickled = [
+        name
+        for name in listed
+        if name.endswith(".bin") and name.rpartition("/")[0] not in folders and not (pipeline and "/" not in name)
+    ]
+    weights = _without_variants(safe) + _without_variants(pickled)
+    return sorted(texts + weights) if weights else []
+
+
+def _file_of(name: str) -> str:
+    return check_name(name, CheckpointError).rpartition("/")[2]
+
+
+def _without_variants(names: list[str]) -> list[str]:
+    present = set(names)
+    return [name for name in names if _plain_name(name) == name or _plain_name(name) not in present]
+
+
+def _plain_name(name: str) -> str:
+    """Return the name without a variant: 'unet/model.fp16.safetensors' → 'unet/model.safetensors'."""
+    folder, slash, file = name.rpartition("/")
+    parts = file.split(".")
+    return f"{folder}{slash}{parts[0]}.{parts[-1]}" if len(parts) == 3 else name

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from diffviews.data.storage.names import check_name
+from diffviews.data.files import check_name
 from diffviews.errors import ConfigError, CorruptDataError, SchemaVersionError
 
 MANIFEST_VERSION = 1

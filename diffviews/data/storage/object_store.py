@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from diffviews.data.disk import named_disk_errors
-from diffviews.data.storage.names import check_name, is_plain_name
+from diffviews.data.files import check_name, is_plain_name
 from diffviews.data.storage.parallel import in_parallel
 from diffviews.data.storage.resumable import CHUNK, BrokenConnectionError, Piece, download
 from diffviews.data.storage.s3_client import S3Address, parse_s3_address, s3_client

@@ -25,32 +25,21 @@ def in_parallel(work: Callable[[T], object], items: list[T], workers: int, *, de
         raise ConfigError(f"{workers} workers do nothing; take 1 or more")
     left = list(items)
     with tqdm(total=len(items), desc=describe[:40], unit="file", delay=2, disable=None, leave=False) as bar:
+
+        def one(item: T) -> None:
+            work(item)
+            bar.update()
+
         while left:
-            waiting, failed = dict(enumerate(left)), list[T]()
-
-            def one(number: int, waiting: dict[int, T] = waiting, failed: list[T] = failed) -> None:
-                try:
-                    work(waiting[number])
-                except StoreError:
-                    failed.append(waiting.pop(number))
-                    raise
-                del waiting[number]
-                bar.update()
-
-            try:
-                _all(one, list(waiting), workers)
-            except StoreError as error:
-                if len(waiting) + len(failed) == len(left):
-                    raise
+            with ThreadPoolExecutor(min(workers, len(left)), thread_name_prefix="store") as pool:
+                begun = {pool.submit(one, item): item for item in left}
+                for future in wait(begun, return_when=FIRST_EXCEPTION).not_done:
+                    future.cancel()
+            ended = {future: None if future.cancelled() else future.exception() for future in begun}
+            failed = [error for error in ended.values() if error is not None]
+            gone = [future for future, error in ended.items() if error is None and not future.cancelled()]
+            for error in failed:
+                if not gone or not isinstance(error, StoreError):
+                    raise error
                 logger.info("%s: %s; asking again for those that are left", describe, error)
-            left = [*waiting.values(), *failed]
-
-
-def _all(work: Callable[[T], object], items: list[T], workers: int) -> None:
-    with ThreadPoolExecutor(min(workers, len(items)), thread_name_prefix="store") as pool:
-        futures = [pool.submit(work, item) for item in items]
-        done, pending = wait(futures, return_when=FIRST_EXCEPTION)
-        for future in pending:
-            future.cancel()
-        for future in done:
-            future.result()
+            left = [item for future, item in begun.items() if future not in gone]

@@ -9,10 +9,10 @@ from hashlib import sha256
 from pathlib import Path
 
 from diffviews.data.disk import require_disk_space
+from diffviews.data.files import check_name
 from diffviews.data.r2_cache import DATA, missing_credentials, shared_bucket
 from diffviews.data.storage.cache import ENTRY, Cache, CachedLayer, check_fingerprint
 from diffviews.data.storage.manifest import Manifest
-from diffviews.data.storage.names import check_name
 from diffviews.data.storage.object_store import CONNECTIONS, ObjectStore
 from diffviews.data.storage.parallel import in_parallel
 from diffviews.data.storage.store_errors import ObjectNotFoundError

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
-from diffviews.data.storage.names import check_name
+from diffviews.data.files import check_name
 from diffviews.data.storage.object_store import ObjectStore
 from diffviews.errors import DiffViewsError
 

@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 
 from diffviews.data.disk import named_disk_errors
+from diffviews.data.parquet import write_table
 from diffviews.data.samples import SampleSet
-from diffviews.data.table_file import write_table
 from diffviews.noise import format_sigma
 from diffviews.pipelines.workspace import projector_name
 from diffviews.processing.figures import map_figure
