@@ -60,11 +60,11 @@ class LoggedRuns(Library):
 
     def maps(self, layer_run: str) -> Sequence[MapRecord]:
         shown = (None, MapKind.SINGLE, MapKind.JOINT)
-        return [m for m in self._noted(self._workspace.catalog.maps(layer_run)) if m.map_kind in shown]
+        return [m for m in self._noted(self._workspace.catalog.maps(layer_run)) if m.map in shown]
 
     def aligned_maps(self, layer_runs: Sequence[str]) -> Sequence[MapRecord]:
         found = [m for run in layer_runs for m in self._noted(self._workspace.catalog.maps(run))]
-        aligned = [m for m in found if m.map_kind is MapKind.ALIGNED]
+        aligned = [m for m in found if m.map is MapKind.ALIGNED]
         return sorted(aligned, key=lambda record: record.start_time, reverse=True)
 
     def samples(self, extraction: str) -> SampleSet:
@@ -164,7 +164,7 @@ def _address_of(workspace: Workspace, run_id: str) -> Address | None:
         return None
     layer = catalog.layer(record.source_run)
     place = Address(run=layer.parent_id, layer=layer.layer, sigma=layer.sigma)
-    if isinstance(record, MapRecord) and record.map_kind is MapKind.ALIGNED:
+    if isinstance(record, MapRecord) and record.map is MapKind.ALIGNED:
         return replace(place, view="noise", across=Across(map=run_id))
     if isinstance(record, MapRecord):
         return replace(place, map=run_id)

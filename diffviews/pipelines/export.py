@@ -136,7 +136,7 @@ def log_export(workspace: Workspace, source_run: str, files: Mapping[str, bytes]
         layer_index=source.layer_index,
         sigma=source.sigma,
         source_run=source_run,
-        map=source.map_kind,
+        map=source.map,
     )
     with workspace.tracker.start(Kind.EXPORT, title, tags) as run:
         for name, content in files.items():

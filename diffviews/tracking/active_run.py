@@ -7,7 +7,6 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from io import BytesIO
-from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -17,7 +16,7 @@ from diffviews.tracking.artifacts import ArtifactFolder
 from diffviews.tracking.connection import Connection, redact
 from diffviews.tracking.lock import WriterLock
 from diffviews.tracking.schema import Kind, RunTags, Tag
-from diffviews.tracking.staging import Staging
+from diffviews.tracking.staging import StagedArtifacts
 
 if TYPE_CHECKING:
     from mlflow.entities import Metric, Param, Run, RunTag
@@ -33,7 +32,7 @@ _PARAMS_PER_BATCH = 100
 _MAX_DATASET_DIGEST = 36
 
 
-class ActiveRun:
+class ActiveRun(StagedArtifacts):
     """A RUNNING run, made by `Tracker.start` or `Tracker.resume`; usable from several threads.
 
     As a context manager it ends the run: FINISHED when the block ends, after all staged artifacts
@@ -54,29 +53,15 @@ class ActiveRun:
     def __init__(
         self, connection: Connection, run: "Run", tags: RunTags, lock: WriterLock, *, opened_elsewhere: bool
     ) -> None:
-        self.run_id: str = run.info.run_id
+        super().__init__(connection, run.info.run_id, run.info.artifact_uri)
         self.experiment_id: str = run.info.experiment_id
-        self.artifact_uri: str = run.info.artifact_uri
         self.kind = Kind(run.data.tags[Tag.KIND])
         self.tags = tags
-        self._connection = connection
         self._writer_lock = lock
         self._opened_elsewhere = opened_elsewhere
-        self._files = Staging(connection, self.run_id, self.artifact_uri)
-        self._params: dict[str, str] = dict(run.data.params)
         self._lock = threading.RLock()
-        self._ended = False
+        self._params: dict[str, str] = dict(run.data.params)
         self._monitoring = contextlib.ExitStack()
-
-    @property
-    def staging(self) -> Path:
-        """Folder for artifacts in the making; a file's place in it is its artifact name."""
-        return self._files.folder
-
-    @property
-    def work(self) -> Path:
-        """Folder for what is no artifact but is wanted when the run is resumed; gone once it is finished."""
-        return self._files.work
 
     def log_params(self, params: Mapping[str, object]) -> None:
         """Log parameters; the same value twice is no error.
@@ -173,25 +158,9 @@ class ActiveRun:
         logged = DatasetInput(dataset, [InputTag("mlflow.data.context", context)])
         self._connection.call(lambda client: client.log_inputs(self.run_id, datasets=[logged]))
 
-    def stage(self, path: str) -> Path:
-        """Return where the artifact `path`, a file or a folder, is to be written.
-
-        Raises:
-            ConfigError: if the name is not allowed.
-        """
-        return self._files.place(path)
-
-    def log_artifact_file(self, local: Path | str, path: str | None = None) -> None:
-        """Stage a copy of a local file, or of a folder with all in it, as the artifact `path`."""
-        self._files.copy(Path(local), path or Path(local).name)
-
-    def log_artifact_bytes(self, content: bytes, path: str) -> None:
-        """Stage `content` as the artifact `path`."""
-        self._files.write(path, content)
-
     def log_text(self, text: str, path: str) -> None:
         """Stage `text`, in UTF-8, as the artifact `path`."""
-        self._files.write(path, text.encode())
+        self.log_artifact_bytes(text.encode(), path)
 
     def log_json(self, content: Any, path: str) -> None:
         """Stage `content` as JSON, which knows no NaN, as the artifact `path`."""
@@ -227,14 +196,6 @@ class ActiveRun:
             transfer=True,
         )
 
-    def publish(self) -> None:
-        """Make what is staged so far visible; the end of the run does it too.
-
-        Raises:
-            TrackingError: if the store cannot take it; what it has not taken is still staged.
-        """
-        self._files.publish()
-
     def artifacts(self) -> ArtifactFolder:
         """Return the run's published artifacts."""
         return ArtifactFolder(self.run_id, self.artifact_uri, self._connection)
@@ -242,7 +203,7 @@ class ActiveRun:
     def finish(self) -> None:
         """Log everything staged, then the manifest, then end the run FINISHED."""
         with self._lock:
-            self.set_tag(Tag.MANIFEST, self._files.publish_manifest())
+            self.set_tag(Tag.MANIFEST, self._publish_manifest())
             self._terminate("FINISHED")
 
     def fail(self, reason: str, *, status: str = "FAILED") -> None:
@@ -255,8 +216,7 @@ class ActiveRun:
     def _terminate(self, status: str) -> None:
         self._monitoring.close()
         self._connection.call(lambda client: client.set_terminated(self.run_id, status=status))
-        self._ended = True
-        self._files.close(finished=status == "FINISHED")
+        self._close(finished=status == "FINISHED")
         self._writer_lock.release()
 
     def __enter__(self) -> Self:
@@ -290,10 +250,6 @@ class ActiveRun:
             self.fail(reason, status="KILLED" if stopped else "FAILED")
         except (TrackingError, RunNotFoundError) as trouble:  # must not hide the error that ended the job
             logger.warning("run %s stays RUNNING: %s; staged files are in %s", self.run_id, trouble, self.staging)
-
-    def read_back(self) -> None:
-        """Take up what an earlier attempt at this run has published."""
-        self._files.read_back()
 
     def monitor_system(self) -> None:
         """Log CPU, memory, disk and GPU use every ten seconds until the run ends.

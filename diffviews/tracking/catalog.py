@@ -1,13 +1,13 @@
 """The catalog of logged runs, found by their tags and never by name or path."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Self, TypeVar
 
 from diffviews.errors import RunNotFoundError, SchemaVersionError, unknown_name
 from diffviews.tracking.artifacts import ArtifactFolder
 from diffviews.tracking.connection import Connection, check_run_id
-from diffviews.tracking.profiles import Profile, activate, load_profile, profile_of
+from diffviews.tracking.profiles import Profile, activate, find_profile
 from diffviews.tracking.records import (
     ExperimentRecord,
     ExtractionRecord,
@@ -22,10 +22,13 @@ from diffviews.tracking.schema import Kind, Tag
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
+    from mlflow.store.entities import PagedList
+    from mlflow.tracking import MlflowClient
 
 logger = logging.getLogger(__name__)
 
 R = TypeVar("R", bound=RunRecord)
+T = TypeVar("T")
 
 _PAGE = 1000
 _EXTRACTIONS = (Kind.EXTRACT, Kind.IMPORT, Kind.GENERATE_DATASET)
@@ -48,9 +51,7 @@ class Catalog:
     """
 
     def __init__(self, profile: Profile | str | None = None) -> None:
-        if isinstance(profile, str):
-            profile = profile_of(profile) if "://" in profile else load_profile(profile)
-        self.profile = activate(profile or load_profile())
+        self.profile = activate(find_profile(profile))
         self.connection = Connection(self.profile.tracking_uri)
 
     def __reduce__(self) -> tuple[type[Self], tuple[Profile]]:
@@ -59,15 +60,9 @@ class Catalog:
 
     def experiments(self) -> tuple[ExperimentRecord, ...]:
         """Return all experiments, by name."""
-        found, token = [], None
-        while True:
-            page = self.connection.call(
-                lambda client, token=token: client.search_experiments(max_results=_PAGE, page_token=token)  # type: ignore[misc]
-            )
-            found += [ExperimentRecord(e.experiment_id, e.name, e.artifact_location) for e in page]
-            token = page.token
-            if not token:
-                return tuple(sorted(found, key=lambda experiment: experiment.name))
+        found = self._pages(lambda client, token: client.search_experiments(max_results=_PAGE, page_token=token))
+        records = [ExperimentRecord(e.experiment_id, e.name, e.artifact_location) for e in found]
+        return tuple(sorted(records, key=lambda experiment: experiment.name))
 
     def extractions(
         self, experiment: str | None = None, *, model: str | None = None, unfinished: bool = False
@@ -198,20 +193,24 @@ class Catalog:
         return RunList(tuple(records), tuple(skipped))
 
     def _search(self, experiment_ids: list[str], condition: str) -> "list[Run]":
-        found: list[Run] = []
-        token: str | None = None
-        while experiment_ids:
-            page = self.connection.call(
-                lambda client, token=token: client.search_runs(  # type: ignore[misc]
-                    experiment_ids,
-                    condition,
-                    max_results=_PAGE,
-                    order_by=["attributes.start_time DESC"],
-                    page_token=token,
-                )
+        order = ["attributes.start_time DESC"]
+        if not experiment_ids:
+            return []
+        return self._pages(
+            lambda client, token: client.search_runs(
+                experiment_ids, condition, max_results=_PAGE, order_by=order, page_token=token
             )
+        )
+
+    def _pages(self, search: "Callable[[MlflowClient, str | None], PagedList[T]]") -> list[T]:
+        """Return what a search finds, asked for page by page."""
+
+        def page_at(token: str | None) -> "PagedList[T]":
+            return self.connection.call(lambda client: search(client, token))
+
+        page = page_at(None)
+        found = list(page)
+        while page.token:
+            page = page_at(page.token)
             found += page
-            token = page.token
-            if not token:
-                break
         return found

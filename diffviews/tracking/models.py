@@ -10,7 +10,7 @@ from diffviews.data.files import check_name
 from diffviews.data.storage.cache import cache_folder
 from diffviews.errors import ConfigError, TrackingError
 from diffviews.tracking.connection import Connection
-from diffviews.tracking.profiles import Profile, activate, load_profile
+from diffviews.tracking.profiles import Profile, activate, find_profile
 from diffviews.tracking.transfers import StoreTransfers
 
 SCHEME = "models:/"
@@ -36,8 +36,7 @@ def download_model(address: str, profile: Profile | str | None = None, folder: P
     found = _ADDRESS.fullmatch(address)
     if not found:
         raise ConfigError(f"{address[:200]!r} is no model address; write models:/name/version or models:/name@alias")
-    chosen = profile if isinstance(profile, Profile) else load_profile(profile)
-    connection = Connection(activate(chosen).tracking_uri)
+    connection = Connection(activate(find_profile(profile)).tracking_uri)
     name, alias = found["name"], found["alias"]
     version = found["version"] or connection.call(lambda client: client.get_model_version_by_alias(name, alias)).version
     source = connection.call(lambda client: client.get_model_version_download_uri(name, version))

@@ -103,6 +103,13 @@ def load_profile(name: str | None = None) -> Profile:
     return Profile(name, override, own_root, profile.experiment, profile.environment, profile.settings)
 
 
+def find_profile(profile: Profile | str | None) -> Profile:
+    """Return a profile, given by itself, its name, or a bare tracking address; None takes `load_profile()`."""
+    if isinstance(profile, Profile):
+        return profile
+    return profile_of(profile) if profile is not None and "://" in profile else load_profile(profile)
+
+
 def profile_of(tracking_uri: str, experiment: str = DEFAULT_EXPERIMENT) -> Profile:
     """Return the profile of a bare tracking address."""
     return Profile("address", tracking_uri, default_artifact_root(tracking_uri), experiment)

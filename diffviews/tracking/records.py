@@ -1,13 +1,13 @@
 """What the catalog says of a run: immutable values, free of MLflow's own types."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Generic, Self, TypeVar, overload
 
 from diffviews.errors import SchemaVersionError
-from diffviews.tracking.schema import Kind, MapKind, RunTags, Tag
+from diffviews.tracking.schema import Kind, RunTags, Tag
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -22,9 +22,9 @@ class ExperimentRecord:
     artifact_location: str
 
 
-@dataclass(frozen=True, slots=True)
-class RunRecord:
-    """One logged run.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunRecord(RunTags):
+    """One logged run, and what it is about.
 
     Attributes:
         run_id: MLflow's id.
@@ -37,14 +37,6 @@ class RunRecord:
         start_time: when it started, UTC.
         end_time: when it ended; None while it is RUNNING.
         artifact_uri: where its artifacts lie.
-        model: adapter name.
-        dataset: sample set.
-        layer: hook point or combined layer.
-        layer_index: position in the network's order.
-        sigma: noise level in EDM units.
-        source_run: run whose artifacts it was made from.
-        fingerprint: digest of what determines its result.
-        map_kind: kind of map it holds.
         error: the sentence it failed with.
         metrics: last value of each.
         params: as logged.
@@ -60,14 +52,6 @@ class RunRecord:
     start_time: datetime
     end_time: datetime | None
     artifact_uri: str
-    model: str | None
-    dataset: str | None
-    layer: str | None
-    layer_index: int | None
-    sigma: float | None
-    source_run: str | None
-    fingerprint: str | None
-    map_kind: MapKind | None
     error: str | None
     metrics: Mapping[str, float]
     params: Mapping[str, str]
@@ -99,6 +83,7 @@ class RunRecord:
             raise SchemaVersionError(f"the layer run lacks its tag {Tag.LAYER} or {Tag.SIGMA}")
         ended = info.end_time is not None and info.status != "RUNNING"
         return cls(
+            **{field.name: getattr(about, field.name) for field in fields(about)},
             run_id=info.run_id,
             name=info.run_name or info.run_id,
             kind=kind,
@@ -109,14 +94,6 @@ class RunRecord:
             start_time=_instant(info.start_time),
             end_time=_instant(info.end_time) if ended else None,
             artifact_uri=info.artifact_uri,
-            model=about.model,
-            dataset=about.dataset,
-            layer=about.layer,
-            layer_index=about.layer_index,
-            sigma=about.sigma,
-            source_run=about.source_run,
-            fingerprint=about.fingerprint,
-            map_kind=about.map,
             error=tags.get(Tag.ERROR),
             metrics=MappingProxyType(dict(run.data.metrics)),
             params=MappingProxyType(dict(run.data.params)),
@@ -133,7 +110,7 @@ class ExtractionRecord(RunRecord):
         return self.kind is not Kind.GENERATE_DATASET or self.params.get("layers", "0") != "0"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LayerRecord(RunRecord):
     """One layer at one sigma: activations, map and metrics, a child of its extraction."""
 

@@ -16,7 +16,7 @@ from diffviews.errors import TrackingError
 from diffviews.tracking.active_run import ActiveRun, check_params
 from diffviews.tracking.connection import Connection, check_run_id
 from diffviews.tracking.lock import WriterLock, refuse_elsewhere, work_folder, writer_name
-from diffviews.tracking.profiles import Profile, activate, load_profile, profile_of
+from diffviews.tracking.profiles import Profile, activate, find_profile
 from diffviews.tracking.records import ui_path
 from diffviews.tracking.schema import Kind, RunTags, Tag
 
@@ -48,9 +48,7 @@ class Tracker:
     """
 
     def __init__(self, profile: Profile | str | None = None, experiment: str | None = None) -> None:
-        if isinstance(profile, str):
-            profile = profile_of(profile) if "://" in profile else load_profile(profile)
-        self.profile = activate(profile or load_profile())
+        self.profile = activate(find_profile(profile))
         self.connection = Connection(self.profile.tracking_uri)
         self._experiment = experiment
         self._experiment_id: str | None = None

@@ -17,99 +17,99 @@ from diffviews.tracking.lock import LOCK_FILES, work_folder
 from diffviews.tracking.transfers import Transfers, transfers_for
 
 
-class Staging:
-    """The folder in which a run's artifacts are written, and the record of what was published.
+class StagedArtifacts:
+    """The artifacts of a run being written: a folder in which they are made, and the record of what was published.
 
     Beside an artifact folder a file is published by renaming it; to a bucket or a server it is sent. Usable
     from several threads as long as each writes files of its own.
 
     Attributes:
-        work: folder for whatever a resumed run may need again; deleted once the run is finished.
-        folder: root of the staged artifacts, in `work`; a file's place in it is its artifact name.
+        work: folder for what is no artifact but is wanted when the run is resumed; gone once it is finished.
+        staging: folder for artifacts in the making, in `work`; a file's place in it is its artifact name.
     """
 
     def __init__(self, connection: Connection, run_id: str, artifact_uri: str) -> None:
+        self.run_id, self.artifact_uri = run_id, artifact_uri
         self.work = work_folder(run_id, artifact_uri)
-        self.folder = self.work / "staged"
+        self.staging = self.work / "staged"
         self._connection = connection
-        self._run_id = run_id
-        self._artifact_uri = artifact_uri
         self._target = local_folder(artifact_uri)
         self._published: dict[str, FileMark] = {}
-        self._lock = threading.RLock()
-        self._closed = False
+        self._publishing = threading.RLock()
+        self._ended = False
 
-    def place(self, name: str) -> Path:
-        """Return where the artifact `name` is to be written; folders above it are made.
+    def stage(self, path: str) -> Path:
+        """Return where the artifact `path`, a file or a folder, is to be written; folders above it are made.
 
         Raises:
             ConfigError: if the name is not allowed.
             TrackingError: if the run has ended.
         """
-        if self._closed:
-            raise TrackingError(f"run {self._run_id} has ended; {name!r} cannot be added to it")
-        target = self.folder / check_name(name)
+        if self._ended:
+            raise TrackingError(f"run {self.run_id} has ended; {path!r} cannot be added to it")
+        target = self.staging / check_name(path)
         with named_disk_errors(target):
             target.parent.mkdir(parents=True, exist_ok=True)
         return target
 
-    def write(self, name: str, content: bytes) -> None:
-        """Write the whole artifact `name`.
+    def log_artifact_bytes(self, content: bytes, path: str) -> None:
+        """Stage `content` as the artifact `path`.
 
         Raises:
             DiskSpaceError: if the disk is full.
         """
-        target = self.place(name)
+        target = self.stage(path)
         with named_disk_errors(target):
             target.write_bytes(content)
 
-    def copy(self, local: Path, name: str) -> None:
-        """Copy a file, or a folder with all in it, to the artifact `name`.
+    def log_artifact_file(self, local: Path | str, path: str | None = None) -> None:
+        """Stage a copy of a local file, or of a folder with all in it, as the artifact `path`.
 
         Raises:
             DiskSpaceError: if the disk is full.
         """
-        target = self.place(name)
+        source = Path(local)
+        target = self.stage(path or source.name)
         with named_disk_errors(target):
-            if local.is_dir():
-                shutil.copytree(local, target, dirs_exist_ok=True)
+            if source.is_dir():
+                shutil.copytree(source, target, dirs_exist_ok=True)
             else:
-                shutil.copy2(local, target)
+                shutil.copy2(source, target)
 
     def publish(self) -> None:
-        """Make what is staged visible and empty the folder.
+        """Make what is staged so far visible and empty the folder; the end of the run does it too.
 
         Raises:
             TrackingError: if the store cannot take it; what it has not taken is still staged.
             DiskSpaceError: if a disk is full.
         """
-        with self._lock:
-            names = files_below(self.folder)
+        with self._publishing:
+            names = files_below(self.staging)
             for name in names:
                 check_name(name)
-            entries = {name: FileMark.of(self.folder / name) for name in names}
+            entries = {name: FileMark.of(self.staging / name) for name in names}
             if not entries:
                 return
             target = self._target
             if target is not None:
-                self._connection.call(lambda _: move_into(self.folder, names, target))
+                self._connection.call(lambda _: move_into(self.staging, names, target))
             else:
-                self._transfers().send(self.folder, names)
+                self._transfers().send(self.staging, names)
             self._published |= entries
-            shutil.rmtree(self.folder)
+            shutil.rmtree(self.staging)
 
-    def publish_manifest(self) -> str:
+    def _publish_manifest(self) -> str:
         """Publish what is staged, then the manifest of all that was published; return its SHA-256."""
-        with self._lock:
+        with self._publishing:
             self.publish()
-            self.write(MANIFEST, Manifest(self._run_id, self._published).to_json().encode())
-            digest = FileMark.of(self.folder / MANIFEST).sha256
+            self.log_artifact_bytes(Manifest(self.run_id, self._published).to_json().encode(), MANIFEST)
+            digest = FileMark.of(self.staging / MANIFEST).sha256
             self.publish()
             return digest
 
     def read_back(self) -> None:
         """Take up, file by file, what an earlier attempt at the run has published and will not send again."""
-        left_out = {MANIFEST, *files_below(self.folder)}
+        left_out = {MANIFEST, *files_below(self.staging)}
         if self._target is not None:
             names = [name for name in files_below(self._target) if name not in left_out]
             self._published |= {name: FileMark.of(self._target / name) for name in names}
@@ -127,10 +127,10 @@ class Staging:
         copy.unlink()
 
     def _transfers(self) -> Transfers:
-        return transfers_for(self._connection, self._artifact_uri)
+        return transfers_for(self._connection, self.artifact_uri)
 
-    def close(self, *, finished: bool) -> None:
+    def _close(self, *, finished: bool) -> None:
         """Take nothing more; delete the work folder unless the run may need what is in it again."""
-        self._closed = True
+        self._ended = True
         if finished or {path.name for path in self.work.rglob("*") if path.is_file()} <= LOCK_FILES:
             shutil.rmtree(self.work, ignore_errors=True)

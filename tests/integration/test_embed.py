@@ -70,7 +70,7 @@ def test_map_run_says_what_it_is(workspace, layer_run):
     record = workspace.catalog.map(outcome.run_id)
     assert (record.layer, record.sigma, record.source_run) == ("decoder_block_4", 2.0, layer_run.run_id)
     assert list(workspace.projectors(outcome.run_id)) == [2.0]
-    assert record.map_kind is MapKind.SINGLE
+    assert record.map is MapKind.SINGLE
     assert record.params["n_neighbors"] == "8"
     assert {"trustworthiness", "continuity", "knn_accuracy_map"} <= set(record.metrics)
     assert outcome.run_id in [listed.run_id for listed in workspace.catalog.maps(layer_run.run_id)]
@@ -90,7 +90,7 @@ def test_joint_map_holds_every_sample_at_every_sigma(workspace, layer_run):
     for _, level in points.groupby("sigma"):
         assert tuple(level["sample_id"]) == workspace.activations(layer_run).sample_ids
     record = workspace.catalog.map(outcome.run_id)
-    assert record.map_kind is MapKind.JOINT
+    assert record.map is MapKind.JOINT
     assert record.sigma is None
     assert list(workspace.projectors(outcome.run_id)) == [0.5]
     path = generate(

@@ -128,7 +128,7 @@ def test_parent_keeps_what_the_folder_said(workspace, imported):
 def test_recorded_coordinates_are_a_map_of_their_layer_unchanged(workspace, folder, layers):
     record = layers["decoder_block_4", 2.0]
     (found,) = workspace.catalog.maps(record.run_id)
-    assert (found.map_kind, found.sigma, found.source_run) == (MapKind.SINGLE, 2.0, record.run_id)
+    assert (found.map, found.sigma, found.source_run) == (MapKind.SINGLE, 2.0, record.run_id)
     points = pd.read_parquet(workspace.folder(found.run_id).path("map/points.parquet")).set_index("sample_id")
     np.testing.assert_array_equal(points.loc[folder.places_of, ["x", "y"]].to_numpy(np.float32), folder.places)
     assert not workspace.catalog.maps(layers["encoder_bottleneck", 2.0].run_id)
@@ -152,7 +152,7 @@ def test_projector_of_recorded_coordinates_places_activations_among_their_neighb
 def test_coordinates_of_several_noise_levels_are_a_joint_map(workspace, layers):
     (found,) = workspace.catalog.maps(layers["decoder_block_4", 0.5].run_id)
     (projector,) = workspace.projectors(found.run_id).values()
-    assert (found.map_kind, found.sigma, len(projector)) == (MapKind.JOINT, None, 80)
+    assert (found.map, found.sigma, len(projector)) == (MapKind.JOINT, None, 80)
     assert sorted(set(projector.row_sigmas)) == [0.5, 2.0]
 
 

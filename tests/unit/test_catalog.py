@@ -137,7 +137,7 @@ def test_record_cannot_be_changed(catalog, store):
 def test_maps_and_generations_are_found_by_their_source(catalog, store):
     ids = store[1]
     (found,) = catalog.maps(ids["conv_in", 2.0])
-    assert (found.run_id, found.map_kind) == (ids["map"], MapKind.SINGLE)
+    assert (found.run_id, found.map) == (ids["map"], MapKind.SINGLE)
     assert [record.run_id for record in catalog.generations(ids["conv_in", 2.0])] == [ids["generation"]]
     assert [record.run_id for record in catalog.generations()] == [ids["generation"]]
     assert len(catalog.maps(ids["conv_in", 10.0])) == 0
