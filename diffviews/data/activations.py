@@ -13,7 +13,7 @@ order, what the values depend on and, once finished, their digest.
 import errno
 import os
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from io import RawIOBase
@@ -169,6 +169,13 @@ class ActivationWriter:
                 self._store(chunk, values)
                 self._digests[chunk] = digest_chunk(values)
                 self._present.add(chunk)
+
+    def fill(self, read: Callable[[slice], np.ndarray]) -> None:
+        """Store all chunks, whose rows `read` returns, and finish."""
+        for chunk in range(self.num_chunks):
+            rows = self.rows_of(chunk)
+            self.write(rows.start, read(rows))
+        self.finish()
 
     def finish(self) -> str:
         """Check every chunk that others wrote, mark the array as finished and return its digest.

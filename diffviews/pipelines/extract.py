@@ -15,12 +15,10 @@ from diffviews.lightning.process_group import ALONE, ProcessGroup, joined_proces
 from diffviews.noise import format_sigma
 from diffviews.pipelines.capture.arrays import capture_activations
 from diffviews.pipelines.capture.layer_array import LayerArray
-from diffviews.pipelines.capture.rows import capture_rows
 from diffviews.pipelines.control import ControlExperiment
 from diffviews.pipelines.datasets import open_dataset
 from diffviews.pipelines.inputs import log_inputs
-from diffviews.pipelines.layers.results import Further, LayerResult, make_results
-from diffviews.pipelines.layers.runs import LayerRuns
+from diffviews.pipelines.layers.runs import Further, LayerRuns, make_results
 from diffviews.pipelines.models import load_model
 from diffviews.pipelines.plan import ExtractionPlan, check_sigmas, choose_layers
 from diffviews.pipelines.summary import ExtractionSummary
@@ -103,9 +101,8 @@ class ExtractionJob:
             arrays = capture_activations(plan, begun.missing, begun.work / "arrays", group=group)
 
             def log_whole() -> None:
-                for key in arrays if runs else ():
-                    if key not in runs[0].logged and LayerResult(arrays[key]).is_whole:
-                        runs[0].log(key, arrays[key], plan.layer_fingerprint(*key))
+                for own in runs:
+                    own.log_whole(arrays, plan.layer_fingerprint)
 
             make_results(
                 arrays,
@@ -172,6 +169,4 @@ class ExtractionJob:
         return control.measure(layer, partial(self._anew, layer, sigma))
 
     def _anew(self, layer: str, sigma: float, rows: np.ndarray) -> np.ndarray:
-        plan = self.plan
-        found = capture_rows(plan.adapter, plan.samples, plan.recipe.conditioning, sigma, [layer], rows)
-        return found[layer].float().cpu().numpy()
+        return self.plan.capture_rows(sigma, [layer], rows)[layer].float().cpu().numpy()

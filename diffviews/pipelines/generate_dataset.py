@@ -23,8 +23,7 @@ from diffviews.lightning.process_group import ALONE, ProcessGroup, joined_proces
 from diffviews.lightning.runner import predict
 from diffviews.noise import format_sigma
 from diffviews.pipelines.inputs import log_inputs
-from diffviews.pipelines.layers.results import LayerResult, make_results
-from diffviews.pipelines.layers.runs import LayerRuns
+from diffviews.pipelines.layers.runs import LayerRuns, make_results
 from diffviews.pipelines.models import absolute, load_model
 from diffviews.pipelines.plan import check_sample_count, choose_layers
 from diffviews.pipelines.series import Series
@@ -215,11 +214,10 @@ class DatasetJob:
         arrays = {key: trajectories.array(key) for key in keys}
 
         def log_whole() -> None:
-            for layer, sigma in arrays if runs else ():
-                array = arrays[layer, sigma]
-                if (layer, sigma) not in runs[0].logged and LayerResult(array).is_whole:
-                    part = self.fingerprint(len(samples), layer=layer, sigma=format_sigma(sigma))
-                    runs[0].log((layer, sigma), array, part)
+            for own in runs:
+                own.log_whole(
+                    arrays, lambda layer, sigma: self.fingerprint(len(samples), layer=layer, sigma=format_sigma(sigma))
+                )
 
         make_results(
             arrays,

@@ -4,11 +4,16 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from math import prod
-from typing import Self
+from typing import Any, Self
+
+import numpy as np
+import torch
 
 from diffviews.adapters.base import GeneratorAdapter
 from diffviews.adapters.condition import Condition
 from diffviews.adapters.hooks import known_layers
+from diffviews.core.extractor import capture
+from diffviews.core.session import Keep, copy_of
 from diffviews.data.layout import LayerKey
 from diffviews.data.samples import SampleSet
 from diffviews.errors import ConfigError, LayerNotFoundError, unknown_name
@@ -131,6 +136,16 @@ class ExtractionPlan:
     def conditions(self) -> list[Condition] | None:
         """What conditions the forward passes, None for the unconditional pass."""
         return conditions_of(self.samples, self.recipe.conditioning)
+
+    @torch.inference_mode()
+    def capture_rows(
+        self, sigma: float, layers: Sequence[str], rows: np.ndarray, keep: Keep = copy_of
+    ) -> dict[str, Any]:
+        """Return what `keep` makes of each layer's outputs, (n, *layer_shape), for n rows, from one forward pass."""
+        adapter, chosen = self.adapter, self.samples.take(rows)
+        conditions = conditions_of(chosen, self.recipe.conditioning)
+        given = {} if conditions is None else adapter.condition(conditions)
+        return capture(adapter, adapter.encode(chosen.images), chosen.sample_ids, given, sigma, layers, keep)
 
     def stored_shape(self, layer: str) -> tuple[int, ...]:
         """Return the shape of what is kept of one sample's activation; a sketch may have fewer numbers."""

@@ -17,10 +17,7 @@ from diffviews.data.layout import LayerKey
 from diffviews.data.samples import SampleSet
 from diffviews.lightning.chunks import ChunkBuffer, WriteBehind
 from diffviews.lightning.generation import Span
-from diffviews.noise import format_sigma
-from diffviews.pipelines.capture.layer_array import LayerArray
-
-_OVERFLOW = "exceeds-float16"
+from diffviews.pipelines.capture.layer_array import LayerArray, array_path, overflow_note
 
 Rows = Iterator[tuple[int, np.ndarray]]
 """(first row, activations of that row and those after it, (n, *layer_shape)), in order of the rows."""
@@ -64,17 +61,15 @@ class TrajectoryArrays:
             with suppress(DoesNotFitError):
                 self._write(layer, step, array.path, "float16")
                 return array
-            (array.path.parents[1] / _OVERFLOW).touch()
+            overflow_note(self.folder, key).touch()
         array = self.array(key)
         self._write(layer, step, array.path, "float32")
         return array
 
     def array(self, key: LayerKey) -> LayerArray:
         """Return where an array lies, or will lie."""
-        layer, sigma = key
-        place = self.folder / f"{layer}@{format_sigma(sigma)}"
-        dtype = "float32" if (place / _OVERFLOW).exists() else "float16"
-        return LayerArray(place / dtype / "activations.zarr")
+        dtype = "float32" if overflow_note(self.folder, key).exists() else "float16"
+        return LayerArray(array_path(self.folder, key, dtype))
 
     def _write(self, layer: str, step: int, path: Path, dtype: str) -> None:
         writer = ActivationWriter(

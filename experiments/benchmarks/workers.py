@@ -7,7 +7,7 @@ from diffviews.adapters.registry import load_adapter
 from diffviews.data.layout import LayerKey
 from diffviews.pipelines.capture.arrays import capture_activations
 from diffviews.pipelines.capture.layer_array import LayerArray
-from diffviews.pipelines.layers.results import make_results
+from diffviews.pipelines.layers.runs import make_results
 from diffviews.processing.umap_backend import warm_up
 from experiments.benchmarks.benchmark import Measurement, Setting, benchmark
 from experiments.benchmarks.extraction import plan_of

@@ -12,23 +12,12 @@ from diffviews.data.layout import LayerKey, estimate_bytes
 from diffviews.lightning.extraction import ExtractionBatches, ExtractionModule, block_rows, unfinished_blocks
 from diffviews.lightning.process_group import ALONE, ProcessGroup
 from diffviews.lightning.runner import predict
-from diffviews.noise import format_sigma
-from diffviews.pipelines.capture.layer_array import LayerArray
+from diffviews.pipelines.capture.layer_array import LayerArray, array_path, overflow_note
 from diffviews.pipelines.capture.sketches import SPARE, fit_sketches, sketch_path
 from diffviews.pipelines.plan import ExtractionPlan
 from diffviews.processing.sketch import Sketch
 
 logger = logging.getLogger(__name__)
-
-
-def array_path(folder: Path, key: LayerKey, dtype: str) -> Path:
-    """Return where the array of a (layer, sigma) is written while the extraction runs."""
-    return _place(folder, key) / dtype / "activations.zarr"
-
-
-def _place(folder: Path, key: LayerKey) -> Path:
-    layer, sigma = key
-    return folder / f"{layer}@{format_sigma(sigma)}"
 
 
 def capture_activations(
@@ -85,7 +74,7 @@ def _remove_overflowed(plan: ExtractionPlan, folder: Path, dtypes: Mapping[Layer
 
 def _activation_dtypes(plan: ExtractionPlan, folder: Path, keys: Sequence[LayerKey]) -> dict[LayerKey, str]:
     """Return the dtype of each layer's activations: the plan's, or float32 for one known not to fit float16."""
-    return {key: "float32" if _overflow_note(folder, key).exists() else plan.recipe.dtype for key in keys}
+    return {key: "float32" if overflow_note(folder, key).exists() else plan.recipe.dtype for key in keys}
 
 
 def _dtypes(plan: ExtractionPlan, folder: Path, keys: Sequence[LayerKey]) -> dict[LayerKey, str]:
@@ -98,13 +87,8 @@ def _dtypes(plan: ExtractionPlan, folder: Path, keys: Sequence[LayerKey]) -> dic
     return _activation_dtypes(plan, folder, keys)
 
 
-def _overflow_note(folder: Path, key: LayerKey) -> Path:
-    """Return the file whose presence says that a layer does not fit float16; a later resume reads it too."""
-    return _place(folder, key) / "exceeds-float16"
-
-
 def _note_overflow(folder: Path, key: LayerKey) -> None:
-    note = _overflow_note(folder, key)
+    note = overflow_note(folder, key)
     note.parent.mkdir(parents=True, exist_ok=True)
     note.touch()
 

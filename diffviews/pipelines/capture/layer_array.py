@@ -1,18 +1,39 @@
-"""One finished array of a layer: a layer run makes its map of it and keeps what it needs."""
+"""One finished array of a layer, and what is made of it by any process until a layer run has it: map and measures."""
 
+import json
 import os
 import shutil
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from diffviews.data.activations import ActivationReader
+from diffviews.data.files import write_atomically
+from diffviews.data.layout import LayerKey
+from diffviews.data.samples import SampleSet
+from diffviews.errors import CorruptDataError
 from diffviews.lightning.projection import RunningMean
+from diffviews.noise import format_sigma
+from diffviews.pipelines.layers.measured_map import measure, write_map
 from diffviews.processing.fitting import FittedMap, fit_map, fit_reduced
 from diffviews.processing.map_parameters import MapParameters
-from diffviews.processing.sketch import Sketch, SketchRecord
+from diffviews.processing.sketch import SKETCH_FILE, Sketch, SketchRecord
+from diffviews.tracking.active_run import ActiveRun
+
+_MEASURES = "measures.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Measures:
+    """The numbers of a layer run."""
+
+    digest: str
+    """Of the array."""
+    metrics: dict[str, float]
+    explained_variance: list[float] = field(default_factory=list)
+    """Share of the variance along each principal axis."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +64,7 @@ class LayerArray:
             return fit_reduced(reduction, sample_ids, parameters)
         return fit_map(ActivationReader.open(self.path), sample_ids, parameters)
 
-    def measures(self) -> dict[str, float]:
+    def _known(self) -> dict[str, float]:
         """Return what is to be known of it besides its map: values that are not finite, and what a sketch lost."""
         known = {"nonfinite": float(ActivationReader.open(self.path).nonfinite)}
         if self.sketch is None:
@@ -59,17 +80,81 @@ class LayerArray:
             return sketch.mean
         return RunningMean(self.path).mean(len(ActivationReader.open(self.path)))
 
-    def write_sketch(self, path: Path) -> None:
+    def _write_sketch(self, path: Path) -> None:
         """Write what a layer run keeps of a sketch beside its map, whose points are the vectors."""
         attrs = ActivationReader.open(self.path).attrs
         about = {name: attrs[name] for name in ("layer", "sigma", "model_digest", "dataset_digest", "digest")}
         SketchRecord(**about, mean=self.mean().reshape(1, *self.layer_shape)).save(path)
+
+    @property
+    def is_whole(self) -> bool:
+        """True when map, picture and measures are made, so that nothing is left to be computed."""
+        return (self.results / _MEASURES).is_file()
+
+    def made(self, samples: SampleSet, maps: MapParameters, title: str) -> Measures:
+        """Fit, measure and write the map in `results`; return the numbers, with which `finish` makes it whole.
+
+        Raises:
+            CorruptDataError: if values are not finite; title and samples are named.
+        """
+        try:
+            fitted = self.fit(samples.sample_ids, maps)
+        except CorruptDataError as error:
+            raise CorruptDataError(f"{title}: {error}") from error
+        measured = measure(fitted, samples, title=title)
+        shutil.rmtree(self.results, ignore_errors=True)
+        write_map(measured, self._place)
+        if self.sketch is not None:
+            self._write_sketch(self._place(SKETCH_FILE))
+        metrics = {**measured.quality.summary, **self._known()}
+        return Measures(self.digest, metrics, list(map(float, measured.quality.explained_variance)))
+
+    def finish(self, measures: Measures, further: Mapping[str, float] | None = None) -> None:
+        """Write the numbers, with further ones."""
+        whole = asdict(measures)
+        whole["metrics"] |= further or {}
+        write_atomically(self.results / _MEASURES, lambda file: file.write(json.dumps(whole).encode()))
+
+    def log(self, run: ActiveRun) -> None:
+        """Log what was made of it, and what is kept of it, in a layer run."""
+        measures = Measures(**json.loads((self.results / _MEASURES).read_text()))
+        run.set_tag("diffviews.digest", measures.digest)
+        run.log_metrics(measures.metrics)
+        run.log_metric_series("pca_explained_variance", measures.explained_variance)
+        run.log_image("map", (self.results / "map.png").read_bytes())
+        # Linked, not moved: until the run is finished a resume finds everything where it was made.
+        for path in self.results.rglob("*"):
+            if path.is_file() and path.name != _MEASURES:
+                link_file(path, run.stage(path.relative_to(self.results).as_posix()))
+        if self.sketch is None:
+            link_tree(self.path, run.stage("activations.zarr"))
+
+    def _place(self, name: str) -> Path:
+        path = self.results / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
 
     def remove(self) -> None:
         """Remove it and what was made of it; a fitted sketch stays as long as the job's folder."""
         shutil.rmtree(self.path)
         for folder in (self.results, RunningMean(self.path).folder):
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def place_of(folder: Path, key: LayerKey) -> Path:
+    """Return the folder, below that of a job, of what is made of a (layer, sigma) while the job runs."""
+    layer, sigma = key
+    return folder / f"{layer}@{format_sigma(sigma)}"
+
+
+def array_path(folder: Path, key: LayerKey, dtype: str) -> Path:
+    """Return where the array of a (layer, sigma) is written."""
+    return place_of(folder, key) / dtype / "activations.zarr"
+
+
+def overflow_note(folder: Path, key: LayerKey) -> Path:
+    """Return the file whose presence says that a layer does not fit float16; a later resume reads it too."""
+    return place_of(folder, key) / "exceeds-float16"
 
 
 def link_tree(source: Path, target: Path) -> None:

@@ -20,7 +20,7 @@ from diffviews.data.layout import LayerKey
 from diffviews.errors import ConfigError
 from diffviews.lightning.process_group import ALONE, ProcessGroup
 from diffviews.noise import format_sigma
-from diffviews.pipelines.capture.rows import capture_rows
+from diffviews.pipelines.capture.layer_array import place_of
 from diffviews.pipelines.plan import ExtractionPlan
 from diffviews.processing.blocks import ActivationSource
 from diffviews.processing.sketch import fit_sketch
@@ -75,8 +75,7 @@ def _lot(sample_id: str) -> bytes:
 
 def sketch_path(folder: Path, key: LayerKey) -> Path:
     """Return where the fitted sketch of a (layer, sigma) lies while the extraction runs."""
-    layer, sigma = key
-    return folder / f"{layer}@{format_sigma(sigma)}" / "fitted-sketch.safetensors"
+    return place_of(folder, key) / "fitted-sketch.safetensors"
 
 
 def fit_sketches(
@@ -177,8 +176,7 @@ class _Fit:
                 if count_nonfinite(narrow) and count_nonfinite(narrow) > int((~torch.isfinite(rows)).sum()):
                     overflowed.add(layer)
 
-            conditioning = plan.recipe.conditioning
-            capture_rows(plan.adapter, plan.samples, conditioning, self.sigma, list(self.rows), batch, keep)
+            plan.capture_rows(self.sigma, list(self.rows), batch, keep)
         return overflowed
 
     def _write(self, path: Path, rows: FitRows, values: np.ndarray) -> None:

@@ -230,11 +230,7 @@ class ImportJob:
             model_digest=plan.model.digest,
             dataset_digest=plan.samples.digest,
         )
-        for chunk in range(writer.num_chunks):
-            span = writer.rows_of(chunk)
-            values = plan.activations.rows(layer, rows[span])
-            writer.write(span.start, values.reshape(len(values), *writer.shape[1:]))
-        writer.finish()
+        writer.fill(lambda span: plan.activations.rows(layer, rows[span]).reshape(-1, *writer.shape[1:]))
         return LayerArray(path)
 
     def _log_originals(

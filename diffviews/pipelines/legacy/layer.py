@@ -20,9 +20,8 @@ from diffviews.data.legacy.maps import AXES, MIN_POINTS
 from diffviews.data.r2_cache import DATA, legacy_layer_objects
 from diffviews.data.storage.object_store import ObjectStore, StoredObject
 from diffviews.errors import CorruptDataError
-from diffviews.pipelines.layers.measured_map import map_title, measure
+from diffviews.pipelines.layers.measured_map import map_title, measure, write_map
 from diffviews.pipelines.plan import ExtractionPlan
-from diffviews.pipelines.workspace import projector_name
 from diffviews.processing.fitting import fit_given_map
 from diffviews.tracking.schema import fingerprint
 
@@ -82,9 +81,7 @@ class LegacyLayer:
         title = map_title(self.plan.adapter.model_type, *self.key)
         measured = measure(fitted, samples, title=title)
         (folder / "map").mkdir()
-        measured.points.to_parquet(folder / "map/points.parquet", index=False)
-        (folder / "map.png").write_bytes(measured.picture)
-        fitted.projector.save(folder / projector_name(None))
+        write_map(measured, folder.joinpath)
         samples.write_parquet(folder / "samples.parquet")
         self._store(folder / "activations.zarr", ids, activations)
         (folder / "legacy" / "layer.npy").unlink()  # stored as Zarr now
@@ -140,10 +137,7 @@ class LegacyLayer:
             model_digest=UNKNOWN_MODEL_DIGEST,
             dataset_digest=self.plan.samples.digest,
         )
-        for chunk in range(writer.num_chunks):
-            rows = writer.rows_of(chunk)
-            writer.write(rows.start, np.asarray(activations[rows], dtype=writer.dtype))
-        writer.finish()
+        writer.fill(lambda rows: np.asarray(activations[rows], dtype=writer.dtype))
 
     def _about(self, metrics: dict[str, float]) -> dict[str, Any]:
         order = list(self.plan.adapter.hookable_layers)
