@@ -63,7 +63,8 @@ COMMANDS = {
         "diffviews.pipelines.legacy.convert:convert", "per-sample .npz activations into one .npy", positional=("path",)
     ),
     "checkpoints": Command(
-        "diffviews.pipelines.checkpoints:checkpoints", "list the public checkpoints known by name, with their licences"
+        "diffviews.pipelines.download:list_checkpoints",
+        "list the public checkpoints known by name, with their licences",
     ),
     "convert-checkpoint": Command(
         "diffviews.pipelines.convert_checkpoint:convert_checkpoint",

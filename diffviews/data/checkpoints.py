@@ -6,7 +6,6 @@ whole or not there.
 """
 
 import contextlib
-import hashlib
 import json
 import os
 import secrets
@@ -14,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from diffviews.data.files import sha256_of
 from diffviews.data.tensor_file import order_header
 from diffviews.errors import CheckpointError
 
@@ -145,8 +145,7 @@ def write_safetensors(
 
 def file_digest(path: str | os.PathLike[str]) -> str:
     """Return the sha256 of a file's bytes in hexadecimal."""
-    with _existing_file(path).open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    return sha256_of(_existing_file(path))
 
 
 def _read_pickled_network(file: Path) -> tuple[dict[str, "Tensor"], dict[str, Any]]:

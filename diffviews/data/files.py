@@ -1,5 +1,6 @@
 """Files that are either whole or not there, and the rule that keeps names of files, objects and artifacts in place."""
 
+import hashlib
 import os
 import secrets
 from collections.abc import Callable
@@ -21,6 +22,12 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes, 64 hex digits."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def check_file_name(what: str, name: str) -> str:

@@ -22,7 +22,7 @@ from diffviews.errors import ConfigError, CorruptDataError
 from diffviews.lightning.process_group import ALONE, ProcessGroup
 from diffviews.lightning.runner import interruptible, trainer
 from diffviews.lightning.training_config import TrainingConfig
-from diffviews.lightning.training_data import Batch, TrainingData
+from diffviews.lightning.training_data import Batch, training_batches
 from diffviews.models.adm_unet import ADMUNet
 from diffviews.models.preconditioning import EDMPrecond
 from diffviews.noise import NoiseSource, keyed_generator
@@ -242,7 +242,7 @@ def train_denoiser(
     chosen = resolve_device(device)
     if config.batch_size < group.size:
         raise ConfigError(f"batch_size {config.batch_size} gives {group.size} processes no image each; raise it")
-    data = TrainingData(
+    batches = training_batches(
         images, labels, config.label_dim, batch_size=config.batch_size, steps=config.steps, seed=config.seed
     )
     module = DenoiserTraining(config, group)
@@ -258,5 +258,5 @@ def train_denoiser(
         **({} if group.size == 1 else _together(group)),
     )
     with group.connected(), interruptible():
-        runner.fit(module, datamodule=data)
+        runner.fit(module, batches)
     return {name: tensor.detach().cpu().clone() for name, tensor in module.ema.module.state_dict().items()}

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 
-import lightning
 import numpy as np
 import torch
 from torch import Tensor
@@ -41,8 +40,10 @@ class ShuffledBatches(IterableDataset[Batch]):
             waiting = waiting[self._batch_size :]
 
 
-class TrainingData(lightning.LightningDataModule):
-    """Images and labels for `DenoiserTraining`, in memory, on one device.
+def training_batches(
+    images: np.ndarray, labels: np.ndarray | None, num_classes: int, *, batch_size: int, steps: int, seed: int
+) -> DataLoader[Batch]:
+    """Return images and labels as batches, all in memory.
 
     Args:
         images: (N, H, W, C) uint8.
@@ -55,30 +56,13 @@ class TrainingData(lightning.LightningDataModule):
     Raises:
         ShapeError: if the images or labels have another shape, dtype or range.
     """
-
-    def __init__(
-        self,
-        images: np.ndarray,
-        labels: np.ndarray | None,
-        num_classes: int,
-        *,
-        batch_size: int,
-        steps: int,
-        seed: int,
-    ) -> None:
-        super().__init__()
-        if images.ndim != 4 or images.dtype != np.uint8 or not len(images):
-            raise ShapeError(f"training images are {images.shape} {images.dtype}; give (N, H, W, C) uint8, N >= 1")
-        self._x = torch.from_numpy(images).permute(0, 3, 1, 2).to(torch.float32).contiguous() / 127.5 - 1
-        self._labels = _one_hot(labels, num_classes, len(images)) if num_classes else None
-        self._batch_size, self._steps, self._seed = batch_size, steps, seed
-
-    def train_dataloader(self) -> DataLoader[Batch]:
-        batches = ShuffledBatches(
-            self._x, self._labels, batch_size=self._batch_size, steps=self._steps, seed=self._seed
-        )
-        # Without a generator of its own a loader draws a base seed from torch's global one.
-        return DataLoader(batches, batch_size=None, generator=keyed_generator("training loader", self._seed))
+    if images.ndim != 4 or images.dtype != np.uint8 or not len(images):
+        raise ShapeError(f"training images are {images.shape} {images.dtype}; give (N, H, W, C) uint8, N >= 1")
+    x = torch.from_numpy(images).permute(0, 3, 1, 2).to(torch.float32).contiguous() / 127.5 - 1
+    one_hot = _one_hot(labels, num_classes, len(images)) if num_classes else None
+    batches = ShuffledBatches(x, one_hot, batch_size=batch_size, steps=steps, seed=seed)
+    # Without a generator of its own a loader draws a base seed from torch's global one.
+    return DataLoader(batches, batch_size=None, generator=keyed_generator("training loader", seed))
 
 
 def _one_hot(labels: np.ndarray | None, num_classes: int, count: int) -> Tensor:

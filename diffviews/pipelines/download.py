@@ -1,4 +1,4 @@
-"""The `download` command: a team's data from its bucket, and checkpoints from there or from their authors."""
+"""The `download` command, a team's data and checkpoints from its bucket or their authors, and `checkpoints`, a list."""
 
 import logging
 from dataclasses import dataclass
@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from diffviews.data.checkpoint_catalog import CatalogueEntry, catalogue
+from diffviews.data.disk import format_bytes
 from diffviews.data.r2_cache import DATA, download_model, missing_credentials, shared_bucket
 from diffviews.data.storage.fetch import fetch
 from diffviews.data.storage.object_store import ObjectStore
@@ -107,3 +108,22 @@ def _from_authors(entry: CatalogueEntry, folder: Path) -> str:
     path = fetch(entry.address, target / entry.name, digest=entry.sha256, size=entry.size)
     logger.info("%s is at %s", entry.name, path)
     return entry.name
+
+
+def list_checkpoints(adapter: str | None = None) -> str:
+    """List the public checkpoints known by name, with their licences.
+
+    Args:
+        adapter: only those for this adapter; null lists all.
+    """
+    entries = [entry for entry in catalogue() if adapter in (None, entry.adapter)]
+    if not entries:
+        known = sorted({entry.adapter for entry in catalogue()})
+        raise ConfigError(unknown_name("adapter with a catalogue checkpoint", str(adapter), known))
+    rows = [("name", "adapter", "steps", "size", "licence", "what")]
+    for entry in entries:
+        size = format_bytes(entry.size) if entry.size else "?"
+        rows.append((entry.name, entry.adapter, str(entry.steps or "any"), size, entry.licence, entry.note))
+    widths = [max(len(row[column]) for row in rows) for column in range(6)]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return "\n".join([*lines, "", "Their licences are their authors'; fetching one means agreeing to it."])

@@ -192,11 +192,3 @@ class ArtifactFolder:
         if self._transfers is None:
             self._transfers = transfers_for(self._connection, self._artifact_uri)
         return self._transfers
-
-
-def move_into(staged: Path, names: Iterable[str], folder: Path) -> None:
-    """Move files of `staged` to the same names below `folder`, each at once."""
-    for name in names:
-        target = folder / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        (staged / name).replace(target)

@@ -82,14 +82,14 @@ class Catalog:
             if (model is None or record.model == model) and record.has_layers
         ]
         found.sort(key=lambda record: record.start_time, reverse=True)
-        return RunList(tuple(found), tuple(skipped for records in lists for skipped in records.skipped))
+        return RunList(found, (skipped for records in lists for skipped in records.skipped))
 
     def layers(self, extraction_run_id: str, *, unfinished: bool = False) -> RunList[LayerRecord]:
         """Return the layer runs of an extraction in the network's order, then by sigma."""
         found = self._list(
             LayerRecord, Kind.LAYER, {Tag.PARENT: check_run_id(extraction_run_id)}, unfinished=unfinished
         )
-        return RunList(tuple(sorted(found, key=lambda record: record.network_order)), found.skipped)
+        return RunList(sorted(found, key=lambda record: record.network_order), found.skipped)
 
     def layer(self, run_id: str) -> LayerRecord:
         """Return one layer run, finished or not.
@@ -190,7 +190,7 @@ class Catalog:
             logger.warning(
                 "%d runs of kind %s are left out; the first: %s", len(skipped), kind.value, skipped[0].reason
             )
-        return RunList(tuple(records), tuple(skipped))
+        return RunList(records, skipped)
 
     def _search(self, experiment_ids: list[str], condition: str) -> "list[Run]":
         order = ["attributes.start_time DESC"]

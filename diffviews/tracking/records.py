@@ -1,10 +1,10 @@
 """What the catalog says of a run: immutable values, free of MLflow's own types."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Generic, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Self, TypeVar
 
 from diffviews.errors import SchemaVersionError
 from diffviews.tracking.schema import Kind, RunTags, Tag
@@ -148,25 +148,16 @@ class SkippedRun:
 R = TypeVar("R", bound=RunRecord)
 
 
-@dataclass(frozen=True, slots=True)
-class RunList(Sequence[R], Generic[R]):
+class RunList(tuple[R, ...]):
     """The runs that answered a query, and those that could not be read."""
 
-    records: tuple[R, ...]
-    skipped: tuple[SkippedRun, ...] = ()
+    skipped: tuple[SkippedRun, ...]
 
-    @overload
-    def __getitem__(self, index: int) -> R: ...
-    @overload
-    def __getitem__(self, index: slice) -> tuple[R, ...]: ...
-    def __getitem__(self, index: int | slice) -> R | tuple[R, ...]:
-        return self.records[index]
-
-    def __len__(self) -> int:
-        return len(self.records)
-
-    def __iter__(self) -> Iterator[R]:
-        return iter(self.records)
+    def __new__(cls, records: Iterable[R], skipped: Iterable[SkippedRun] = ()) -> Self:
+        """Take the records, and what was left out."""
+        made = super().__new__(cls, records)
+        made.skipped = tuple(skipped)
+        return made
 
 
 def _instant(milliseconds: int) -> datetime:

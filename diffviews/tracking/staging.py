@@ -11,7 +11,7 @@ from diffviews.data.files import check_name
 from diffviews.data.storage.manifest import FileMark, Manifest, files_below
 from diffviews.data.storage.parallel import in_parallel
 from diffviews.errors import TrackingError
-from diffviews.tracking.artifacts import MANIFEST, local_folder, move_into
+from diffviews.tracking.artifacts import MANIFEST, local_folder
 from diffviews.tracking.connection import Connection
 from diffviews.tracking.lock import LOCK_FILES, work_folder
 from diffviews.tracking.transfers import Transfers, transfers_for
@@ -90,13 +90,19 @@ class StagedArtifacts:
             entries = {name: FileMark.of(self.staging / name) for name in names}
             if not entries:
                 return
-            target = self._target
-            if target is not None:
-                self._connection.call(lambda _: move_into(self.staging, names, target))
+            if self._target is not None:
+                self._connection.call(lambda _: self._move(names))
             else:
                 self._transfers().send(self.staging, names)
             self._published |= entries
             shutil.rmtree(self.staging)
+
+    def _move(self, names: list[str]) -> None:
+        assert self._target is not None
+        for name in names:
+            target = self._target / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            (self.staging / name).replace(target)
 
     def _publish_manifest(self) -> str:
         """Publish what is staged, then the manifest of all that was published; return its SHA-256."""

@@ -12,7 +12,7 @@ from diffviews.data.samples import SampleSet
 from diffviews.data.sources import open_source
 from diffviews.errors import ConfigError, CorruptDataError
 from diffviews.lightning.projection import Projection, RunningMean
-from diffviews.pipelines.capture import rows as capturing
+from diffviews.pipelines import plan as plan_module
 from diffviews.pipelines.capture import sketches as sketching
 from diffviews.pipelines.capture.arrays import array_path, capture_activations
 from diffviews.pipelines.capture.sketches import HELD_OUT, choose_rows, fit_sketches
@@ -268,7 +268,7 @@ def test_layer_beyond_float16_is_fitted_and_kept_in_float32(drawn, tmp_path):
 
 def test_nonfinite_activation_is_named_when_it_is_fitted_on(drawn, tmp_path, monkeypatch):
     sample = drawn.samples.sample_ids[choose_rows(drawn.samples.sample_ids, 100, 10_000).fit[3]]
-    original = capturing.capture
+    original = plan_module.capture
 
     def broken(adapter, x0, ids, given, sigma, layers, keep):
         def with_nan(layer, own):
@@ -279,7 +279,7 @@ def test_nonfinite_activation_is_named_when_it_is_fitted_on(drawn, tmp_path, mon
 
         return original(adapter, x0, ids, given, sigma, layers, with_nan)
 
-    monkeypatch.setattr(capturing, "capture", broken)
+    monkeypatch.setattr(plan_module, "capture", broken)
     with pytest.raises(CorruptDataError, match=sample):
         capture_activations(drawn, drawn.keys[1:2], tmp_path, progress=False)
 

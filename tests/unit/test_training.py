@@ -18,7 +18,7 @@ from diffviews.lightning.training import (
     withhold_labels,
 )
 from diffviews.lightning.training_config import TrainingConfig
-from diffviews.lightning.training_data import ShuffledBatches, TrainingData
+from diffviews.lightning.training_data import ShuffledBatches, training_batches
 from diffviews.models.preconditioning import edm_coefficients
 from diffviews.noise import keyed_generator
 
@@ -226,8 +226,7 @@ def test_batches_larger_than_the_set_are_filled_from_several_passes() -> None:
 
 def test_images_and_labels_stay_together_in_a_batch() -> None:
     images, labels = two_classes()
-    data = TrainingData(images, labels, 2, batch_size=5, steps=7, seed=3)
-    batches = list(data.train_dataloader())
+    batches = list(training_batches(images, labels, 2, batch_size=5, steps=7, seed=3))
     assert len(batches) == 7
     for x, one_hot in batches:
         assert x.shape == (5, 3, 4, 4)

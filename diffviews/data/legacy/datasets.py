@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from diffviews.data.files import sha256_of
 from diffviews.data.legacy.arrays import ActivationFile, NpyFile, Place, open_activations
 from diffviews.data.legacy.records import (
     class_name,
@@ -290,7 +291,5 @@ def digest_files(files: Sequence[Path]) -> str:
     """Return the sha256 of the names and contents of files, in this order."""
     digest = hashlib.sha256()
     for path in files:
-        with path.open("rb") as stream:
-            content = hashlib.file_digest(stream, "sha256").hexdigest()
-        digest.update(f"{path.name} {content}\n".encode())
+        digest.update(f"{path.name} {sha256_of(path)}\n".encode())
     return digest.hexdigest()

@@ -13,7 +13,7 @@ from diffviews.data.storage.cache import cache_folder
 from diffviews.data.storage.https import check_secure, open_https, shown
 from diffviews.data.storage.hub import fetch_hub, parse_hub_address, wanted_files
 from diffviews.data.storage.object_store import ObjectStore
-from diffviews.data.storage.resumable import Expected, Piece, download
+from diffviews.data.storage.resumable import Expected, download
 from diffviews.data.storage.s3_client import S3Address, parse_s3_address
 from diffviews.data.storage.store_errors import StoreError
 from diffviews.errors import CheckpointError
@@ -64,11 +64,7 @@ def fetch(
     check_secure(text)
     name = unquote(urlsplit(text).path).rstrip("/").rsplit("/", 1)[-1]
     check_name(name or "checkpoint", CheckpointError)
-
-    def open_piece(start: int, version: str | None) -> Piece:
-        return open_https(text, start, version)
-
-    return download(open_piece, own / (name or "checkpoint"), shown(text), expected)
+    return download(partial(open_https, text), own / (name or "checkpoint"), shown(text), expected)
 
 
 def _local(path: Path, expected: Expected) -> Path:

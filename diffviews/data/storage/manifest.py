@@ -1,6 +1,5 @@
 """The manifest of a folder: which files it holds, how long they are, and their digests."""
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -9,7 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from diffviews.data.files import check_name
+from diffviews.data.files import check_name, sha256_of
 from diffviews.errors import ConfigError, CorruptDataError, SchemaVersionError
 
 MANIFEST_VERSION = 1
@@ -26,9 +25,7 @@ class FileMark:
     @classmethod
     def of(cls, path: Path) -> "FileMark":
         """Measure a file."""
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-            return cls(file.tell(), digest)
+        return cls(path.stat().st_size, sha256_of(path))
 
     def matches(self, path: Path) -> bool:
         """Say whether a file is the one marked; it is read once per process, and again when it was written since."""
@@ -40,7 +37,7 @@ class FileMark:
 @lru_cache(maxsize=_DIGESTS_KEPT)
 def _digest_of(path: Path, known: tuple[int, int, int]) -> str:
     """Return a file's SHA-256; `known` is the state of the file that the answer is kept for."""
-    return FileMark.of(path).sha256
+    return sha256_of(path)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,6 @@ download that broke, in this process or an earlier one, goes on where it stopped
 there and size and sha256 are right, the file takes its name. A lock lets one process do it while others wait.
 """
 
-import hashlib
 import json
 import logging
 import time
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from diffviews.data.disk import require_disk_space
+from diffviews.data.files import sha256_of
 from diffviews.errors import CheckpointError
 
 _log = logging.getLogger(__name__)
@@ -68,8 +68,7 @@ class Expected:
         if self.size is not None and size != self.size:
             raise CheckpointError(f"{address} has {size:,} bytes where {self.size:,} are expected; it is not used")
         if self.digest is not None:
-            with file.open("rb") as stream:
-                found = hashlib.file_digest(stream, "sha256").hexdigest()
+            found = sha256_of(file)
             if found != self.digest.lower():
                 raise CheckpointError(
                     f"{address} has sha256 {found} where {self.digest.lower()} is expected; it is not used"
