@@ -28,7 +28,7 @@ from panel_app.session import Notice, Session
 from panel_app.state import ADDRESSED, Address
 from panel_app.store_banner import StoreBanner
 from panel_app.tabs import Tabs
-from panel_app.theme import CSS_VARIABLES, PAGE_SX, PANE_CSS, THEME_CONFIG
+from panel_app.theme import CSS_VARIABLES, PAGE_SX, THEME_CONFIG
 from panel_app.views import Views
 
 SIDEBAR_WIDTH, PANEL_WIDTH = 276, 372
@@ -104,7 +104,7 @@ class Dashboard:
             "Run": self.run,
         }
         self.tabs = Tabs(panels, on_show=lambda name: setattr(self.analysis, "active", name == _ANALYSIS))
-        self.welcome = Html(WELCOME, stylesheets=[PANE_CSS], sizing_mode="stretch_width", visible=False)
+        self.welcome = Html(WELCOME, sizing_mode="stretch_width", visible=False)
         side = pmui.Paper(
             self.tabs,
             elevation=0,
@@ -146,7 +146,6 @@ class Dashboard:
             '<div style="display:flex;align-items:baseline;gap:14px;white-space:nowrap">'
             '<span class="muted" style="flex:1">what the layers of a diffusion model know, and which decide</span>'
             f"<span>{link(self._ui_url, 'MLflow')}</span></div>",
-            stylesheets=[PANE_CSS],
             sizing_mode="stretch_width",
             align="center",
             margin=(0, 16, 0, 14),

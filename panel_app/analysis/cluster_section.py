@@ -3,7 +3,6 @@
 import math
 from typing import Any
 
-import panel as pn
 import panel_material_ui as pmui
 
 from diffviews.pipelines.job_queue import Job
@@ -13,7 +12,7 @@ from panel_app.clustering import CLUSTER, Clustering, FoundClusters, find
 from panel_app.components import Ranking, column
 from panel_app.computing.job_bar import JobBar
 from panel_app.computing.session_jobs import SessionJobs
-from panel_app.fields import choice, field, row, section, text
+from panel_app.fields import Part, choice, field, row, section, text
 from panel_app.session import Session
 
 COLUMNS = (
@@ -28,12 +27,11 @@ COLUMNS = (
 _FOUND_NONE = "No cluster: fewer points, or all of them in one heap. Try a smaller least size, or the other space."
 
 
-class ClusterSection(pn.viewable.Viewer):
+class ClusterSection(Part):
     """Form, button, the job's bar, and the table of clusters; a click on one marks its samples."""
 
     def __init__(self, session: Session, queue: SessionJobs, **params: Any) -> None:
-        super().__init__(**params)
-        self.session = session
+        super().__init__(session=session, **params)
         wanted = Clustering.read(session.state.clusters) or Clustering()
         self.space = choice(
             "Clusters of", {"Map": "map", "Activations": "activation"}, wanted.space,
@@ -61,9 +59,6 @@ class ClusterSection(pn.viewable.Viewer):
         )  # fmt: skip
         session.param.watch(lambda *_: self._follow(), "map")
         self._follow()
-
-    def __panel__(self) -> pn.viewable.Viewable:
-        return self._layout
 
     def find(self) -> None:
         """Look for the clusters that the form asks for."""

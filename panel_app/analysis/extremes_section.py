@@ -4,14 +4,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import panel as pn
 import panel_material_ui as pmui
 
 from panel_app.analysis.sample_lists import pictures_of, sample_entries
 from panel_app.cards import column_label, hint
 from panel_app.clustering import TRUST
 from panel_app.components import SampleList
-from panel_app.fields import field, section, text
+from panel_app.fields import Part, field, section, text
 from panel_app.layer_map import LayerMap
 from panel_app.session import Session
 
@@ -59,12 +58,12 @@ TRUSTED = Measure(
 )
 
 
-class ExtremesSection(pn.viewable.Viewer):
+class ExtremesSection(Part):
     """What a number means, a button that colours the map by it, and the samples at its remarkable end."""
 
     def __init__(self, session: Session, measure: Measure, **params: Any) -> None:
-        super().__init__(**params)
-        self.session, self.measure = session, measure
+        super().__init__(session=session, **params)
+        self.measure = measure
         self.colour = field(
             pmui.Button, measure.button, icon="palette", variant="outlined", margin=(8, 0),
             on_click=lambda _: self._toggle_colour(),
@@ -75,9 +74,6 @@ class ExtremesSection(pn.viewable.Viewer):
             detail_help=measure.about, margin=(4, 0),
         )  # fmt: skip
         self._layout = section(text(hint(measure.about), margin=0), self.colour, self._summary, self.list)
-
-    def __panel__(self) -> pn.viewable.Viewable:
-        return self._layout
 
     def show(self) -> None:
         """Show the remarkable samples among those that the filter shows."""

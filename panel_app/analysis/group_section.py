@@ -15,7 +15,7 @@ from panel_app.cards import column_label, hint, quiet
 from panel_app.components import Ranking, SampleList, column
 from panel_app.computing.job_bar import JobBar
 from panel_app.computing.session_jobs import SessionJobs
-from panel_app.fields import field, section, text
+from panel_app.fields import Part, field, section, text
 from panel_app.layer_map import LayerMap
 from panel_app.points import UNLABELLED
 from panel_app.session import Session
@@ -55,12 +55,11 @@ _NUMBER_COLUMNS = (
 )
 
 
-class GroupSection(pn.viewable.Viewer):
+class GroupSection(Part):
     """What sets the marked samples apart; without any, the selected one with its neighbours."""
 
     def __init__(self, session: Session, queue: SessionJobs, **params: Any) -> None:
-        super().__init__(**params)
-        self.session = session
+        super().__init__(session=session, **params)
         self._heading = text(margin=(4, 0, 6, 0))
         self.by = field(
             pmui.Select, "Compare by", "What the group may have more or less of than all other samples of this map."
@@ -79,9 +78,6 @@ class GroupSection(pn.viewable.Viewer):
         self._body = section(self.by, self.bar, self.table, note, self.clear, self.list)
         self._layout = section(self._heading, self._body)
         self.by.param.watch(lambda _: self._compare(), "value")
-
-    def __panel__(self) -> pn.viewable.Viewable:
-        return self._layout
 
     def show(self) -> None:
         """Show the session's group."""

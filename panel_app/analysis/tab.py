@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import panel as pn
 import param
 
 from panel_app.analysis.cluster_section import ClusterSection
@@ -10,11 +9,11 @@ from panel_app.analysis.extremes_section import OUTLIERS, TRUSTED, ExtremesSecti
 from panel_app.analysis.group_section import GroupSection
 from panel_app.cards import hint
 from panel_app.computing.session_jobs import SessionJobs, processor_queue
-from panel_app.fields import choice, section, text
+from panel_app.fields import Part, choice, section, text
 from panel_app.session import Session
 
 
-class AnalysisPanel(pn.viewable.Viewer):
+class AnalysisPanel(Part):
     """One of four analyses of the map on show; nothing is computed while the tab is not looked at.
 
     Args:
@@ -25,8 +24,7 @@ class AnalysisPanel(pn.viewable.Viewer):
     active = param.Boolean(False, doc="whether the tab is looked at")
 
     def __init__(self, session: Session, queue: SessionJobs | None = None, **params: Any) -> None:
-        super().__init__(**params)
-        self.session = session
+        super().__init__(session=session, **params)
         self._queue = queue or SessionJobs(processor_queue())
         self.group = GroupSection(session, self._queue)
         self.clusters = ClusterSection(session, self._queue)
@@ -47,9 +45,6 @@ class AnalysisPanel(pn.viewable.Viewer):
         self.param.watch(lambda _: self.show(), "active")
         session.param.watch(lambda *_: self.show(), "map")
         session.state.param.watch(lambda *_: self.show(), ["group", "selection", "filter", "colour_by"])
-
-    def __panel__(self) -> pn.viewable.Viewable:
-        return self._layout
 
     def show(self) -> None:
         """Show the analysis that is looked at."""

@@ -9,7 +9,7 @@ import panel_material_ui as pmui
 from diffviews.pipelines.job_queue import Job, QueueFullError
 from panel_app.cards import hint
 from panel_app.computing.session_jobs import SessionJobs
-from panel_app.fields import row, section, text
+from panel_app.fields import Part, row, section, text
 from panel_app.html import Html
 from panel_app.pictures import PREVIEW, picture_address
 from panel_app.session import Severity
@@ -17,7 +17,7 @@ from panel_app.session import Severity
 _POLL_MS = 200
 
 
-class JobBar(pn.viewable.Viewer):
+class JobBar(Part):
     """Submits work to the queue and shows it until it is over; one job at a time."""
 
     def __init__(
@@ -50,9 +50,6 @@ class JobBar(pn.viewable.Viewer):
         )  # fmt: skip
         self._layout = row(self.preview, section(self.text, self.progress, margin=(4, 0)), self.cancel, margin=(8, 0))
         self._layout.visible = False
-
-    def __panel__(self) -> pn.viewable.Viewable:
-        return self._layout
 
     @property
     def busy(self) -> bool:

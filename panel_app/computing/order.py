@@ -4,7 +4,6 @@ from collections.abc import Collection, Sequence
 from html import escape
 from typing import Any
 
-import panel as pn
 import panel_material_ui as pmui
 
 from diffviews.data.disk import format_bytes
@@ -18,18 +17,18 @@ from panel_app.cards import quiet
 from panel_app.clicks import after_typing
 from panel_app.computing.job_bar import JobBar
 from panel_app.computing.session_jobs import SessionJobs
-from panel_app.fields import field, section
+from panel_app.fields import Part, field, section
 from panel_app.generation.values import read_sigma
 from panel_app.layer_map import LayerMap
 from panel_app.session import Session
 
 
-class OrderPanel(pn.viewable.Viewer):
+class OrderPanel(Part):
     """Layers, noise levels, button and the job's bar."""
 
     def __init__(self, session: Session, runner: Runner, queue: SessionJobs, **params: Any) -> None:
-        super().__init__(**params)
-        self.session, self.runner = session, runner
+        super().__init__(session=session, **params)
+        self.runner = runner
         self._wanted: tuple[str, float] | None = None
         self._followed: str | None = None
         self.layers = field(
@@ -54,9 +53,6 @@ class OrderPanel(pn.viewable.Viewer):
             widget.param.watch(lambda *_: self._tell(), "value")
         session.param.watch(lambda *_: self.follow(), ["map", "layers"])
         self.follow()
-
-    def __panel__(self) -> pn.viewable.Viewable:
-        return self._layout
 
     def follow(self) -> None:
         """Offer the layers of the model on show, those that lack first."""

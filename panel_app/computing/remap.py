@@ -3,7 +3,6 @@
 from dataclasses import replace
 from typing import Any
 
-import panel as pn
 import panel_material_ui as pmui
 
 from diffviews.pipelines.model_runner import Runner
@@ -14,17 +13,17 @@ from panel_app.cards import quiet
 from panel_app.clicks import after_typing
 from panel_app.computing.job_bar import JobBar
 from panel_app.computing.session_jobs import SessionJobs
-from panel_app.fields import choice, field, section
+from panel_app.fields import Part, choice, field, section
 from panel_app.places import NOISE, SPACE, THREE_AXES
 from panel_app.session import Session
 
 
-class RemapPanel(pn.viewable.Viewer):
+class RemapPanel(Part):
     """Parameters, button and the job's bar."""
 
     def __init__(self, session: Session, runner: Runner, queue: SessionJobs, **params: Any) -> None:
-        super().__init__(**params)
-        self.session, self.runner = session, runner
+        super().__init__(session=session, **params)
+        self.runner = runner
         kinds = {
             "This one": MapKind.SINGLE,
             "All in one space (joint)": MapKind.JOINT,
@@ -63,9 +62,6 @@ class RemapPanel(pn.viewable.Viewer):
         session.param.watch(lambda *_: self._enable(), "map")
         self.kind.param.watch(lambda *_: self._enable(), "value")
         self._enable()
-
-    def __panel__(self) -> pn.viewable.Viewable:
-        return self._layout
 
     def compute(self) -> None:
         """Queue the map that the sliders ask for."""

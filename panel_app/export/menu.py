@@ -14,7 +14,7 @@ from panel_app.computing.job_bar import JobBar
 from panel_app.computing.session_jobs import SessionJobs, processor_queue
 from panel_app.export.figure import DPI, WIDTH, view_of
 from panel_app.export.files import ExportedView, Kind, Scope, make_file
-from panel_app.fields import choice, field, row, switch, text
+from panel_app.fields import Part, choice, field, row, switch, text
 from panel_app.generation.results import Results
 from panel_app.map.embedding_map import EmbeddingMap
 from panel_app.session import Session
@@ -31,12 +31,12 @@ _KINDS: tuple[tuple[Kind, str, str, str], ...] = (
 _NAMES: dict[Scope, str] = {"selection": "Selected", "marked": "Marked", "shown": "Shown"}
 
 
-class ExportMenu(pn.viewable.Viewer):
+class ExportMenu(Part):
     """A button that opens the menu; files are made in the background, what is shown then does not matter."""
 
     def __init__(self, session: Session, drawing: EmbeddingMap, results: Results, **params: Any) -> None:
-        super().__init__(**params)
-        self.session, self.drawing, self.results = session, drawing, results
+        super().__init__(session=session, **params)
+        self.drawing, self.results = drawing, results
         self._queue = SessionJobs(processor_queue())
         self.button = field(
             pmui.Button, "Export", "Save the map, the samples, their images or a report.", icon="download",
@@ -82,9 +82,6 @@ class ExportMenu(pn.viewable.Viewer):
             width_option="sm",
         )
         self._layout = pn.Column(self.dialog, self.saver, height=0, margin=0, sizing_mode="stretch_width")
-
-    def __panel__(self) -> pn.viewable.Viewable:
-        return self._layout
 
     def open(self) -> None:
         """Open the menu."""

@@ -3,10 +3,8 @@
 from html import escape
 from typing import Any, Literal
 
-import panel as pn
-
 from panel_app.cards import hint, thumbnail_strip
-from panel_app.fields import choice, section, switch, text
+from panel_app.fields import Part, choice, section, switch, text
 from panel_app.points import short_sigma
 from panel_app.session import Session
 from panel_app.state import Group, Selection
@@ -16,12 +14,11 @@ _LARGEST_SELECTION = 50
 """A recipe of more samples is shown as a marked group; rings around so many would hide the map."""
 
 
-class AverageSection(pn.viewable.Viewer):
+class AverageSection(Part):
     """Says which samples are averaged, and chooses between selection and group where there is a choice."""
 
     def __init__(self, session: Session, **params: Any) -> None:
-        super().__init__(**params)
-        self.session = session
+        super().__init__(session=session, **params)
         self.source = choice(
             "Average over", {"Selection": "selection", "Marked group": "group"}, "selection",
             "The selected sample and its neighbours, or all samples marked with lasso or box.",
@@ -35,9 +32,6 @@ class AverageSection(pn.viewable.Viewer):
         self._layout = section(self.source, self._text, self.include)
         for widget in (self.source, self.include):
             widget.param.watch(lambda *_: self.show(), "value")
-
-    def __panel__(self) -> pn.viewable.Viewable:
-        return self._layout
 
     @property
     def sample_ids(self) -> tuple[str, ...]:

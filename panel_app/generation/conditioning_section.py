@@ -3,11 +3,10 @@
 from collections.abc import Collection
 from typing import Any
 
-import panel as pn
 import panel_material_ui as pmui
 
 from panel_app.cards import quiet
-from panel_app.fields import field, section
+from panel_app.fields import Part, field, section
 from panel_app.generation.form_model import FormModel
 from panel_app.layer_map import LayerMap
 from panel_app.session import Session
@@ -15,12 +14,11 @@ from panel_app.session import Session
 UNIFORM, RANDOM = -1, None
 
 
-class ConditioningSection(pn.viewable.Viewer):
+class ConditioningSection(Part):
     """Prompt and negative prompt, or the class."""
 
     def __init__(self, session: Session, model: FormModel, **params: Any) -> None:
-        super().__init__(**params)
-        self.session = session
+        super().__init__(session=session, **params)
         self._filled = ""
         self.label = model.field(
             "class_label", pmui.Select, "Class to ask for",
@@ -44,9 +42,6 @@ class ConditioningSection(pn.viewable.Viewer):
         self._prompts = section(self.prompt, note, self.take, self.negative)
         self._layout = section(self.label, self._prompts)
         self.prompt.param.watch(lambda *_: self._offer_own(), "value")
-
-    def __panel__(self) -> pn.viewable.Viewable:
-        return self._layout
 
     @property
     def idle(self) -> Collection[str]:

@@ -3,7 +3,6 @@
 from html import escape
 from typing import Any, get_args
 
-import panel as pn
 import panel_material_ui as pmui
 import param
 from panel.widgets import WidgetBase
@@ -12,7 +11,7 @@ from diffviews.errors import DiffViewsError, SelectionError
 from diffviews.recipes.base import Precision
 from diffviews.recipes.generation import GenerationRecipe
 from diffviews.recipes.options import options_of
-from panel_app.fields import folded, section, text
+from panel_app.fields import Part, folded, section, text
 from panel_app.generation.average_section import AverageSection
 from panel_app.generation.conditioning_section import ConditioningSection
 from panel_app.generation.contradictions import check_recipe, remarks
@@ -26,15 +25,14 @@ _GIVEN = ("model", "checkpoint", "precision", "layer_run", "map_run", "sample_id
 """Fields that the map and the selection give, or that another stands for."""
 
 
-class GenerationForm(pn.viewable.Viewer):
+class GenerationForm(Part):
     """Every choice of a generation; `recipe()` reads it and `load()` fills it in."""
 
     _loading = False
     trouble = param.String("", doc="sentence on what contradicts itself in the form, '' where nothing does")
 
     def __init__(self, session: Session, first: FirstValues = MODELS_OWN, **params: Any) -> None:
-        super().__init__(**params)
-        self.session = session
+        super().__init__(session=session, **params)
         self.model = form_model()()
         self.model.num_samples = _FIRST_SAMPLES
         self.average, self.conditioning = AverageSection(session), ConditioningSection(session, self.model)
@@ -54,9 +52,6 @@ class GenerationForm(pn.viewable.Viewer):
         session.state.param.watch(lambda *_: self.follow(), ["selection", "group"])
         session.param.watch(lambda *_: self.follow(), "map")
         self.follow()
-
-    def __panel__(self) -> pn.viewable.Viewable:
-        return self._layout
 
     def _further(self) -> list[str]:
         """Return the fields of the recipe that no section shows."""

@@ -5,7 +5,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
-import panel as pn
 import panel_material_ui as pmui
 
 from diffviews.errors import DiffViewsError
@@ -18,7 +17,7 @@ from panel_app.components import HistoryList
 from panel_app.computing.background import Background
 from panel_app.computing.job_bar import JobBar
 from panel_app.computing.session_jobs import SessionJobs
-from panel_app.fields import choice, field, folded, row, section, text
+from panel_app.fields import Part, choice, field, folded, row, section, text
 from panel_app.generation.archive import GenerationArchive, Preview
 from panel_app.generation.gallery_entry import describe
 from panel_app.session import Session
@@ -38,7 +37,7 @@ class _Entry:
     note: str = ""
 
 
-class GenerationHistory(pn.viewable.Viewer):
+class GenerationHistory(Part):
     """Lists what was logged of the layer, or of the whole extraction, on show, newest first, page by page."""
 
     def __init__(
@@ -60,8 +59,8 @@ class GenerationHistory(pn.viewable.Viewer):
             on_show: called with a generation that is to be shown again.
             on_load: called with the recipe that is to be filled into the form.
         """
-        super().__init__(**params)
-        self.session, self.runner = session, runner
+        super().__init__(session=session, **params)
+        self.runner = runner
         self._on_show, self._on_load = on_show, on_load
         self._records: Sequence[GenerationRecord] = ()
         self._entries: list[_Entry] = []
@@ -72,9 +71,6 @@ class GenerationHistory(pn.viewable.Viewer):
         self.bar = JobBar(queue, on_over=self._draw, on_done=self._compared, on_told=self._tell)
         self._build()
         session.param.watch(lambda *_: self.refresh(), "map")
-
-    def __panel__(self) -> pn.viewable.Viewable:
-        return self._layout
 
     def _build(self) -> None:
         self.scope = choice(

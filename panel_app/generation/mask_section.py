@@ -3,11 +3,10 @@
 from collections.abc import Collection
 from typing import Any
 
-import panel as pn
 import panel_material_ui as pmui
 
 from panel_app.cards import hint_small
-from panel_app.fields import field, row, section, switch, text
+from panel_app.fields import Part, field, row, section, switch, text
 from panel_app.generation.contradictions import Shapes
 from panel_app.generation.form_model import FormModel
 from panel_app.generation.values import read_channels, write_channels
@@ -17,12 +16,12 @@ _BY_CLASS = "Guidance runs the model twice, with the class and without; this say
 _BY_PROMPT = "Guidance runs the model twice, with the prompt and with the negative prompt; this says which is masked."
 
 
-class MaskSection(pn.viewable.Viewer):
+class MaskSection(Part):
     """Fields on the mask."""
 
     def __init__(self, session: Session, model: FormModel, **params: Any) -> None:
-        super().__init__(**params)
-        self.session, self._model = session, model
+        super().__init__(session=session, **params)
+        self._model = model
         others = set(model.bound)
         self._build_kind()
         self._build_place()
@@ -35,9 +34,6 @@ class MaskSection(pn.viewable.Viewer):
         self.limited.param.watch(lambda event: self._open_region(event.new), "value")
         self.layers.param.watch(lambda *_: self._show_grid(), "value")
         self._adapt()
-
-    def __panel__(self) -> pn.viewable.Viewable:
-        return self._layout
 
     def _build_kind(self) -> None:
         make = self._model.field

@@ -12,6 +12,7 @@ from panel_app.cards import quiet
 from panel_app.clicks import after_typing
 from panel_app.computing.job_bar import JobBar
 from panel_app.computing.session_jobs import SessionJobs
+from panel_app.fields import Part
 from panel_app.generation.form import GenerationForm
 from panel_app.generation.gallery_entry import GalleryEntry
 from panel_app.generation.history import GenerationHistory
@@ -21,7 +22,7 @@ from panel_app.layer_map import LayerMap
 from panel_app.session import Session
 
 
-class GenerationPanel(pn.viewable.Viewer):
+class GenerationPanel(Part):
     """Form, button and the job's bar."""
 
     def __init__(
@@ -33,8 +34,8 @@ class GenerationPanel(pn.viewable.Viewer):
         first: FirstValues = MODELS_OWN,
         **params: Any,
     ) -> None:
-        super().__init__(**params)
-        self.session, self.runner, self.results = session, runner, results
+        super().__init__(session=session, **params)
+        self.runner, self.results = runner, results
         self._order_map: LayerMap | None = None
         self.form = GenerationForm(session, first)
         self.button = pmui.Button(
@@ -54,9 +55,6 @@ class GenerationPanel(pn.viewable.Viewer):
         session.param.watch(lambda *_: self._enable(), "map")
         self.form.param.watch(lambda *_: self._enable(), "trouble")
         self._enable()
-
-    def __panel__(self) -> pn.viewable.Viewable:
-        return self._layout
 
     def generate(self) -> None:
         """Queue what the form asks for."""

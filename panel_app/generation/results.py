@@ -10,7 +10,7 @@ import param
 from diffviews.recipes.command import command_of
 from panel_app.cards import hint_small, link
 from panel_app.components import Gallery, ResultView
-from panel_app.fields import section, text
+from panel_app.fields import Part, section, text
 from panel_app.generation.gallery_entry import GalleryEntry, Track, path_colours
 from panel_app.map.embedding_map import EmbeddingMap
 from panel_app.pictures import PREVIEW, picture_address
@@ -21,15 +21,15 @@ _KEPT = 24
 _ELSEWHERE = hint_small("Its path was placed on another map: choose that one's layer, σ and map to see it.")
 
 
-class Results(pn.viewable.Viewer):
+class Results(Part):
     """The generation on show, its path on the map, and the gallery of this session."""
 
     current = param.ClassSelector(class_=GalleryEntry, default=None, doc="the generation on show")
     tracks = param.List(default=[], item_type=Track, doc="whose paths are on show, that of `current` first")
 
     def __init__(self, session: Session, drawing: EmbeddingMap, **params: Any) -> None:
-        super().__init__(**params)
-        self.session, self.drawing = session, drawing
+        super().__init__(session=session, **params)
+        self.drawing = drawing
         self._entries: list[GalleryEntry] = []
         self._kept_paths: frozenset[str] = frozenset()
         self.view = ResultView(self._on_view, margin=(4, 16, 10, 16))
@@ -43,9 +43,6 @@ class Results(pn.viewable.Viewer):
             elevation=0, variant="outlined", sizing_mode="stretch_width", margin=(14, 0, 0, 0), visible=False,
         )  # fmt: skip
         session.param.watch(lambda *_: self._draw_path(), "map")
-
-    def __panel__(self) -> pn.viewable.Viewable:
-        return self._layout
 
     @property
     def entries(self) -> tuple[GalleryEntry, ...]:

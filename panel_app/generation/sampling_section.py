@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import panel as pn
 import panel_material_ui as pmui
 
 from panel_app.cards import quiet
-from panel_app.fields import field, row, section, switch
+from panel_app.fields import Part, field, row, section, switch
 from panel_app.generation.form_model import FormModel
 from panel_app.generation.values import read_sigma, write_sigma
 from panel_app.model_facts import ModelFacts
@@ -33,7 +32,7 @@ MODELS_OWN = FirstValues()
 """The model's own of everything."""
 
 
-class SamplingSection(pn.viewable.Viewer):
+class SamplingSection(Part):
     """Fields on sampling."""
 
     def __init__(self, model: FormModel, first: FirstValues = MODELS_OWN, **params: Any) -> None:
@@ -53,9 +52,6 @@ class SamplingSection(pn.viewable.Viewer):
         for widget in (self.seeded, self.sampler, self.schedule, self.s_churn):
             widget.param.watch(lambda *_: self._adapt(), "value")
         self.follow(plain)
-
-    def __panel__(self) -> pn.viewable.Viewable:
-        return self._layout
 
     def _build_levels(self) -> None:
         make = self._model.field
