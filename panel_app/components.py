@@ -104,7 +104,7 @@ class Ranking(BrowserPane):
     columns = param.List(doc="[{key, label, help, bar, number, wide}]")
     rows = param.List(doc="[{id, active, title, colour, …values}]; the text of `value` is `value_text` if given")
     empty = param.String(doc="sentence shown when there is nothing")
-    sort = param.Dict(default={"key": "knows", "down": True}, doc="column sorted by at first, and which way")
+    sort = param.Dict(default={"key": None, "down": True}, doc="column sorted by at first, and which way")
     opens = param.Boolean(True, doc="whether a row can be opened: {open: id}")
     beside = param.Boolean(False, doc="whether a row can be opened on the right, too: {open: id, beside: true}")
     points = param.Boolean(False, doc="whether the pointer over a row is told: {point: id}, or '' beside all")

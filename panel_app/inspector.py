@@ -6,6 +6,7 @@ import panel_material_ui as pmui
 import param
 
 from diffviews.noise import format_sigma
+from diffviews.tracking.records import LayerRecord
 from panel_app.analysis.sample_lists import pictures_of, remainder, sample_entries
 from panel_app.best_layer import DECIDES, KNOWS
 from panel_app.cards import facts, hint, hint_small, link, selected_card
@@ -125,18 +126,22 @@ class LayersPanel(Part):
         column("layer", "Layer", "Hook point of the model"),
         column("sigma", "σ", "Noise level", number=True),
         column(
-            "knows", "Knows", "Share of samples whose nearest neighbours in activation space are of their class",
+            KNOWS, "Knows", "Share of samples whose nearest neighbours in activation space are of their class",
             bar="knows",
         ),
         column(
-            "decides", "Decides", "Share of generations that become the class whose average masks the layer; tick: "
-            "without the mask", bar="decides", baseline="baseline",
+            DECIDES, "Decides", "Share of generations that become the class whose average masks the layer; tick: "
+            "without the mask", bar="decides", baseline=BASELINE,
         ),
     )  # fmt: skip
 
     def __init__(self, session: Session, **params: Any) -> None:
         self.table = Ranking(
-            self._on_message, columns=list(self.COLUMNS), margin=0, empty="No finished layer runs yet."
+            self._on_message,
+            columns=list(self.COLUMNS),
+            sort={"key": KNOWS, "down": True},
+            margin=0,
+            empty="No finished layer runs yet.",
         )
         intro = hint(
             "What a layer knows: do near samples share a class? What it decides: does masking it with a class's "
@@ -148,25 +153,19 @@ class LayersPanel(Part):
     @param.depends("session.layers", "session.map", watch=True, on_init=True)
     def show(self) -> None:
         """Show the session's layers."""
-        layer_map = self.session.map
-        self.table.rows = [
-            {
-                "id": record.run_id,
-                "layer": record.layer,
-                "sigma": record.sigma,
-                "sigma_text": format_sigma(record.sigma),
-                "knows": record.metrics.get(KNOWS),
-                "decides": record.metrics.get(DECIDES),
-                "baseline": record.metrics.get(BASELINE),
-                "active": layer_map is not None and record.run_id == layer_map.layer.run_id,
-            }
-            for record in self.session.layers
-        ]
+        shown = None if self.session.map is None else self.session.map.layer.run_id
+        self.table.rows = [layer_row(record, active=record.run_id == shown) for record in self.session.layers]
 
     def _on_message(self, message: dict[str, Any]) -> None:
         chosen = next((r for r in self.session.layers if r.run_id == message.get("open")), None)
         if chosen is not None:
             self.session.choose_layer(chosen.layer, chosen.sigma)
+
+
+def layer_row(record: LayerRecord, **further: Any) -> dict[str, Any]:
+    """Return a layer run with its measures as a row of a `Ranking`."""
+    named = {"id": record.run_id, "layer": record.layer, "sigma": record.sigma}
+    return {**record.metrics, **named, "sigma_text": format_sigma(record.sigma), **further}
 
 
 class RunPanel(Part):

@@ -15,7 +15,7 @@ from panel_app.cards import column_label, hint, quiet
 from panel_app.components import Ranking, SampleList, column
 from panel_app.computing.job_bar import JobBar
 from panel_app.computing.session_jobs import SessionJobs
-from panel_app.fields import Part, field, section, text
+from panel_app.fields import Part, field, offer, section, text
 from panel_app.layer_map import LayerMap
 from panel_app.points import UNLABELLED
 from panel_app.session import Session
@@ -91,7 +91,7 @@ class GroupSection(Part):
             )
             self.list.entries = []
             return
-        _offer(self.by, comparisons(layer_map))
+        offer(self.by, comparisons(layer_map), self.by.value)
         kind = "marked" if marked else "selected"
         others = len(layer_map.row_of) - len(ids)
         plural = "sample" if len(ids) == 1 else "samples"
@@ -237,9 +237,3 @@ def p_text(p: float) -> str:
 
 def _values(layer_map: LayerMap, by: str) -> int:
     return len(layer_map.categories_of(by)) if by in layer_map.categorical_columns else 0
-
-
-def _offer(widget: Any, options: dict[str, str]) -> None:
-    if dict(widget.options or {}) != options:
-        kept = widget.value if widget.value in options.values() else next(iter(options.values()), None)
-        widget.param.update(options=options, value=kept)

@@ -11,7 +11,7 @@ from panel_app.cards import quiet
 from panel_app.compare.comparison import Comparison
 from panel_app.components import Ranking, column
 from panel_app.fields import Part, section
-from panel_app.inspector import BASELINE, METRIC_LABELS
+from panel_app.inspector import BASELINE, METRIC_LABELS, layer_row
 
 _SHORT = {
     KNOWS: "Knows",
@@ -63,22 +63,13 @@ class QualityTable(Part):
 
     def _row(self, record: Any) -> dict[str, Any]:
         plain = self.comparison.right.plain
-        places = {
-            "left": record.run_id == self.session.map.layer.run_id,
-            "right": plain is not None and record.run_id == plain.layer.run_id,
-        }
-        return {
-            **record.metrics,
+        shown = {"left": self.session.map.layer.run_id, "right": plain and plain.layer.run_id}
+        side = " and ".join(side for side, run in shown.items() if run == record.run_id)
+        return layer_row(
+            record, active=bool(side), side=side, run=f"{record.model} {record.parent_id[:6]}",
+            title=f"Open {record.layer} at σ {format_sigma(record.sigma)} on the left",
             **{f"{name}_text": _text(value) for name, value in record.metrics.items()},
-            "id": record.run_id,
-            "run": f"{record.model} {record.parent_id[:6]}",
-            "layer": record.layer,
-            "sigma": record.sigma,
-            "sigma_text": format_sigma(record.sigma),
-            "active": any(places.values()),
-            "side": " and ".join(side for side, on in places.items() if on),
-            "title": f"Open {record.layer} at σ {format_sigma(record.sigma)} on the left",
-        }
+        )  # fmt: skip
 
     def _on_message(self, message: dict[str, Any]) -> None:
         record = self._records.get(str(message.get("open")))

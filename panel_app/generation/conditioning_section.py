@@ -6,7 +6,7 @@ from typing import Any
 import panel_material_ui as pmui
 
 from panel_app.cards import quiet
-from panel_app.fields import Part, field, section
+from panel_app.fields import Part, field, offer, section
 from panel_app.generation.form_model import FormModel
 from panel_app.layer_map import LayerMap
 from panel_app.session import Session
@@ -83,10 +83,11 @@ class ConditioningSection(Part):
         count, named = layer_map.facts.num_classes, layer_map.samples.classes
         labels = list(named) or list(range(count or 0))
         classes = {_class_text(label, named.get(label)): label for label in labels if count is None or label < count}
-        options = {"Uniform: all classes alike": UNIFORM, "Random per sample": RANDOM, **classes}
-        if dict(self.label.options) != options:
-            keep = self.label.value if self.label.value in options.values() else UNIFORM
-            self.label.param.update(options=options, value=keep)
+        offer(
+            self.label,
+            {"Uniform: all classes alike": UNIFORM, "Random per sample": RANDOM, **classes},
+            self.label.value,
+        )
 
 
 def _stripped(text: str | None) -> str:

@@ -408,7 +408,7 @@ def test_legend_filters_and_all_classes_again_means_no_filter(dashboard):
 
 def test_ranking_opens_the_layer_clicked(dashboard):
     row = next(r for r in dashboard.layers.table.rows if (r["layer"], r["sigma"]) == ("midblock", 2.0))
-    assert 0 <= row["knows"] <= 1
+    assert 0 <= row["knn_accuracy_activation"] <= 1
     dashboard.layers._on_message({"open": row["id"]})
     assert (dashboard.session.state.layer, dashboard.session.state.sigma) == ("midblock", 2.0)
     assert dashboard.navigation.layer.value == "midblock"
