@@ -221,10 +221,11 @@ def parse_arguments(name: str, words: Sequence[str]) -> dict[str, Any]:
     command, function = COMMANDS[name], load_function(name)
     options = options_for(function)
     kinds = {key: option.kind for key, option in options.items()}
+    told = [f"The value of --{given} may be given without its flag." for given in command.positional]
     parser = ArgumentParser(
         prog=f"diffviews {name}",
         exit_on_error=False,
-        description=" ".join([(inspect.getdoc(function) or "").partition("\n")[0], *_told_positional(command)]),
+        description=" ".join([(inspect.getdoc(function) or "").partition("\n")[0], *told]),
     )
     parser.add_argument("--config", action="config", help="YAML file with values for these flags")
     for key, option in options.items():
@@ -258,10 +259,6 @@ def call(function: Callable[..., Any], values: Mapping[str, Any]) -> Any:
         if kind is Workspace:
             given[key] = open_workspace(values["profile"], values["experiment"])
     return function(**given)
-
-
-def _told_positional(command: Command) -> list[str]:
-    return [f"The value of --{name} may be given without its flag." for name in command.positional]
 
 
 def _spell_out(command: Command, options: Mapping[str, Any], words: Sequence[str]) -> list[str]:

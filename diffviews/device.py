@@ -1,5 +1,6 @@
-"""The one place that chooses a device."""
+"""The one place that chooses a device, and tells this machine from others."""
 
+import ipaddress
 import logging
 
 import torch
@@ -40,3 +41,11 @@ def device_or_best(device: str | torch.device | None) -> torch.device:
         _log.warning("device 'cuda' is not available on this machine; using %s", best)
         return best
     return resolve_device(device)
+
+
+def is_this_machine(host: str) -> bool:
+    """Tell whether an address to listen on can be reached from this machine alone."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -1,7 +1,9 @@
 """Every error DiffViews raises on purpose, each also a standard exception."""
 
 from collections.abc import Iterable
+from dataclasses import fields
 from difflib import get_close_matches
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 
 class DiffViewsError(Exception):
@@ -71,3 +73,17 @@ def unknown_name(kind: str, name: str, options: Iterable[str]) -> str:
     sentence = f"{kind} {name!r} is not one of: {shown or 'none'}"
     near = get_close_matches(str(name), known, n=3, cutoff=0.5)
     return f"{sentence}; did you mean {' or '.join(map(repr, near))}?" if near else sentence
+
+
+def check_choices(value: Any) -> None:
+    """Refuse a dataclass's own fields that are none of the choices their types name.
+
+    Raises:
+        ConfigError: with the choices; the nearest is offered.
+    """
+    hints = get_type_hints(type(value))
+    for field in fields(value):
+        own, kinds = getattr(value, field.name), (hints[field.name], *get_args(hints[field.name]))
+        choices = [choice for kind in kinds if get_origin(kind) is Literal for choice in get_args(kind)]
+        if isinstance(own, str) and choices and own not in choices:
+            raise ConfigError(unknown_name(field.name, own, choices))

@@ -17,7 +17,7 @@ import uvicorn
 
 from diffviews.errors import CancelledError
 from diffviews.serving.app import create_app
-from diffviews.serving.limits import Limits
+from diffviews.serving.requests import Limits
 from diffviews.serving.service import Service
 from diffviews.serving.worker import Server
 from tests.fakes import GaussianAdapter

@@ -12,16 +12,3 @@ from diffviews.adapters.registry import (
     register_adapter_class,
     unregister_adapter,
 )
-
-__all__ = [
-    "Condition",
-    "GeneratorAdapter",
-    "HookMixin",
-    "discover_adapters",
-    "get_adapter",
-    "list_adapters",
-    "load_adapter",
-    "register_adapter",
-    "register_adapter_class",
-    "unregister_adapter",
-]

@@ -4,7 +4,7 @@ import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar, get_args
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from diffviews.adapters.condition import Condition
 from diffviews.adapters.defaults import SamplingDefaults
 from diffviews.adapters.hooks import Handle, Hook
-from diffviews.errors import ConfigError, ShapeError
+from diffviews.errors import ConfigError, ShapeError, unknown_name
 from diffviews.sampling.samplers import SamplerName
 
 Precision = Literal["float32", "float16", "bfloat16"]
@@ -99,6 +99,15 @@ class GeneratorAdapter(ABC):
 
     # What follows has working defaults.
 
+    default_steps: int = 18
+    """Sampler steps when the user names none."""
+    default_guidance: float = 1.0
+    """Guidance scale when the user names none; 1 is the conditional model alone."""
+    default_sampler: SamplerName = "heun"
+    """Sampler when the user names none."""
+    takes_prompts: bool = False
+    """Whether prompts condition the model."""
+
     @property
     def config(self) -> dict[str, Any]:
         """The configuration this model was built with."""
@@ -113,21 +122,6 @@ class GeneratorAdapter(ABC):
     def sigma_range(self) -> tuple[float, float]:
         """Smallest and largest noise level of sampling."""
         return (0.002, 80.0)
-
-    @property
-    def default_steps(self) -> int:
-        """Sampler steps when the user names none."""
-        return 18
-
-    @property
-    def default_guidance(self) -> float:
-        """Guidance scale when the user names none; 1 is the conditional model alone."""
-        return 1.0
-
-    @property
-    def default_sampler(self) -> SamplerName:
-        """Sampler when the user names none."""
-        return "heun"
 
     @property
     def defaults(self) -> SamplingDefaults:
@@ -180,11 +174,6 @@ class GeneratorAdapter(ABC):
     def layer_aliases(self) -> Mapping[str, str]:
         """Further names of hookable layers, {alias: layer}; hooks take both."""
         return {}
-
-    @property
-    def takes_prompts(self) -> bool:
-        """Whether prompts condition the model."""
-        return False
 
     @property
     def label_dropout(self) -> float | bool:
@@ -282,22 +271,38 @@ class GeneratorAdapter(ABC):
 
     def digest(self) -> str:
         """Return the sha256 of model family, configuration, parameters and buffers, computed once."""
-        known = self.__dict__.get("_computed_digest")
-        if known is None:
-            known = self.__dict__["_computed_digest"] = self._compute_digest()
-        return known
-
-    def _compute_digest(self) -> str:
-        config = json.dumps(self.config, sort_keys=True, default=str)
-        digest = hashlib.sha256(f"{self.model_type}\n{config}\n".encode())
-        for network in self._networks():
-            for name, tensor in sorted(network.state_dict().items()):
-                digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-                digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-        return digest.hexdigest()
+        if "_computed_digest" not in self.__dict__:
+            config = json.dumps(self.config, sort_keys=True, default=str)
+            digest = hashlib.sha256(f"{self.model_type}\n{config}\n".encode())
+            for network in self._networks():
+                for name, tensor in sorted(network.state_dict().items()):
+                    digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+                    digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+            self.__dict__["_computed_digest"] = digest.hexdigest()
+        return str(self.__dict__["_computed_digest"])
 
     def __repr__(self) -> str:
         return (
             f"{type(self).__name__}(model_type={self.model_type!r}, resolution={self.resolution}, "
             f"num_classes={self.num_classes}, layers={len(self.hookable_layers)})"
         )
+
+
+
+def precision_of(dtype: torch.dtype) -> Precision:
+    """Return the name of a network's dtype."""
+    return next(name for name in get_args(Precision) if getattr(torch, name) == dtype)
+
+
+def precision_dtype(precision: str, auto: torch.dtype = torch.float32) -> torch.dtype:
+    """Return the dtype of a forward pass; 'auto' is what the model takes by itself.
+
+    Raises:
+        ConfigError: if the name is none of the known ones.
+    """
+    if precision == "auto":
+        return auto
+    if precision not in get_args(Precision):
+        raise ConfigError(unknown_name("precision", precision, ("auto", *get_args(Precision))))
+    dtype: torch.dtype = getattr(torch, precision)
+    return dtype

@@ -1,18 +1,17 @@
-"""What every adapter over a U-Net of diffusers has: a schedule of timesteps, hook points, a precision."""
+"""What every adapter over a U-Net of diffusers has: a schedule of timesteps, a precision, and hook points, which are
+whole blocks, and below them single resnets and attentions."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from itertools import zip_longest
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from diffviews.adapters.base import GeneratorAdapter, Precision
+from diffviews.adapters.base import GeneratorAdapter, Precision, precision_dtype, precision_of
 from diffviews.adapters.diffusion_schedule import DiffusionSchedule
-from diffviews.adapters.hooks import Handle, Hook, HookMixin, check_layers, known_layers
-from diffviews.adapters.precision import precision_dtype, precision_of
-from diffviews.adapters.unet_hooks import H_SPACE, measured_shapes, unet_hook_points
+from diffviews.adapters.hooks import Handle, Hook, HookMixin, check_layers, known_layers, primary_tensor
 from diffviews.errors import CheckpointError
-from diffviews.sampling.samplers import SamplerName
 
 
 class DiffusersUNetAdapter(HookMixin, GeneratorAdapter):
@@ -29,8 +28,8 @@ class DiffusersUNetAdapter(HookMixin, GeneratorAdapter):
 
     name: ClassVar[str]
     """Registered name, and `model_type`."""
-    steps: ClassVar[int] = 50
-    """Default number of sampler steps."""
+    default_steps = 50
+    default_sampler = "euler"
 
     def __init__(self, unet: Any, schedule: DiffusionSchedule, config: Mapping[str, Any]) -> None:
         self.unet: Any = unet
@@ -69,14 +68,6 @@ class DiffusersUNetAdapter(HookMixin, GeneratorAdapter):
         return self.schedule.sigma_range
 
     @property
-    def default_steps(self) -> int:
-        return self.steps
-
-    @property
-    def default_sampler(self) -> SamplerName:
-        return "euler"
-
-    @property
     def precision(self) -> Precision:
         return precision_of(self.unet.dtype)
 
@@ -109,13 +100,8 @@ class DiffusersUNetAdapter(HookMixin, GeneratorAdapter):
     def register_activation_hooks(self, layer_names: list[str], hook_fn: Hook) -> list[Handle]:
         """Hook the named layers; what replaces a block's output reaches its copy among the skips as well."""
         check_layers(known_layers(self), layer_names)
-        handles: list[Handle] = []
-        for layer in layer_names:
-            path = self._points[self.layer_aliases.get(layer, layer)]
-            handle = self.unet.get_submodule(path).register_forward_hook(hook_fn)
-            self.add_handle(handle)
-            handles.append(handle)
-        return handles
+        paths = [self._points[self.layer_aliases.get(layer, layer)] for layer in layer_names]
+        return self.hook_modules(self.unet, paths, hook_fn)
 
     def get_layer_shapes(self) -> dict[str, tuple[int, ...]]:
         """Return the layers' shapes; the first call makes one pass on the meta device, which takes no memory."""
@@ -165,3 +151,60 @@ def _sample_size(config: Any) -> int:
             "a learned variance are not supported"
         )
     return size
+
+
+H_SPACE = {"h_space": "mid_block"}
+"""The name that the literature gives to the bottleneck's output (Kwon et al. 2023)."""
+
+
+def unet_hook_points(unet: nn.Module) -> dict[str, str]:
+    """Return {layer: path of its module}, in the order in which the forward pass makes the outputs.
+
+    A block follows its parts, since its output is made last: `down_block_0_resnet_0,
+    down_block_0_attention_0, …, down_block_0, …, mid_block, …, up_block_3`.
+    """
+    points: dict[str, str] = {}
+    for number, block in enumerate(unet.get_submodule("down_blocks").children()):
+        points.update(_block_points(block, f"down_block_{number}", f"down_blocks.{number}"))
+    middle = getattr(unet, "mid_block", None)
+    if middle is not None:
+        points.update(_block_points(middle, "mid_block", "mid_block"))
+    for number, block in enumerate(unet.get_submodule("up_blocks").children()):
+        points.update(_block_points(block, f"up_block_{number}", f"up_blocks.{number}"))
+    return points
+
+
+def _block_points(block: nn.Module, layer: str, path: str) -> Iterator[tuple[str, str]]:
+    # Down and up blocks run resnet i, then attention i; the middle has one resnet more, which runs last.
+    resnets = list(getattr(block, "resnets", ()))
+    attentions = list(getattr(block, "attentions", ()))
+    for number, (resnet, attention) in enumerate(zip_longest(resnets, attentions)):
+        if resnet is not None:
+            yield f"{layer}_resnet_{number}", f"{path}.resnets.{number}"
+        if attention is not None:
+            yield f"{layer}_attention_{number}", f"{path}.attentions.{number}"
+    yield layer, path
+
+
+def measured_shapes(
+    unet: nn.Module, points: Mapping[str, str], run: Callable[[nn.Module], Any]
+) -> dict[str, tuple[int, ...]]:
+    """Return each hook point's output shape for one sample, (C, H, W), without any memory for weights.
+
+    Args:
+        unet: a diffusers network; only its configuration is used.
+        points: {layer: path of its module}.
+        run: makes one forward pass of a network on the meta device with a batch of 1.
+    """
+    with torch.device("meta"):
+        shadow = type(unet).from_config(dict(unet.config))  # type: ignore[attr-defined, arg-type]
+    shapes: dict[str, tuple[int, ...]] = {}
+
+    def note(layer: str) -> Callable[[Any, Any, Any], None]:
+        return lambda module, inputs, output: shapes.__setitem__(layer, tuple(primary_tensor(output).shape[1:]))
+
+    for layer, path in points.items():
+        shadow.get_submodule(path).register_forward_hook(note(layer))
+    with torch.no_grad():
+        run(shadow)
+    return {layer: shapes[layer] for layer in points}

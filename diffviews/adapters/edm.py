@@ -8,10 +8,9 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from diffviews.adapters.base import GeneratorAdapter, Precision, single_pass
+from diffviews.adapters.base import GeneratorAdapter, Precision, precision_dtype, precision_of, single_pass
 from diffviews.adapters.checkpoint import NetworkCheckpoint, check_names_and_shapes, read_checkpoint
 from diffviews.adapters.hooks import Handle, Hook, HookMixin, check_layers
-from diffviews.adapters.precision import precision_dtype, precision_of
 from diffviews.device import device_or_best
 from diffviews.errors import CheckpointError, ConfigError, unknown_name
 from diffviews.models.adm_unet import ADMUNet
@@ -89,12 +88,7 @@ class EDMAdapter(HookMixin, GeneratorAdapter):
         """Hook the named blocks; what replaces an encoder block's output reaches its skip as well."""
         points = self._network.hook_points
         check_layers(points, layer_names)
-        handles: list[Handle] = []
-        for layer in layer_names:
-            handle = self._network.get_submodule(points[layer]).register_forward_hook(hook_fn)
-            self.add_handle(handle)
-            handles.append(handle)
-        return handles
+        return self.hook_modules(self._network, [points[layer] for layer in layer_names], hook_fn)
 
     def get_layer_shapes(self) -> dict[str, tuple[int, ...]]:
         return dict(self._network.layer_shapes())

@@ -12,10 +12,7 @@ class EDMImageNetAdapter(EDMAdapter):
 
     name = "edm-imagenet-64"
     sample_steps = 256
-
-    @property
-    def default_steps(self) -> int:
-        return 50
+    default_steps = 50
 
     @property
     def class_names(self) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from diffviews.errors import ConfigError, LayerNotFoundError, ShapeError, unknown_name
 
@@ -175,6 +175,27 @@ def detach_hooks(handles: Iterable[Handle]) -> None:
         handle.remove()
 
 
+def extraction_hook(kept: dict[str, Tensor], layer: str) -> Hook:
+    """Return a hook that keeps a layer's output in `kept`, detached and copied to the CPU."""
+
+    def extract(module: Any, inputs: Any, output: Any) -> None:
+        kept[layer] = primary_tensor(output).detach().to("cpu", copy=True)
+
+    return extract
+
+
+def mask_hook(masks: Mapping[str, Tensor], layer: str) -> Hook:
+    """Return a hook that puts the mask that `masks` then holds for a layer, if any, in place of its output."""
+
+    def replace(module: Any, inputs: Any, output: Any) -> Any:
+        mask = masks.get(layer)
+        if mask is None:
+            return output
+        return replace_primary(output, fit_batch(mask, primary_tensor(output), layer).clone())
+
+    return replace
+
+
 class HookedLayers:
     """Hooks on layers that are on while its `with` block runs, or between its two methods."""
 
@@ -225,6 +246,14 @@ class HookMixin:
         detach_hooks(state.handles)
         state.handles = []
 
+    def hook_modules(self, network: nn.Module, paths: Iterable[str], hook_fn: Hook) -> list[Handle]:
+        """Put a hook on submodules of a network and track it."""
+        handles: list[Handle] = []
+        for path in paths:
+            handles.append(network.get_submodule(path).register_forward_hook(hook_fn))
+            self.add_handle(handles[-1])
+        return handles
+
     @property
     def num_hooks(self) -> int:
         """Number of tracked hooks that are still on their modules."""
@@ -265,20 +294,12 @@ class HookMixin:
 
     def make_extraction_hook(self, layer_name: str) -> Hook:
         """Return a hook that keeps a layer's output, detached and copied to the CPU."""
-
-        def extract(module: Any, inputs: Any, output: Any) -> None:
-            self._hook_state().activations[layer_name] = primary_tensor(output).detach().to("cpu", copy=True)
-
-        return extract
+        return extraction_hook(self._hook_state().activations, layer_name)
 
     def make_mask_hook(self, layer_name: str, mask: Tensor) -> Hook:
         """Return a hook that puts `mask`, (1, *shape) or (B, *shape), in place of a layer's output."""
         check_finite(mask, layer_name)
-
-        def replace(module: Any, inputs: Any, output: Any) -> Any:
-            return replace_primary(output, fit_batch(mask, primary_tensor(output), layer_name).clone())
-
-        return replace
+        return mask_hook({layer_name: mask}, layer_name)
 
 
 @dataclasses.dataclass(slots=True)

@@ -11,10 +11,16 @@ from torch import Tensor, nn
 from diffviews.adapters.base import Precision, single_pass
 from diffviews.adapters.condition import Condition
 from diffviews.adapters.diffusers_unet import DiffusersUNetAdapter, network_dtype
-from diffviews.adapters.diffusion_folder import DiffusionFolder, model_config
+from diffviews.adapters.diffusion_folder import (
+    DiffusionFolder,
+    fuse_lora,
+    is_lora,
+    model_config,
+    weights_config,
+    with_weights,
+)
 from diffviews.adapters.diffusion_schedule import DiffusionSchedule
 from diffviews.adapters.text_conditioning import PromptEncoder
-from diffviews.adapters.unet_weights import fuse_lora, is_lora, weights_config, with_weights
 from diffviews.device import device_or_best
 from diffviews.errors import CheckpointError, ConfigError, unknown_name
 
@@ -55,8 +61,7 @@ class LatentDiffusionAdapter(DiffusersUNetAdapter):
     """Address of the public folder that the model, or the base of a student, is in."""
     caption_dropout: ClassVar[float] = 0.1
     """Share of captions withheld in training; 0 for a student that never saw the empty prompt."""
-    guidance: ClassVar[float] = 1.0
-    """Default guidance scale."""
+    takes_prompts = True
 
     def __init__(
         self, unet: Any, vae: Any, prompts: PromptEncoder, schedule: DiffusionSchedule, config: Mapping[str, Any]
@@ -74,14 +79,6 @@ class LatentDiffusionAdapter(DiffusersUNetAdapter):
     @property
     def resolution(self) -> int:
         return int(self._size * 2 ** (len(self.vae.config.block_out_channels) - 1))
-
-    @property
-    def default_guidance(self) -> float:
-        return self.guidance
-
-    @property
-    def takes_prompts(self) -> bool:
-        return True
 
     @property
     def label_dropout(self) -> float:

@@ -17,14 +17,14 @@ ENTRY_POINT_GROUP = "diffviews.adapters"
 
 BUILT_IN = {
     "ddpm": "diffviews.adapters.diffusers_ddpm:DDPMAdapter",
-    "dmd2-imagenet-64": "diffviews.adapters.dmd2_imagenet:DMD2ImageNetAdapter",
-    "dmd2-sd-v1.5": "diffviews.adapters.dmd2_sd:DMD2StableDiffusionAdapter",
-    "dmd2-sdxl-1step": "diffviews.adapters.dmd2_sdxl:DMD2OneStepAdapter",
-    "dmd2-sdxl-4step": "diffviews.adapters.dmd2_sdxl:DMD2FourStepAdapter",
+    "dmd2-imagenet-64": "diffviews.adapters.dmd2:DMD2ImageNetAdapter",
+    "dmd2-sd-v1.5": "diffviews.adapters.dmd2:DMD2StableDiffusionAdapter",
+    "dmd2-sdxl-1step": "diffviews.adapters.dmd2:DMD2OneStepAdapter",
+    "dmd2-sdxl-4step": "diffviews.adapters.dmd2:DMD2FourStepAdapter",
     "edm-digits": "diffviews.adapters.edm_digits:EDMDigitsAdapter",
     "edm-imagenet-64": "diffviews.adapters.edm_imagenet:EDMImageNetAdapter",
     "sd-v1.5": "diffviews.adapters.stable_diffusion:StableDiffusionAdapter",
-    "sdxl": "diffviews.adapters.stable_diffusion_xl:StableDiffusionXLAdapter",
+    "sdxl": "diffviews.adapters.stable_diffusion:StableDiffusionXLAdapter",
 }
 """Adapters of this package, imported when first asked for."""
 
@@ -42,6 +42,7 @@ class _Registry:
         self._withdrawn: set[str] = set()
 
     def register(self, name: str, cls: type[GeneratorAdapter]) -> None:
+        """Register an adapter class under `name`; raises as `register_adapter` does."""
         if not (isinstance(cls, type) and issubclass(cls, GeneratorAdapter)):
             raise TypeError(f"adapter {name!r}: {cls!r} is not a subclass of GeneratorAdapter")
         with self._lock:
@@ -55,6 +56,7 @@ class _Registry:
             self._withdrawn.discard(name)
 
     def unregister(self, name: str) -> type[GeneratorAdapter] | None:
+        """Withdraw a name, built in or not, until it is registered again; return its class or None."""
         with self._lock:
             removed = self.find(name)
             self._classes.pop(name, None)
@@ -73,11 +75,17 @@ class _Registry:
         cls = getattr(import_module(module), attribute)
         return self._classes.setdefault(name, cls)
 
-    def discover(self) -> None:
+    def discover(self) -> list[str]:
+        """Load the adapters of installed plug-ins and return the names of all, sorted.
+
+        A plug-in that cannot be loaded is named in a logged warning and left out.
+        """
         for point in entry_points(group=ENTRY_POINT_GROUP):
             with self._lock:
                 if point.name not in self._withdrawn and self.find(point.name) is None:
                     self._load(point)
+        with self._lock:
+            return sorted(self._classes.keys() | (BUILT_IN.keys() - self._withdrawn))
 
     def _load(self, point: EntryPoint) -> None:
         try:
@@ -88,10 +96,6 @@ class _Registry:
             if self._broken.get(point.name) != reason:
                 _log.warning("adapter plug-in %r (%s) cannot be loaded: %s", point.name, point.value, reason)
             self._broken[point.name] = reason
-
-    def names(self) -> list[str]:
-        with self._lock:
-            return sorted(self._classes.keys() | (BUILT_IN.keys() - self._withdrawn))
 
     def reason_missing(self, name: str) -> str:
         with self._lock:
@@ -105,6 +109,8 @@ def _same_class(a: type, b: type) -> bool:
 
 
 _REGISTRY = _Registry()
+register_adapter_class, unregister_adapter = _REGISTRY.register, _REGISTRY.unregister
+discover_adapters = list_adapters = _REGISTRY.discover
 
 
 def register_adapter(name: str) -> Callable[[_AdapterClass], _AdapterClass]:
@@ -120,30 +126,6 @@ def register_adapter(name: str) -> Callable[[_AdapterClass], _AdapterClass]:
         return cls
 
     return decorate
-
-
-def register_adapter_class(name: str, cls: type[GeneratorAdapter]) -> None:
-    """Register an adapter class under `name`; raises as `register_adapter` does."""
-    _REGISTRY.register(name, cls)
-
-
-def unregister_adapter(name: str) -> type[GeneratorAdapter] | None:
-    """Withdraw a name, built in or not, until it is registered again; return its class or None."""
-    return _REGISTRY.unregister(name)
-
-
-def discover_adapters() -> list[str]:
-    """Load the adapters of installed plug-ins and return all names known now.
-
-    A plug-in that cannot be loaded is named in a logged warning and left out.
-    """
-    _REGISTRY.discover()
-    return _REGISTRY.names()
-
-
-def list_adapters() -> list[str]:
-    """Return the names of all adapters, sorted."""
-    return discover_adapters()
 
 
 def get_adapter(name: str) -> type[GeneratorAdapter]:

@@ -1,8 +1,8 @@
 """Prompts as the embeddings that a text-conditioned U-Net reads, made as diffusers' own pipelines make them."""
 
 import logging
-from collections import OrderedDict
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -29,7 +29,7 @@ class PromptEncoder:
 
     def __init__(self, tokenizers: Sequence[Any], encoders: Sequence[nn.Module]) -> None:
         self.tokenizers, self.encoders = tuple(tokenizers), tuple(encoders)
-        self._kept: OrderedDict[str, Embedding] = OrderedDict()
+        self._embedding = lru_cache(KEPT_PROMPTS)(self._encode)
 
     def encode(self, prompts: Sequence[str]) -> Embedding:
         """Return the embeddings of prompts, each (B, …) on the encoders' device."""
@@ -38,16 +38,7 @@ class PromptEncoder:
 
     def forget(self) -> None:
         """Drop what is kept, as after a move to another device."""
-        self._kept.clear()
-
-    def _embedding(self, prompt: str) -> Embedding:
-        kept = self._kept.pop(prompt, None)
-        if kept is None:
-            kept = self._encode(prompt)
-        self._kept[prompt] = kept
-        if len(self._kept) > KEPT_PROMPTS:
-            self._kept.popitem(last=False)
-        return kept
+        self._embedding.cache_clear()
 
     @torch.no_grad()
     def _encode(self, prompt: str) -> Embedding:

@@ -13,28 +13,15 @@ from torch import Tensor
 
 from diffviews.adapters.base import GeneratorAdapter
 from diffviews.adapters.condition import Conditioning, conditioning_rows
-from diffviews.adapters.hooks import Hook, HookedLayers, attach_hooks, check_layers, known_layers, primary_tensor
-from diffviews.core.activation_files import (
-    StrPath,
-    convert_to_fast_format,
-    flatten_activations,
-    load_activations,
-    load_fast_activations,
-    save_activations,
-)
+from diffviews.adapters.hooks import HookedLayers, attach_hooks, check_layers, extraction_hook, known_layers
+from diffviews.core.activation_files import StrPath, save_activations
+from diffviews.core.activation_files import convert_to_fast_format as convert_to_fast_format
+from diffviews.core.activation_files import flatten_activations as flatten_activations
+from diffviews.core.activation_files import load_activations as load_activations
+from diffviews.core.activation_files import load_fast_activations as load_fast_activations
 from diffviews.core.session import GuidancePass, InterventionSession, Keep, copy_of
 from diffviews.errors import ConfigError, ShapeError
 from diffviews.noise import sample_noise
-
-__all__ = [
-    "ActivationExtractor",
-    "capture",
-    "convert_to_fast_format",
-    "flatten_activations",
-    "load_activations",
-    "load_fast_activations",
-    "mean_activations",
-]
 
 CAPTURE_BATCH = 64
 """Samples in one forward pass of `mean_activations`."""
@@ -131,13 +118,8 @@ class ActivationExtractor(HookedLayers):
     def register_hooks(self) -> None:
         """Start capturing; a second call changes nothing."""
         if not self._handles:
-            self._handles = attach_hooks(self.adapter, {layer: self._make_hook(layer) for layer in self.layers})
-
-    def _make_hook(self, layer: str) -> Hook:
-        def keep(module: Any, inputs: Any, output: Any) -> None:
-            self.activations[layer] = primary_tensor(output).detach().to("cpu", copy=True)
-
-        return keep
+            hooks = {layer: extraction_hook(self.activations, layer) for layer in self.layers}
+            self._handles = attach_hooks(self.adapter, hooks)
 
     def clear(self) -> None:
         """Forget what was captured."""

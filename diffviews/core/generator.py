@@ -6,8 +6,10 @@ result.images, result.baseline_images
 
 import logging
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -16,7 +18,8 @@ from torch import Tensor
 
 from diffviews.adapters.base import GeneratorAdapter
 from diffviews.adapters.condition import Condition, Conditioning
-from diffviews.core.activation_files import flatten_activations, save_generated_sample
+from diffviews.core.activation_files import flatten_activations
+from diffviews.core.activation_files import save_generated_sample as save_generated_sample
 from diffviews.core.extractor import capture
 from diffviews.core.interventions import FixedTarget, Intervention
 from diffviews.core.masking import ActivationMasker
@@ -31,26 +34,10 @@ from diffviews.core.request import (
 )
 from diffviews.core.session import GuidancePass, InterventionSession
 from diffviews.errors import ShapeError
-from diffviews.sampling.guidance import GuidedDenoiser
-from diffviews.sampling.samplers import SAMPLERS, Denoiser
+from diffviews.sampling.samplers import SAMPLERS, Denoiser, GuidedDenoiser
 from diffviews.sampling.schedules import karras_sigmas
 
 _log = logging.getLogger(__name__)
-
-__all__ = [
-    "GenerationRequest",
-    "GenerationResult",
-    "Progress",
-    "ProgressCallback",
-    "generate",
-    "generate_with_mask",
-    "generate_with_mask_multistep",
-    "get_denoising_sigmas",
-    "infer_layer_shape",
-    "save_generated_sample",
-    "tensor_to_uint8_image",
-]
-
 
 @torch.no_grad()
 def generate(
@@ -77,26 +64,17 @@ def generate(
     plans = [plan]
     if request.interventions and request.baseline:
         plans.append(plan.without_interventions())
-    counter = _Counter(callback, total=len(plan.sigmas) * len(plan.batches) * len(plans))
+    total, steps = len(plan.sigmas) * len(plan.batches) * len(plans), count(1)
+
+    def tell(denoised: Tensor) -> None:
+        if callback is not None:
+            callback(Progress(next(steps), total, denoised))
+
     runs: list[list[_Batch]] = [[] for _ in plans]
     for rows in plan.batches:
         for batches, of_run in zip(runs, plans, strict=True):
-            batches.append(_sample(adapter, of_run, rows, counter))
+            batches.append(_sample(adapter, of_run, rows, tell))
     return _result(plan, *map(_joined, runs))
-
-
-@dataclass(slots=True)
-class _Counter:
-    """Counts steps over all batches and runs for the callback."""
-
-    callback: ProgressCallback | None
-    total: int
-    done: int = 0
-
-    def step(self, denoised: Tensor) -> None:
-        self.done += 1
-        if self.callback is not None:
-            self.callback(Progress(self.done, self.total, denoised))
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +117,9 @@ class _SteppedModel:
         return denoise
 
 
-def _sample(adapter: GeneratorAdapter, plan: GenerationPlan, rows: range, counter: _Counter) -> _Batch:
+def _sample(
+    adapter: GeneratorAdapter, plan: GenerationPlan, rows: range, tell: Callable[[Tensor], None]
+) -> _Batch:
     request, noise, conditions = plan.request, plan.noise(rows), plan.conditions(rows)
     kept: dict[tuple[str, str], list[np.ndarray]] = defaultdict(list)
     with InterventionSession(adapter, request.interventions, request.record_layers) as session:
@@ -157,7 +137,7 @@ def _sample(adapter: GeneratorAdapter, plan: GenerationPlan, rows: range, counte
             if request.record_steps:
                 kept["intermediates", ""].append(adapter.decode(step.denoised))
                 kept["noised_inputs", ""].append(adapter.decode(step.x / (1 + step.sigma**2) ** 0.5))
-            counter.step(step.denoised)
+            tell(step.denoised)
             model.step, x = step.index + 1, step.x_next
     bad = x.numel() - int(torch.isfinite(x).sum())
     if bad:
@@ -291,7 +271,8 @@ def generate_with_mask_multistep(
         record_steps=return_intermediates or return_noised_inputs,
         batch_size=num_samples if whole else 64,
     )
-    result = _generate_without_own_hooks(adapter, masker, request)
+    with nullcontext() if masker is None else masker.suspended():
+        result = generate(adapter, request)
     answer: list[Any] = [torch.from_numpy(result.images), torch.from_numpy(result.labels)]
     if return_trajectory:
         answer.append(_trajectory(result))
@@ -300,15 +281,6 @@ def generate_with_mask_multistep(
     if return_noised_inputs:
         answer.append(_frames(result.noised_inputs))
     return tuple(answer)
-
-
-def _generate_without_own_hooks(
-    adapter: GeneratorAdapter, masker: ActivationMasker | None, request: GenerationRequest
-) -> GenerationResult:
-    if masker is None:
-        return generate(adapter, request)
-    with masker.suspended():
-        return generate(adapter, request)
 
 
 def _trajectory(result: GenerationResult) -> list[np.ndarray]:

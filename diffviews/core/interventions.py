@@ -6,9 +6,10 @@ request = GenerationRequest(interventions=(Intervention("midblock", target, step
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Literal, Protocol, Self, get_args
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Literal, Protocol, Self
 
 import torch
 from torch import Tensor
@@ -17,17 +18,8 @@ from diffviews.adapters.base import GeneratorAdapter
 from diffviews.adapters.condition import Conditioning
 from diffviews.adapters.hooks import check_finite, fit_batch
 from diffviews.core.extractor import mean_activations
-from diffviews.core.session import GuidancePass, InterventionSession
-from diffviews.errors import ConfigError, SelectionError, ShapeError
-
-__all__ = [
-    "DirectionTarget",
-    "FixedTarget",
-    "Intervention",
-    "InterventionSession",
-    "MatchedTarget",
-    "Target",
-]
+from diffviews.core.session import GuidancePass
+from diffviews.errors import ConfigError, SelectionError, ShapeError, check_choices
 
 Mode = Literal["replace", "add", "interpolate"]
 Passes = Literal["both", "conditional", "unconditional"]
@@ -60,32 +52,6 @@ class FixedTarget:
         return self.tensor
 
 
-@dataclass(slots=True)
-class _MatchedMeans:
-    """Mean activations of the same samples, captured once for each noise level asked for."""
-
-    adapter: GeneratorAdapter
-    layers: tuple[str, ...]
-    x0: Tensor
-    sample_ids: tuple[str, ...]
-    conditioning: Conditioning
-    known: dict[float, dict[str, Tensor]] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        if not self.sample_ids or len(self.sample_ids) != len(self.x0):
-            raise SelectionError(
-                f"a matched target got {len(self.sample_ids)} sample ids for {len(self.x0)} samples; "
-                "give one id for each of at least one sample"
-            )
-
-    def at(self, sigma: float, layer: str) -> Tensor:
-        if sigma not in self.known:
-            self.known[sigma] = mean_activations(
-                self.adapter, self.x0, self.sample_ids, self.conditioning, sigma, self.layers
-            )
-        return self.known[sigma][layer]
-
-
 class MatchedTarget:
     """The mean activation of chosen samples at the very noise level the sampler is at.
 
@@ -112,7 +78,7 @@ class MatchedTarget:
         conditioning: Conditioning | None = None,
     ) -> None:
         self._layer = layer
-        self._means = _MatchedMeans(adapter, (layer,), x0, tuple(sample_ids), conditioning or {})
+        self._means = _matched_means(adapter, (layer,), x0, tuple(sample_ids), conditioning or {})
 
     @classmethod
     def for_layers(
@@ -124,7 +90,7 @@ class MatchedTarget:
         conditioning: Conditioning | None = None,
     ) -> dict[str, Self]:
         """Return one target a layer; all of them share one capture at each noise level."""
-        means = _MatchedMeans(adapter, tuple(layers), x0, tuple(sample_ids), conditioning or {})
+        means = _matched_means(adapter, tuple(layers), x0, tuple(sample_ids), conditioning or {})
         targets: dict[str, Self] = {}
         for layer in layers:
             targets[layer] = target = cls.__new__(cls)
@@ -133,7 +99,19 @@ class MatchedTarget:
 
     def at(self, sigma: float) -> Tensor:
         """Return the mean at a noise level, (1, *layer_shape) float32."""
-        return self._means.at(float(sigma), self._layer)
+        return self._means(float(sigma))[self._layer]
+
+
+def _matched_means(
+    adapter: GeneratorAdapter, layers: tuple[str, ...], x0: Tensor, sample_ids: tuple[str, ...], given: Conditioning
+) -> Callable[[float], dict[str, Tensor]]:
+    """Return what gives the layers' mean activations of samples, captured once for each noise level asked for."""
+    if not sample_ids or len(sample_ids) != len(x0):
+        raise SelectionError(
+            f"a matched target got {len(sample_ids)} sample ids for {len(x0)} samples; "
+            "give one id for each of at least one sample"
+        )
+    return cache(lambda sigma: mean_activations(adapter, x0, sample_ids, given, sigma, layers))
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,9 +151,7 @@ class Intervention:
     """Passes of classifier-free guidance it acts on."""
 
     def __post_init__(self) -> None:
-        for name, value, options in (("mode", self.mode, Mode), ("passes", self.passes, Passes)):
-            if value not in get_args(options):
-                raise ConfigError(f"{name} {value!r} is not one of: {', '.join(get_args(options))}")
+        check_choices(self)
         if not math.isfinite(self.strength):
             raise ConfigError(f"strength {self.strength} must be a finite number")
         if self.steps is not None and not 0 <= self.steps[0] < self.steps[1]:

@@ -10,15 +10,7 @@ import torch
 from torch import Tensor
 
 from diffviews.adapters.base import GeneratorAdapter
-from diffviews.adapters.hooks import (
-    Hook,
-    HookedLayers,
-    attach_hooks,
-    check_finite,
-    fit_batch,
-    primary_tensor,
-    replace_primary,
-)
+from diffviews.adapters.hooks import HookedLayers, attach_hooks, check_finite, mask_hook
 from diffviews.core.activation_files import StrPath, read_npz
 from diffviews.data.layout import LayerLayout
 from diffviews.errors import SelectionError, ShapeError
@@ -71,7 +63,7 @@ class ActivationMasker(HookedLayers):
         """
         self.remove_hooks()
         names = tuple(self.masks if layers is None else layers)
-        self._handles = attach_hooks(self.adapter, {name: self._make_hook(name) for name in names})
+        self._handles = attach_hooks(self.adapter, {name: mask_hook(self.masks, name) for name in names})
         self._registered = names
 
     def remove_hooks(self) -> None:
@@ -89,15 +81,6 @@ class ActivationMasker(HookedLayers):
         finally:
             if names:
                 self.register_hooks(names)
-
-    def _make_hook(self, layer: str) -> Hook:
-        def replace(module: Any, inputs: Any, output: Any) -> Any:
-            mask = self.masks.get(layer)
-            if mask is None:
-                return output
-            return replace_primary(output, fit_batch(mask, primary_tensor(output), layer).clone())
-
-        return replace
 
 
 def load_activation_from_npz(npz_path: StrPath, layer_name: str) -> Tensor:

@@ -46,7 +46,9 @@ class GenerationPlan:
         """
         defaults = adapter.defaults
         scale = defaults.default_guidance if request.guidance_scale is None else request.guidance_scale
-        seed = _seed(request)
+        seed = request.seed
+        if seed is None:
+            seed = FIXED_SEED if request.noise_mode == "fixed" else secrets.randbits(31)
         return cls(
             request,
             seed,
@@ -116,12 +118,6 @@ def noise_levels(adapter: GeneratorAdapter, request: GenerationRequest) -> Tenso
     # A shorter range than the model's own ends where it starts, not above.
     sigma_min = min(defaults.sigma_min, sigma_max) if request.sigma_min is None else request.sigma_min
     return karras_sigmas(num_steps, sigma_max, sigma_min, request.rho)
-
-
-def _seed(request: GenerationRequest) -> int:
-    if request.seed is not None:
-        return request.seed
-    return FIXED_SEED if request.noise_mode == "fixed" else secrets.randbits(31)
 
 
 def _classes(num_classes: int, request: GenerationRequest, seed: int) -> tuple[int, ...]:

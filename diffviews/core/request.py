@@ -3,13 +3,13 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, Self, get_args
+from typing import Any, Literal, Self
 
 import numpy as np
 from torch import Tensor
 
 from diffviews.core.interventions import Intervention
-from diffviews.errors import ConfigError
+from diffviews.errors import ConfigError, check_choices
 from diffviews.sampling.samplers import Churn, SamplerName
 
 NoiseMode = Literal["stochastic", "fixed", "zero"]
@@ -22,8 +22,32 @@ FIXED_SEED = 42
 
 
 @dataclass(frozen=True, slots=True)
-class GenerationRequest:
-    """Everything that determines a generation, but the model. None stands for the adapter's default."""
+class SamplingOptions:
+    """Sampler, noise levels, guidance and kind of noise. None stands for the adapter's default."""
+
+    sampler: SamplerName | None = None
+    """heun, euler or renoise; null takes the model's default, and so do steps, noise levels and guidance below."""
+    schedule: ScheduleName = "auto"
+    """karras: eq. 5 of Karras et al. 2022; model: the levels of the model's own discrete schedule, evenly in timestep;
+    auto: its own if it has any."""
+    num_steps: int | None = None
+    """Sampler steps."""
+    sigma_max: float | None = None
+    """First noise level."""
+    sigma_min: float | None = None
+    """Last noise level above 0."""
+    rho: float = 7.0
+    """Curvature of the schedule, Karras et al. 2022 eq. 5."""
+    guidance_scale: float | None = None
+    """Classifier-free guidance: 0 unconditional, 1 conditional, above 1 amplified."""
+    noise_mode: NoiseMode = "stochastic"
+    """stochastic: noise by seed; fixed: the same, with seed 42 if none is given; zero: no noise at all, not even at the
+    start."""
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationRequest(SamplingOptions):
+    """Everything that determines a generation, but the model."""
 
     class_labels: ClassLabel | tuple[ClassLabel, ...] = None
     """Class of all samples, or one a sample; -1: uniform label; None: a random class each."""
@@ -37,24 +61,6 @@ class GenerationRequest:
     """Seed of all randomness; None: drawn afresh and told by the result ('fixed': 42)."""
     first_index: int = 0
     """Number of the first sample in the job: sample i starts from the noise of (seed, first_index + i)."""
-    sampler: SamplerName | None = None
-    """heun and euler follow the probability-flow ODE; renoise predicts x0 and adds noise again."""
-    schedule: ScheduleName = "auto"
-    """karras: eq. 5 of Karras et al. 2022; model: the levels of the model's own discrete schedule, evenly
-    in timestep; auto: the model's own where it has one."""
-    num_steps: int | None = None
-    """Sampler steps."""
-    sigma_max: float | None = None
-    """First noise level."""
-    sigma_min: float | None = None
-    """Last noise level above 0."""
-    rho: float = 7.0
-    """Curvature of the schedule (Karras et al. 2022, eq. 5)."""
-    guidance_scale: float | None = None
-    """Classifier-free guidance: 0 unconditional, 1 conditional, above 1 amplified."""
-    noise_mode: NoiseMode = "stochastic"
-    """stochastic: noise by seed; fixed: the same with seed 42 if none is given; zero: no noise at
-    all, not even at the start."""
     churn: Churn = field(default_factory=Churn)
     """Noise added before each step of heun and euler."""
     interventions: tuple[Intervention, ...] = ()
@@ -69,10 +75,7 @@ class GenerationRequest:
     """Samples in one forward pass; it has no influence on any sample's noise."""
 
     def __post_init__(self) -> None:
-        if self.sampler is not None:
-            _check_choice("sampler", self.sampler, get_args(SamplerName))
-        _check_choice("schedule", self.schedule, get_args(ScheduleName))
-        _check_choice("noise_mode", self.noise_mode, get_args(NoiseMode))
+        check_choices(self)
         for name in ("num_samples", "batch_size", "num_steps"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -109,11 +112,6 @@ class GenerationRequest:
             prompts=cut(self.prompts),
             negative_prompt=cut(self.negative_prompt),
         )
-
-
-def _check_choice(name: str, value: str, options: tuple[str, ...]) -> None:
-    if value not in options:
-        raise ConfigError(f"{name} {value!r} is not one of: {', '.join(options)}")
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -10,7 +10,6 @@ from diffviews.pipelines.workspace import open_workspace
 from diffviews.recipes.execution import Execution
 from diffviews.recipes.extraction import ExtractionRecipe
 from diffviews.recipes.generation import GenerationRecipe
-from diffviews.tracking.records import LayerRecord
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +45,11 @@ def demo(
         sigmas=sigmas, max_samples=max_samples, control_seeds=control_seeds, control_windows=False
     )
     extraction = extract(recipe, workspace, Execution(device=device, resume=True))
-    layer = max(workspace.catalog.layers(extraction.run_id), key=_knows_and_decides)
+    knows_and_decides = ("knn_accuracy_activation", "control_rate")
+    layer = max(
+        workspace.catalog.layers(extraction.run_id),
+        key=lambda record: sum(record.metrics.get(name, 0.0) for name in knows_and_decides),
+    )
     if not workspace.catalog.generations(layer.run_id):
         threes = workspace.samples_of(layer).of_classes([3]).sample_ids[:10]
         generate(
@@ -56,7 +59,3 @@ def demo(
     if serve:
         viz(port, mlflow_port, device=device, profile=profile, experiment=experiment)
     return None
-
-
-def _knows_and_decides(record: LayerRecord) -> float:
-    return record.metrics.get("knn_accuracy_activation", 0.0) + record.metrics.get("control_rate", 0.0)

@@ -7,6 +7,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from diffviews.data.disk import format_bytes
@@ -61,11 +62,16 @@ def doctor(profile: str | None = None, bucket: str | None = None) -> None:
 
 def examine(profile: str | None = None, bucket: str | None = None) -> Iterator[Finding]:
     """Yield what is found, one thing after the other."""
-    chosen: list[Profile] = []
-    yield _tried("profile", lambda: _profile(profile, chosen))
-    if chosen:
-        yield _tried("tracking", lambda: _tracking(chosen[0]))
-    yield from _buckets(chosen[0] if chosen else None, bucket)
+    chosen = None
+    try:
+        chosen = activate(load_profile(profile))
+        place = chosen.artifact_root or "the server"
+        yield Finding("profile", True, f"{chosen.name}: runs at {redact(chosen.tracking_uri)}, artifacts at {place}")
+    except (DiffViewsError, OSError) as error:
+        yield Finding("profile", False, redact(str(error)))
+    if chosen is not None:
+        yield _tried("tracking", partial(_tracking, chosen))
+    yield from _buckets(chosen, bucket)
     yield _tried("disk", lambda: _disk(cache_folder()))
     yield _tried("working folder", lambda: _disk(Path.cwd()))
     yield _gpu()
@@ -76,12 +82,6 @@ def _tried(name: str, check: Callable[[], str]) -> Finding:
         return Finding(name, True, check())
     except (DiffViewsError, OSError) as error:
         return Finding(name, False, redact(str(error)))
-
-
-def _profile(name: str | None, chosen: list[Profile]) -> str:
-    found = activate(load_profile(name))
-    chosen.append(found)
-    return f"{found.name}: runs at {redact(found.tracking_uri)}, artifacts at {found.artifact_root or 'the server'}"
 
 
 def _tracking(profile: Profile) -> str:

@@ -2,20 +2,21 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from diffviews.errors import ConfigError, RunNotFoundError
 from diffviews.noise import format_sigma
 from diffviews.pipelines.layers.measured_map import MeasuredMap, log_map, map_title, measure, measure_map
 from diffviews.pipelines.plan import check_sigmas
 from diffviews.pipelines.workspace import Workspace, is_sketch
-from diffviews.processing.fitting import fit_aligned_map, fit_aligned_reduced, fit_joint_map, fit_reduced
+from diffviews.processing.fitting import fit_aligned_map, fit_joint_map
 from diffviews.processing.map_parameters import MapParameters
 from diffviews.processing.sketch import reduction_of
 from diffviews.processing.umap_backend import get_backend_name
 from diffviews.recipes.embedding import EmbeddingRecipe
 from diffviews.recipes.options import flatten
 from diffviews.tracking.catalog import LayerRecord
-from diffviews.tracking.schema import MapKind, RunTags, fingerprint
+from diffviews.tracking.schema import MapKind, fingerprint
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,16 +57,7 @@ def embed(recipe: EmbeddingRecipe, workspace: Workspace, *, force: bool = False)
     if finished is not None:
         workspace.tracker.mark_reused(finished)
         return EmbeddingResult(finished, reused=True)
-    tags = RunTags(
-        model=chosen.model,
-        dataset=chosen.dataset,
-        fingerprint=digest,
-        layer=chosen.layer,
-        layer_index=chosen.layer_index,
-        sigma=chosen.sigma if kind is MapKind.SINGLE else None,
-        source_run=chosen.run_id,
-        map=kind,
-    )
+    tags = chosen.derived_tags(fingerprint=digest, sigma=chosen.sigma if kind is MapKind.SINGLE else None, map=kind)
     levels = ",".join(map(format_sigma, records))
     name, params = f"{kind.value} map of {chosen.layer} σ {levels}", {**flatten(recipe), "sigmas": levels}
     with workspace.tracker.start("embedding", name, tags, params=params) as run:
@@ -100,58 +92,35 @@ def _maps(
     workspace: Workspace,
 ) -> dict[float | None, MeasuredMap]:
     """Return the measured maps: one under None, or a slice a sigma when aligned."""
-    if any(map(is_sketch, records.values())):
-        return _maps_of_sketches(chosen, records, kind, parameters, workspace)
-    readers = {sigma: workspace.activations(record) for sigma, record in records.items()}
-    ids = {reader.sample_ids for reader in readers.values()}
-    if len(ids) > 1:
-        raise ConfigError(
-            f"layer {chosen.layer!r} holds different samples at sigmas {', '.join(map(format_sigma, readers))}; "
-            "a map over several sigmas needs the same ones at each"
-        )
-    samples = workspace.samples_of(chosen).select(ids.pop())
-    if kind is MapKind.SINGLE:
-        (reader,) = readers.values()
-        title = map_title(chosen.model, chosen.layer, chosen.sigma)
-        return {None: measure_map(reader, samples, parameters, title=title)}
-    if kind is MapKind.JOINT:
-        fitted = fit_joint_map(readers, samples.sample_ids, parameters)
-        title = f"{chosen.model} · {chosen.layer} · σ {', '.join(map(format_sigma, readers))} joint"
-        return {None: measure(fitted, samples, title=title)}
-    slices = fit_aligned_map(readers, samples.sample_ids, parameters)
-    return {
-        sigma: measure(fitted, samples, title=map_title(chosen.model, chosen.layer, sigma))
-        for sigma, fitted in slices.items()
-    }
-
-
-def _maps_of_sketches(
-    chosen: LayerRecord,
-    records: Mapping[float, LayerRecord],
-    kind: MapKind,
-    parameters: MapParameters,
-    workspace: Workspace,
-) -> dict[float | None, MeasuredMap]:
-    """Return the measured maps of layer runs that keep sketches, from the vectors in their maps."""
-    if kind is MapKind.JOINT:
+    sketched = any(map(is_sketch, records.values()))
+    if sketched and kind is MapKind.JOINT:
         raise ConfigError(
             f"layer {chosen.layer!r} keeps a sketch on axes of its own at each sigma, and a joint map needs the same "
             "for all; make an aligned map, or extract with storage full"
         )
-    reductions, ids = {}, set()
+    held, ids = dict[float, Any](), set[tuple[str, ...]]()
     for sigma, record in records.items():
-        (projector,) = workspace.projectors(record.run_id).values()
-        reductions[sigma] = reduction_of(projector, parameters)
-        ids.add(projector.sample_ids)
+        if sketched:  # the vectors are the points of its map
+            source: Any = next(iter(workspace.projectors(record.run_id).values()))
+            held[sigma] = reduction_of(source, parameters)
+        else:
+            source = held[sigma] = workspace.activations(record)
+        ids.add(source.sample_ids)
     if len(ids) > 1:
-        raise ConfigError(f"layer {chosen.layer!r} holds different samples at different sigmas; align the same ones")
+        raise ConfigError(
+            f"layer {chosen.layer!r} holds different samples at sigmas {', '.join(map(format_sigma, held))}; "
+            "a map over several sigmas needs the same ones at each"
+        )
     samples = workspace.samples_of(chosen).select(ids.pop())
-    if kind is MapKind.SINGLE:
-        (reduction,) = reductions.values()
-        fitted = fit_reduced(reduction, samples.sample_ids, parameters)
-        return {None: measure(fitted, samples, title=map_title(chosen.model, chosen.layer, chosen.sigma))}
-    slices = fit_aligned_reduced(reductions, samples.sample_ids, parameters)
-    return {
-        sigma: measure(fitted, samples, title=map_title(chosen.model, chosen.layer, sigma))
-        for sigma, fitted in slices.items()
-    }
+    if kind is MapKind.ALIGNED:
+        slices = fit_aligned_map(held, samples.sample_ids, parameters)
+        return {
+            sigma: measure(fitted, samples, title=map_title(chosen.model, chosen.layer, sigma))
+            for sigma, fitted in slices.items()
+        }
+    if kind is MapKind.JOINT:
+        fitted = fit_joint_map(held, samples.sample_ids, parameters)
+        title = f"{chosen.model} · {chosen.layer} · σ {', '.join(map(format_sigma, held))} joint"
+        return {None: measure(fitted, samples, title=title)}
+    title = map_title(chosen.model, chosen.layer, chosen.sigma)
+    return {None: measure_map(held[chosen.sigma], samples, parameters, title=title)}

@@ -19,7 +19,7 @@ from diffviews.errors import ConfigError, RunNotFoundError, SelectionError
 from diffviews.noise import format_sigma
 from diffviews.pipelines.workspace import Workspace
 from diffviews.tracking.records import RunRecord
-from diffviews.tracking.schema import Kind, RunTags
+from diffviews.tracking.schema import Kind
 
 LARGEST_ZIP = 200_000_000
 """Bytes of pixels of the images in one zip; more is refused, for a browser has to take it in one piece."""
@@ -129,16 +129,7 @@ def log_export(workspace: Workspace, source_run: str, files: Mapping[str, bytes]
     if not files:
         raise ConfigError("there is no file to log")
     source = _source(workspace, source_run)
-    tags = RunTags(
-        model=source.model,
-        dataset=source.dataset,
-        layer=source.layer,
-        layer_index=source.layer_index,
-        sigma=source.sigma,
-        source_run=source_run,
-        map=source.map,
-    )
-    with workspace.tracker.start(Kind.EXPORT, title, tags) as run:
+    with workspace.tracker.start(Kind.EXPORT, title, source.derived_tags(map=source.map)) as run:
         for name, content in files.items():
             run.log_artifact_bytes(content, f"export/{safe_name(name)}")
         told = f"Exported from run {source_run}."

@@ -1,6 +1,5 @@
 """The `generate` job: one recipe becomes images, their paired baseline, a path on the map, and an MLflow run."""
 
-import io
 import textwrap
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -9,11 +8,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from PIL import Image
 
 from diffviews.adapters.base import GeneratorAdapter
 from diffviews.core.generator import GenerationRequest, GenerationResult, Progress
 from diffviews.core.generator import generate as sample
+from diffviews.data.pictures import encode_png
 from diffviews.errors import ConfigError
 from diffviews.pipelines.masks import check_weights, interventions_of
 from diffviews.pipelines.models import load_model
@@ -63,8 +62,8 @@ def generate(
     """
     adapter = adapter or load_model(recipe, workspace, device=device)
     layer = find_layer(recipe, workspace)
-    name, tags = _name(recipe, layer), _tags(recipe, layer)
-    with workspace.tracker.start("generation", name, tags, params=_params(recipe)) as run:
+    tags = RunTags(model=recipe.model) if layer is None else layer.derived_tags(model=recipe.model)
+    with workspace.tracker.start("generation", _name(recipe, layer), tags, params=_params(recipe)) as run:
         _check_map(recipe, layer, workspace)
         result = run_recipe(recipe, layer, workspace, adapter, callback)
         recipe = replace(recipe, seed=result.seed)
@@ -119,19 +118,6 @@ def _check_map(recipe: GenerationRecipe, layer: LayerRecord | None, workspace: W
         )
 
 
-def _tags(recipe: GenerationRecipe, layer: LayerRecord | None) -> RunTags:
-    if layer is None:
-        return RunTags(model=recipe.model)
-    return RunTags(
-        model=recipe.model,
-        dataset=layer.dataset,
-        layer=layer.layer,
-        layer_index=layer.layer_index,
-        sigma=layer.sigma,
-        source_run=layer.run_id,
-    )
-
-
 def _name(recipe: GenerationRecipe, layer: LayerRecord | None) -> str:
     wanted = {-1: "uniform label", None: "random classes"}.get(recipe.class_label, f"class {recipe.class_label}")
     if recipe.prompt is not None:
@@ -162,11 +148,12 @@ def _log(run: ActiveRun, recipe: GenerationRecipe, result: GenerationResult, pat
     run.set_tag("diffviews.seed", str(result.seed))
     if result.difference_images is not None:
         run.log_metrics({"mean_difference": float(result.difference_images.mean())})
-    run.log_image("images", _png(_strip(result)))
+    rows = [np.concatenate(list(images[:16]), axis=1) for _, images in _pictures(result)]
+    run.log_image("images", encode_png(np.concatenate(rows)))  # masked, baseline, difference
     run.log_text(recipe.to_json(), "recipe.json")
     for kind, images in _pictures(result):
         for index, image in enumerate(images):
-            run.log_artifact_bytes(_png(image), f"{kind}/{index:03d}.png")
+            run.log_artifact_bytes(encode_png(image), f"{kind}/{index:03d}.png")
     _write_steps(result, run.stage("steps.npz"))
     if path is not None:
         run.log_table(path, "path.parquet")
@@ -179,11 +166,6 @@ def _pictures(result: GenerationResult) -> Iterator[tuple[str, np.ndarray]]:
         yield "difference", result.difference_images
 
 
-def _strip(result: GenerationResult) -> np.ndarray:
-    """Return all images in rows: masked, baseline, difference."""
-    return np.concatenate([np.concatenate(list(images[:16]), axis=1) for _, images in _pictures(result)], axis=0)
-
-
 def _write_steps(result: GenerationResult, path: Path) -> None:
     arrays: dict[str, Any] = {"sigmas": result.sigmas, "labels": result.labels}
     for name in ("intermediates", "noised_inputs"):
@@ -191,9 +173,3 @@ def _write_steps(result: GenerationResult, path: Path) -> None:
         if values is not None:
             arrays[name] = values
     np.savez_compressed(path, **arrays)
-
-
-def _png(image: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, format="PNG")
-    return buffer.getvalue()

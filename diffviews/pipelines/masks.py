@@ -46,23 +46,15 @@ def interventions_of(
     for record in records:
         check_weights(record, adapter, workspace)
     if recipe.target == "matched":
-        targets = _matched(recipe, records, adapter, workspace)
+        captured = [record.layer for record in records]  # anew at each step, in one pass for all layers
+        inputs = _inputs(recipe, records[0], adapter, workspace)
+        targets: Mapping[str, Target] = MatchedTarget.for_layers(adapter, captured, *inputs)
     else:
         means = _means(recipe, records, adapter, workspace)
         targets = {record.layer: _fixed(recipe, means[record.layer], record, workspace) for record in records}
-    return tuple(
-        Intervention(
-            layer=layer,
-            target=target,
-            mode=recipe.mode,
-            strength=recipe.strength,
-            steps=recipe.steps,
-            passes=recipe.passes,
-            channels=recipe.channels,
-            region=recipe.region,
-        )
-        for layer, target in targets.items()
-    )
+    shared = ("mode", "strength", "steps", "passes", "channels", "region")
+    how = {name: getattr(recipe, name) for name in shared}
+    return tuple(Intervention(layer, target, **how) for layer, target in targets.items())
 
 
 def _records(chosen: LayerRecord, layers: Sequence[str], workspace: Workspace) -> list[LayerRecord]:
@@ -99,14 +91,6 @@ def check_weights(record: LayerRecord, adapter: GeneratorAdapter, workspace: Wor
             f"layer run {record.run_id} was captured from other weights than {adapter.model_type!r} has now; "
             "extract the layer again, or name the checkpoint it was captured from"
         )
-
-
-def _matched(
-    recipe: GenerationRecipe, records: Sequence[LayerRecord], adapter: GeneratorAdapter, workspace: Workspace
-) -> Mapping[str, Target]:
-    """Return targets that capture the samples anew at each step, in one pass for all layers."""
-    layers = [record.layer for record in records]
-    return MatchedTarget.for_layers(adapter, layers, *_inputs(recipe, records[0], adapter, workspace))
 
 
 def _inputs(

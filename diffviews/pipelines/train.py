@@ -1,6 +1,5 @@
 """The `train` job: a small class-conditional denoiser, such as the shipped edm-digits, as an MLflow run."""
 
-import io
 import json
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
@@ -9,11 +8,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from safetensors.torch import save_file
 
 from diffviews.adapters.registry import load_adapter
 from diffviews.core.generator import GenerationRequest, generate
+from diffviews.data.pictures import encode_png
 from diffviews.data.samples import SampleSet
 from diffviews.data.sources import open_source
 from diffviews.device import resolve_device
@@ -184,6 +183,4 @@ def measure_classes(checkpoint: Path, samples: SampleSet, num_samples: int, devi
 def grid_png(images: np.ndarray, columns: int = 10) -> bytes:
     """Return a PNG of images (N, H, W, C) uint8 in rows of `columns`."""
     rows = [np.concatenate(list(images[i : i + columns]), axis=1) for i in range(0, len(images), columns)]
-    buffer = io.BytesIO()
-    Image.fromarray(np.concatenate([row for row in rows if row.shape == rows[0].shape])).save(buffer, format="PNG")
-    return buffer.getvalue()
+    return encode_png(np.concatenate([row for row in rows if row.shape == rows[0].shape]))

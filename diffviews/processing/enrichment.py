@@ -5,7 +5,8 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import cache
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -66,7 +67,8 @@ def enrich_values(member: np.ndarray, values: Sequence[object] | pd.Series | pd.
     Raises:
         SelectionError: if the group or the rest is empty.
     """
-    codes, names = _coded(values)
+    given = pd.Categorical(cast(Any, values))
+    codes, names = np.asarray(given.codes, dtype=np.int64), list(map(str, given.categories))
     inside_rows = _checked(member, len(codes))
     known = codes >= 0
     inside = np.bincount(codes[inside_rows & known], minlength=len(names))
@@ -132,25 +134,15 @@ def cohens_d(inside: np.ndarray, outside: np.ndarray) -> float:
     return float(inside.mean() - outside.mean()) / pooled if pooled > 0 else float("nan")
 
 
-def benjamini_hochberg(p: Sequence[float] | np.ndarray) -> np.ndarray:
-    """Return the adjusted p of each test: the least over tests at least as large of p · m / rank, at most 1.
-
-    Benjamini & Hochberg (1995); calling all with an adjusted p below q makes the expected share of false ones q.
-    """
-    values = np.asarray(p, dtype=np.float64)
-    order = np.argsort(values, kind="stable")
-    scaled = values[order] * len(values) / np.arange(1, len(values) + 1)
-    adjusted = np.empty(len(values))
-    adjusted[order] = np.minimum(np.minimum.accumulate(scaled[::-1])[::-1], 1.0)
-    return adjusted
-
-
 def _compared(
     names: Sequence[str], inside: np.ndarray, outside: np.ndarray, inside_rows: np.ndarray
 ) -> tuple[Enrichment, ...]:
+    from scipy.stats import false_discovery_control
+
     size = int(inside_rows.sum())
     rest = len(inside_rows) - size
     p = _fisher(inside, outside, size, rest)
+    q = false_discovery_control(p) if len(p) else p
     rows = [
         Enrichment(
             value=name,
@@ -163,9 +155,7 @@ def _compared(
             p=float(chance),
             q=float(adjusted),
         )
-        for name, a, c, chance, adjusted in zip(
-            names, inside.tolist(), outside.tolist(), p, benjamini_hochberg(p), strict=True
-        )
+        for name, a, c, chance, adjusted in zip(names, inside.tolist(), outside.tolist(), p, q, strict=True)
     ]
     return tuple(sorted(rows, key=lambda row: (row.p, -row.log2_fold)))
 
@@ -174,11 +164,11 @@ def _fisher(inside: np.ndarray, outside: np.ndarray, size: int, rest: int) -> np
     """Return the two-sided p of each 2 × 2 table; equal tables, of which words have many, are tested once."""
     from scipy.stats import fisher_exact
 
-    known: dict[tuple[int, int], float] = {}
-    for a, c in zip(inside.tolist(), outside.tolist(), strict=True):
-        if (a, c) not in known:
-            known[a, c] = float(fisher_exact([[a, size - a], [c, rest - c]]).pvalue)
-    return np.array([known[a, c] for a, c in zip(inside.tolist(), outside.tolist(), strict=True)])
+    @cache
+    def chance(a: int, c: int) -> float:
+        return float(fisher_exact([[a, size - a], [c, rest - c]]).pvalue)
+
+    return np.array([chance(a, c) for a, c in zip(inside.tolist(), outside.tolist(), strict=True)])
 
 
 def _log2_fold(a: int, c: int, size: int, rest: int) -> float:
@@ -190,11 +180,6 @@ def _odds_ratio(a: int, b: int, c: int, d: int) -> float:
     if b * c:
         return a * d / (b * c)
     return float("inf") if a * d else float("nan")
-
-
-def _coded(values: Any) -> tuple[np.ndarray, list[str]]:
-    given = pd.Categorical(values)
-    return np.asarray(given.codes, dtype=np.int64), [str(name) for name in given.categories]
 
 
 def _checked(member: np.ndarray, count: int) -> np.ndarray:

@@ -159,7 +159,8 @@ def ranking_figure(rows: pd.DataFrame, *, title: str = "What each layer knows, a
     axes.set_axisbelow(True)
     _frameless(axes)
     figure.text(0.03, 1 - 0.34 / height, title, fontsize=13, fontweight="bold", color=INK, va="center")
-    _keys(figure, 1 - 0.7 / height, (("knows: k-NN class accuracy", KNOWS), ("decides: control rate", DECIDES)))
+    entries = [("knows: k-NN class accuracy", KNOWS), ("decides: control rate", DECIDES)]
+    _keys(figure, entries, (0.02, 1 - 0.7 / height), "s", 8, ncols=2, handletextpad=0.2)
     return _png(figure)
 
 
@@ -171,23 +172,24 @@ def _baseline(axes: "Axes", rows: pd.DataFrame) -> None:
     axes.text(level, -0.6, "unmasked", fontsize=7.5, color=DECIDES, ha="center", va="bottom")
 
 
-def _keys(figure: "Figure", height: float, entries: Sequence[tuple[str, str]]) -> None:
+def _keys(
+    figure: "Figure", entries: Sequence[tuple[str, str]], place: tuple[float, float], marker: str, size: float,
+    **options: Any,
+) -> None:  # fmt: skip
+    """Draw a legend of (name, colour) whose left end is at `place`."""
     from matplotlib.lines import Line2D
 
-    handles = [Line2D([], [], marker="s", linestyle="", markersize=8, color=colour) for _, colour in entries]
+    handles = [Line2D([], [], marker=marker, linestyle="", markersize=size, color=colour) for _, colour in entries]
     figure.legend(
-        handles, [name for name, _ in entries], loc="center left", bbox_to_anchor=(0.02, height), ncols=len(entries),
-        frameon=False, fontsize=9, labelcolor=INK, handletextpad=0.2,
-    )
+        handles, [name for name, _ in entries], loc="center left", bbox_to_anchor=place, frameon=False, fontsize=9,
+        labelcolor=INK, **options,
+    )  # fmt: skip
 
 
 def _figure(width: float, height: float) -> "Figure":
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), dpi=DPI, facecolor=PAPER)
-    FigureCanvasAgg(figure)
-    return figure
+    return Figure(figsize=(width, height), dpi=DPI, facecolor=PAPER)
 
 
 def _scatter(axes: Any, embedding: np.ndarray, classes: pd.Categorical | None, *, size: float) -> None:
@@ -234,8 +236,6 @@ def _name_clusters(
 def _legend(
     figure: "Figure", classes: pd.Categorical, class_names: ClassNames | None, *, left: float = 0.81
 ) -> None:
-    from matplotlib.lines import Line2D
-
     colours = class_colours(len(classes.categories))
     if len(classes.categories) > LEGEND_CLASSES:
         _colour_bar(figure, classes, colours, left)
@@ -245,11 +245,7 @@ def _legend(
                for c, n, colour in zip(classes.categories, counts, colours, strict=True)]
     if (classes.codes < 0).any():
         entries.append((f"no class  ({np.count_nonzero(classes.codes < 0)})", UNLABELLED))
-    handles = [Line2D([], [], marker="o", linestyle="", markersize=7, color=colour) for _, colour in entries]
-    figure.legend(
-        handles, [text for text, _ in entries], loc="center left", bbox_to_anchor=(left, 0.44), frameon=False,
-        fontsize=9, labelcolor=INK, handletextpad=0.1, labelspacing=0.75,
-    )
+    _keys(figure, entries, (left, 0.44), "o", 7, handletextpad=0.1, labelspacing=0.75)
 
 
 def _colour_bar(figure: "Figure", classes: pd.Categorical, colours: Sequence[str], left: float) -> None:

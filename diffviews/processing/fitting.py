@@ -45,7 +45,8 @@ def fit_map(
     kind of processor, BLAS or backend may differ in the last bits and hence in the map.
 
     Args:
-        activations: (N, *shape) float16 or float32: array, memory map, Zarr or stored layer.
+        activations: (N, *shape) float16 or float32: array, memory map, Zarr or stored layer; or a reduction of
+            them, as a sketch keeps it, whose own scaler and PCA count in place of the parameters'.
         sample_ids: of the rows, unique.
         parameters: None: the defaults.
         sigmas: noise level of each row where several are stacked; then (id, sigma) is unique.
@@ -59,25 +60,16 @@ def fit_map(
     chosen = parameters or MapParameters()
     ids, levels = _check_rows(activations, sample_ids, chosen, sigmas)
     with fitting():
-        return _fit_reduced(_reduce_finite(activations, ids, chosen), ids, chosen, levels)
-
-
-def fit_reduced(reduction: Reduction, sample_ids: Sequence[str], parameters: MapParameters | None = None) -> FittedMap:
-    """Fit the map of samples that are scaled and reduced already, as a sketch keeps them.
-
-    Args:
-        reduction: of the samples, whose `points` (N, d) are their place in PCA space.
-        sample_ids: of the points, unique.
-        parameters: None: the defaults; those of scaler and PCA are the reduction's own.
-
-    Raises:
-        As `fit_map`.
-    """
-    chosen = parameters or MapParameters()
-    ids, _ = _check_rows(reduction.points, sample_ids, chosen)
-    ActivationSource(reduction.points).require_finite(ids)
-    with fitting():
-        return _fit_reduced(reduction, ids, chosen)
+        reduction = _reduce_finite(activations, ids, chosen)
+        indices, distances = near = _neighbors_of(reduction, chosen)
+        embedding = embed_neighbors(
+            reduction.points,
+            *_with_self(indices, distances, chosen.n_neighbors),
+            initial=_start_of_descent(reduction.leading, chosen),
+            min_dist=chosen.min_dist,
+            random_state=chosen.random_state,
+        )
+    return _assemble(reduction, embedding, near, parameters=chosen, sample_ids=ids, sigmas=levels)
 
 
 def fit_given_map(
@@ -115,25 +107,11 @@ def fit_given_map(
     return _assemble(reduction, places, near, parameters=chosen, sample_ids=sample_ids, sigmas=levels)
 
 
-def _fit_reduced(
-    reduction: Reduction, ids: tuple[str, ...], chosen: MapParameters, levels: np.ndarray | None = None
-) -> FittedMap:
-    indices, distances = _neighbors_of(reduction, chosen)
-    embedding = embed_neighbors(
-        reduction.points,
-        *_with_self(indices, distances, chosen.n_neighbors),
-        initial=_start_of_descent(reduction.leading, chosen),
-        min_dist=chosen.min_dist,
-        random_state=chosen.random_state,
-    )
-    return _assemble(reduction, embedding, (indices, distances), parameters=chosen, sample_ids=ids, sigmas=levels)
-
-
 def _check_rows(
     activations: Any, sample_ids: Sequence[str], parameters: MapParameters, sigmas: Any = None
 ) -> tuple[tuple[str, ...], np.ndarray | None]:
     """Return the ids and noise levels of the rows after checking that a map can be made of them."""
-    ids, count = tuple(map(str, sample_ids)), ActivationSource(activations).num_rows
+    ids, count = tuple(map(str, sample_ids)), _num_rows(activations)
     if len(ids) != count:
         raise ShapeError(f"{len(ids)} sample ids were given for {count} rows of activations")
     levels = None if sigmas is None else np.asarray(sigmas, dtype=np.float64)
@@ -152,8 +130,15 @@ def _check_rows(
     return ids, levels
 
 
+def _num_rows(activations: Any) -> int:
+    return ActivationSource(activations.points if isinstance(activations, Reduction) else activations).num_rows
+
+
 def _reduce_finite(activations: Any, sample_ids: Sequence[str], parameters: MapParameters) -> Reduction:
-    """Scale and reduce; when the result is not finite, say which samples were not."""
+    """Scale and reduce what is not yet; when the result is not finite, say which samples were not."""
+    if isinstance(activations, Reduction):
+        ActivationSource(activations.points).require_finite(sample_ids)
+        return activations
     try:
         return reduce_activations(activations, parameters.pca_components, normalize=parameters.normalize)
     except FloatingPointError as error:
@@ -243,7 +228,7 @@ def fit_aligned_map(
     itself, exactly below 4,096 samples.
 
     Args:
-        activations: by sigma, each (N, *shape), rows in the order of `sample_ids`; two levels or more.
+        activations: by sigma, each (N, *shape) or a reduction, rows in the order of `sample_ids`; two levels or more.
         sample_ids: (N,) unique.
         parameters: None: the defaults.
 
@@ -255,61 +240,33 @@ def fit_aligned_map(
     """
     chosen = parameters or MapParameters()
     levels = _checked_levels(activations, sample_ids)
-    _check_alignable(levels)
+    if len(levels) < 2:
+        raise ConfigError("an aligned map needs two noise levels or more; fit an ordinary map of one")
     for sigma in levels:
         _check_rows(activations[sigma], sample_ids, chosen)
     with fitting():
-        reductions = {sigma: _reduce_finite(activations[sigma], sample_ids, chosen) for sigma in levels}
-        return _align(reductions, sample_ids, chosen)
-
-
-def fit_aligned_reduced(
-    reductions: Mapping[float, Reduction], sample_ids: Sequence[str], parameters: MapParameters | None = None
-) -> dict[float, FittedMap]:
-    """Fit an aligned map of samples that are scaled and reduced already at each level, as sketches keep them.
-
-    Raises:
-        As `fit_aligned_map`.
-    """
-    chosen = parameters or MapParameters()
-    levels = _checked_levels({sigma: reduction.points for sigma, reduction in reductions.items()}, sample_ids)
-    _check_alignable(levels)
-    for sigma in levels:
-        _check_rows(reductions[sigma].points, sample_ids, chosen)
-        ActivationSource(reductions[sigma].points).require_finite(sample_ids)
-    with fitting():
-        return _align({sigma: reductions[sigma] for sigma in levels}, sample_ids, chosen)
-
-
-def _check_alignable(levels: Sequence[float]) -> None:
-    if len(levels) < 2:
-        raise ConfigError("an aligned map needs two noise levels or more; fit an ordinary map of one")
-
-
-def _align(
-    reductions: Mapping[float, Reduction], sample_ids: Sequence[str], chosen: MapParameters
-) -> dict[float, FittedMap]:
-    embeddings = embed_aligned(
-        [reduction.points for reduction in reductions.values()],
-        n_neighbors=chosen.n_neighbors,
-        n_components=chosen.n_components,
-        min_dist=chosen.min_dist,
-        metric=chosen.metric,
-        random_state=chosen.random_state,
-    )
-    return {
-        sigma: _assemble(
-            reduction, embedding, _neighbors_of(reduction, chosen), parameters=chosen, sample_ids=sample_ids
+        reductions = [_reduce_finite(activations[sigma], sample_ids, chosen) for sigma in levels]
+        embeddings = embed_aligned(
+            [reduction.points for reduction in reductions],
+            n_neighbors=chosen.n_neighbors,
+            n_components=chosen.n_components,
+            min_dist=chosen.min_dist,
+            metric=chosen.metric,
+            random_state=chosen.random_state,
         )
-        for (sigma, reduction), embedding in zip(reductions.items(), embeddings, strict=True)
-    }
+        return {
+            sigma: _assemble(
+                reduction, embedding, _neighbors_of(reduction, chosen), parameters=chosen, sample_ids=sample_ids
+            )
+            for sigma, reduction, embedding in zip(levels, reductions, embeddings, strict=True)
+        }
 
 
 def _checked_levels(activations: Mapping[float, Any], sample_ids: Sequence[str]) -> list[float]:
     if not activations:
         raise ConfigError("no noise level was given; give activations of at least one")
     for sigma, values in activations.items():
-        rows = ActivationSource(values).num_rows
+        rows = _num_rows(values)
         if rows != len(sample_ids):
             raise ShapeError(f"at sigma {sigma} there are {rows} rows of activations for {len(sample_ids)} samples")
     return sorted(activations)

@@ -63,7 +63,7 @@ def exact_neighbors(
     find = candidate_finder(points, len(asked), count, metric)
     indices = np.empty((len(asked), k), dtype=np.int64)
     distances = np.empty((len(asked), k), dtype=np.float64)
-    step = _block_rows(len(points), count * points.shape[1])
+    step = max(1, BLOCK_ELEMENTS // max(len(points), count * points.shape[1]))
 
     def nearest(start: int) -> tuple[int, np.ndarray, np.ndarray]:
         part = slice(start, start + step)
@@ -190,10 +190,6 @@ def shared_counts(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """
     both = np.sort(np.concatenate([first, second], axis=1), axis=1)
     return np.asarray((both[:, 1:] == both[:, :-1]).sum(axis=1), np.int64)
-
-
-def _block_rows(*row_elements: int) -> int:
-    return max(1, BLOCK_ELEMENTS // max(row_elements))
 
 
 def _nearest(

@@ -120,7 +120,8 @@ def _sample_ids(path: Path, file: Any, metadata: dict[str, str], count: int) -> 
     """Return the ids of the map's `count` samples."""
     try:
         packed = IDS in file.keys()  # noqa: SIM118 (no mapping)
-        names = json.loads(_unpack_names(file.get_tensor(IDS).ravel(), count) if packed else metadata[IDS])
+        text = _inflated(file.get_tensor(IDS).ravel(), None, limit=count * ID_BYTES) if packed else b""
+        names = json.loads(text.decode("utf-8", "surrogatepass") if packed else metadata[IDS])
     except (KeyError, ValueError, RecursionError) as error:
         raise CorruptDataError(f"{path} does not describe its map: {error}") from error
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
@@ -193,11 +194,6 @@ def _pack_names(names: Sequence[str]) -> np.ndarray:
     """Return names as (n,) uint8."""
     text = json.dumps(list(names), ensure_ascii=False).encode("utf-8", "surrogatepass")
     return np.frombuffer(zlib.compress(text, _SMALL), np.uint8)
-
-
-def _unpack_names(packed: np.ndarray, count: int) -> str:
-    """Return the JSON list of `count` names that `_pack_names` packed, which is not looked into."""
-    return _inflated(packed, None, limit=count * ID_BYTES).decode("utf-8", "surrogatepass")
 
 
 def _inflated(packed: np.ndarray, size: int | None, *, limit: int | None = None) -> bytes:

@@ -1,4 +1,8 @@
-"""How good a map is, and how much a layer tells: one summary and two values per point."""
+"""How good a map is, and how much a layer tells: one summary and two values per point.
+
+What compares some samples with all others, in two spaces, computes distances in tiles of bounded size, so that time and
+memory grow with the number of samples.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,7 +12,8 @@ import numpy as np
 import pandas as pd
 
 from diffviews.errors import ShapeError
-from diffviews.processing.all_distances import excess_and_widths
+from diffviews.processing.blocks import in_order
+from diffviews.processing.candidates import pairwise_distances
 from diffviews.processing.fitting import FittedMap
 from diffviews.processing.neighbors import exact_neighbors, near_neighbors, shared_counts
 
@@ -18,6 +23,15 @@ QUALITY_NEIGHBORS = 10
 MAX_POINTS = 5000
 """Above this many samples the measures that need all distances are means over this many evenly spaced
 samples, each still compared with all others."""
+
+TILE_ELEMENTS = 4_000_000
+"""Distances held at a time, by each thread, in each space."""
+
+TILE_ROWS = 256
+"""Samples of a tile at least, since the points they are compared with are converted anew for each."""
+
+_AT_ONCE = 8
+"""Samples whose neighbours' distances are computed together."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -69,7 +83,7 @@ def map_quality(fitted: FittedMap, labels: Sequence[Any] | np.ndarray | None = N
         **ranks,
         "neighborhood_preservation": float(preserved.mean()),
         "effective_rank": effective_rank(fitted.eigenvalues),
-        "intrinsic_dimension": intrinsic_dimension(*_two_nearest(fitted)),
+        "intrinsic_dimension": intrinsic_dimension(*fitted.neighbor_distances[:, :2].T),
         "explained_variance": float(fitted.explained_variance_ratio.sum()),
         # A map is only fitted to finite values; the key says so in every run.
         "nan_count": 0.0,
@@ -169,10 +183,6 @@ def _leading_neighbors(fitted: FittedMap, k: int) -> np.ndarray:
     return near_neighbors(points, k, metric=chosen.metric, random_state=chosen.random_state)[0]
 
 
-def _two_nearest(fitted: FittedMap) -> tuple[np.ndarray, np.ndarray]:
-    return fitted.neighbor_distances[:, 0], fitted.neighbor_distances[:, 1]
-
-
 def _class_numbers(labels: Sequence[Any] | np.ndarray | None, count: int) -> np.ndarray | None:
     """Return classes numbered from 0 in sorted order, −1 for none; None with fewer than two classes."""
     if labels is None:
@@ -188,3 +198,116 @@ def _class_numbers(labels: Sequence[Any] | np.ndarray | None, count: int) -> np.
     classes = np.full(count, -1, dtype=np.int64)
     classes[known] = numbers
     return classes
+
+
+def excess_and_widths(
+    spaces: tuple[np.ndarray, np.ndarray],
+    neighbors: tuple[np.ndarray, np.ndarray],
+    rows: np.ndarray,
+    *,
+    metrics: tuple[str, str],
+    classes: np.ndarray | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return, for each of two spaces, by how much ranks exceed k in it, and the sum of silhouette widths.
+
+    Args:
+        spaces: the samples as points, (N, d) and (N, e).
+        neighbors: of every sample in each space, (N, k). Ranks are those, in a space, of the neighbours in the
+            other one.
+        rows: samples that are compared with all.
+        metrics: distance of each space.
+        classes: (N,) int from 0, −1 for none; None: there are no widths.
+
+    Returns:
+        Σ max(0, rank − k), (2,) float64, and the summed widths, (2,) float64, 0 without classes.
+    """
+    count = len(spaces[0])
+    height = max(TILE_ROWS, TILE_ELEMENTS // count)
+
+    def of_rows(part: np.ndarray) -> np.ndarray:
+        tallies = [
+            _Tally(points, part, neighbors[1 - own][part], metric, classes)
+            for own, (points, metric) in enumerate(zip(spaces, metrics, strict=True))
+        ]
+        for start in range(0, count, width):
+            for tally in tallies:
+                tally.add(slice(start, start + width))
+        return np.array([[tally.excess() for tally in tallies], [tally.widths().sum() for tally in tallies]])
+
+    width = max(1, TILE_ELEMENTS // height)
+    parts = (rows[start : start + height] for start in range(0, len(rows), height))
+    total = sum(in_order(of_rows, parts), np.zeros((2, 2)))
+    return total[0], total[1]
+
+
+class _Tally:
+    """What some samples' distances to all others in one space add up to.
+
+    Args:
+        points: (N, d) all samples.
+        rows: (m,) which are compared.
+        asked: (m, k) samples whose ranks are wanted.
+        metric: of the space.
+        classes: (N,) int, or None.
+    """
+
+    def __init__(
+        self, points: np.ndarray, rows: np.ndarray, asked: np.ndarray, metric: str, classes: np.ndarray | None
+    ) -> None:
+        self._points, self._rows, self._metric, self._classes = points, rows, metric, classes
+        self._asked, self._own = _distances_to(points, rows, asked, metric)
+        self._nearer = np.zeros(asked.shape, np.int64)
+        self._sums = np.zeros((len(rows), 0 if classes is None else classes.max() + 1))
+
+    def add(self, columns: slice) -> None:
+        """Count in the distances to some of the samples."""
+        distances = pairwise_distances(self._points[self._rows], self._points[columns], self._metric)
+        for number, values in enumerate(self._asked.T):
+            self._nearer[:, number] += np.count_nonzero(distances < values[:, None], axis=1)
+        if self._classes is not None:
+            members = self._classes[columns]
+            labelled = np.flatnonzero(members >= 0)
+            member = np.zeros((len(members), self._sums.shape[1]))
+            member[labelled, members[labelled]] = 1.0
+            self._sums += distances @ member
+
+    def excess(self) -> float:
+        """Return Σ max(0, rank − k); a sample's rank counts those nearer, but not the one they are near to."""
+        nearer = self._nearer - (self._own[:, None] < self._asked)
+        return float(np.maximum(nearer + 1 - self._asked.shape[1], 0).sum())
+
+    def widths(self) -> np.ndarray:
+        """Return the silhouette widths, (m,); empty without classes."""
+        return np.zeros(0) if self._classes is None else silhouette_widths(self._sums, self._rows, self._classes)
+
+
+def _distances_to(
+    points: np.ndarray, rows: np.ndarray, asked: np.ndarray, metric: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the distances of rows (m,) to the points asked for (m, k), and each to itself (m,), as the tiles' are."""
+    wanted = np.concatenate([asked, rows[:, None]], axis=1)
+    found = np.empty(wanted.shape)
+    for start in range(0, len(rows), _AT_ONCE):
+        part = wanted[start : start + _AT_ONCE]
+        each = np.arange(len(part))
+        table = pairwise_distances(points[part[:, -1]], points[part.ravel()], metric)
+        found[start : start + _AT_ONCE] = table.reshape(len(part), *part.shape)[each, each]
+    return found[:, :-1], found[:, -1]
+
+
+def silhouette_widths(sums: np.ndarray, rows: np.ndarray, classes: np.ndarray) -> np.ndarray:
+    """Return the silhouette width (b − a) / max(a, b) of each row, 0 without a class or alone in it.
+
+    Args:
+        sums: (m, C) of the rows' distances to the samples of each class.
+        rows: (m,) which samples they are.
+        classes: (N,) int from 0, −1 for none.
+    """
+    sizes = np.bincount(classes[classes >= 0], minlength=sums.shape[1]).astype(np.float64)
+    own, index = classes[rows], np.arange(len(rows))
+    within = sums[index, own] / np.maximum(sizes[own] - 1, 1)
+    means = sums / sizes
+    means[index, own] = np.inf
+    between = means.min(axis=1)
+    widths = (between - within) / np.maximum(np.maximum(within, between), np.finfo(np.float64).tiny)
+    return np.where((own >= 0) & (sizes[own] > 1), widths, 0.0)

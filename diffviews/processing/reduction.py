@@ -94,7 +94,7 @@ def reduce_activations(activations: Any, components: int | None = 50, *, normali
     wanted = LEADING if components is None else max(components, LEADING)
     axes = _principal_axes(source, min(wanted, max(source.num_rows - 1, 1), source.num_columns), normalize)
     if components is None:
-        kept, points = None, _standardised(source, axes.mean, axes.scale)
+        kept, points = None, _projected(source, None, axes.mean, axes.scale)
         ratio = axes.eigenvalues / axes.eigenvalues.sum()
     else:
         kept, points = axes.components[:components], np.ascontiguousarray(axes.points[:, :components])
@@ -178,24 +178,21 @@ def _randomised_axes(
     """Approximate axes by subspace iteration (Halko et al. 2011, Alg. 4.4); one pass a product."""
     width = min(count + OVERSAMPLING, source.num_rows, source.num_columns)
     basis = np.random.default_rng(0).standard_normal((source.num_columns, width)).astype(np.float32)
+
+    def squared(_: int, block: np.ndarray) -> np.ndarray:
+        return block.T @ (block @ basis)
+
     for _ in range(POWER_ITERATIONS):
-        basis = np.linalg.qr(_transposed_product(source, basis, mean, scale).astype(np.float32))[0]
+        total = np.zeros(basis.shape)
+        for product in _of_standardised(source, mean, scale, squared):
+            total += product
+        basis = np.linalg.qr(total.astype(np.float32))[0]
     # Rayleigh–Ritz: the axes of the data within the subspace.
     inside = _projected(source, basis.T, mean, scale).astype(np.float64)
     values, vectors = symmetric_spectrum(inside.T @ inside, count)
     components = np.ascontiguousarray((basis @ vectors[:, : _significant(values, count)]).T, dtype=np.float32)
     _orient(components)
     return components
-
-
-def _transposed_product(
-    source: ActivationSource, basis: np.ndarray, mean: np.ndarray, scale: np.ndarray
-) -> np.ndarray:
-    """Return zᵀ z basis, (D, width)."""
-    total = np.zeros(basis.shape)
-    for product in _of_standardised(source, mean, scale, lambda _, block: block.T @ (block @ basis)):
-        total += product
-    return total
 
 
 def symmetric_spectrum(matrix: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -300,20 +297,14 @@ def _of_standardised(
     yield from in_order(of_rows, source.row_spans())
 
 
-def _standardised(source: ActivationSource, mean: np.ndarray, scale: np.ndarray) -> np.ndarray:
-    blocks = _of_standardised(source, mean, scale, lambda start, block: (start, block))
-    return _gathered(blocks, source.num_rows, source.num_columns)
-
-
 def _projected(
-    source: ActivationSource, components: np.ndarray, mean: np.ndarray, scale: np.ndarray
+    source: ActivationSource, components: np.ndarray | None, mean: np.ndarray, scale: np.ndarray
 ) -> np.ndarray:
-    blocks = _of_standardised(source, mean, scale, lambda start, block: (start, block @ components.T))
-    return _gathered(blocks, source.num_rows, len(components))
-
-
-def _gathered(blocks: Iterator[tuple[int, np.ndarray]], rows: int, columns: int) -> np.ndarray:
-    result = np.empty((rows, columns), np.float32)
-    for start, block in blocks:
+    """Return the standardised rows, on the components where there are some."""
+    columns = source.num_columns if components is None else len(components)
+    result = np.empty((source.num_rows, columns), np.float32)
+    for start, block in _of_standardised(
+        source, mean, scale, lambda start, block: (start, block if components is None else block @ components.T)
+    ):
         result[start : start + len(block)] = block
     return result

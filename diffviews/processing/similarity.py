@@ -11,25 +11,6 @@ from diffviews.processing.blocks import ActivationSource
 Name = TypeVar("Name", bound=Hashable)
 
 
-def linear_cka(first: Any, second: Any) -> float:
-    """Return the linear centred kernel alignment of two representations of the same samples.
-
-    CKA = ‖YᵀX‖²_F / (‖XᵀX‖_F ‖YᵀY‖_F) with centred features (Kornblith et al. 2019, eq. 4): 1 for
-    representations that differ by a rotation and a scale, 0 for linearly independent ones.
-
-    Args:
-        first: (N, *shape) activations.
-        second: (N, *other shape), the same samples in the same order.
-
-    Returns:
-        0 to 1; NaN where one of them does not vary.
-
-    Raises:
-        ShapeError: if they have different numbers of samples.
-    """
-    return float(cka_from_grams({"first": centered_gram(first), "second": centered_gram(second)})[1][0, 1])
-
-
 def centered_gram(activations: Any) -> np.ndarray:
     """Return x xᵀ of activations (N, *shape) with each feature's mean taken off, (N, N) float32."""
     source = ActivationSource(activations)
@@ -43,6 +24,10 @@ def centered_gram(activations: Any) -> np.ndarray:
 
 def cka_from_grams(grams: Mapping[Name, np.ndarray]) -> tuple[list[Name], np.ndarray]:
     """Return the names and the linear CKA of every pair of centred Gram matrices, (L, L) float64.
+
+    CKA = ‖YᵀX‖²_F / (‖XᵀX‖_F ‖YᵀY‖_F) with centred features (Kornblith et al. 2019, eq. 4): 1 for
+    representations that differ by a rotation and a scale, 0 for linearly independent ones; NaN where one of
+    them does not vary.
 
     Raises:
         ShapeError: if the matrices are not of the same samples.

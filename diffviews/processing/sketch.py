@@ -2,14 +2,13 @@
 
     sketch = fit_sketch(rows, parameters, held_out=others)      # rows (n, *layer_shape)
     vectors = (activations - sketch.mean) / sketch.scale @ sketch.components.T
-    fitted = fit_reduced(sketch.reduction(vectors), sample_ids, parameters)
+    fitted = fit_map(sketch.reduction(vectors), sample_ids, parameters)
 """
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import ClassVar, Self
 
 import numpy as np
 
@@ -22,22 +21,53 @@ from diffviews.processing.quality import knn_accuracy
 from diffviews.processing.reduction import PrincipalAxes, Reduction, reduce_activations
 from diffviews.processing.umap_backend import fitting
 
-FORMAT, RECORD_FORMAT = "diffviews.sketch-fit", "diffviews.sketch"
 SKETCH_FILE = "sketch.safetensors"
 """Artifact of a layer run, a `SketchRecord`; its presence says that no activations are stored."""
 
-_ABOUT = ("layer", "sigma", "model_digest", "dataset_digest", "digest")
 _ARRAYS = ("mean", "scale", "components", "eigenvalues", "explained_variance_ratio")
 
 
+class Stored:
+    """What a dataclass needs to be one safetensors file: its arrays as such, its other values as JSON."""
+
+    __slots__ = ()
+    format: ClassVar[str]
+    """Name of the format, by which a file of another one is refused."""
+
+    def save(self, path: Path) -> None:
+        """Write it, whole or not at all."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}  # type: ignore[arg-type]
+        arrays = {name: value for name, value in values.items() if isinstance(value, np.ndarray)}
+        about = {name: value for name, value in values.items() if name not in arrays and value is not None}
+        write_arrays(path, arrays, {"format": self.format, "about": json.dumps(about)})
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read what `save` wrote.
+
+        Raises:
+            CorruptDataError: if the file is missing, truncated or something else; it is named.
+        """
+        arrays, metadata = read_arrays(path)
+        if metadata.get("format") != cls.format:
+            raise CorruptDataError(f"{path} is a safetensors file, but no {cls.format}")
+        try:
+            values = {**json.loads(metadata["about"]), **arrays}
+            known = {field.name for field in fields(cls)}  # type: ignore[arg-type]
+            return cls(**{name: value for name, value in values.items() if name in known})
+        except (KeyError, ValueError, TypeError) as error:
+            raise CorruptDataError(f"{path} does not hold a whole sketch: {error!r}") from error
+
+
 @dataclass(frozen=True, slots=True, eq=False)
-class Sketch(PrincipalAxes):
+class Sketch(Stored, PrincipalAxes):
     """A scaler and a PCA fitted on some of the samples."""
 
+    format = "diffviews.sketch-fit"
     components: np.ndarray
     rows: int
     """Number of samples it was fitted on."""
-    loss: Mapping[str, float] = field(default_factory=dict)
+    loss: dict[str, float] = field(default_factory=dict)
     """What was measured on samples it was not fitted on; empty when it was fitted on all."""
     points: np.ndarray | None = None
     """(rows, d) float32 vectors of the samples it was fitted on; kept only where these are all."""
@@ -61,33 +91,12 @@ class Sketch(PrincipalAxes):
         """Return the scaled and reduced form of the samples whose vectors (N, d) these are."""
         return self.with_points(np.ascontiguousarray(vectors, dtype=np.float32))
 
-    def save(self, path: Path) -> None:
-        """Write it as one safetensors file, whole or not at all."""
-        arrays = {name: getattr(self, name) for name in _ARRAYS}
-        if self.points is not None:
-            arrays["points"] = self.points
-        about = {"spectrum_rows": self.spectrum_rows, "rows": self.rows, "loss": dict(self.loss)}
-        write_arrays(path, arrays, {"format": FORMAT, "about": json.dumps(about)})
-
-    @classmethod
-    def load(cls, path: Path) -> Self:
-        """Read what `save` wrote.
-
-        Raises:
-            CorruptDataError: if the file is missing, truncated or something else; it is named.
-        """
-        arrays, about = _read_format(path, FORMAT)
-        try:
-            parts: dict[str, Any] = {**{name: arrays[name] for name in _ARRAYS}, **about}
-            return cls(**parts, points=arrays.get("points"))
-        except (KeyError, TypeError) as error:
-            raise CorruptDataError(f"{path} does not hold a whole sketch: {error!r}") from error
-
 
 @dataclass(frozen=True, slots=True, eq=False)
-class SketchRecord:
+class SketchRecord(Stored):
     """What a layer run in sketch mode keeps beside its map, whose points are the vectors."""
 
+    format = "diffviews.sketch"
     layer: str
     sigma: float
     model_digest: str
@@ -96,36 +105,6 @@ class SketchRecord:
     """Of the vectors of all samples, in order."""
     mean: np.ndarray
     """(1, *layer_shape) float32 mean activation of all samples."""
-
-    def save(self, path: Path) -> None:
-        """Write it as one safetensors file."""
-        about = {name: getattr(self, name) for name in _ABOUT}
-        metadata = {"format": RECORD_FORMAT, "about": json.dumps(about)}
-        write_arrays(path, {"mean": self.mean.astype(np.float32)}, metadata)
-
-    @classmethod
-    def load(cls, path: Path) -> Self:
-        """Read what `save` wrote.
-
-        Raises:
-            CorruptDataError: if the file is missing, truncated or something else; it is named.
-        """
-        arrays, about = _read_format(path, RECORD_FORMAT)
-        try:
-            return cls(**{name: about[name] for name in _ABOUT}, mean=arrays["mean"])
-        except KeyError as error:
-            raise CorruptDataError(f"{path} does not hold a whole sketch: {error!r}") from error
-
-
-def _read_format(path: Path, wanted: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Return the arrays and what is said about them, of a safetensors file of one of the two formats."""
-    arrays, metadata = read_arrays(path)
-    if metadata.get("format") != wanted:
-        raise CorruptDataError(f"{path} is a safetensors file, but no {wanted}")
-    try:
-        return arrays, dict(json.loads(metadata["about"]))
-    except (KeyError, ValueError, TypeError) as error:
-        raise CorruptDataError(f"{path} does not hold a whole sketch: {error!r}") from error
 
 
 def fit_sketch(

@@ -37,13 +37,9 @@ class Reducer:
 
     def transform(self, points: np.ndarray) -> np.ndarray:
         """Place points that went through the scaler and PCA, (M, d), on the map, (M, n) float32."""
-        width = self.projector.pca_points.shape[1]
-        return self._after_pca(width).transform(np.asarray(points, dtype=np.float32)).coordinates
-
-    def _after_pca(self, width: int) -> Projector:
-        zeros, ones = np.zeros(width, np.float32), np.ones(width, np.float32)
-        return replace(self.projector, scaler_mean=zeros, scaler_scale=ones, pca_components=None)
-
+        unscaled = np.zeros(self.projector.pca_points.shape[1], np.float32)
+        after_pca = replace(self.projector, scaler_mean=unscaled, scaler_scale=unscaled + 1, pca_components=None)
+        return after_pca.transform(np.asarray(points, dtype=np.float32)).coordinates
 
 
 def compute_umap(
@@ -155,11 +151,11 @@ def load_dataset_activations(
         SampleSetError: if the metadata lists no samples, leads outside the data set, or no file is there.
         CorruptDataError: if a file cannot be read; it is named.
     """
-    folder, records = Path(activation_dir), _sample_records(Path(metadata_path), max_samples)
-    whole = _whole_matrix(folder, len(_sample_records(Path(metadata_path), None))) if use_mmap else None
-    if whole is not None:
-        rows = _rows_of(folder, records)
-        matrix, found = np.array(whole[rows], dtype=np.float32), records
+    folder, listed = Path(activation_dir), _sample_records(Path(metadata_path))
+    records, single = listed[:max_samples], sorted(folder.glob("*.npy")) if use_mmap else []
+    whole = open_matrix(single[0]) if len(single) == 1 else None
+    if whole is not None and len(whole) == len(listed):
+        matrix, found = np.array(whole[_rows_of(single[0], records)], dtype=np.float32), records
     else:
         kept = lru_cache(1 if low_memory else max(batch_size, 1))
         matrix, found = _gathered(folder, records, kept(lambda stem: _matrix_of(stem, use_mmap)))
@@ -194,7 +190,7 @@ def _pca(projector: Projector, axes: np.ndarray, ratio: np.ndarray, normalize: b
     return pca
 
 
-def _sample_records(path: Path, limit: int | None) -> list[dict[str, Any]]:
+def _sample_records(path: Path) -> list[dict[str, Any]]:
     try:
         samples = json.loads(path.read_text(encoding="utf-8"))["samples"]
         records = [dict(sample, sample_id=str(sample["sample_id"])) for sample in samples]
@@ -202,21 +198,11 @@ def _sample_records(path: Path, limit: int | None) -> list[dict[str, Any]]:
         raise SampleSetError(f"{path} does not list samples: {error!r}") from error
     if not records:
         raise SampleSetError(f"{path} lists no samples")
-    return records if limit is None else records[:limit]
+    return records
 
 
-def _whole_matrix(folder: Path, count: int) -> np.ndarray | None:
-    """Return the folder's only .npy, if it has a row for each sample."""
-    found = sorted(folder.glob("*.npy"))
-    if len(found) != 1:
-        return None
-    matrix = open_matrix(found[0])
-    return matrix if len(matrix) == count else None
-
-
-def _rows_of(folder: Path, records: Sequence[Mapping[str, Any]]) -> Any:
-    """Return the rows of the folder's only .npy that belong to the records: as its .json says, else in order."""
-    (path,) = folder.glob("*.npy")
+def _rows_of(path: Path, records: Sequence[Mapping[str, Any]]) -> Any:
+    """Return the rows of a folder's only .npy that belong to the records: as its .json says, else in order."""
     beside = path.with_name(path.name + ".json")
     said = json.loads(beside.read_text(encoding="utf-8")).get("sample_ids") if beside.is_file() else None
     if said is None:

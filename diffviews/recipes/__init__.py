@@ -7,14 +7,3 @@ from diffviews.recipes.execution import Execution
 from diffviews.recipes.extraction import ExtractionRecipe
 from diffviews.recipes.generation import GenerationRecipe
 from diffviews.recipes.sampling import Sampling
-
-__all__ = [
-    "DatasetRecipe",
-    "EmbeddingRecipe",
-    "Execution",
-    "ExtractionRecipe",
-    "GenerationRecipe",
-    "ModelRecipe",
-    "Recipe",
-    "Sampling",
-]

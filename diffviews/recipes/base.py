@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar, Literal, Self
 
-from diffviews.errors import ConfigError, SchemaVersionError
-from diffviews.recipes.options import check_choices, flatten, nested, options_of
+from diffviews.errors import ConfigError, SchemaVersionError, check_choices
+from diffviews.recipes.options import flatten, nested, options_of
 
 RECIPE_VERSION = 2
 """Version 1 had no nested values; its flat names are read as they were."""

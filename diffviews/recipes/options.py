@@ -7,7 +7,7 @@ import functools
 import inspect
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, get_type_hints
 
 from diffviews.errors import ConfigError, unknown_name
 
@@ -65,20 +65,6 @@ def field_texts(cls: Any) -> Mapping[str, str]:
             found = parse_from_object(base).params
             described |= {item.arg_name: " ".join((item.description or "").split()) for item in found}
     return described
-
-
-def check_choices(value: Any) -> None:
-    """Refuse a dataclass's own fields that are none of the choices their types name.
-
-    Raises:
-        ConfigError: with the choices; the nearest is offered.
-    """
-    hints = get_type_hints(type(value))
-    for field in fields(value):
-        own, kinds = getattr(value, field.name), (hints[field.name], *get_args(hints[field.name]))
-        choices = [choice for kind in kinds if get_origin(kind) is Literal for choice in get_args(kind)]
-        if isinstance(own, str) and choices and own not in choices:
-            raise ConfigError(unknown_name(field.name, own, choices))
 
 
 def flatten(value: Any) -> dict[str, Any]:

@@ -1,31 +1,17 @@
 """How images are sampled: one value inside every recipe that makes some."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
-from diffviews.core.request import NoiseMode, ScheduleName
-from diffviews.recipes.options import check_choices
-from diffviews.sampling.samplers import Churn, SamplerName
+from diffviews.core.request import SamplingOptions
+from diffviews.errors import check_choices
+from diffviews.sampling.samplers import Churn
 
 
 @dataclass(frozen=True, slots=True)
-class Sampling:
-    """Sampler, noise levels, guidance and noise. None stands for the adapter's default."""
+class Sampling(SamplingOptions):
+    """The options of a sampler, and its churn, as flags and JSON have them."""
 
-    sampler: SamplerName | None = None
-    """heun, euler or renoise; null takes the model's default, and so do steps, noise levels and guidance below."""
-    schedule: ScheduleName = "auto"
-    """karras: eq. 5 of Karras et al. 2022; model: the model's own discrete levels; auto: its own if it has any."""
-    num_steps: int | None = None
-    """Sampler steps."""
-    sigma_max: float | None = None
-    """First noise level."""
-    sigma_min: float | None = None
-    """Last noise level above 0."""
-    rho: float = 7.0
-    """Curvature of the schedule, Karras et al. 2022 eq. 5."""
-    guidance_scale: float | None = None
-    """Classifier-free guidance: 0 unconditional, 1 conditional, above 1 amplified."""
     s_churn: float = 0.0
     """Noise added over all steps of heun and euler, Karras et al. 2022 Alg. 2; 0 adds none."""
     s_min: float = 0.0
@@ -34,8 +20,6 @@ class Sampling:
     """Greatest noise level at which churn adds noise; null: no limit."""
     s_noise: float = 1.0
     """Factor on the noise that churn adds."""
-    noise_mode: NoiseMode = "stochastic"
-    """stochastic: noise by seed; fixed: the same, with seed 42 if none is given; zero: no noise at all."""
 
     def __post_init__(self) -> None:
         check_choices(self)
@@ -47,17 +31,8 @@ class Sampling:
 
     def request_fields(self) -> dict[str, Any]:
         """Return these choices as fields of `GenerationRequest`."""
-        return {
-            "sampler": self.sampler,
-            "schedule": self.schedule,
-            "num_steps": self.num_steps,
-            "sigma_max": self.sigma_max,
-            "sigma_min": self.sigma_min,
-            "rho": self.rho,
-            "guidance_scale": self.guidance_scale,
-            "churn": self.churn,
-            "noise_mode": self.noise_mode,
-        }
+        shared = {field.name: getattr(self, field.name) for field in fields(SamplingOptions)}
+        return {**shared, "churn": self.churn}
 
     def determining(self) -> dict[str, Any]:
         """Return what decides which images come out, for a fingerprint; see `Recipe.determining`."""

@@ -20,24 +20,21 @@ from starlette.middleware.base import RequestResponseEndpoint
 from diffviews.errors import DiffViewsError
 from diffviews.pipelines.job_queue import Job, JobQueue
 from diffviews.recipes.base import fault_in_words
-from diffviews.recipes.generation import GenerationRecipe
-from diffviews.serving.errors import (
-    BodyTooLargeError,
-    HostRefusedError,
-    VersionMismatchError,
-    WorkerRefusedError,
-    status_of,
-)
 from diffviews.serving.protocol import (
     JOB_HEADER,
     KNOWN_SCHEMAS,
     SCHEMA,
     SCHEMA_HEADER,
     VERSION_HEADER,
+    BodyTooLargeError,
+    HostRefusedError,
     JobStatus,
+    VersionMismatchError,
+    WorkerRefusedError,
+    status_of,
     versions,
 )
-from diffviews.serving.requests import ExtractionOrder, read_extraction, read_recipe
+from diffviews.serving.requests import read_extraction, read_recipe
 from diffviews.serving.service import Service
 from diffviews.tracking.connection import redact
 
@@ -152,14 +149,6 @@ async def _body(request: Request, service: Worker) -> bytes:
 Body = Annotated[bytes, Depends(_body)]
 
 
-def _recipe(body: Body) -> GenerationRecipe:
-    return read_recipe(body)
-
-
-def _extraction(body: Body) -> ExtractionOrder:
-    return read_extraction(body)
-
-
 def _printable(name: str | None) -> str | None:
     if name is not None and not name.isprintable():
         raise ValueError("an experiment's name is printable; leave out other characters")
@@ -181,23 +170,13 @@ def _version() -> dict[str, str]:
 
 
 @_router.post("/jobs/generate", status_code=202)
-def _generate(
-    service: Worker,
-    recipe: Annotated[GenerationRecipe, Depends(_recipe)],
-    experiment: Experiment = None,
-    job_id: JobId = None,
-) -> JobStatus:
-    return JobStatus.of(service.generate(recipe, experiment, job_id), service.queue)
+def _generate(service: Worker, body: Body, experiment: Experiment = None, job_id: JobId = None) -> JobStatus:
+    return JobStatus.of(service.generate(read_recipe(body), experiment, job_id), service.queue)
 
 
 @_router.post("/jobs/extract", status_code=202)
-def _extract(
-    service: Worker,
-    order: Annotated[ExtractionOrder, Depends(_extraction)],
-    experiment: Experiment = None,
-    job_id: JobId = None,
-) -> JobStatus:
-    return JobStatus.of(service.extract(*order, experiment, job_id), service.queue)
+def _extract(service: Worker, body: Body, experiment: Experiment = None, job_id: JobId = None) -> JobStatus:
+    return JobStatus.of(service.extract(*read_extraction(body), experiment, job_id), service.queue)
 
 
 @_router.delete("/jobs/{job_id}")

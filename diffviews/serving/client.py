@@ -20,14 +20,17 @@ from diffviews.pipelines.generate import LoggedGeneration
 from diffviews.pipelines.job_queue import JobFailedError, JobNotFoundError
 from diffviews.recipes.extraction import ExtractionRecipe
 from diffviews.recipes.generation import GenerationRecipe
-from diffviews.serving.errors import JobLostError, VersionMismatchError, WorkerUnreachableError, error_of
 from diffviews.serving.protocol import (
     JOB_HEADER,
     SCHEMA,
     SCHEMA_HEADER,
     TOKEN_VARIABLE,
     VERSION_HEADER,
+    JobLostError,
     JobStatus,
+    VersionMismatchError,
+    WorkerUnreachableError,
+    error_of,
     versions,
 )
 from diffviews.serving.result import read_result
@@ -85,22 +88,23 @@ class WorkerClient:
         answer = self._json("GET", "/version")
         return {str(name): str(value) for name, value in answer.items()}
 
-    def submit_generation(
-        self, recipe: GenerationRecipe, experiment: str | None = None, on_waking: Watch | None = None
+    def submit(
+        self,
+        recipe: GenerationRecipe | ExtractionRecipe,
+        experiment: str | None = None,
+        on_waking: Watch | None = None,
     ) -> JobStatus:
-        """Order a generation; a worker that is asleep is waited for, and `on_waking` told.
+        """Order what a recipe says; a worker that is asleep is waited for, and `on_waking` told.
 
         Raises:
             WorkerUnreachableError, WorkerRefusedError, VersionMismatchError, QueueFullError: as the names say.
             ConfigError: if the worker refuses the recipe, with its reason.
         """
-        return self._submit("generate", recipe.to_json(), experiment, on_waking)
-
-    def submit_extraction(
-        self, recipe: ExtractionRecipe, experiment: str | None = None, on_waking: Watch | None = None
-    ) -> JobStatus:
-        """Order an extraction; raises as `submit_generation` does."""
-        return self._submit("extract", recipe.to_json(), experiment, on_waking)
+        kind = "extract" if isinstance(recipe, ExtractionRecipe) else "generate"
+        # The id is ours, so an order that is sent twice, since its answer was lost, makes one job.
+        job = JobStatus(secrets.token_hex(16), kind, "queued")
+        query = f"?{urlencode({'experiment': experiment})}" if experiment else ""
+        return next(self._states("POST", f"/jobs/{kind}{query}", job, on_waking, recipe.to_json()))
 
     def status(self, job_id: str, *, preview: bool = False) -> JobStatus:
         """Return a job as it is now.
@@ -147,15 +151,15 @@ class WorkerClient:
     def generate(
         self, recipe: GenerationRecipe, callback: Watch | None = None, *, experiment: str | None = None
     ) -> LoggedGeneration:
-        """Order a generation, follow it and return what it gave; raises as `submit_generation` and `watch` do."""
-        job = self.watch(self.submit_generation(recipe, experiment, callback), callback)
+        """Order a generation, follow it and return what it gave; raises as `submit` and `watch` do."""
+        job = self.watch(self.submit(recipe, experiment, callback), callback)
         return self.result(job)
 
     def extract(
         self, recipe: ExtractionRecipe, callback: Watch | None = None, *, experiment: str | None = None
     ) -> str:
         """Order an extraction, follow it and return its run id; raises as `generate` does."""
-        job = self.watch(self.submit_extraction(recipe, experiment, callback), callback)
+        job = self.watch(self.submit(recipe, experiment, callback), callback)
         return job.run_id or ""
 
     def result(self, job: JobStatus) -> LoggedGeneration:
@@ -163,12 +167,6 @@ class WorkerClient:
         files = f"/jobs/{quote(job.id)}/files"
         names = [str(name) for name in self._json("GET", files).get("files", [])]
         return read_result(job.run_id or "", names, lambda name: self._request("GET", f"{files}/{quote(name)}"))
-
-    def _submit(self, kind: str, body: str, experiment: str | None, on_waking: Watch | None) -> JobStatus:
-        # The id is ours, so an order that is sent twice, since its answer was lost, makes one job.
-        job = JobStatus(secrets.token_hex(16), kind, "queued")
-        query = f"?{urlencode({'experiment': experiment})}" if experiment else ""
-        return next(self._states("POST", f"/jobs/{kind}{query}", job, on_waking, body))
 
     def _states(
         self, method: str, path: str, job: JobStatus, callback: Watch | None, body: str | None = None
@@ -219,7 +217,11 @@ class WorkerClient:
             logger.info("job %s was not cancelled at the worker: %s", job_id, trouble)
 
     def _json(self, method: str, path: str) -> dict[str, Any]:
-        return _parsed(self._request(method, path))
+        try:
+            values = json.loads(self._request(method, path))
+        except ValueError as error:
+            raise WorkerUnreachableError("the answer is not JSON; is this the address of a worker?") from error
+        return values if isinstance(values, dict) else {}
 
     def _request(self, method: str, path: str) -> bytes:
         """Return the answer to one request, which is sent once.
@@ -286,14 +288,6 @@ def _reason(answer: urllib3.BaseHTTPResponse) -> str:
         return str(json.loads(answer.data)["error"])[:2000]
     except (ValueError, KeyError, TypeError):
         return f"the worker answers {answer.status}; see its log"
-
-
-def _parsed(content: bytes) -> dict[str, Any]:
-    try:
-        values = json.loads(content)
-    except ValueError as error:
-        raise WorkerUnreachableError("the answer is not JSON; is this the address of a worker?") from error
-    return values if isinstance(values, dict) else {}
 
 
 def _ended(job: JobStatus) -> JobStatus:

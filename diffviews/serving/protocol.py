@@ -1,8 +1,10 @@
-"""What worker and client say to each other: headers, versions and the state of a job."""
+"""What worker and client say to each other: headers, versions, the state of a job; and what can go wrong between them,
+in words for both, with the HTTP status that says so."""
 
 import base64
 import binascii
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Literal, Self
 
@@ -11,11 +13,68 @@ from pydantic import TypeAdapter, ValidationError
 
 from diffviews import __version__
 from diffviews.data.pictures import decode_image, encode_png
-from diffviews.errors import CorruptDataError
+from diffviews.errors import ConfigError, CorruptDataError, DiffViewsError, SchemaVersionError, TrackingError
 from diffviews.pipelines.extraction_process import WORKER_TOKEN
-from diffviews.pipelines.job_queue import Job, JobQueue, State
+from diffviews.pipelines.job_queue import (
+    Job,
+    JobFailedError,
+    JobNotFoundError,
+    JobQueue,
+    QueueFullError,
+    QueueStoppedError,
+    State,
+)
 from diffviews.recipes.base import RECIPE_VERSION
-from diffviews.serving.errors import WorkerUnreachableError
+
+
+class WorkerUnreachableError(DiffViewsError, RuntimeError):
+    """Nothing that answers like a worker is at the address."""
+
+
+class WorkerRefusedError(DiffViewsError, PermissionError):
+    """The worker does not accept the token."""
+
+
+class HostRefusedError(DiffViewsError, PermissionError):
+    """The worker does not answer to the name by which it was addressed."""
+
+
+class VersionMismatchError(SchemaVersionError):
+    """Worker and client speak different schemas."""
+
+
+class JobLostError(DiffViewsError, RuntimeError):
+    """The worker forgot a job before its result was fetched, as one that was killed does."""
+
+
+class BodyTooLargeError(DiffViewsError, ValueError):
+    """A request is longer, or slower, than a worker reads."""
+
+
+_STATUS: Mapping[type[DiffViewsError], int] = {
+    WorkerRefusedError: 401,
+    JobNotFoundError: 404,
+    VersionMismatchError: 409,
+    BodyTooLargeError: 413,
+    HostRefusedError: 421,
+    QueueFullError: 429,
+    QueueStoppedError: 503,
+}
+"""Any other error is 422, a request that cannot be followed."""
+
+
+def status_of(error: Exception) -> int:
+    """Return the HTTP status that a worker answers an error with."""
+    if isinstance(error, TrackingError):
+        return 500
+    return next((status for kind, status in _STATUS.items() if isinstance(error, kind)), 422)
+
+
+def error_of(status: int, sentence: str) -> DiffViewsError:
+    """Return the error that a worker's answer stands for."""
+    kinds = {status: kind for kind, status in _STATUS.items()}
+    return kinds.get(status, ConfigError if status < 500 else JobFailedError)(sentence)
+
 
 TOKEN_VARIABLE = WORKER_TOKEN
 """Environment variable that holds the bearer token, on both sides."""

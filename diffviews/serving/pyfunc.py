@@ -18,7 +18,7 @@ from diffviews.data.pictures import encode_png
 from diffviews.errors import ConfigError
 from diffviews.pipelines.models import load_model
 from diffviews.recipes.base import ModelRecipe
-from diffviews.serving.limits import Limits, check_values
+from diffviews.serving.requests import Limits, check_values
 
 WEIGHTS = "weights"
 """Artifact of a model: the folder with its weights."""

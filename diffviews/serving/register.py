@@ -5,7 +5,6 @@ import re
 import shutil
 import tempfile
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -159,7 +158,7 @@ def _save(folder: Path, logged: "LoggedModel", adapter: GeneratorAdapter, weight
 
     mlflow.pyfunc.save_model(
         path=str(folder),
-        python_model=_entry(),
+        python_model=str(Path(__file__).with_name("pyfunc_entry.py")),
         artifacts={WEIGHTS: weights.as_uri()},
         model_config={ADAPTER: adapter.model_type},
         signature=signature_of(adapter),
@@ -167,13 +166,6 @@ def _save(folder: Path, logged: "LoggedModel", adapter: GeneratorAdapter, weight
         pip_requirements=[f"diffviews=={__version__}", f"mlflow=={mlflow.__version__}", f"torch=={torch.__version__}"],
         mlflow_model=Model(model_uuid=logged.model_id, model_id=logged.model_id),
     )
-
-
-def _entry() -> str:
-    spec = find_spec("diffviews.serving.pyfunc_entry")
-    if spec is None or spec.origin is None:
-        raise ConfigError("the package diffviews is not installed as files; install it again")
-    return spec.origin
 
 
 def _add_version(client: "MlflowClient", name: str, logged: "LoggedModel", tags: dict[str, Any]) -> RegisteredModel:

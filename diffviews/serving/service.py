@@ -1,17 +1,76 @@
-"""What a worker does for remote callers: it checks what they name, queues it, and finds what came of it."""
+"""What a worker does for remote callers: it checks what they name, queues it, and finds what came of it.
 
+Of its disk and the network they may have opened only what its owner named.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from diffviews.adapters.registry import get_adapter
+from diffviews.data.checkpoint_catalog import PREFIX, catalogue, find_checkpoint
+from diffviews.data.storage.fetch import is_remote
 from diffviews.errors import ConfigError, unknown_name
 from diffviews.pipelines.job_queue import Job, JobNotFoundError, JobQueue
 from diffviews.pipelines.model_runner import ModelRunner
 from diffviews.recipes.execution import Execution
 from diffviews.recipes.extraction import ExtractionRecipe
 from diffviews.recipes.generation import GenerationRecipe
-from diffviews.serving.access import AccessPolicy
-from diffviews.serving.limits import Limits
+from diffviews.serving.requests import Limits
 from diffviews.tracking.artifacts import ArtifactFolder
+from diffviews.tracking.models import SCHEME
+
+
+@dataclass(frozen=True, slots=True)
+class AccessPolicy:
+    """Checkpoints and data sets that a worker opens for others."""
+
+    checkpoints: tuple[str, ...] = ()
+    """Patterns (`*`, `?`) of further checkpoints: absolute paths or addresses."""
+    datasets: tuple[str, ...] = ()
+    """Patterns of further data sets, for example `folder:/data/*`."""
+
+    def check_checkpoint(self, checkpoint: str | None, noted: str | None = None) -> None:
+        """Refuse a checkpoint that is neither public, registered, noted on the layer run nor allowed.
+
+        Args:
+            checkpoint: as asked for; None is the model's own.
+            noted: what the parameters of the layer run name.
+
+        Raises:
+            ConfigError: saying what is allowed.
+        """
+        if checkpoint is None or (noted and checkpoint == noted):
+            return
+        if checkpoint.startswith(SCHEME) or _is_public(checkpoint) or _matches(checkpoint, self.checkpoints):
+            return
+        public = [entry.name for entry in catalogue()]
+        near = unknown_name("catalogue checkpoint", checkpoint, public) if "/" not in checkpoint else ""
+        raise ConfigError(
+            f"checkpoint {checkpoint[:200]!r} is not opened for a remote caller; take models:/name/version, a name of "
+            "the catalogue, the checkpoint of the layer run, or start the worker with --allow_checkpoints"
+            + (f" ({near})" if near else "")
+        )
+
+    def check_dataset(self, dataset: str) -> None:
+        """Refuse a data set that is neither shipped, logged nor allowed.
+
+        Raises:
+            ConfigError: saying what is allowed.
+        """
+        kind, _, place = dataset.partition(":")
+        if dataset == "digits" or kind == "run":
+            return
+        if any(
+            pattern.partition(":")[0] == kind and _matches(place, (pattern.partition(":")[2],))
+            for pattern in self.datasets
+        ):
+            return
+        raise ConfigError(
+            f"dataset {dataset[:200]!r} is not opened for a remote caller; take digits or run:<id>, or start the "
+            "worker with --allow_datasets"
+        )
 
 
 class Service:
@@ -27,7 +86,7 @@ class Service:
         self,
         runner: ModelRunner,
         limits: Limits = Limits(),  # noqa: B008 - immutable
-        policy: AccessPolicy = AccessPolicy(),  # noqa: B008 - immutable
+        policy: AccessPolicy = AccessPolicy(),
     ) -> None:
         self.runner, self.limits, self._policy = runner, limits, policy
         self.queue = JobQueue(
@@ -86,3 +145,18 @@ class Service:
         if name not in folder.names():
             raise JobNotFoundError(unknown_name("file", name[:200], folder.names()))
         return folder.path(name)
+
+
+def _is_public(checkpoint: str) -> bool:
+    """Tell whether it is a name of the catalogue, and not that of a file in the worker's folder."""
+    return find_checkpoint(checkpoint) is not None and (
+        checkpoint.startswith(PREFIX) or not Path(checkpoint).exists()
+    )
+
+
+def _matches(place: str, patterns: Sequence[str]) -> bool:
+    """Tell whether a place matches a pattern; a path does by what it leads to, links and `..` resolved."""
+    if is_remote(place):
+        return ".." not in place.split("/") and any(fnmatchcase(place, pattern) for pattern in patterns)
+    found = str(Path(place).resolve())
+    return any(fnmatchcase(found, pattern) for pattern in patterns)

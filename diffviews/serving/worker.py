@@ -1,6 +1,5 @@
 """The `worker` command: the application on a port, until it is stopped or has long had nothing to do."""
 
-import ipaddress
 import logging
 import os
 import socket
@@ -10,16 +9,15 @@ import time
 import uvicorn
 from starlette.concurrency import run_in_threadpool
 
-from diffviews.device import resolve_device
+from diffviews.device import is_this_machine, resolve_device
 from diffviews.errors import ConfigError
 from diffviews.pipelines.job_queue import JobQueue
 from diffviews.pipelines.model_runner import ModelRunner
 from diffviews.pipelines.workspace import open_workspace
-from diffviews.serving.access import AccessPolicy
 from diffviews.serving.app import STOPPED, create_app
-from diffviews.serving.limits import Limits
 from diffviews.serving.protocol import TOKEN_VARIABLE
-from diffviews.serving.service import Service
+from diffviews.serving.requests import Limits
+from diffviews.serving.service import AccessPolicy, Service
 
 logger = logging.getLogger(__name__)
 
@@ -125,7 +123,7 @@ def read_token(host: str) -> str | None:
     """
     token = os.environ.get(TOKEN_VARIABLE, "").strip()
     if not token:
-        if not _is_this_machine(host):
+        if not is_this_machine(host):
             raise ConfigError(
                 f"a worker on {host} can be reached by others and needs a token; set {TOKEN_VARIABLE}, for example to "
                 "the output of: openssl rand -hex 32"
@@ -134,13 +132,6 @@ def read_token(host: str) -> str | None:
     if len(token) < SHORTEST_TOKEN:
         raise ConfigError(f"{TOKEN_VARIABLE} has fewer than {SHORTEST_TOKEN} characters; take a longer one")
     return token
-
-
-def _is_this_machine(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _end_when_idle(server: uvicorn.Server, queue: JobQueue, seconds: float) -> None:

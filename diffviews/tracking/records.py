@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from diffviews.errors import SchemaVersionError
 from diffviews.tracking.schema import Kind, RunTags, Tag
@@ -65,6 +65,11 @@ class RunRecord(RunTags):
     def ui_path(self) -> str:
         """Its place in the MLflow UI, below the server's address."""
         return ui_path(self.experiment_id, self.run_id)
+
+    def derived_tags(self, **changes: Any) -> RunTags:
+        """Return the tags of a run that is made from this one: about the same layer, with this run as its source."""
+        shared = {name: getattr(self, name) for name in ("model", "dataset", "layer", "layer_index", "sigma")}
+        return RunTags(**{**shared, "source_run": self.run_id, **changes})
 
     @classmethod
     def of_run(cls, run: "Run", experiments: Mapping[str, str]) -> Self:

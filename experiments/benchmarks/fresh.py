@@ -9,25 +9,17 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from diffviews.errors import DiffViewsError
-from experiments.benchmarks.measurement import Comparison, interleave
+from experiments.benchmarks.benchmark import Comparison, NotMeasuredError, interleave
 
 Answer = Mapping[str, float]
 """What a function that is measured in a process of its own found, by name."""
 _ROOT = Path(__file__).parents[2]
 
 
-class FreshProcessError(DiffViewsError, RuntimeError):
-    """A process that was measured failed; its last words are quoted."""
-
-
 def run_fresh(
-    command: Sequence[str],
-    *,
-    environment: Mapping[str, str] | None = None,
-    cores: int | None = None,
-    folder: Path | None = None,
-) -> tuple[float, str]:
+    command: Sequence[str], environment: Mapping[str, str] | None = None, *,
+    cores: int | None = None, folder: Path | None = None,
+) -> tuple[float, str]:  # fmt: skip
     """Run Python with these words; return its seconds from start to end and what it wrote to standard output.
 
     Args:
@@ -37,18 +29,13 @@ def run_fresh(
         folder: where it works; None: here.
 
     Raises:
-        FreshProcessError: if it fails.
+        NotMeasuredError: if it fails.
     """
-    variables = fresh_environment() | dict(environment or {})
     began = time.perf_counter()
     process = subprocess.Popen(
-        [sys.executable, "-P", *command],
-        env=variables,
-        cwd=folder,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+        [sys.executable, "-P", *command], env=fresh_environment() | dict(environment or {}), cwd=folder,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
     with process:
         if cores is not None and hasattr(os, "sched_setaffinity"):
             os.sched_setaffinity(process.pid, sorted(os.sched_getaffinity(0))[:cores])
@@ -56,7 +43,7 @@ def run_fresh(
     seconds = time.perf_counter() - began
     if process.returncode != 0:
         last = "; ".join(complained.strip().splitlines()[-3:])
-        raise FreshProcessError(f"{' '.join(command[:3])} … ended with status {process.returncode}: {last}")
+        raise NotMeasuredError(f"{' '.join(command[:3])} … ended with status {process.returncode}: {last}")
     return seconds, said
 
 
@@ -72,17 +59,19 @@ def own_store(folder: Path) -> dict[str, str]:
     return {"MLFLOW_TRACKING_URI": f"sqlite:///{folder / 'mlflow.db'}", **dict.fromkeys(taken, "")}
 
 
-def ask_fresh(
-    function: Callable[..., Answer], *words: str, environment: Mapping[str, str] | None = None,
-    folder: Path | None = None,
-) -> Answer:  # fmt: skip
+def ask_fresh(function: Callable[..., Answer], *words: str, store: Path | None = None) -> Answer:
     """Return what a module's function finds, called with these words in a process of its own, and its `peak_memory`.
 
+    Args:
+        function: what is called.
+        words: what it is called with.
+        store: folder that it works in and that holds its tracking store; None: here, and this process's.
+
     Raises:
-        FreshProcessError: if it fails.
+        NotMeasuredError: if it fails.
     """
     script = f"from {function.__module__} import {function.__name__} as f; from {__name__} import tell; tell(f)"
-    _, said = run_fresh(["-c", script, *words], environment=environment, folder=folder)
+    _, said = run_fresh(["-c", script, *words], None if store is None else own_store(store), folder=store)
     return dict(json.loads(said.strip().splitlines()[-1]))
 
 
@@ -92,22 +81,21 @@ def tell(function: Callable[..., Answer]) -> None:
     sys.stdout.write(f"\n{json.dumps({**found, 'peak_memory': peak_memory()})}\n")
 
 
-def in_turn(
-    ours: Callable[..., Answer], theirs: Callable[..., Answer], *words: str, repeats: int, theirs_repeats: int,
-    environment: Mapping[str, str] | None = None, folder: Path | None = None,
+def compare_fresh(
+    ours: Callable[..., Answer], theirs: Callable[..., Answer], *words: str,
+    repeats: int, theirs_repeats: int, store: Path | None = None,
 ) -> tuple[Comparison, Answer]:  # fmt: skip
     """Compare the `seconds` that two functions find in fresh processes; return with it all that ours found first."""
-    first = dict[str, float]()
+    answers = list[Answer]()
 
     def ask(function: Callable[..., Answer]) -> float:
-        found = ask_fresh(function, *words, environment=environment, folder=folder)
-        first.update({} if first else found)
-        return found["seconds"]
+        answers.append(ask_fresh(function, *words, store=store))
+        return answers[-1]["seconds"]
 
     compared = interleave(
         lambda: ask(ours), lambda: ask(theirs), repeats=repeats, alternative_repeats=theirs_repeats
     )
-    return compared, first
+    return compared, answers[0]
 
 
 def peak_memory() -> int:

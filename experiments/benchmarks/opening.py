@@ -6,9 +6,8 @@ import time
 from diffviews.pipelines.extract import extract
 from diffviews.pipelines.workspace import open_workspace
 from diffviews.recipes import Execution, ExtractionRecipe
-from experiments.benchmarks.benchmark import Measurement, Setting, benchmark
-from experiments.benchmarks.fresh import Answer, ask_fresh, in_turn, own_store
-from experiments.benchmarks.measurement import Target
+from experiments.benchmarks.benchmark import Measurement, Setting, Target, benchmark
+from experiments.benchmarks.fresh import Answer, ask_fresh, compare_fresh
 
 LAYER, SIGMA = "decoder_block_4", 2.0
 
@@ -22,16 +21,14 @@ LAYER, SIGMA = "decoder_block_4", 2.0
 )
 def opening(setting: Setting) -> Measurement:
     """Log a layer here; open and draw it in fresh processes, or fit its map again."""
-    store, folder = own_store(setting.folder), setting.folder
-    ask_fresh(log_layer, str(setting.size(1168, 40)), environment=store, folder=folder)
-    compared, first = in_turn(
-        open_and_draw, fit_again, repeats=setting.repeats, theirs_repeats=2, environment=store, folder=folder
+    ask_fresh(log_layer, str(setting.size(1168, 40)), store=setting.folder)
+    compared, first = compare_fresh(
+        open_and_draw, fit_again, repeats=setting.repeats, theirs_repeats=2, store=setting.folder
     )
     facts = {"samples": int(first["samples"]), "imports, s": round(first["imports"], 2)}
     facts |= {"opening the store and compiling the drawing, s": round(first["start"], 2)}
-    return Measurement(
-        compared, facts, failure="umap was loaded, so something may have been fitted." if first["umap"] else ""
-    )
+    failure = "umap was loaded, so something may have been fitted." if first["umap"] else ""
+    return Measurement(compared, facts, failure=failure)
 
 
 def log_layer(samples: str) -> Answer:
@@ -44,7 +41,6 @@ def log_layer(samples: str) -> Answer:
 def open_and_draw() -> Answer:
     """Do what the dashboard does when a layer is chosen, its server being up."""
     began = time.perf_counter()
-    from diffviews.pipelines.workspace import open_workspace
     from panel_app.data import DataStore
     from panel_app.library import LoggedRuns
     from panel_app.raster import Window
@@ -67,7 +63,6 @@ def open_and_draw() -> Answer:
 
 def fit_again() -> Answer:
     """Read the layer's activations and fit its map anew, as opening a layer does without a logged projector."""
-    from diffviews.pipelines.workspace import open_workspace
     from diffviews.processing.fitting import fit_map
     from diffviews.processing.umap_backend import warm_up
 

@@ -11,8 +11,16 @@ import numpy as np
 import pandas as pd
 
 from diffviews.data.pictures import encode_png
-from experiments.benchmarks.benchmark import Benchmark, Measurement, Row, Setting, benchmark
-from experiments.benchmarks.measurement import Target, interleave, seconds_of
+from experiments.benchmarks.benchmark import (
+    Benchmark,
+    Measurement,
+    Row,
+    Setting,
+    Target,
+    benchmark,
+    interleave,
+    seconds_of,
+)
 from experiments.benchmarks.synthetic import CLUSTERS, cluster_of
 from panel_app.layer_map import LayerMap
 from panel_app.raster import Window, draw_points
@@ -57,11 +65,9 @@ def measure_drawing(setting: Setting, count: int) -> Measurement:
     for window in walk:  # each may be the first of its kind to be compiled
         ours(window), theirs(window)
     compared = interleave(
-        _in_turn(ours, walk),
-        _in_turn(theirs, walk),
-        repeats=len(walk) * min(setting.repeats, 3),
-        alternative_repeats=len(walk),
-    )
+        _in_turn(ours, walk), _in_turn(theirs, walk),
+        repeats=len(walk) * min(setting.repeats, 3), alternative_repeats=len(walk),
+    )  # fmt: skip
     times = [round(float(np.median(compared.ours[turn :: len(walk)])) * 1e3, 1) for turn in range(len(walk))]
     rows: list[Row] = [
         {"window, share of the map's width": f"{zoom:.0%}", "ours, ms": own, "alternative, ms": round(other * 1e3, 1)}

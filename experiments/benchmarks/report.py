@@ -1,17 +1,15 @@
 """The page `docs/benchmarks.md`, made of what was logged, and the table that the command prints."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Self
+
+from pydantic import TypeAdapter
 
 from diffviews.errors import CorruptDataError
 from diffviews.pipelines.workspace import Workspace
-from diffviews.tracking.records import RunRecord
 from diffviews.tracking.schema import Kind
-from experiments.benchmarks.benchmark import Result
-from experiments.benchmarks.measurement import Spread, duration
-from experiments.benchmarks.suite import SUITE
+from experiments.benchmarks.benchmark import Benchmark, Result, Spread, duration
 
 ARTIFACT = "benchmarks.json"
 
@@ -25,51 +23,43 @@ ratios are medians, with the least and the greatest in brackets; a ratio is that
 
 @dataclass(frozen=True, slots=True)
 class LoggedResult:
-    """One measured row with the run that holds it."""
+    """One measured row, and where and when it was measured."""
 
     result: Result
     environment: Mapping[str, str]
-    run_id: str
     day: str
 
-    @classmethod
-    def all_of(cls, workspace: Workspace, record: RunRecord) -> list[Self]:
-        """Return the rows that a run holds.
 
-        Raises:
-            CorruptDataError: if its table cannot be read.
-        """
-        path = workspace.folder(record.run_id).path(ARTIFACT)
-        try:
-            logged = json.loads(path.read_text(encoding="utf-8"))
-            results = [Result.from_json(values) for values in logged["results"]]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise CorruptDataError(f"the results of benchmark run {record.run_id} cannot be read: {error}") from error
-        day = record.start_time.date().isoformat()
-        return [cls(result, logged["environment"], record.run_id, day) for result in results]
+def newest_results(workspace: Workspace, experiment: str | None, suite: Collection[str]) -> list[LoggedResult]:
+    """Return each benchmark's newest measurement of full size, in one experiment or all, in the page's order.
 
-
-def newest_results(workspace: Workspace, experiment: str | None) -> list[LoggedResult]:
-    """Return each benchmark's newest measurement of full size, in one experiment or all, in the page's order."""
+    Raises:
+        CorruptDataError: if the table of a run cannot be read.
+    """
     found = dict[str, LoggedResult]()
     for record in workspace.catalog.runs(Kind.BENCHMARK, experiment=experiment):
         if record.params.get("quick") == "True":
             continue
-        for logged in LoggedResult.all_of(workspace, record):
-            found.setdefault(logged.result.name, logged)
-    return [found[name] for name in SUITE if name in found]
+        day, path = record.start_time.date().isoformat(), workspace.folder(record.run_id).path(ARTIFACT)
+        try:
+            logged = json.loads(path.read_text(encoding="utf-8"))
+            for result in TypeAdapter(list[Result]).validate_python(logged["results"]):
+                found.setdefault(result.name, LoggedResult(result, logged["environment"], day))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise CorruptDataError(f"the results of benchmark run {record.run_id} cannot be read: {error}") from error
+    return [found[name] for name in suite if name in found]
 
 
-def page(logged: Sequence[LoggedResult]) -> str:
-    """Return the page of these measurements."""
+def page(logged: Sequence[LoggedResult], suite: Mapping[str, Benchmark]) -> str:
+    """Return the page of these measurements; benchmarks of the suite that lack one are named."""
     measured = [entry for entry in logged if entry.result.seconds is not None]
     parts = [_HEAD, _environments(measured), _summary(entry.result for entry in measured)]
-    parts += [_section(entry.result) for entry in measured if _has_more(entry.result)]
+    parts += filter(None, (_section(entry.result) for entry in measured))
     reasons = {entry.result.name: entry.result.note for entry in logged}
     seen = {entry.result.name for entry in measured}
     absent = [
         f"- {_escaped(found.title)}: {reasons.get(name, f'not measured yet; `diffviews benchmark {name}` does so')}."
-        for name, found in SUITE.items()
+        for name, found in suite.items()
         if name not in seen
     ]
     if absent:
@@ -79,7 +69,7 @@ def page(logged: Sequence[LoggedResult]) -> str:
 
 def text_table(results: Iterable[Result]) -> str:
     """Return the rows for a terminal."""
-    rows = [("benchmark", "ours", "alternative", "ratio", "target", "")]
+    rows: list[Sequence[str]] = [("benchmark", "ours", "alternative", "ratio", "target", "")]
     rows += [(r.name, *_cells(r), r.target, _verdict(r)) for r in results]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return "\n".join(
@@ -99,18 +89,20 @@ def _environments(logged: Sequence[LoggedResult]) -> str:
 
 
 def _summary(results: Iterable[Result]) -> str:
-    lines = ["| what | ours | alternative | ratio | target | |", "|---|---|---|---|---|---|"]
-    for result in results:
-        cells = (result.title, *_cells(result), result.target, _verdict(result))
-        lines.append("| " + " | ".join(_escaped(cell) for cell in cells) + " |")
-    return "\n".join(lines) + "\n"
+    rows = [(result.title, *_cells(result), result.target, _verdict(result)) for result in results]
+    return _markdown([("what", "ours", "alternative", "ratio", "target", ""), *rows])
 
 
-def _cells(result: Result) -> tuple[str, str, str]:
-    ratio = ""
-    if result.ratio is not None:
-        ratio = f"{_number(result.ratio)} ×" + (" faster" if result.faster else "")
-    return _time(result.seconds), _time(result.alternative_seconds), ratio
+def _markdown(rows: Sequence[Sequence[str]]) -> str:
+    """Return a table whose first row is its head."""
+    head, *rest = ["| " + " | ".join(map(_escaped, row)) + " |" for row in rows]
+    return "\n".join([head, "|---" * len(rows[0]) + "|", *rest]) + "\n"
+
+
+def _cells(result: Result) -> tuple[str, ...]:
+    times = [_spread(found, duration) if found else "" for found in (result.seconds, result.alternative_seconds)]
+    ratio = f"{_spread(result.ratio, '{:.3g}'.format)} ×" + " faster" * result.faster if result.ratio else ""
+    return *times, ratio
 
 
 def _verdict(result: Result) -> str:
@@ -119,26 +111,21 @@ def _verdict(result: Result) -> str:
     return {True: "met", False: "not met", None: ""}[result.met]
 
 
-def _has_more(result: Result) -> bool:
-    return bool(result.note or result.table or result.facts or result.alternative)
-
-
 def _section(result: Result) -> str:
-    """Return what a row's line has no room for."""
+    """Return what a row's line has no room for; '' where there is nothing."""
+    if not (result.note or result.table or result.facts or result.alternative):
+        return ""
     lines = [f"## {result.title}", "", f"Ours: {result.ours}."]
-    if result.alternative:
-        lines.append(f"Alternative: {result.alternative}.")
-    lines.append(f"{result.repeats} measurements.")
+    lines += [f"Alternative: {result.alternative}."] if result.alternative else []
+    lines += [f"{result.repeats} measurements."]
     if result.facts:
-        lines.append("; ".join(f"{key}: {_value(value)}" for key, value in result.facts.items()) + ".")
+        lines += ["; ".join(f"{key}: {_value(value)}" for key, value in result.facts.items()) + "."]
     if result.note:
         lines += ["", f"**Not met**: {result.note}"]
     if result.table:
-        names = list(result.table[0])
-        lines += ["", "| " + " | ".join(map(_escaped, names)) + " |", "|---" * len(names) + "|"]
-        cells = [[_escaped(_value(row.get(name, ""))) for name in names] for row in result.table]
-        lines += ["| " + " | ".join(row) + " |" for row in cells]
-    return "\n".join(lines) + "\n"
+        rows = [list(map(_value, row.values())) for row in result.table]
+        lines += ["", _markdown([list(result.table[0]), *rows])]
+    return "\n".join(lines).rstrip() + "\n"
 
 
 def _value(value: str | float) -> str:
@@ -149,15 +136,7 @@ def _escaped(text: str) -> str:
     return text.replace("|", "\\|").replace("<", "&lt;")
 
 
-def _time(spread: Spread | None) -> str:
-    if spread is None:
-        return ""
+def _spread(spread: Spread, write: Callable[[float], str]) -> str:
     if spread.low == spread.high:
-        return duration(spread.median)
-    return f"{duration(spread.median)} ({duration(spread.low)} – {duration(spread.high)})"
-
-
-def _number(spread: Spread) -> str:
-    if spread.low == spread.high:
-        return f"{spread.median:.3g}"
-    return f"{spread.median:.3g} ({spread.low:.3g} – {spread.high:.3g})"
+        return write(spread.median)
+    return f"{write(spread.median)} ({write(spread.low)} – {write(spread.high)})"

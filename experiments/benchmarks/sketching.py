@@ -8,14 +8,24 @@ from diffviews.adapters.registry import load_adapter
 from diffviews.pipelines.extract import extract
 from diffviews.pipelines.workspace import open_workspace
 from diffviews.recipes import Execution, ExtractionRecipe
-from experiments.benchmarks.benchmark import Measurement, Row, Setting, benchmark
+from experiments.benchmarks.benchmark import Comparison, Measurement, Setting, Target, benchmark
 from experiments.benchmarks.extraction import SIGMA, digits
-from experiments.benchmarks.fresh import Answer, ask_fresh, own_store, peak_memory
-from experiments.benchmarks.measurement import Comparison, Target
+from experiments.benchmarks.fresh import Answer, ask_fresh, peak_memory
 
 SIZES, WANTED = (5000, 50_000), 1_000_000
 NIGHT, MEMORY, DISK = 12 * 3600.0, 4e9, 2e9
 """What a million may take: seconds, bytes of memory, bytes of disk a sigma."""
+
+COLUMNS = (
+    ("in all, min", "seconds", 60, 1),
+    ("fitting and capture, min", "capture_seconds", 60, 1),
+    ("maps, min", "map_seconds", 60, 1),
+    ("memory for fitting and capture, GB", "capture_memory", 1e9, 2),
+    ("memory for maps, GB", "map_memory", 1e9, 2),
+    ("disk while running, MB", "disk_running", 1e6, None),
+    ("disk afterwards, MB", "disk", 1e6, None),
+)
+"""Of the table: heading, what is measured, unit, digits."""
 
 SAMPLE_SET, MAP = "samples.parquet", "projector.safetensors"
 LOOK_EVERY = 0.2
@@ -34,7 +44,8 @@ def sketch(setting: Setting) -> Measurement:
     """Extract all layers of two sets, each in a process of its own, and draw the lines to a million."""
     sizes, layers = ((40, 80), "midblock") if setting.quick else (SIZES, "all")
     found = [_measured(size, layers, setting.folder / str(size)) for size in sizes]
-    million = {name: _extended(sizes, (found[0][name], found[1][name])) for name in found[0]}
+    beyond = (WANTED - sizes[1]) / (sizes[1] - sizes[0])
+    million = {name: found[1][name] + beyond * (found[1][name] - found[0][name]) for name in found[0]}
     over = [
         f"{what} would be {million[name] / 1e9:.2f} GB, above {limit / 1e9:.0f} GB."
         for name, what, limit in (
@@ -45,8 +56,11 @@ def sketch(setting: Setting) -> Measurement:
         )
         if million[name] > limit
     ]
-    rows = [_row(f"{size:,}", values) for size, values in zip(sizes, found, strict=True)]
-    rows.append(_row(f"{WANTED:,}, by the lines", million))
+    named = {f"{sizes[0]:,}": found[0], f"{sizes[1]:,}": found[1], f"{WANTED:,}, by the lines": million}
+    rows = [
+        {"samples": size, **{column: round(values[name] / unit, digits) for column, name, unit, digits in COLUMNS}}
+        for size, values in named.items()
+    ]
     facts: dict[str, str | float] = {
         "the sample set, counted apart, MB a million": round(million["sample_set"] / 1e6),
         "limits for a million": f"{NIGHT / 3600:.0f} h, {MEMORY / 1e9:.0f} GB of memory, {DISK / 1e9:.0f} GB of disk",
@@ -57,26 +71,7 @@ def sketch(setting: Setting) -> Measurement:
 def _measured(size: int, layers: str, folder: Path) -> Answer:
     folder.mkdir()
     digits(size, load_adapter("edm-digits", device="cpu").resolution).write_parquet(folder / SAMPLE_SET)
-    return ask_fresh(extract_here, layers, environment=own_store(folder), folder=folder)
-
-
-def _extended(sizes: tuple[int, int], values: tuple[float, float]) -> float:
-    """Return a straight line's value at a million."""
-    slope = (values[1] - values[0]) / (sizes[1] - sizes[0])
-    return values[1] + slope * (WANTED - sizes[1])
-
-
-def _row(samples: str, found: Answer) -> Row:
-    return {
-        "samples": samples,
-        "in all, min": round(found["seconds"] / 60, 1),
-        "fitting and capture, min": round(found["capture_seconds"] / 60, 1),
-        "maps, min": round(found["map_seconds"] / 60, 1),
-        "memory for fitting and capture, GB": round(found["capture_memory"] / 1e9, 2),
-        "memory for maps, GB": round(found["map_memory"] / 1e9, 2),
-        "disk while running, MB": round(found["disk_running"] / 1e6),
-        "disk afterwards, MB": round(found["disk"] / 1e6),
-    }
+    return ask_fresh(extract_here, layers, store=folder)
 
 
 class Watch:

@@ -100,7 +100,7 @@ def test_worker_that_sleeps_is_waited_for_and_then_generates(visitor, start_work
 
 def test_place_progress_and_cancel_are_those_of_the_worker(visitor, start_worker, client):
     start_worker().ready()
-    ahead = client.submit_generation(SLOW)
+    ahead = client.submit(SLOW)
     order(visitor, MANY)
     told(visitor, "^Generating: waiting at the worker, 1 job ahead$")
     client.cancel(ahead.id)

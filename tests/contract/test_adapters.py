@@ -35,7 +35,8 @@ def install(target: Path, package: Path = PACKAGE) -> None:
 
 @pytest.fixture
 def fresh_registry(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry, "_REGISTRY", registry._Registry())
+    for name, value in vars(registry._Registry()).items():
+        monkeypatch.setattr(registry._REGISTRY, name, value)
 
 
 @pytest.fixture

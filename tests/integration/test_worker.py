@@ -19,7 +19,7 @@ from diffviews.recipes.generation import GenerationRecipe
 from diffviews.recipes.sampling import Sampling
 from diffviews.serving.app import STOPPED
 from diffviews.serving.client import WorkerClient
-from diffviews.serving.errors import JobLostError, WorkerUnreachableError
+from diffviews.serving.protocol import JobLostError, WorkerUnreachableError
 from tests.serving import TOKEN, Program, cancel_at, wait
 
 SECRETS = {
@@ -78,13 +78,13 @@ def test_masked_generation_is_the_one_made_here(client, layer_run, workspace, ad
 
 def test_two_clients_share_one_queue_and_cancel_ends_only_its_job(program, client, experiment):
     other, seen = WorkerClient(program.url, TOKEN), []
-    slow = client.submit_generation(SLOW, experiment)
+    slow = client.submit(SLOW, experiment)
     running(client, slow)
     assert client.status(slow.id, preview=True).preview_image().shape == (8, 8, 3)
     with pytest.raises(CancelledError):
         other.generate(QUICK, cancel_at("queued", seen), experiment=experiment)
     assert seen[0].ahead == 1
-    waiting = other.submit_generation(QUICK, experiment)
+    waiting = other.submit(QUICK, experiment)
     client.cancel(slow.id)
     with pytest.raises(CancelledError, match=r"cancelled at step \d+ of 1000"):
         client.watch(slow)
@@ -104,7 +104,7 @@ def test_failure_inside_the_job_is_its_sentence(client, experiment):
 
 
 def test_files_of_a_job_are_those_of_its_manifest(program, client, experiment):
-    job = client.watch(client.submit_generation(QUICK, experiment))
+    job = client.watch(client.submit(QUICK, experiment))
     for name in ("../recipe.json", "..%2f..%2fmlflow.db", "/etc/passwd", "manifest.jsonx", "images"):
         with pytest.raises((ConfigError, LookupError), match=r"file .* is not one of|nothing at"):
             client._request("GET", f"/jobs/{job.id}/files/{name}")
@@ -126,7 +126,7 @@ def test_extraction_is_logged_where_asked_and_opens_nothing_else(client, experim
 
 def test_cancelled_extraction_ends_its_program_and_its_runs(client, experiment):
     asked = ExtractionRecipe(sigmas=(0.1, 0.2, 0.3, 0.4), maps=MapParameters(n_neighbors=5))
-    job = client.submit_extraction(asked, experiment)
+    job = client.submit(asked, experiment)
     wait(lambda: client.status(job.id).run_id is not None, 200)
     client.cancel(job.id)
     with pytest.raises(CancelledError):
@@ -150,7 +150,7 @@ def test_no_secret_is_said_logged_or_stored(program, client, store, experiment):
 def test_killed_worker_leaves_nothing_finished_and_a_retry_succeeds(store, extraction, experiment):
     with Program(store) as first:
         client, outcome = WorkerClient(first.ready().url, TOKEN, patience=200), {}
-        job = client.submit_generation(SLOW, experiment)
+        job = client.submit(SLOW, experiment)
         running(client, job)
 
         def follow():
@@ -172,7 +172,7 @@ def test_killed_worker_leaves_nothing_finished_and_a_retry_succeeds(store, extra
             made = client.generate(QUICK, experiment=experiment)
             assert [r.run_id for r in open_workspace().catalog.generations(experiment=experiment)] == [made.run_id]
 
-            stopped = client.submit_generation(SLOW, experiment)
+            stopped = client.submit(SLOW, experiment)
             running(client, stopped)
             run = next(r for r in generations(experiment) if r.run_id not in (left.run_id, made.run_id))
             assert second.end(signal.SIGTERM) in (0, -signal.SIGTERM)

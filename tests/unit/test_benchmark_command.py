@@ -8,10 +8,9 @@ import pytest
 from diffviews.cli import parse_arguments
 from diffviews.errors import ConfigError
 from diffviews.pipelines.workspace import open_workspace
-from experiments.benchmarks import command, report, suite
-from experiments.benchmarks.benchmark import Benchmark, Measurement, NotMeasuredError
+from experiments.benchmarks import command
+from experiments.benchmarks.benchmark import Benchmark, Comparison, Measurement, NotMeasuredError, Target
 from experiments.benchmarks.command import benchmark
-from experiments.benchmarks.measurement import Comparison, Target
 
 
 def quick(ours, alternative=(), **more):
@@ -43,8 +42,7 @@ def own_store(tmp_path, monkeypatch):
 
 
 def use(monkeypatch, entries):
-    for module in (command, report, suite):
-        monkeypatch.setattr(module, "SUITE", entries)
+    monkeypatch.setattr(command, "SUITE", entries)
 
 
 def test_benchmark_logs_a_run_with_params_metrics_and_tables(own_store):

@@ -1,17 +1,30 @@
 """The benchmark suite: its statistics, its order of measuring, and that each benchmark runs at a tiny size."""
 
 import json
+from dataclasses import asdict
 
 import pytest
+from pydantic import TypeAdapter
 
 from diffviews.adapters.registry import load_adapter
 from diffviews.errors import ConfigError
-from experiments.benchmarks.benchmark import Benchmark, Measurement, NotMeasuredError, Result, Setting
-from experiments.benchmarks.doubling import measure_doubling
-from experiments.benchmarks.fresh import FreshProcessError, ask_fresh, own_store, run_fresh
-from experiments.benchmarks.gpu_extraction import compare_sketching
-from experiments.benchmarks.measurement import Comparison, Spread, Target, duration, interleave, seconds_of
-from experiments.benchmarks.suite import SUITE, choose, run
+from experiments.benchmarks.benchmark import (
+    Benchmark,
+    Comparison,
+    Measurement,
+    NotMeasuredError,
+    Result,
+    Setting,
+    Spread,
+    Target,
+    duration,
+    interleave,
+    measure_doubling,
+    seconds_of,
+)
+from experiments.benchmarks.command import SUITE, choose, run
+from experiments.benchmarks.extraction import compare_sketching
+from experiments.benchmarks.fresh import ask_fresh, own_store, run_fresh
 
 SLOW = {"path", "opening", "downloads", "help", "demo", "maps-scaling", "import", "map", "sketch", "projection-scaling"}
 """Benchmarks that compile UMAP, or start processes each of which imports everything anew."""
@@ -91,7 +104,7 @@ def test_duration_is_written_in_the_unit_people_use(seconds, text):
 
 def test_seconds_of_counts_the_work_and_only_it(monkeypatch):
     clock = iter([10.0, 12.5])
-    monkeypatch.setattr("experiments.benchmarks.measurement.time.perf_counter", lambda: next(clock))
+    monkeypatch.setattr("experiments.benchmarks.benchmark.time.perf_counter", lambda: next(clock))
     assert seconds_of(lambda: "kept")() == 2.5
 
 
@@ -117,10 +130,8 @@ def test_result_gives_the_ratio_in_the_terms_of_its_target():
 
 
 def test_result_survives_being_logged():
-    result = made(Target("speedup", 3))
-    assert Result.from_json(json.loads(json.dumps(result.to_json()))).to_json() == json.loads(
-        json.dumps(result.to_json())
-    )
+    logged = json.loads(json.dumps(asdict(made(Target("speedup", 3)))))
+    assert asdict(TypeAdapter(Result).validate_python(logged)) == logged
 
 
 def test_benchmark_that_cannot_be_measured_says_why_and_the_others_go_on(tmp_path):
@@ -143,7 +154,7 @@ def test_unknown_benchmark_is_refused_with_the_nearest_name():
 def test_benchmarks_come_in_the_order_of_the_page_and_large_ones_when_asked_for(monkeypatch):
     assert [entry.name for entry in choose(["help", "map"])] == ["map", "help"]
     large = Benchmark("huge", "t", "o", "", None, lambda _: Measurement(Comparison((1.0,))), large=True)
-    monkeypatch.setattr("experiments.benchmarks.suite.SUITE", {**SUITE, "huge": large})
+    monkeypatch.setattr("experiments.benchmarks.command.SUITE", {**SUITE, "huge": large})
     assert large not in choose([])
     assert large in choose([], large=True)
     assert choose(["huge"]) == [large]
@@ -157,13 +168,13 @@ def test_doubling_compares_the_costliest_doubling_with_twice_its_half():
 
 
 def test_failed_process_is_quoted():
-    with pytest.raises(FreshProcessError, match="ended with status 3: ouch"):
+    with pytest.raises(NotMeasuredError, match="ended with status 3: ouch"):
         run_fresh(["-c", "import sys; sys.stderr.write('ouch'); sys.exit(3)"])
 
 
 def test_fresh_process_tells_its_own_memory_and_runs_this_code_from_anywhere(tmp_path):
     held = bytearray(200_000_000)
-    found = ask_fresh(json.loads, '{"found": 1.0}', folder=tmp_path)
+    found = ask_fresh(json.loads, '{"found": 1.0}', store=tmp_path)
     assert found["found"] == 1.0
     assert 1_000_000 < found["peak_memory"] < len(held)
 
@@ -186,7 +197,7 @@ def test_benchmark_runs_at_a_tiny_size(name, tmp_path):
     assert bool(result.alternative) == (result.alternative_seconds is not None)
     assert (result.met is None) == (result.target == "")
     assert all(row.keys() == result.table[0].keys() for row in result.table)
-    json.dumps(result.to_json())
+    json.dumps(asdict(result))
 
 
 def test_sketching_is_compared_with_bare_passes_on_any_device(tmp_path):

@@ -6,7 +6,7 @@ import logging
 import pytest
 
 from diffviews.errors import ConfigError
-from diffviews.pipelines.dashboard_access import check_access
+from diffviews.pipelines.viz import check_access
 
 SECRET = "planted-secret"
 OAUTH = {

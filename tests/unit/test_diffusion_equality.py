@@ -11,10 +11,8 @@ import torch
 from diffusers import DDIMPipeline, DDIMScheduler, EulerDiscreteScheduler, LCMScheduler
 
 from diffviews.adapters.diffusers_ddpm import DDPMAdapter
-from diffviews.adapters.dmd2_sd import DMD2StableDiffusionAdapter
-from diffviews.adapters.dmd2_sdxl import DMD2FourStepAdapter, DMD2OneStepAdapter
-from diffviews.adapters.stable_diffusion import StableDiffusionAdapter
-from diffviews.adapters.stable_diffusion_xl import StableDiffusionXLAdapter
+from diffviews.adapters.dmd2 import DMD2FourStepAdapter, DMD2OneStepAdapter, DMD2StableDiffusionAdapter
+from diffviews.adapters.stable_diffusion import StableDiffusionAdapter, StableDiffusionXLAdapter
 from diffviews.core import GenerationRequest, generate
 from diffviews.noise import keyed_generator
 from tests.diffusion_folders import draw_ddpm_pipeline, draw_scheduler, draw_sd_pipeline, draw_sdxl_pipeline, saved

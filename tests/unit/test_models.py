@@ -70,9 +70,9 @@ def test_folder_of_one_model_file_is_its_checkpoint(folder):
 
 def test_precision_is_asked_only_of_adapters_that_have_a_choice(monkeypatch):
     assert load_model("edm-digits", device="cpu", precision="bfloat16").precision == "bfloat16"
-    registry = type(_REGISTRY)()
-    monkeypatch.setattr("diffviews.adapters.registry._REGISTRY", registry)
-    registry.register("gauss", GaussianAdapter)
+    for name, value in vars(type(_REGISTRY)()).items():
+        monkeypatch.setattr(_REGISTRY, name, value)
+    _REGISTRY.register("gauss", GaussianAdapter)
     assert load_model("gauss", device="cpu", precision="float32").precision == "float32"
     with pytest.raises(ConfigError, match="runs in float32 alone"):
         load_model("gauss", device="cpu", precision="float16")

@@ -8,7 +8,7 @@ from sklearn.model_selection import LeaveOneOut, cross_val_predict
 from sklearn.neighbors import KNeighborsClassifier
 
 from diffviews.errors import ShapeError
-from diffviews.processing import all_distances, fitting, quality
+from diffviews.processing import fitting, quality
 from diffviews.processing.fitting import fit_map
 from diffviews.processing.map_parameters import MapParameters
 from diffviews.processing.neighbors import exact_neighbors
@@ -122,8 +122,8 @@ def test_large_maps_are_measured_on_evenly_spaced_points(fitted, monkeypatch):
 @pytest.mark.parametrize(("rows", "elements"), [(1, 1), (7, 7 * 130), (40, 40 * 11), (300, 300 * 1000)])
 def test_measures_do_not_depend_on_the_tiles(fitted, monkeypatch, rows, elements):
     whole = map_quality(fitted, LABELS).summary
-    monkeypatch.setattr(all_distances, "TILE_ROWS", rows)
-    monkeypatch.setattr(all_distances, "TILE_ELEMENTS", elements)
+    monkeypatch.setattr(quality, "TILE_ROWS", rows)
+    monkeypatch.setattr(quality, "TILE_ELEMENTS", elements)
     assert map_quality(fitted, LABELS).summary == pytest.approx(whole, rel=1e-9)
 
 

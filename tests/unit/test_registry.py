@@ -23,7 +23,8 @@ from tests.fakes import GaussianAdapter, SkipAdapter
 
 @pytest.fixture(autouse=True)
 def _own_registry(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry, "_REGISTRY", registry._Registry())
+    for name, value in vars(registry._Registry()).items():
+        monkeypatch.setattr(registry._REGISTRY, name, value)
 
 
 def test_package_offers_the_interface_lazily() -> None:

@@ -76,7 +76,7 @@ def test_generation_reports_waking_place_and_steps_in_turn(runner):
 def test_job_behind_others_shows_its_place_and_is_cancelled_there(runner):
     heard = HeardJob()
     with served(runner) as (url, queue):
-        ahead = WorkerClient(url, TOKEN).submit_generation(GenerationRecipe(seed=1))
+        ahead = WorkerClient(url, TOKEN).submit(GenerationRecipe(seed=1))
         thread, answer = ordered(RemoteRunner(JobClient(url, TOKEN), None), heard)
         wait(lambda: (0, 0, "waiting at the worker, 1 job ahead", False) in heard.all)
         heard.end = CancelledError("enough")

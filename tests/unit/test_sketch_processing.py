@@ -17,7 +17,7 @@ from diffviews.pipelines.capture import sketches as sketching
 from diffviews.pipelines.capture.arrays import array_path, capture_activations
 from diffviews.pipelines.capture.sketches import HELD_OUT, choose_rows, fit_sketches
 from diffviews.pipelines.plan import ExtractionPlan
-from diffviews.processing.fitting import fit_map, fit_reduced
+from diffviews.processing.fitting import fit_map
 from diffviews.processing.map_parameters import MapParameters
 from diffviews.processing.neighbors import exact_neighbors
 from diffviews.processing.sketch import Sketch, SketchRecord, fit_sketch, reduction_of, sketch_loss
@@ -74,7 +74,7 @@ def test_no_more_rows_are_chosen_than_memory_holds():
 def test_sketch_of_all_rows_gives_the_full_map():
     sketch = fit_sketch(ROWS, PARAMETERS)
     whole = fit_map(ROWS, IDS, PARAMETERS)
-    fitted = fit_reduced(sketch.reduction(sketch.points), IDS, PARAMETERS)
+    fitted = fit_map(sketch.reduction(sketch.points), IDS, PARAMETERS)
     for name in ("scaler_mean", "scaler_scale", "pca_components", "pca_points", "embedding"):
         np.testing.assert_array_equal(getattr(fitted.projector, name), getattr(whole.projector, name))
     np.testing.assert_array_equal(fitted.eigenvalues, whole.eigenvalues)

@@ -12,10 +12,9 @@ import torch
 from torch import Tensor
 
 from diffviews.adapters import Condition, load_adapter
-from diffviews.adapters.dmd2_imagenet import DMD2ImageNetAdapter
-from diffviews.adapters.dmd2_sdxl import DMD2FourStepAdapter, DMD2OneStepAdapter
-from diffviews.adapters.stable_diffusion import StableDiffusionAdapter
-from diffviews.adapters.stable_diffusion_xl import StableDiffusionXLAdapter
+from diffviews.adapters.dmd2 import DMD2FourStepAdapter, DMD2ImageNetAdapter, DMD2OneStepAdapter
+from diffviews.adapters.stable_diffusion import StableDiffusionAdapter, StableDiffusionXLAdapter
+from diffviews.adapters.text_conditioning import PromptEncoder
 from diffviews.core import GenerationRequest, generate
 from diffviews.errors import ConfigError
 from diffviews.noise import keyed_generator
@@ -98,8 +97,13 @@ def test_recent_prompts_are_kept_and_the_oldest_go(
 ) -> None:
     monkeypatch.setattr("diffviews.adapters.text_conditioning.KEPT_PROMPTS", 2)
     encoded: list[str] = []
-    encode = sd.prompts._encode
-    monkeypatch.setattr(sd.prompts, "_encode", lambda prompt: encoded.append(prompt) or encode(prompt))
+
+    class Noting(PromptEncoder):
+        def _encode(self, prompt: str) -> dict:
+            encoded.append(prompt)
+            return super()._encode(prompt)
+
+    monkeypatch.setattr(sd, "prompts", Noting(sd.prompts.tokenizers, sd.prompts.encoders))
     for prompt in ("a", "cat", "a", "dog", "a", "cat"):
         sd.condition([Condition(prompt=prompt)])
     assert encoded == ["a", "cat", "dog", "cat"]

@@ -9,10 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from diffviews.adapters import Condition, load_adapter
+from diffviews.adapters.diffusers_unet import measured_shapes, unet_hook_points
 from diffviews.adapters.hooks import attach_hooks, detach_hooks
-from diffviews.adapters.stable_diffusion import StableDiffusionAdapter
-from diffviews.adapters.stable_diffusion_xl import StableDiffusionXLAdapter
-from diffviews.adapters.unet_hooks import measured_shapes, unet_hook_points
+from diffviews.adapters.stable_diffusion import StableDiffusionAdapter, StableDiffusionXLAdapter
 from diffviews.core import FixedTarget, GenerationRequest, Intervention, generate
 from diffviews.errors import LayerNotFoundError
 from tests.diffusion_folders import draw_ddpm_pipeline, draw_sd_pipeline, draw_sdxl_pipeline, saved

@@ -20,9 +20,14 @@ from diffviews.recipes.execution import Execution
 from diffviews.recipes.extraction import ExtractionRecipe
 from diffviews.recipes.generation import GenerationRecipe
 from diffviews.serving.client import WorkerClient
-from diffviews.serving.errors import JobLostError, VersionMismatchError, WorkerRefusedError, WorkerUnreachableError
-from diffviews.serving.limits import Limits
-from diffviews.serving.protocol import JobStatus
+from diffviews.serving.protocol import (
+    JobLostError,
+    JobStatus,
+    VersionMismatchError,
+    WorkerRefusedError,
+    WorkerUnreachableError,
+)
+from diffviews.serving.requests import Limits
 from diffviews.serving.result import read_result
 from tests.ports import free_port
 from tests.serving import TOKEN, GatedRunner, cancel_at, served, wait
@@ -91,10 +96,10 @@ def test_proxy_of_a_sleeping_host_is_asked_again_with_the_same_job():
     with answering((503, b"starting"), (502, b""), (202, QUEUED), **OURS) as (url, asked):
         client = WorkerClient(url, TOKEN, patience=20)
         with pytest.raises(QueueStoppedError):  # 503 of a worker itself, known by its header, is no sleep
-            client.submit_generation(RECIPE)
+            client.submit(RECIPE)
     with answering((503, b"starting"), (504, b"<html>"), (503, b"")) as (url, asked):
         with pytest.raises(WorkerUnreachableError, match="status 50"):
-            WorkerClient(url, TOKEN, patience=1).submit_generation(RECIPE)
+            WorkerClient(url, TOKEN, patience=1).submit(RECIPE)
         ids = {headers["X-DiffViews-Job"] for _, _, headers, _ in asked}
         assert len(asked) > 1
         assert len(ids) == 1
@@ -144,7 +149,7 @@ def test_address_of_something_else_is_said(answer):
 def test_answer_that_is_no_job_is_refused(values):
     said = "not the state of a job"
     with answering((200, values), **OURS) as (url, _), pytest.raises(WorkerUnreachableError, match=said):
-        WorkerClient(url, TOKEN).submit_generation(RECIPE)
+        WorkerClient(url, TOKEN).submit(RECIPE)
 
 
 def test_job_of_a_newer_worker_is_read_and_a_broken_preview_is_none():
@@ -156,9 +161,9 @@ def test_refusals_keep_their_sentence_and_type(runner):
     with served(runner, limits=Limits(waiting_jobs=0)) as (url, _):
         client = WorkerClient(url, TOKEN)
         with pytest.raises(ConfigError, match="num_samples 1000 is beyond"):
-            client.submit_generation(GenerationRecipe(num_samples=1000))
+            client.submit(GenerationRecipe(num_samples=1000))
         with pytest.raises(QueueFullError, match="0 jobs wait already"):
-            client.submit_generation(RECIPE)
+            client.submit(RECIPE)
 
 
 def test_broken_stream_of_events_is_taken_up_again():
@@ -176,12 +181,12 @@ def test_watch_tells_queued_and_running_and_ends_with_the_reason(runner):
     seen = []
     with served(runner) as (url, _):
         client = WorkerClient(url, TOKEN)
-        job = client.submit_generation(RECIPE)
+        job = client.submit(RECIPE)
         deadline = time.monotonic() + 60
         while client.status(job.id).state != "running":  # before what the next one raises is set
             assert time.monotonic() < deadline
         runner.raises = TrackingError("the store is down")
-        behind = client.submit_generation(RECIPE)
+        behind = client.submit(RECIPE)
         threading.Timer(0.3, runner.let, (3,)).start()
         assert client.watch(job, seen.append).run_id == "run-of-seed-5"
         with pytest.raises(JobFailedError, match="the store is down"):
@@ -201,7 +206,7 @@ def test_cancel_from_the_callback_reaches_the_worker(runner):
 def test_job_that_a_new_worker_does_not_know_is_lost(runner):
     port = free_port()
     with served(runner, port=port) as (url, _):
-        job = WorkerClient(url, TOKEN).submit_generation(RECIPE)
+        job = WorkerClient(url, TOKEN).submit(RECIPE)
     said = r"started anew while it had the job.*Order it again"
     with served(GatedRunner(), port=port) as (url, _), pytest.raises(JobLostError, match=said):
         WorkerClient(url, TOKEN).watch(job)

@@ -15,10 +15,10 @@ from diffviews.errors import ConfigError
 from diffviews.pipelines.job_queue import JobQueue, QueueStoppedError
 from diffviews.recipes.generation import GenerationRecipe
 from diffviews.serving import worker as program
-from diffviews.serving.access import AccessPolicy
 from diffviews.serving.app import STOPPED
-from diffviews.serving.limits import Limits
 from diffviews.serving.protocol import SCHEMA
+from diffviews.serving.requests import Limits
+from diffviews.serving.service import AccessPolicy
 from tests.serving import TOKEN, GatedRunner, served, wait
 
 STATED = {"X-DiffViews-Schema": "1"}

@@ -17,7 +17,7 @@ from diffviews.errors import CorruptDataError
 from diffviews.lightning.projection import RunningMean
 from diffviews.noise import format_sigma
 from diffviews.pipelines.layers.measured_map import measure, write_map
-from diffviews.processing.fitting import FittedMap, fit_map, fit_reduced
+from diffviews.processing.fitting import FittedMap, fit_map
 from diffviews.processing.map_parameters import MapParameters
 from diffviews.processing.sketch import SKETCH_FILE, Sketch, SketchRecord
 from diffviews.tracking.active_run import ActiveRun
@@ -61,7 +61,7 @@ class LayerArray:
         """Fit the map of what it holds."""
         if self.sketch is not None:  # the reader and its ids are let go before the map is fitted
             reduction = Sketch.load(self.sketch).reduction(ActivationReader.open(self.path).array())
-            return fit_reduced(reduction, sample_ids, parameters)
+            return fit_map(reduction, sample_ids, parameters)
         return fit_map(ActivationReader.open(self.path), sample_ids, parameters)
 
     def _known(self) -> dict[str, float]:

@@ -1,10 +1,13 @@
-"""How long a command takes to say anything."""
+"""Whole processes: how long a command takes to say anything, and the demo's pipeline from nothing."""
 
 from collections.abc import Callable
 
-from experiments.benchmarks.benchmark import Measurement, Row, Setting, benchmark
-from experiments.benchmarks.fresh import run_fresh
-from experiments.benchmarks.measurement import Comparison, Target, interleave
+import numpy as np
+
+from experiments.benchmarks.benchmark import Comparison, Measurement, Row, Setting, Target, benchmark, interleave
+from experiments.benchmarks.fresh import own_store, run_fresh
+
+CORES = 2
 
 IMPORTS = {
     "python alone": "",
@@ -33,20 +36,28 @@ def help_text(setting: Setting) -> Measurement:
 
 
 @benchmark(
-    "import",
-    "import times, whole process",
-    "`import diffviews`",
-    "starting Python",
+    "demo",
+    f"demo pipeline on {CORES} cores, after install",
+    "`diffviews demo --serve false` in an empty folder, the process whole",
+    target=Target("seconds", 180),
 )
+def demo(setting: Setting) -> Measurement:
+    """Run `diffviews demo --serve false` once in an empty folder."""
+    words = ["-m", "diffviews", "demo", "--serve", "false"]
+    words += ["--max_samples", "24", "--control_seeds", "0"] if setting.quick else []
+    seconds, _ = run_fresh(words, own_store(setting.folder), cores=CORES, folder=setting.folder)
+    return Measurement(Comparison((seconds,)), {"cores": CORES})
+
+
+@benchmark("import", "import times, whole process", "`import diffviews`", "starting Python")
 def imports(setting: Setting) -> Measurement:
     """Import each part in fresh processes."""
-    chosen = dict(list(IMPORTS.items())[: setting.size(len(IMPORTS), 2)])
-    runs = {words: _run("-c", f"import {module}" if module else "pass") for words, module in chosen.items()}
     rows, seconds = list[Row](), dict[str, list[float]]()
-    for words, run in runs.items():
+    for words, module in list(IMPORTS.items())[: setting.size(len(IMPORTS), 2)]:
+        run = _run("-c", f"import {module}" if module else "pass")
         run()
         seconds[words] = [run() for _ in range(min(setting.repeats, 3))]
-        rows.append({"import": words, "seconds": round(sorted(seconds[words])[len(seconds[words]) // 2], 3)})
+        rows.append({"import": words, "seconds": round(float(np.median(seconds[words])), 3)})
     return Measurement(Comparison(tuple(seconds["diffviews"]), tuple(seconds["python alone"])), table=rows)
 
 
