@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 class Command:
     """Where a command's function lives and what it does."""
 
-    target: str
-    """`module:function`."""
     summary: str
     """One line for `diffviews --help`."""
+    target: str = ""
+    """`module:function`; '' is the function of the command's name in the module of its name in `pipelines`."""
     positional: tuple[str, ...] = ()
     """Arguments that may be given without their flag."""
     aliases: tuple[tuple[str, str], ...] = ()
@@ -38,60 +38,43 @@ class Command:
 
 
 COMMANDS = {
-    "demo": Command("diffviews.pipelines.demo:demo", "the whole story on 1,797 handwritten digits, then serve it"),
-    "extract": Command(
-        "diffviews.pipelines.extract:extract", "capture activations of layers at noise levels, map and measure them",
-        shared=True,
-    ),
-    "embed": Command("diffviews.pipelines.embed:embed", "a further map of a layer: other parameters, joint or aligned"),
-    "generate": Command("diffviews.pipelines.generate:generate", "generate images, with or without a mask"),
-    "generate-dataset": Command(
-        "diffviews.pipelines.generate_dataset:generate_dataset", "make a sample set with a model; resumable, growable",
-        shared=True,
-    ),
-    "train": Command(
-        "diffviews.pipelines.train:train", "train a small denoiser, such as the shipped edm-digits", shared=True
-    ),
-    "viz": Command("diffviews.pipelines.viz:viz", "serve the dashboard", aliases=(("-m", "model"),)),
-    "layers": Command("diffviews.pipelines.models:layers", "a model's hook points with shapes and bytes"),
+    "demo": Command("the whole story on 1,797 handwritten digits, then serve it"),
+    "extract": Command("capture activations of layers at noise levels, map and measure them", shared=True),
+    "embed": Command("a further map of a layer: other parameters, joint or aligned"),
+    "generate": Command("generate images, with or without a mask"),
+    "generate-dataset": Command("make a sample set with a model; resumable, growable", shared=True),
+    "train": Command("train a small denoiser, such as the shipped edm-digits", shared=True),
+    "viz": Command("serve the dashboard", aliases=(("-m", "model"),)),
+    "layers": Command("a model's hook points with shapes and bytes", "diffviews.pipelines.models:layers"),
     "import": Command(
-        "diffviews.pipelines.legacy.import_legacy:import_legacy",
-        "a data folder in the legacy layout becomes runs",
+        "a data folder in the legacy layout becomes runs", "diffviews.pipelines.legacy.import_legacy:import_legacy",
         positional=("path",),
     ),
     "convert": Command(
-        "diffviews.pipelines.legacy.convert:convert", "per-sample .npz activations into one .npy", positional=("path",)
+        "per-sample .npz activations into one .npy", "diffviews.pipelines.legacy.convert:convert", positional=("path",)
     ),
     "checkpoints": Command(
-        "diffviews.pipelines.download:list_checkpoints",
         "list the public checkpoints known by name, with their licences",
+        "diffviews.pipelines.download:list_checkpoints",
     ),
     "convert-checkpoint": Command(
-        "diffviews.pipelines.convert_checkpoint:convert_checkpoint",
-        "write any checkpoint as safetensors; nothing in it is run",
-        positional=("source",),
+        "write any checkpoint as safetensors; nothing in it is run", positional=("source",)
     ),
-    "worker": Command("diffviews.serving.worker:worker", "generate and extract for others over HTTP, on a GPU host"),
+    "worker": Command("generate and extract for others over HTTP, on a GPU host", "diffviews.serving.worker:worker"),
     "register": Command(
-        "diffviews.serving.register:register",
-        "put a model with its weights into MLflow's registry",
+        "put a model with its weights into MLflow's registry", "diffviews.serving.register:register",
         positional=("name",),
     ),
-    "download": Command(
-        "diffviews.pipelines.download:download", "data and checkpoints from the team's bucket or their authors"
-    ),
+    "download": Command("data and checkpoints from the team's bucket or their authors"),
     "seed": Command(
-        "diffviews.pipelines.seed:seed", "a data folder, or a model's computed layers, to the team's bucket",
+        "a data folder, or a model's computed layers, to the team's bucket",
         positional=("path",), aliases=(("-m", "model"),),
     ),
-    "doctor": Command("diffviews.pipelines.doctor:doctor", "check store, credentials, disk, GPU and tracking"),
-    "replay": Command(
-        "diffviews.pipelines.replay:replay", "repeat a logged generation and compare", positional=("run",)
-    ),
+    "doctor": Command("check store, credentials, disk, GPU and tracking"),
+    "replay": Command("repeat a logged generation and compare", positional=("run",)),
     "benchmark": Command(
-        "experiments.benchmarks.command:benchmark",
         "measure how fast everything is against the alternatives; from a clone",
-        positional=("names",),
+        "experiments.benchmarks.command:benchmark", positional=("names",),
     ),
 }
 
@@ -167,7 +150,8 @@ def load_function(name: str) -> Callable[..., Any]:
     Raises:
         ConfigError: if it is one of the repository's that an installed package does not bring.
     """
-    module, _, function = COMMANDS[name].target.partition(":")
+    own = name.replace("-", "_")
+    module, _, function = (COMMANDS[name].target or f"diffviews.pipelines.{own}:{own}").partition(":")
     if module.startswith("experiments.") and not (Path(__file__).parents[1] / "experiments" / "benchmarks").is_dir():
         raise ConfigError(f"{name} runs from a clone of the repository; the installed package does not hold it")
     return getattr(importlib.import_module(module), function)

@@ -14,7 +14,7 @@ from diffviews.data.activations import ActivationReader
 from diffviews.data.legacy.datasets import UNKNOWN_MODEL_DIGEST
 from diffviews.errors import RunNotFoundError, SelectionError, ShapeError
 from diffviews.noise import format_sigma
-from diffviews.pipelines.workspace import Workspace, is_sketch
+from diffviews.pipelines.workspace import Workspace, conditions_of, is_sketch
 from diffviews.recipes.generation import GenerationRecipe
 from diffviews.tracking.catalog import LayerRecord
 
@@ -98,7 +98,7 @@ def _inputs(
 ) -> tuple[torch.Tensor, tuple[str, ...], Conditioning]:
     """Return what the samples are captured from: x0, ids and conditioning."""
     samples = workspace.samples_of(record).select(recipe.sample_ids)
-    conditions = workspace.conditions_of(record, samples)
+    conditions = conditions_of(samples, record.params["conditioning"])
     conditioning = {} if conditions is None else adapter.condition(conditions)
     return adapter.encode(samples.images), samples.sample_ids, conditioning
 

@@ -69,10 +69,6 @@ class Workspace:
             raise RunNotFoundError(f"layer run {record.run_id} has no parent that holds its sample set")
         return SampleSet.read_parquet(self.folder(record.parent_id).path("samples.parquet"))
 
-    def conditions_of(self, record: LayerRecord, samples: SampleSet) -> list[Condition] | None:
-        """Return what these samples were conditioned on in the extraction; None for the unconditional pass."""
-        return conditions_of(samples, record.params["conditioning"])
-
     def projectors(self, map_run: str) -> dict[float, Projector]:
         """Return the projectors of a layer run or re-computed map by sigma.
 

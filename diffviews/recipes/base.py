@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Literal, Self
 
 from diffviews.errors import ConfigError, SchemaVersionError, check_choices
@@ -104,10 +104,6 @@ class ModelRecipe(Recipe):
     """Weights: a file, a folder, an address or a name of the catalogue; null takes the adapter's own."""
     precision: Precision = "auto"
     """Floating-point format of the forward pass: auto (the adapter's choice), float32, float16 or bfloat16."""
-
-    def with_checkpoint(self, checkpoint: str | None) -> Self:
-        """Return this recipe with other weights."""
-        return replace(self, checkpoint=checkpoint)
 
 
 def _cause(error: Any) -> Exception:
