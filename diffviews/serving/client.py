@@ -217,8 +217,9 @@ class WorkerClient:
             logger.info("job %s was not cancelled at the worker: %s", job_id, trouble)
 
     def _json(self, method: str, path: str) -> dict[str, Any]:
+        content = self._request(method, path)
         try:
-            values = json.loads(self._request(method, path))
+            values = json.loads(content)
         except ValueError as error:
             raise WorkerUnreachableError("the answer is not JSON; is this the address of a worker?") from error
         return values if isinstance(values, dict) else {}
