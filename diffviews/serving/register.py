@@ -4,7 +4,6 @@ import logging
 import re
 import shutil
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,17 +31,6 @@ _WEIGHTS_FILE = "model.safetensors"
 _NAME = re.compile(r"[A-Za-z0-9][\w .-]{0,199}")
 
 
-@dataclass(frozen=True, slots=True)
-class RegisteredModel:
-    """A version in the registry."""
-
-    name: str
-    version: str
-
-    def __str__(self) -> str:
-        return f"models:/{self.name}/{self.version}"
-
-
 def register(
     name: str,
     model: str = "edm-digits",
@@ -51,7 +39,7 @@ def register(
     device: str = "auto",
     profile: str | None = None,
     experiment: str | None = None,
-) -> RegisteredModel:
+) -> str:
     """Put a model with its weights into MLflow's registry, for `mlflow models serve` and as a checkpoint.
 
     Args:
@@ -61,6 +49,9 @@ def register(
         device: on which the weights are tried: auto, cpu, cuda, cuda:N or mps.
         profile: tracking profile of mlruns_config.
         experiment: MLflow experiment that the model is logged in.
+
+    Returns:
+        The address of the version, `models:/name/1`.
 
     Raises:
         CheckpointError: if the weights cannot be fetched or do not fit.
@@ -133,7 +124,7 @@ def _copied(source: Path, folder: Path) -> Path:
 
 def _log(
     connection: Connection, experiment_id: str, name: str, adapter: GeneratorAdapter, weights: Path
-) -> RegisteredModel:
+) -> str:
     tags = {"diffviews.model": adapter.model_type, "diffviews.model_digest": adapter.digest()}
     logged = connection.call(lambda client: client.create_logged_model(experiment_id, name=name, tags=tags))
     try:
@@ -168,7 +159,7 @@ def _save(folder: Path, logged: "LoggedModel", adapter: GeneratorAdapter, weight
     )
 
 
-def _add_version(client: "MlflowClient", name: str, logged: "LoggedModel", tags: dict[str, Any]) -> RegisteredModel:
+def _add_version(client: "MlflowClient", name: str, logged: "LoggedModel", tags: dict[str, Any]) -> str:
     from mlflow.exceptions import MlflowException
 
     try:
@@ -179,4 +170,4 @@ def _add_version(client: "MlflowClient", name: str, logged: "LoggedModel", tags:
     made = client.create_model_version(
         name, source=f"models:/{logged.model_id}", tags=tags, model_id=logged.model_id
     )
-    return RegisteredModel(name, str(made.version))
+    return f"{SCHEME}{name}/{made.version}"
