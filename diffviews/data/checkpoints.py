@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from diffviews.data.files import sha256_of
-from diffviews.data.tensor_file import order_header
-from diffviews.errors import CheckpointError
+from diffviews.data.tensor_file import order_header, read_arrays
+from diffviews.errors import CheckpointError, CorruptDataError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -92,8 +92,6 @@ def read_safetensors(path: str | os.PathLike[str]) -> tuple[dict[str, "Tensor"],
     Raises:
         CheckpointError: if the file is missing, truncated, hostile or of another format.
     """
-    from safetensors import SafetensorError, safe_open
-
     file = _existing_file(path)
     if file.suffix.lower() in PICKLED:
         raise CheckpointError(
@@ -101,12 +99,10 @@ def read_safetensors(path: str | os.PathLike[str]) -> tuple[dict[str, "Tensor"],
             f"`diffviews convert-checkpoint {file.name}`"
         )
     try:
-        with safe_open(str(file), framework="pt") as opened:
-            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-            return tensors, dict(opened.metadata() or {})
-    except (SafetensorError, OSError, ValueError) as error:
+        return read_arrays(file, "pt")
+    except CorruptDataError as error:
         raise CheckpointError(
-            f"checkpoint {file} is not a whole safetensors file ({error}); fetch or convert it again"
+            f"checkpoint {file} is not a whole safetensors file ({error.__cause__}); fetch or convert it again"
         ) from error
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from diffviews.data.files import check_name
 from diffviews.data.storage.object_store import CONNECTIONS, ObjectStore, StoredObject
-from diffviews.data.storage.s3_client import parse_s3_address
+from diffviews.data.storage.s3_client import missing_r2_variables, parse_s3_address
 from diffviews.data.storage.uploads import UploadQueue
 from diffviews.errors import ConfigError, DiffViewsError
 
@@ -44,11 +44,7 @@ def missing_credentials(bucket: str | None = None) -> list[str]:
         profile = os.environ.get("AWS_PROFILE") or os.environ.get("AWS_WEB_IDENTITY_TOKEN_FILE")
         names = () if profile else ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
         return [name for name in names if not os.environ.get(name)]
-    names = ("R2_ACCESS_KEY_ID", "R2_SECRET_ACCESS_KEY")
-    missing = [name for name in names if not os.environ.get(name)]
-    if not (address.account or os.environ.get("R2_ACCOUNT_ID") or os.environ.get("MLFLOW_S3_ENDPOINT_URL")):
-        missing.append("R2_ACCOUNT_ID")
-    return missing
+    return missing_r2_variables(address.account)
 
 
 def shared_bucket(bucket: str | None = None) -> ObjectStore:
@@ -196,17 +192,14 @@ class R2LayerCache(_Bucket):
         """
         folder = Path(local_dir)
         with _logged(f"layer {layer!r} of {model!r} cannot be downloaded"):
-            stem = _stem(model, layer)
-            present = {found.key: found for found in self.store.list(f"{stem}.")}
-            if not {f"{stem}.csv", f"{stem}.json"} <= set(present):
+            present = legacy_layer_objects(self.store, model, layer)
+            if not {".csv", ".json"} <= set(present):
                 return False
             folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=folder, prefix=".incoming-") as incoming:
-                endings = [ending for ending in LAYER_FILES if f"{stem}{ending}" in present]
-                for ending in endings:
-                    key = f"{stem}{ending}"
-                    self.store.get(key, Path(incoming) / f"layer{ending}", present[key].size)
-                for ending in endings:
+                for ending, found in present.items():
+                    self.store.get(found.key, Path(incoming) / f"layer{ending}", found.size)
+                for ending in present:
                     (Path(incoming) / f"layer{ending}").replace(folder / f"{layer}{ending}")
             return True
         return False
@@ -246,14 +239,14 @@ class R2LayerCache(_Bucket):
 
 
 def legacy_layer_objects(store: ObjectStore, model: str, layer: str) -> dict[str, StoredObject]:
-    """Return {ending: object} of a layer in the legacy cache, empty when table or parameters are missing.
+    """Return {ending: object} of a layer in the legacy cache, the table last.
 
     Raises:
         StoreError: if the store cannot be used.
     """
     stem = _stem(model, layer)
     found = {item.key.removeprefix(stem): item for item in store.list(f"{stem}.")}
-    return {ending: found[ending] for ending in LAYER_FILES if ending in found} if ".csv" in found else {}
+    return {ending: found[ending] for ending in LAYER_FILES if ending in found}
 
 
 def _stem(model: str, layer: str) -> str:

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 
@@ -24,8 +24,8 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray], metadata: Mapping
     write_atomically(path, write)
 
 
-def read_arrays(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Return the arrays and the metadata of a safetensors file.
+def read_arrays(path: Path, framework: str = "numpy") -> tuple[dict[str, Any], dict[str, str]]:
+    """Return the arrays, or the tensors of torch ("pt"), and the metadata of a safetensors file.
 
     Raises:
         CorruptDataError: if it is missing, truncated or of another format; it is named.
@@ -33,9 +33,9 @@ def read_arrays(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     from safetensors import SafetensorError, safe_open
 
     try:
-        with safe_open(path, framework="numpy") as file:
+        with safe_open(path, framework=framework) as file:
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, ValueError) as error:
         raise CorruptDataError(f"{path} is missing, truncated or no safetensors file: {error}") from error
 
 

@@ -159,7 +159,7 @@ class ExtractionModule(PredictModule):
             return
         self._projections[key].count()
         for chunk, outputs in self._projections[key].take_sums(batch.stop, ends_block=batch.ends_block).items():
-            self._behind.submit(partial(_store_sum, self._means[key], chunk, outputs))
+            self._behind.submit(partial(self._means[key].add, chunk, outputs))
 
     def on_predict_end(self) -> None:
         self._behind.close()
@@ -167,7 +167,3 @@ class ExtractionModule(PredictModule):
     def abandon(self) -> None:
         """Write nothing more, after a failure; without one there is nothing left to write."""
         self._behind.abandon()
-
-
-def _store_sum(mean: RunningMean, chunk: int, outputs: torch.Tensor) -> None:
-    mean.add(chunk, outputs.cpu().numpy())

@@ -132,7 +132,8 @@ def joined_process_group() -> Iterator[ProcessGroup]:
     except BaseException as error:
         with suppress(RuntimeError):
             assert group.notes is not None
-            group.notes.set(_REASON, f"process {group.rank} of the job failed, what is written is kept: {_said(error)}")
+            said = str(error) if isinstance(error, DiffViewsError) else f"{type(error).__name__}: {error}"
+            group.notes.set(_REASON, f"process {group.rank} of the job failed, what is written is kept: {said}")
         raise
     finally:
         dist.destroy_process_group()  # whoever still waits for this process learns by the broken connection
@@ -159,10 +160,6 @@ def _left_reason(notes: dist.Store) -> str | None:
         return str(notes.get(_REASON).decode()) if notes.check([_REASON]) else None
     except RuntimeError:
         return None  # the store went with the process that kept it
-
-
-def _said(error: BaseException) -> str:
-    return str(error) if isinstance(error, DiffViewsError) else f"{type(error).__name__}: {error}"
 
 
 @contextmanager

@@ -66,10 +66,10 @@ class RunningMean:
     def __init__(self, array: Path) -> None:
         self.folder = array.with_name("sums")
 
-    def add(self, chunk: int, outputs: np.ndarray) -> None:
+    def add(self, chunk: int, outputs: Tensor) -> None:
         """Store what the outputs of a chunk, (D,) float32, sum up to."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(self.folder / f"{chunk}.npy", lambda file: np.save(file, outputs))
+        write_atomically(self.folder / f"{chunk}.npy", lambda file: np.save(file, outputs.cpu().numpy()))
 
     def mean(self, total: int) -> np.ndarray:
         """Return the mean of `total` samples, (D,) float32, once all chunks are stored."""

@@ -43,13 +43,9 @@ def predict(
     module: PredictModule, batches: Dataset[Any] | Sequence[Any], device: torch.device, *, progress: bool = True
 ) -> None:
     """Run a module over batches, one after the other, on the device of this process."""
-    loader: DataLoader[Any] = DataLoader(cast("Dataset[Any]", batches), batch_size=None, collate_fn=_as_is)
+    loader: DataLoader[Any] = DataLoader(cast("Dataset[Any]", batches), batch_size=None, collate_fn=lambda batch: batch)
     with interruptible():
         trainer(device, progress=progress).predict(module, loader, return_predictions=False)
-
-
-def _as_is(batch: Any) -> Any:
-    return batch
 
 
 @contextmanager

@@ -74,15 +74,6 @@ class ModelFolder:
             defaults={name: said[name] for name in SamplingDefaults.names() if name in said},
         )
 
-    def check_adapter(self, model: str, folder: Path) -> None:
-        """Refuse a folder that is of another adapter.
-
-        Raises:
-            ConfigError: naming both.
-        """
-        if self.adapter != model:
-            raise ConfigError(f"{folder / 'config.json'} is for adapter {self.adapter!r}, not {model!r}; name that one")
-
 
 def _inside(folder: Path, name: str, value: Any) -> str:
     """Return the place of weights that a `config.json` names: an address, or a path that stays in its folder."""
@@ -122,7 +113,8 @@ def load_model(
     if said is None or folder is None:
         options |= _base_of(checkpoint, profile)
         return load_adapter(model, _weights(model, checkpoint, profile), device, **options)
-    said.check_adapter(model, folder)
+    if said.adapter != model:
+        raise ConfigError(f"{folder / 'config.json'} is for adapter {said.adapter!r}, not {model!r}; name that one")
     options |= {name: resolve_checkpoint(place, profile) for name, place in said.files.items()} | said.options
     adapter = load_adapter(model, _weights(model, said.checkpoint, profile), device, **options)
     adapter.override_defaults(**said.defaults)

@@ -229,17 +229,14 @@ class ActiveRun(StagedArtifacts):
             if error is not None and not self._ended:
                 self._end_with(error)
             elif not self._ended:
-                self._finish_or_fail()
+                try:
+                    self.finish()
+                except (DiffViewsError, OSError, KeyboardInterrupt) as trouble:
+                    self._end_with(trouble)
+                    raise
         finally:
             self._monitoring.close()
             self._writer_lock.release()
-
-    def _finish_or_fail(self) -> None:
-        try:
-            self.finish()
-        except (DiffViewsError, OSError, KeyboardInterrupt) as error:
-            self._end_with(error)
-            raise
 
     def _end_with(self, error: BaseException) -> None:
         stopped = isinstance(error, KeyboardInterrupt | CancelledError)

@@ -102,7 +102,7 @@ def test_mean_counts_every_row_once_whatever_the_batches_and_however_often_a_blo
             projection(start, rows[start:stop])  # a layer run twice: its last output counts
             projection.count()
             for chunk, outputs in projection.take_sums(stop, ends_block=stop == block[1]).items():
-                mean.add(chunk, outputs.numpy())
+                mean.add(chunk, outputs)
     assert len(list(mean.folder.iterdir())) == 5
     np.testing.assert_allclose(mean.mean(600), ROWS.reshape(600, -1).astype(np.float64).mean(axis=0), rtol=1e-5)
 
@@ -110,7 +110,7 @@ def test_mean_counts_every_row_once_whatever_the_batches_and_however_often_a_blo
 def test_many_small_outputs_are_not_lost_beside_a_large_sum(tmp_path):
     mean = RunningMean(tmp_path / "a")
     for chunk, value in enumerate([2.0**30] + [1.0] * 64):
-        mean.add(chunk, np.full(1, value, np.float32))
+        mean.add(chunk, torch.full((1,), value))
     assert mean.mean(2)[0] == np.float32((2.0**30 + 64) / 2)
 
 

@@ -197,7 +197,8 @@ class _ActivationFinder:
         if stated is None and self._whole is not None and recorded in self._whole[1]:
             return Place(self._whole[0], self._whole[1][recorded])
         parts = ("activations", self._dataset, recorded) if stated is None else (stated,)
-        file = self._open(_without_suffix(self._model.inside("activations", *parts)), single)
+        path = self._model.inside("activations", *parts)
+        file = self._open(path.with_suffix("") if path.suffix in (".npz", ".npy") else path, single)
         if file is None:
             return None
         if isinstance(file, NpyFile) and file.sample_ids is not None and recorded in file.sample_ids:
@@ -281,10 +282,6 @@ def _check_distinct(samples: Sequence[LegacySample], name: str) -> None:
 def _first(left_out: Mapping[str, str]) -> str:
     recorded, reason = next(iter(left_out.items()))
     return f"sample {recorded} {reason}"
-
-
-def _without_suffix(path: Path) -> Path:
-    return path.with_suffix("") if path.suffix in (".npz", ".npy") else path
 
 
 def digest_files(files: Sequence[Path]) -> str:

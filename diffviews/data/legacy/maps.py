@@ -1,7 +1,7 @@
 """Maps of the legacy layout: coordinates in `embeddings/*.csv`, their parameters in the `.json` beside."""
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,7 +57,8 @@ def read_maps(dataset: LegacyDataset, further: Sequence[Path] = ()) -> list[Lega
     Raises:
         CorruptDataError: if a table cannot be read or a coordinate is not finite; the file is named.
     """
-    own = list(_tables(dataset))
+    names = [path.name for path in sorted(dataset.model.folder.glob("embeddings/*.csv"))]
+    own = [dataset.model.inside("map", "embeddings", name) for name in names]
     tables = [*own, *(path for path in further if path.resolve() not in own)]
     return [found for path in tables if (found := _read_map(path, dataset)) is not None]
 
@@ -72,11 +73,6 @@ def tables_in(path: Path) -> list[Path]:
     if not found:
         raise SampleSetError(f"{path} is no table of coordinates and no folder of .csv files")
     return found
-
-
-def _tables(dataset: LegacyDataset) -> Iterator[Path]:
-    for path in sorted(dataset.model.folder.glob("embeddings/*.csv")):
-        yield dataset.model.inside("map", "embeddings", path.name)
 
 
 def _read_map(path: Path, dataset: LegacyDataset) -> LegacyMap | None:

@@ -149,9 +149,6 @@ class _Machine:
         else:
             self.pop_to_mark()
 
-    def drop_to_mark(self, _: Any) -> None:
-        self.pop_to_mark()
-
     def memoize(self, index: int | None) -> None:
         self.memo[len(self.memo) if index is None else index] = self.stack[-1]
 
@@ -263,7 +260,7 @@ _LITERALS = frozenset(
 _ACTIONS: Mapping[str, Callable[[_Machine, Any], None]] = {
     "MARK": _Machine.mark,
     "POP": _Machine.pop,
-    "POP_MARK": _Machine.drop_to_mark,
+    "POP_MARK": lambda m, _: m.pop_to_mark().clear(),
     "DUP": lambda m, _: m.push(m.stack[-1]),
     "PUT": _Machine.memoize,
     "BINPUT": _Machine.memoize,

@@ -75,7 +75,8 @@ def fetch_hub(address: HubAddress, folder: Path | None, expected: Expected) -> P
         wanted = wanted_files(name.removeprefix(prefix) for name in names if name.startswith(prefix))
         if not wanted:
             raise CheckpointError(f"{address} is neither a file nor a folder of model files; check the address")
-        root = snapshot_download(address.repo, allow_patterns=[_literal(prefix + name) for name in wanted], **place)
+        these = [re.sub(r"([*?\[])", r"[\1]", prefix + name) for name in wanted]  # patterns that fit the names alone
+        root = snapshot_download(address.repo, allow_patterns=these, **place)
         return Path(root) / address.path
 
 
@@ -85,11 +86,6 @@ def _endpoint() -> str | None:
     if endpoint and "@" in urlsplit(endpoint).netloc:
         raise ConfigError("HF_ENDPOINT has a name or password in its address; leave it out and set HF_TOKEN")
     return endpoint
-
-
-def _literal(name: str) -> str:
-    """Return a pattern that fits this name alone."""
-    return re.sub(r"([*?\[])", r"[\1]", name)
 
 
 @contextmanager
@@ -126,7 +122,8 @@ def wanted_files(names: Iterable[str]) -> list[str]:
     Raises:
         CheckpointError: if a name would lead out of the folder.
     """
-    listed = sorted(name for name in names if not _file_of(name).startswith((".", "__")))
+    checked = sorted(check_name(name, CheckpointError) for name in names)
+    listed = [name for name in checked if not name.rpartition("/")[2].startswith((".", "__"))]
     pipeline = "model_index.json" in listed
     texts = [name for name in listed if name.endswith(_TEXTS)]
     safe = [name for name in listed if name.endswith(".safetensors") and not (pipeline and "/" not in name)]
@@ -138,10 +135,6 @@ def wanted_files(names: Iterable[str]) -> list[str]:
     ]
     weights = _without_variants(safe) + _without_variants(pickled)
     return sorted(texts + weights) if weights else []
-
-
-def _file_of(name: str) -> str:
-    return check_name(name, CheckpointError).rpartition("/")[2]
 
 
 def _without_variants(names: list[str]) -> list[str]:

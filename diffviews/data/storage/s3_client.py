@@ -13,6 +13,7 @@ from typing import Any
 from diffviews.errors import ConfigError
 
 R2_HOST = "r2.cloudflarestorage.com"
+_R2_KEYS = ("R2_ACCESS_KEY_ID", "R2_SECRET_ACCESS_KEY")
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9._-]{1,62}")
 _ACCOUNT = re.compile(r"[0-9A-Za-z-]{1,64}")
 
@@ -85,17 +86,19 @@ def s3_client(
     return boto3.session.Session().client("s3", config=config, **options)
 
 
+def missing_r2_variables(account: str | None = None) -> list[str]:
+    """Return the environment variables that a client for R2 needs and that are not set."""
+    located = account or os.environ.get("MLFLOW_S3_ENDPOINT_URL")
+    return [name for name in (*_R2_KEYS, *(() if located else ("R2_ACCOUNT_ID",))) if not os.environ.get(name)]
+
+
 def _r2_options(endpoint: str | None, account: str | None) -> dict[str, str]:
-    account = account or os.environ.get("R2_ACCOUNT_ID")
-    names = ("R2_ACCESS_KEY_ID", "R2_SECRET_ACCESS_KEY")
-    missing = [name for name in names if not os.environ.get(name)]
-    if not endpoint and not account:
-        missing.append("R2_ACCOUNT_ID")
+    missing = missing_r2_variables(account)
     if missing:
         raise ConfigError(f"r2:// needs the environment variables {', '.join(missing)}, which are not set")
     return {
-        "endpoint_url": endpoint or f"https://{account}.{R2_HOST}",
-        "aws_access_key_id": os.environ[names[0]],
-        "aws_secret_access_key": os.environ[names[1]],
+        "endpoint_url": endpoint or f"https://{account or os.environ['R2_ACCOUNT_ID']}.{R2_HOST}",
+        "aws_access_key_id": os.environ[_R2_KEYS[0]],
+        "aws_secret_access_key": os.environ[_R2_KEYS[1]],
         "region_name": "auto",
     }

@@ -116,7 +116,7 @@ def _lacking(
         for chunk in range(writer.num_chunks if points is not None else 0):  # it was fitted on all samples
             if points is not None and not writer.is_done(chunk):
                 writer.write(writer.rows_of(chunk).start, points[writer.rows_of(chunk)])
-    lacking = {key: writer for key, writer in writers.items() if not _is_whole(writer)}
+    lacking = {key: w for key, w in writers.items() if not all(map(w.is_done, range(w.num_chunks)))}
     return list(lacking), unfinished_blocks(lacking) if lacking else []
 
 
@@ -143,10 +143,6 @@ def _fill(
         predict(module, batches, plan.adapter.device, progress=progress)
     finally:
         module.abandon()
-
-
-def _is_whole(writer: ActivationWriter) -> bool:
-    return all(writer.is_done(chunk) for chunk in range(writer.num_chunks))
 
 
 def _writers(

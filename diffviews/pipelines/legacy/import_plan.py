@@ -223,9 +223,6 @@ def _sample_set(dataset: LegacyDataset, resolution: int | None) -> SampleSet:
     }
     names = tuple(sample.image for sample in unique.values())
     pictures = open_pictures(dataset.model.folder, names, resolution and check_resolution(resolution))
-    return SampleSet(pd.DataFrame(columns, dtype=object), pictures, _labels_count(dataset))
-
-
-def _labels_count(dataset: LegacyDataset) -> str:
-    """Return what the imported labels count: those of the down-sampled order have been turned into standard ones."""
-    return "own" if dataset.class_order == "own" else "standard"
+    # Labels of the down-sampled order have been turned into standard ones.
+    order = "own" if dataset.class_order == "own" else "standard"
+    return SampleSet(pd.DataFrame(columns, dtype=object), pictures, order)

@@ -17,7 +17,7 @@ from diffviews.data.activations import ActivationWriter
 from diffviews.data.layout import LayerKey
 from diffviews.data.legacy.datasets import UNKNOWN_MODEL_DIGEST
 from diffviews.data.legacy.maps import AXES, MIN_POINTS
-from diffviews.data.r2_cache import DATA, legacy_layer_objects
+from diffviews.data.r2_cache import legacy_layer_objects
 from diffviews.data.storage.object_store import ObjectStore, StoredObject
 from diffviews.errors import CorruptDataError
 from diffviews.pipelines.layers.measured_map import map_title, measure, write_map
@@ -88,15 +88,14 @@ class LegacyLayer:
         return self._about({name: float(value) for name, value in measured.quality.summary.items()})
 
     def _read(self, folder: Path) -> tuple[pd.DataFrame, dict[str, Any], np.ndarray]:
-        stem = f"{DATA}/{self.plan.adapter.model_type}/layer_cache/{self.key[0]}"
-        for ending in self.objects:
-            self.store.get(f"{stem}{ending}", folder / f"layer{ending}")
+        for ending, item in self.objects.items():
+            self.store.get(item.key, folder / f"layer{ending}", item.size)
         try:
             table = pd.read_csv(folder / "layer.csv", dtype={"sample_id": "string"}, encoding="utf-8-sig")
             stated = json.loads((folder / "layer.json").read_text(encoding="utf-8"))
             values = np.load(folder / "layer.npy", mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError) as error:
-            raise CorruptDataError(f"{stem} of the legacy cache cannot be read: {error}") from error
+            raise CorruptDataError(f"layer {self.key[0]} of the legacy cache cannot be read: {error}") from error
         return table, stated if isinstance(stated, dict) else {}, values
 
     def _mismatch(self, table: pd.DataFrame, stated: dict[str, Any], values: np.ndarray) -> str:
