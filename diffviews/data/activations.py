@@ -10,12 +10,12 @@ Each chunk is one file with a CRC32C, present whole or not at all. `zarr.json` h
 order, what the values depend on and, once finished, their digest.
 """
 
-import errno
 import os
 import secrets
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from functools import partial
 from io import RawIOBase
 from pathlib import Path
 from threading import Lock
@@ -37,9 +37,10 @@ from diffviews.data.activation_reader import (
     count_nonfinite,
     digest_chunk,
 )
+from diffviews.data.disk import named_disk_errors
 from diffviews.data.layout import chunk_rows
 from diffviews.data.sample_index import SampleIndex
-from diffviews.errors import ConfigError, CorruptDataError, DiffViewsError, DiskSpaceError, ShapeError
+from diffviews.errors import ConfigError, CorruptDataError, DiffViewsError, ShapeError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -190,8 +191,8 @@ class ActivationWriter:
         if reader.finished:
             return reader.digest
         digest, nonfinite = reader.compute_digest(self._digests)
-        for partial in self.path.rglob("*.partial"):
-            partial.unlink(missing_ok=True)
+        for unfinished in self.path.rglob("*.partial"):
+            unfinished.unlink(missing_ok=True)
         attributes = {**reader.attrs, "finished": True, "digest": digest, "nonfinite": nonfinite}
         opened = zarr.open_array(LocalStore(self.path), mode="r+", zarr_format=3)
         with _short_metadata():
@@ -200,10 +201,10 @@ class ActivationWriter:
         return digest
 
     def __reduce__(self) -> tuple[Any, ...]:
-        options = {
+        options: dict[str, Any] = {
             "sample_ids": self.index, "shape": self.shape[1:], "dtype": self.dtype.name, **asdict(self._identity)
         }  # fmt: skip
-        return _reopened, (self.path, options)
+        return partial(ActivationWriter, self.path, **options), ()
 
     def _create(self) -> None:
         attributes = {
@@ -290,24 +291,20 @@ class ActivationWriter:
         checksum = google_crc32c.extend(google_crc32c.value(stored), padding)
         path = self.path / self._reader().chunk_key(chunk)
         temporary = path.with_name(f"{path.name}.{secrets.token_hex(8)}.partial")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with temporary.open("xb", buffering=0) as file:
-                for part in (stored.view(np.uint8).data.cast("B"), padding, checksum.to_bytes(4, "little")):
-                    _write_all(file, part)
-            temporary.replace(path)
-        except FileNotFoundError:
-            # Another writer finished the array, so it has stored this chunk, and swept our temporary file.
-            if not self._reader().finished:
+        with named_disk_errors(path):
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                with temporary.open("xb", buffering=0) as file:
+                    for part in (stored.view(np.uint8).data.cast("B"), padding, checksum.to_bytes(4, "little")):
+                        _write_all(file, part)
+                temporary.replace(path)
+            except FileNotFoundError:
+                # Another writer finished the array, so it has stored this chunk, and swept our temporary file.
+                if not self._reader().finished:
+                    raise
+            except OSError:
+                temporary.unlink(missing_ok=True)
                 raise
-        except OSError as error:
-            temporary.unlink(missing_ok=True)
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise DiskSpaceError(
-                    error.errno,
-                    f"the disk is full while chunk {chunk} of {self.path} is written; make room and resume",
-                ) from error
-            raise
 
     def _reader(self) -> ActivationReader:
         """Return a reader of what is there now; metadata is parsed again only when its file was replaced."""
@@ -329,7 +326,3 @@ def _write_all(file: RawIOBase, data: bytes | memoryview) -> None:
     view = memoryview(data)
     while len(view):
         view = view[file.write(view) :]
-
-
-def _reopened(path: Path, options: dict[str, Any]) -> ActivationWriter:
-    return ActivationWriter(path, **options)

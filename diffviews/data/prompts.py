@@ -66,15 +66,10 @@ class PromptSet:
         return tuple(prompt.prompt_id for prompt in self.prompts)
 
     @property
-    def classes(self) -> dict[str, tuple[int, str]]:
-        """{category: (class_label, class_name)}, labels counting the sorted names."""
-        return {name: (label, name) for label, name in enumerate(self.categories)}
-
-    @property
     def class_labels(self) -> tuple[int | None, ...]:
         """Class of each prompt by its category, None for one without."""
-        known = self.classes
-        return tuple(None if prompt.category is None else known[prompt.category][0] for prompt in self.prompts)
+        known = {name: label for label, name in enumerate(self.categories)}
+        return tuple(None if prompt.category is None else known[prompt.category] for prompt in self.prompts)
 
     def stratified(self, max_prompts: int) -> Self:
         """Return at most so many prompts, evenly over the categories, whose labels stay."""

@@ -225,10 +225,7 @@ class R2LayerCache(_Bucket):
             copies = Path(tempfile.mkdtemp(prefix="diffviews-upload-"))
             copied = [(key, Path(shutil.copy2(file, copies))) for key, file in files]
             self._queue.submit(
-                f"layer {layer} of {model}",
-                copied[:-1],
-                copied[-1],
-                when_ended=lambda _: shutil.rmtree(copies, ignore_errors=True),
+                f"layer {layer} of {model}", copied, lambda _: shutil.rmtree(copies, ignore_errors=True)
             )
             return True
         return False

@@ -120,7 +120,9 @@ def viz(
     _check_generations(adapter, checkpoint_path or data_dir or embeddings, num_steps, guidance_scale)
     first = None
     if data_dir is not None or embeddings is not None:
-        from diffviews.pipelines.legacy.viz_import import import_for_viz  # all that maps need, which serving does not
+        from diffviews.pipelines.legacy.import_legacy import (
+            import_for_viz,  # all that maps need, which serving does not
+        )
 
         first = import_for_viz(
             data_dir, embeddings, model=model, adapter=adapter, profile=profile, experiment=experiment

@@ -13,7 +13,7 @@ from diffviews.adapters.edm_digits import EDMDigitsAdapter
 from diffviews.data.legacy.datasets import UNKNOWN_MODEL_DIGEST
 from diffviews.errors import ConfigError, CorruptDataError, LayerNotFoundError, SampleSetError, ShapeError
 from diffviews.pipelines.generate import generate
-from diffviews.pipelines.legacy import viz_import
+from diffviews.pipelines.legacy import import_legacy as legacy_module
 from diffviews.pipelines.legacy.import_legacy import import_legacy
 from diffviews.pipelines.workspace import open_workspace
 from diffviews.processing.map_parameters import MapParameters
@@ -287,24 +287,24 @@ def test_folder_without_configuration_needs_the_adapter(own_store):
 
 
 def test_named_table_of_coordinates_is_imported_and_opened_first(own_store, monkeypatch):
-    monkeypatch.setattr(viz_import, "import_legacy", partial(import_legacy, maps=SMALL))
+    monkeypatch.setattr(legacy_module, "import_legacy", partial(import_legacy, maps=SMALL))
     made = digits_folder(own_store / "data" / "digits", 12)
     made.write_map("second")
     folders = made.folder / "embeddings"
-    first = viz_import.import_for_viz(None, str(folders / "second.csv"), model="edm-digits")
+    first = legacy_module.import_for_viz(None, str(folders / "second.csv"), model="edm-digits")
     catalog = open_workspace().catalog
     assert catalog.map(first).params["imported"] == "second.csv"
-    again = viz_import.import_for_viz("data", str(folders))
+    again = legacy_module.import_for_viz("data", str(folders))
     assert catalog.map(again).params["imported"] == "demo_embeddings.csv"
     assert len(catalog.runs(Kind.IMPORT)) == 1  # tables of the folder's own change nothing of the import
     outside = own_store / "elsewhere.csv"
     outside.write_text((folders / "second.csv").read_text())
-    elsewhere = viz_import.import_for_viz("data", str(outside))
+    elsewhere = legacy_module.import_for_viz("data", str(outside))
     assert catalog.map(elsewhere).params["imported"] == "elsewhere.csv"
     outside.write_text("sample_id,umap_x,umap_y\nnobody,0,1\n")
     with pytest.raises(SampleSetError, match="gives no coordinates of the imported samples"):
-        viz_import.import_for_viz("data", str(outside))
-    assert viz_import.import_for_viz("data", None) is None
+        legacy_module.import_for_viz("data", str(outside))
+    assert legacy_module.import_for_viz("data", None) is None
 
 
 def runs_of(store):

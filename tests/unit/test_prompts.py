@@ -57,7 +57,7 @@ def test_ids_stay_when_rows_are_added(tmp_path: Path) -> None:
 def test_categories_are_classes_sorted_by_name(tmp_path: Path) -> None:
     text = "prompt,category\na,zebra\nb,\nc,ant\nd,zebra\n"
     prompts = read_prompts(written(tmp_path, "p.csv", text))
-    assert prompts.classes == {"ant": (0, "ant"), "zebra": (1, "zebra")}
+    assert prompts.categories == ("ant", "zebra")
     assert prompts.class_labels == (1, None, 0, 1)
     assert prompts.class_order == "categories"
 
@@ -68,7 +68,7 @@ def test_max_prompts_is_even_over_categories_and_keeps_ids_and_labels(tmp_path: 
     few = read_prompts(path, max_prompts=3)
     assert few.prompt_ids == ("prompt-0000", "prompt-0005", "prompt-0010")
     assert few.class_labels == (0, 1, 2)
-    assert read_prompts(path, max_prompts=1).classes["c"] == (2, "c")
+    assert read_prompts(path, max_prompts=1).categories[2] == "c"
     with pytest.raises(SampleSetError, match="at least 1"):
         read_prompts(path, max_prompts=0)
 

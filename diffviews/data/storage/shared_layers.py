@@ -30,13 +30,13 @@ class SharedLayers:
         self._queue = UploadQueue(store)
 
     @classmethod
-    def configured(cls, bucket: str | None = None) -> "SharedLayers | None":
+    def configured(cls) -> "SharedLayers | None":
         """Return the layers of the shared bucket, None where no credentials are set."""
-        missing = missing_credentials(bucket)
+        missing = missing_credentials()
         if missing:
             logger.debug("no shared bucket: %s not set", ", ".join(missing))
             return None
-        return cls(shared_bucket(bucket))
+        return cls(shared_bucket())
 
     def find(self, model: str, fingerprint: str) -> Manifest | None:
         """Return what the bucket says of a layer, None if it has none, or not all of it yet.
@@ -94,12 +94,8 @@ class SharedLayers:
                 note.touch()
             held.close()
 
-        return self._queue.submit(
-            f"layer {fingerprint[:12]} of {model}",
-            [(f"{prefix}/{name}", held.folder / name) for name in held.manifest.files],
-            (f"{prefix}/{ENTRY}", held.folder / ENTRY),
-            when_ended=end,
-        )
+        files = [(f"{prefix}/{name}", held.folder / name) for name in (*held.manifest.files, ENTRY)]
+        return self._queue.submit(f"layer {fingerprint[:12]} of {model}", files, end)
 
     def flush(self, timeout: float | None = None) -> bool:
         """Wait for the uploads under way; return whether all succeeded."""

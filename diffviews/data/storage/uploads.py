@@ -30,18 +30,13 @@ class UploadQueue:
         self._under_way: set[Future[bool]] = set()
 
     def submit(
-        self,
-        name: str,
-        files: Sequence[tuple[str, Path]],
-        marker: tuple[str, Path],
-        when_ended: Callable[[bool], None],
+        self, name: str, files: Sequence[tuple[str, Path]], when_ended: Callable[[bool], None]
     ) -> "Future[bool]":
-        """Queue (key, file) pairs and the marker that makes them visible; return at once.
+        """Queue (key, file) pairs, of which the last is the marker that makes the others visible; return at once.
 
         Args:
             name: what messages call the group.
-            files: sent in any order, several at once.
-            marker: sent when all of them are there.
+            files: sent in any order, several at once; the marker when all others are there.
             when_ended: told, in a thread of this queue, whether all of it is there or the group was given up.
 
         Returns:
@@ -50,13 +45,13 @@ class UploadQueue:
         Raises:
             ConfigError: if a key is not allowed.
         """
-        for key, _ in (*files, marker):
+        for key, _ in files:
             check_name(key)
         logger.info("%s is sent to %s in the background", name, self._store.address)
         with self._lock:
-            sent = [self._pool.submit(self._store.put, key, file) for key, file in files]
+            sent = [self._pool.submit(self._store.put, key, file) for key, file in files[:-1]]
             # Waits in a thread of the pool, and never for long: all it waits for were taken up before it.
-            upload = self._pool.submit(self._finish, name, sent, marker, when_ended)
+            upload = self._pool.submit(self._finish, name, sent, files[-1], when_ended)
             self._under_way.add(upload)
         upload.add_done_callback(self._under_way.discard)
         return upload

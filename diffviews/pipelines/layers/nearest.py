@@ -54,6 +54,8 @@ or nowhere, so that it was extracted."""
 
 SHARED_FILES = ("samples.parquet", "model.json", "config.json", "columns.parquet")
 """What a layer takes from its extraction to be complete by itself."""
+_ABOUT = ("model", "layer", "layer_index", "sigma", "dataset")
+"""What `entry.json` says of a layer besides parameters and measures."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,11 +244,7 @@ def fill_from_run(workspace: Workspace, run_id: str, folder: Path) -> dict[str, 
         parent = workspace.folder(record.parent_id)
         _copy(parent, [name for name in SHARED_FILES if name in parent.names()], folder)
     return {
-        "model": record.model,
-        "layer": record.layer,
-        "layer_index": record.layer_index,
-        "sigma": record.sigma,
-        "dataset": record.dataset,
+        **{name: getattr(record, name) for name in _ABOUT},
         "params": dict(record.params),
         "metrics": {name: value for name, value in record.metrics.items() if value == value},
     }
@@ -285,18 +283,12 @@ def log_entry(workspace: Workspace, entry: CachedLayer) -> str:
 
 
 def _tags(entry: CachedLayer) -> RunTags:
-    about = entry.about
     try:
-        return RunTags(
-            model=str(about["model"]),
-            dataset=about.get("dataset"),
-            fingerprint=entry.fingerprint,
-            layer=str(about["layer"]),
-            layer_index=about.get("layer_index"),
-            sigma=float(about["sigma"]),
-            map=MapKind.SINGLE,
-        )
-    except (KeyError, TypeError, ValueError) as error:
+        about = {name: entry.about.get(name) for name in _ABOUT} | {"sigma": float(entry.about["sigma"])}
+        tags = RunTags(**about, fingerprint=entry.fingerprint, map=MapKind.SINGLE)
+        tags.as_tags("layer")  # refuses one without its layer
+        return tags
+    except (ConfigError, KeyError, TypeError, ValueError) as error:
         raise CorruptDataError(f"{entry.folder} does not say what layer it is: {error}") from error
 
 
