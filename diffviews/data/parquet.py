@@ -74,9 +74,9 @@ def read_samples(path: str | os.PathLike[str], resolution: int | None = None) ->
         raise SampleSetError(f"{path} lacks the column {' and '.join(sorted(absent))} of a sample set")
     frame = opened.frame([name for name in _FIELDS if name not in {"image", "thumbnail"}])
     rows = np.arange(len(frame))
-    size = opened.written_size
-    if size is not None and (resolution is None or size == (resolution, resolution)):
-        return frame, ParquetPictures(rows, size, opened), opened.class_order
+    size = opened.written.get("size")  # of every image; a file that others wrote does not say it
+    if size and (resolution is None or size == [resolution, resolution]):
+        return frame, ParquetPictures(rows, (size[0], size[1]), opened), opened.class_order
     ids = [str(sample_id) for sample_id in frame["sample_id"]]
     return frame, PixelPictures(_decode_all(opened, rows, ids, resolution)), opened.class_order
 
@@ -112,11 +112,6 @@ class ParquetImages:
     def class_order(self) -> str:
         """What the class labels count, as the writer said."""
         return str(self.written.get("class_order", "own"))
-
-    @property
-    def written_size(self) -> tuple[int, int] | None:
-        """Height and width of every image, or None in a file that others wrote."""
-        return (self.written["size"][0], self.written["size"][1]) if self.written else None
 
     def frame(self, names: list[str]) -> pd.DataFrame:
         """Return those of the columns `names` that the file has."""

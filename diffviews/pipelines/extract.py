@@ -4,7 +4,6 @@ import logging
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -153,20 +152,22 @@ class ExtractionJob:
 
     def _control(self, parent: ActiveRun | None) -> Further | None:
         """Return what measures a layer's control rate, None where it is not wanted."""
-        if self.plan.control is None:
+        plan = self.plan
+        if plan.control is None:
             return None
-        labels = self.plan.samples.class_labels
-        judge = fit_judge(self.plan.samples.images, labels)
+        labels = plan.samples.class_labels
+        judge = fit_judge(plan.samples.images, labels)
         if parent is not None:
             parent.log_metrics({"judge_accuracy": judge.accuracy})
-        return partial(self._measure_control, ControlExperiment(self.plan.adapter, labels, judge, self.plan.control))
+        control = ControlExperiment(plan.adapter, labels, judge, plan.control)
 
-    def _measure_control(self, control: ControlExperiment, key: LayerKey, array: LayerArray) -> dict[str, float]:
-        """Return a layer's control rate; what a sketch does not hold is captured anew."""
-        layer, sigma = key
-        if array.sketch is None:
-            return control.measure(layer, ActivationReader.open(array.path).rows)
-        return control.measure(layer, partial(self._anew, layer, sigma))
+        def measure(key: LayerKey, array: LayerArray) -> dict[str, float]:
+            layer, sigma = key
 
-    def _anew(self, layer: str, sigma: float, rows: np.ndarray) -> np.ndarray:
-        return self.plan.capture_rows(sigma, [layer], rows)[layer].float().cpu().numpy()
+            def captured_anew(rows: np.ndarray) -> np.ndarray:
+                return plan.capture_rows(sigma, [layer], rows)[layer].float().cpu().numpy()
+
+            stored = array.sketch is None  # of all samples; a sketch does not hold them
+            return control.measure(layer, ActivationReader.open(array.path).rows if stored else captured_anew)
+
+        return measure

@@ -130,27 +130,16 @@ def _ended(run: Any) -> bool:
 
 def _end(program: "subprocess.Popen[bytes]") -> None:
     """Close the program's input, at which it ends its runs; kill it when it does not."""
-    _close_input(program)
     try:
-        program.wait(_END_SECONDS)
+        program.communicate(timeout=_END_SECONDS)
     except subprocess.TimeoutExpired:
         program.kill()
-        program.wait()
-
-
-def _close_input(program: "subprocess.Popen[bytes]") -> None:
-    assert program.stdin is not None
-    with contextlib.suppress(BrokenPipeError):  # it ended before it had read what was sent
-        program.stdin.close()
+        program.communicate()
 
 
 def _answer_of(program: "subprocess.Popen[bytes]") -> dict[str, Any]:
-    assert program.stdout is not None
-    with program.stdout:
-        said = program.stdout.read()
-    _close_input(program)
     try:
-        answer = json.loads(said)
+        answer = json.loads(program.communicate()[0])
     except ValueError:
         return {}
     return answer if isinstance(answer, dict) else {}

@@ -8,6 +8,7 @@ from diffviews.data.checkpoints import PICKLED
 from diffviews.data.legacy.datasets import find_models
 from diffviews.data.r2_cache import DATA, shared_bucket
 from diffviews.data.storage.cache import Cache
+from diffviews.data.storage.manifest import files_below
 from diffviews.data.storage.object_store import EXCLUDED_FOLDERS, ObjectStore
 from diffviews.data.storage.shared_layers import SharedLayers
 from diffviews.data.storage.store_errors import StoreError
@@ -111,16 +112,13 @@ def _upload(store: ObjectStore, path: Path) -> int:
 
 def _files_of(folder: Path) -> list[str]:
     """Return the names of the files of a model to send; links out of it, hidden files and pickles are left out."""
-    names, left_out = [], []
-    for file in sorted(folder.rglob("*")):
-        name = file.relative_to(folder)
-        hidden = any(part.startswith(".") for part in name.parts)
-        if hidden or not file.is_file() or EXCLUDED_FOLDERS.intersection(name.parts[:-1]):
+    names, left_out = list[str](), list[str]()
+    for name in files_below(folder):
+        file, parts = folder / name, name.split("/")
+        if any(part.startswith(".") for part in parts) or EXCLUDED_FOLDERS.intersection(parts[:-1]):
             continue
-        if file.suffix.lower() in _PICKLES or not file.resolve().is_relative_to(folder.resolve()):
-            left_out.append(name.as_posix())
-        else:
-            names.append(name.as_posix())
+        sent = file.suffix.lower() not in _PICKLES and file.resolve().is_relative_to(folder.resolve())
+        (names if sent else left_out).append(name)
     if left_out:
         logger.warning(
             "%d files of %s are not sent, such as %s: pickles become safetensors by convert-checkpoint, .npz become "

@@ -54,7 +54,12 @@ def fetch(
     """
     text, expected = os.fspath(address), Expected(size, digest)
     if not is_remote(text):
-        return _local(Path(text), expected)
+        path = Path(text)
+        if not path.exists():
+            raise CheckpointError(f"checkpoint {path} does not exist; check the path")
+        if path.is_file():
+            expected.check(path, f"checkpoint {path}")
+        return path
     keep = Path(folder) if folder is not None else cache_folder() / "checkpoints"
     if text.startswith("hf:"):
         return fetch_hub(parse_hub_address(text), Path(folder) if folder is not None else None, expected)
@@ -65,14 +70,6 @@ def fetch(
     name = unquote(urlsplit(text).path).rstrip("/").rsplit("/", 1)[-1]
     check_name(name or "checkpoint", CheckpointError)
     return download(partial(open_https, text), own / (name or "checkpoint"), shown(text), expected)
-
-
-def _local(path: Path, expected: Expected) -> Path:
-    if not path.exists():
-        raise CheckpointError(f"checkpoint {path} does not exist; check the path")
-    if path.is_file():
-        expected.check(path, f"checkpoint {path}")
-    return path
 
 
 def _fetch_from_bucket(address: S3Address, folder: Path, expected: Expected) -> Path:

@@ -4,8 +4,9 @@ import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -25,15 +26,9 @@ from diffviews.tracking.active_run import ActiveRun
 _MEASURES = "measures.json"
 
 
-@dataclass(frozen=True, slots=True)
-class Measures:
-    """The numbers of a layer run."""
-
-    digest: str
-    """Of the array."""
-    metrics: dict[str, float]
-    explained_variance: list[float] = field(default_factory=list)
-    """Share of the variance along each principal axis."""
+Measures = dict[str, Any]
+"""The numbers of a layer run: `digest` of the array, `metrics` by name, and `explained_variance`, the share along each
+principal axis."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,20 +102,20 @@ class LayerArray:
         if self.sketch is not None:
             self._write_sketch(self._place(SKETCH_FILE))
         metrics = {**measured.quality.summary, **self._known()}
-        return Measures(self.digest, metrics, list(map(float, measured.quality.explained_variance)))
+        explained = list(map(float, measured.quality.explained_variance))
+        return {"digest": self.digest, "metrics": metrics, "explained_variance": explained}
 
     def finish(self, measures: Measures, further: Mapping[str, float] | None = None) -> None:
         """Write the numbers, with further ones."""
-        whole = asdict(measures)
-        whole["metrics"] |= further or {}
+        whole = measures | {"metrics": measures["metrics"] | dict(further or {})}
         write_atomically(self.results / _MEASURES, lambda file: file.write(json.dumps(whole).encode()))
 
     def log(self, run: ActiveRun) -> None:
         """Log what was made of it, and what is kept of it, in a layer run."""
-        measures = Measures(**json.loads((self.results / _MEASURES).read_text()))
-        run.set_tag("diffviews.digest", measures.digest)
-        run.log_metrics(measures.metrics)
-        run.log_metric_series("pca_explained_variance", measures.explained_variance)
+        measures = json.loads((self.results / _MEASURES).read_text())
+        run.set_tag("diffviews.digest", measures["digest"])
+        run.log_metrics(measures["metrics"])
+        run.log_metric_series("pca_explained_variance", measures["explained_variance"])
         run.log_image("map", (self.results / "map.png").read_bytes())
         # Linked, not moved: until the run is finished a resume finds everything where it was made.
         for path in self.results.rglob("*"):
