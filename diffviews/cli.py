@@ -55,7 +55,7 @@ COMMANDS = {
     ),
     "checkpoints": Command(
         "list the public checkpoints known by name, with their licences",
-        "diffviews.pipelines.download:list_checkpoints",
+        "diffviews.pipelines.team_bucket:list_checkpoints",
     ),
     "convert-checkpoint": Command(
         "write any checkpoint as safetensors; nothing in it is run", positional=("source",)
@@ -65,9 +65,11 @@ COMMANDS = {
         "put a model with its weights into MLflow's registry", "diffviews.serving.register:register",
         positional=("name",),
     ),
-    "download": Command("data and checkpoints from the team's bucket or their authors"),
+    "download": Command(
+        "data and checkpoints from the team's bucket or their authors", "diffviews.pipelines.team_bucket:download"
+    ),
     "seed": Command(
-        "a data folder, or a model's computed layers, to the team's bucket",
+        "a data folder, or a model's computed layers, to the team's bucket", "diffviews.pipelines.team_bucket:seed",
         positional=("path",), aliases=(("-m", "model"),),
     ),
     "doctor": Command("check store, credentials, disk, GPU and tracking"),

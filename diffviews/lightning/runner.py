@@ -1,15 +1,19 @@
-"""How jobs run under Lightning: one trainer for all of them, and Ctrl-C said as ours."""
+"""How jobs run under Lightning: one trainer for all, Ctrl-C said as ours, and generation in spans of samples."""
 
 import logging
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, cast
 
 import lightning
 import torch
 from torch.utils.data import DataLoader, Dataset
+
+from diffviews.adapters.base import GeneratorAdapter
+from diffviews.core.generator import GenerationRequest, GenerationResult, generate
 
 
 def trainer(device: torch.device, *, progress: bool = True, **options: Any) -> lightning.Trainer:
@@ -37,6 +41,38 @@ class PredictModule(lightning.LightningModule):
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         return batch
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Samples [first, first + count) of a job."""
+
+    first: int
+    count: int
+
+
+class GenerationModule(PredictModule):
+    """Generates each span by the one `generate` and hands the result to `write`.
+
+    Args:
+        request: what to generate; each span is a part of it.
+        write: called with the span and its result.
+    """
+
+    def __init__(
+        self,
+        adapter: GeneratorAdapter,
+        request: GenerationRequest,
+        write: Callable[[Span, GenerationResult], None],
+    ) -> None:
+        super().__init__()
+        self._held = (adapter,)  # in a tuple: Lightning moves modules it knows back to the CPU at the end
+        self._request, self._write = request, write
+
+    def predict_step(self, batch: Span, batch_idx: int) -> int:
+        """Generate one span; return its number of samples."""
+        self._write(batch, generate(self._held[0], self._request.span(batch.first, batch.count)))
+        return batch.count
 
 
 def predict(

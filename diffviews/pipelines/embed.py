@@ -6,10 +6,10 @@ from typing import Any
 
 from diffviews.errors import ConfigError, RunNotFoundError
 from diffviews.noise import format_sigma
-from diffviews.pipelines.layers.measured_map import MeasuredMap, log_map, map_title, measure, measure_map
+from diffviews.pipelines.layers.measured_map import MeasuredMap, log_map, map_title, measure
 from diffviews.pipelines.plan import check_sigmas
 from diffviews.pipelines.workspace import Workspace, is_sketch
-from diffviews.processing.fitting import fit_aligned_map, fit_joint_map
+from diffviews.processing.fitting import fit_aligned_map, fit_joint_map, fit_map
 from diffviews.processing.map_parameters import MapParameters
 from diffviews.processing.sketch import reduction_of
 from diffviews.processing.umap_backend import get_backend_name

@@ -100,7 +100,8 @@ class ExtractionProcess:
         for run in runs:
             if run.data.tags.get(Tag.KIND) == Kind.EXTRACT:
                 sigmas = run.data.params.get("sigmas", "").split(",")
-                done = [r for r in runs if r.data.tags.get(Tag.PARENT) == run.info.run_id and _ended(r)]
+                own = [child for child in runs if child.data.tags.get(Tag.PARENT) == run.info.run_id]
+                done = [child for child in own if child.info.status == "FINISHED"]
                 job.run_id = run.info.run_id
                 job.report(len(done), int(run.data.params.get("layers", 0)) * len(sigmas))
 
@@ -122,10 +123,6 @@ class ExtractionProcess:
                     call(lambda client, run_id=run_id: client.set_terminated(run_id, "FAILED"))  # type: ignore[misc]
         except DiffViewsError as trouble:  # must not hide why the job ended
             logger.warning("runs of the extraction stay as they are: %s", trouble)
-
-
-def _ended(run: Any) -> bool:
-    return bool(run.info.status == "FINISHED")
 
 
 def _end(program: "subprocess.Popen[bytes]") -> None:

@@ -18,9 +18,8 @@ from diffviews.core.generator import GenerationRequest, GenerationResult
 from diffviews.core.plan import noise_levels
 from diffviews.data.prompts import read_prompts
 from diffviews.data.samples import SampleSet, concatenate
-from diffviews.lightning.generation import GenerationModule, Span
 from diffviews.lightning.process_group import ALONE, ProcessGroup, joined_process_group, run_processes
-from diffviews.lightning.runner import predict
+from diffviews.lightning.runner import GenerationModule, Span, predict
 from diffviews.noise import format_sigma
 from diffviews.pipelines.inputs import log_inputs
 from diffviews.pipelines.layers.runs import LayerRuns, make_results

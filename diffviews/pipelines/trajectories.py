@@ -16,7 +16,7 @@ from diffviews.data.files import write_atomically
 from diffviews.data.layout import LayerKey
 from diffviews.data.samples import SampleSet
 from diffviews.lightning.chunks import ChunkBuffer, WriteBehind
-from diffviews.lightning.generation import Span
+from diffviews.lightning.runner import Span
 from diffviews.pipelines.capture.layer_array import LayerArray, array_path, overflow_note
 
 Rows = Iterator[tuple[int, np.ndarray]]

@@ -11,9 +11,8 @@ import pytest
 from diffviews.cli import main
 from diffviews.data.storage.store_errors import StoreError
 from diffviews.errors import ConfigError
-from diffviews.pipelines import download as download_module
-from diffviews.pipelines.download import download
-from diffviews.pipelines.seed import seed
+from diffviews.pipelines import team_bucket
+from diffviews.pipelines.team_bucket import download, seed
 from diffviews.tracking.profiles import activate, profile_of
 from tests.integration.conftest import inside
 from tests.s3_server import (
@@ -112,7 +111,7 @@ def test_published_checkpoints_stand_in_for_those_the_bucket_lacks(
     proxy: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[str] = []
-    monkeypatch.setattr(download_module, "fetch", lambda address, folder, **_: asked.append(address) or folder)
+    monkeypatch.setattr(team_bucket, "fetch", lambda address, folder, **_: asked.append(address) or folder)
     outcome = download("edm", data_dir=str(tmp_path / "got"))
     assert outcome.checkpoints == ("edm-imagenet-64",)
     assert asked[0].startswith("https://")

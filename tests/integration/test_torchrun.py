@@ -66,7 +66,7 @@ DIES = """
 import os, signal, sys
 from diffviews.cli import main
 from diffviews.lightning.extraction import ExtractionModule
-from diffviews.lightning.generation import GenerationModule
+from diffviews.lightning.runner import GenerationModule
 
 def dying(step):
     def predict_step(self, batch, batch_idx):

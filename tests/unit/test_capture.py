@@ -21,9 +21,8 @@ from diffviews.data.sources import open_source
 from diffviews.errors import ShapeError
 from diffviews.lightning.chunks import ChunkBuffer, WriteBehind
 from diffviews.lightning.extraction import ExtractionBatches, unfinished_blocks
-from diffviews.lightning.generation import GenerationModule, Span
 from diffviews.lightning.process_group import ProcessGroup
-from diffviews.lightning.runner import predict
+from diffviews.lightning.runner import GenerationModule, Span, predict
 from diffviews.pipelines.capture.arrays import array_path, capture_activations
 from diffviews.pipelines.capture.layer_array import link_tree
 from diffviews.pipelines.generate_dataset import Origin, write_span

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,8 +13,7 @@ from diffviews.data.samples import SampleSet
 from diffviews.noise import format_sigma
 from diffviews.pipelines.workspace import projector_name
 from diffviews.processing.figures import map_figure
-from diffviews.processing.fitting import FittedMap, fit_map
-from diffviews.processing.map_parameters import MapParameters
+from diffviews.processing.fitting import FittedMap
 from diffviews.processing.quality import MapQuality, map_quality
 from diffviews.tracking.active_run import ActiveRun
 
@@ -36,11 +34,6 @@ def class_array(samples: SampleSet) -> np.ndarray | None:
     """Return the classes, (N,) int64, or None when a sample has none."""
     labels = samples.class_labels
     return None if (labels < 0).any() else labels
-
-
-def measure_map(activations: Any, samples: SampleSet, parameters: MapParameters, *, title: str) -> MeasuredMap:
-    """Fit the map of one layer's activations (N, *layer_shape), stored or held, in sample-set order, and measure it."""
-    return measure(fit_map(activations, samples.sample_ids, parameters), samples, title=title)
 
 
 def measure(fitted: FittedMap, samples: SampleSet, *, title: str) -> MeasuredMap:

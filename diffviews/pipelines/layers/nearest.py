@@ -32,8 +32,7 @@ from diffviews.data.storage.store_errors import StoreError
 from diffviews.errors import ConfigError, CorruptDataError, RunNotFoundError, SchemaVersionError
 from diffviews.noise import format_sigma
 from diffviews.pipelines.capture.layer_array import link_tree
-from diffviews.pipelines.datasets import open_dataset
-from diffviews.pipelines.extract import ExtractionJob, extract
+from diffviews.pipelines.extract import ExtractionJob, extract, open_dataset
 from diffviews.pipelines.legacy.layer import LegacyLayer
 from diffviews.pipelines.models import load_model
 from diffviews.pipelines.plan import ExtractionPlan
