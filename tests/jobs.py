@@ -52,6 +52,13 @@ def open_layer(model="edm-digits", layer="midblock", sigma=2.0, *, opener=None, 
     return nearest.open_layer(recipe, opener, execution)
 
 
+def metric_series(store, run_id, key):
+    """Return a step metric as (step, value), by step."""
+    connection = getattr(store, "tracker", store).connection
+    history = connection.call(lambda client: client.get_metric_history(run_id, key))
+    return sorted((metric.step, metric.value) for metric in history)
+
+
 def load_model(model="edm-digits", checkpoint=None, device="cpu", precision="auto", workspace=None):
     """Load a model by its name."""
     recipe = ModelRecipe(model, None if checkpoint is None else str(checkpoint), precision)

@@ -191,16 +191,6 @@ class TrainingReport(Callback):
             self._on_grid(step, self._module.sample_grid())
 
 
-def _together(group: ProcessGroup) -> dict[str, Any]:
-    """Return the options of Lightning's trainer by which the processes of a group average their gradients."""
-    return {
-        "strategy": "ddp",
-        "devices": group.local_size,
-        "num_nodes": group.size // group.local_size,
-        "use_distributed_sampler": False,
-    }
-
-
 def train_denoiser(
     images: np.ndarray,
     labels: np.ndarray | None,
@@ -247,6 +237,11 @@ def train_denoiser(
     )
     module = DenoiserTraining(config, group)
     tell = (on_metrics, on_grid) if group.leads else (None, None)
+    # The options by which the processes of a group average their gradients.
+    together: dict[str, Any] = {} if group.size == 1 else {
+        "strategy": "ddp", "devices": group.local_size, "num_nodes": group.size // group.local_size,
+        "use_distributed_sampler": False,
+    }  # fmt: skip
     runner = trainer(
         chosen,
         progress=progress and group.leads,
@@ -255,7 +250,7 @@ def train_denoiser(
         limit_train_batches=config.steps,
         gradient_clip_val=config.max_gradient_norm or None,
         callbacks=[TrainingReport(module, *tell, metrics_every=metrics_every, grid_every=grid_every)],
-        **({} if group.size == 1 else _together(group)),
+        **together,
     )
     with group.connected(), interruptible():
         runner.fit(module, batches)

@@ -144,12 +144,6 @@ class Catalog:
         finished = found.info.status == "FINISHED"
         return ArtifactFolder(found.info.run_id, found.info.artifact_uri, self.connection, finished=finished)
 
-    def metric_series(self, run_id: str, key: str) -> tuple[tuple[int, float], ...]:
-        """Return a step metric as (step, value), by step."""
-        check_run_id(run_id)
-        history = self.connection.call(lambda client: client.get_metric_history(run_id, key))
-        return tuple(sorted((metric.step, metric.value) for metric in history))
-
     def _run(self, run_id: str) -> "Run":
         check_run_id(run_id)
         return self.connection.call(lambda client: client.get_run(run_id))

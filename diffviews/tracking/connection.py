@@ -259,15 +259,14 @@ class Connection:
         return f"see that {sqlite_path(self.tracking_uri)} is a readable MLflow database, or choose another profile"
 
 
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
-
-
 def _says(error: Exception, signs: tuple[str, ...]) -> bool:
     """Tell whether an error, or one that led to it, has one of `signs` in its text.
 
     MLflow wraps whatever happened beneath it into one class and keeps the words alone.
     """
-    return any(sign in str(link) for link in _chain(error) for sign in signs)
+    link: BaseException | None = error
+    while link is not None:
+        if any(sign in str(link) for sign in signs):
+            return True
+        link = link.__cause__ or link.__context__
+    return False

@@ -30,7 +30,7 @@ from diffviews.errors import (
 from diffviews.noise import sample_noise
 from diffviews.pipelines.workspace import open_workspace
 from diffviews.tracking.schema import Tag
-from tests.jobs import extract
+from tests.jobs import extract, metric_series
 
 ROOT = Path(__file__).parents[2]
 MEASURES = {
@@ -71,7 +71,7 @@ def test_pictures_of_all_layers_share_one_key(workspace, extraction):
 
 
 def test_variance_curve_is_a_step_metric(workspace, layer_run):
-    curve = workspace.catalog.metric_series(layer_run.run_id, "pca_explained_variance")
+    curve = metric_series(workspace, layer_run.run_id, "pca_explained_variance")
     assert len(curve) == 50
     assert [step for step, _ in curve] == list(range(50))
 

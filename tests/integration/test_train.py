@@ -14,6 +14,7 @@ from diffviews.errors import ConfigError
 from diffviews.lightning.training_config import TrainingConfig
 from diffviews.pipelines.train import train
 from diffviews.pipelines.workspace import open_workspace
+from tests.jobs import metric_series
 
 TINY = TrainingConfig(model_channels=16, channel_mult=(1, 2), attn_resolutions=(8,), batch_size=16, steps=20,
                       warmup_steps=5)  # fmt: skip
@@ -34,7 +35,7 @@ def trained(store, few_digits):
 def test_training_logs_a_loss_series_and_a_grid_of_samples(trained):
     workspace = open_workspace()
     (record,) = [run for run in workspace.catalog.runs("train") if run.run_id == trained.run_id]
-    series = workspace.catalog.metric_series(trained.run_id, "loss")
+    series = metric_series(workspace, trained.run_id, "loss")
     assert series[-1][0] == TINY.steps
     assert all(np.isfinite(value) for _, value in series)
     assert record.metrics["class_accuracy"] == trained.class_accuracy
@@ -93,5 +94,5 @@ def test_two_processes_train_what_one_does_but_for_rounding(trained, few_digits,
     for name, values in of_one.items():
         np.testing.assert_allclose(of_two[name], values, atol=2e-4, rtol=1e-3)
     assert json.loads(together.checkpoint.with_suffix(".json").read_text())["processes"] == 2
-    series = [open_workspace().catalog.metric_series(result.run_id, "loss") for result in (together, alone)]
+    series = [metric_series(open_workspace(), result.run_id, "loss") for result in (together, alone)]
     np.testing.assert_allclose(*map(np.array, series), rtol=1e-3)

@@ -25,6 +25,7 @@ from diffviews.tracking.artifacts import local_folder
 from diffviews.tracking.catalog import Catalog
 from diffviews.tracking.runs import Tracker
 from diffviews.tracking.schema import Kind, RunTags, Tag, fingerprint
+from tests.jobs import metric_series
 
 ABOUT = RunTags(model="edm-digits", dataset="digits")
 
@@ -82,7 +83,7 @@ def test_finished_run_holds_all_that_was_logged(tracker):
     assert found.data.params == {"batch_size": "64"}
     assert found.data.metrics["trustworthiness"] == 0.98
     assert math.isnan(found.data.metrics["nan"])
-    assert Catalog(tracker.profile).metric_series(run.run_id, "explained_variance") == ((0, 0.5), (1, 0.3), (2, 0.2))
+    assert metric_series(tracker, run.run_id, "explained_variance") == [(0, 0.5), (1, 0.3), (2, 0.2)]
     assert json.loads(run.artifacts().fetch("config.json")) == {"a": 1}
     assert run.artifacts().fetch("note.txt") == "é".encode()
 

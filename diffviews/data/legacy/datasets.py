@@ -176,7 +176,8 @@ def read_dataset(model: LegacyModel, name: str) -> LegacyDataset:
     for recorded, reason in list(left_out.items())[:10]:
         logger.warning("sample %s of %s is left out: it %s", recorded, name, reason)
     if not samples:
-        raise SampleSetError(f"no sample of {model.folder.name}/{name} is whole: {_first(left_out)}")
+        first = next(iter(left_out))
+        raise SampleSetError(f"no sample of {model.folder.name}/{name} is whole: sample {first} {left_out[first]}")
     _check_distinct(samples, name)
     shapes = stated_shapes(info, name)
     return LegacyDataset(model, name, tuple(samples), order, left_out, shapes)
@@ -277,11 +278,6 @@ def _check_distinct(samples: Sequence[LegacySample], name: str) -> None:
         if about.setdefault(sample.sample_id, what) != what:
             raise SampleSetError(f"sample {sample.sample_id} of {name} has another image or class at another sigma")
         seen.add(key)
-
-
-def _first(left_out: Mapping[str, str]) -> str:
-    recorded, reason = next(iter(left_out.items()))
-    return f"sample {recorded} {reason}"
 
 
 def digest_files(files: Sequence[Path]) -> str:

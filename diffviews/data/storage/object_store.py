@@ -261,7 +261,9 @@ class ObjectStore:
             name = found.key.removeprefix(start)
             if not is_plain_name(name):
                 logger.warning("%s%s is left out: its name could lead out of the folder", self.address, found.key)
-            elif is_wanted(name, left_out) and (keep is None or keep(name)) and not found.is_at(folder / name):
+            elif left_out.intersection(name.split("/")[:-1]) or name.lower().endswith(EXCLUDED_ENDINGS):
+                continue
+            elif (keep is None or keep(name)) and not found.is_at(folder / name):
                 wanted.append((found.key, folder / name, found.size))
         in_parallel(lambda item: self.get(*item), wanted, workers, describe=f"download {prefix}")
         return len(wanted)
@@ -299,11 +301,6 @@ class ObjectStore:
 
     def _named(self, key: str) -> dict[str, str]:
         return dict(zip(("Bucket", "Key"), self._place(key), strict=True))
-
-
-def is_wanted(name: str, left_out: frozenset[str] = EXCLUDED_FOLDERS) -> bool:
-    """Say whether a bulk download takes this name."""
-    return not left_out.intersection(name.split("/")[:-1]) and not name.lower().endswith(EXCLUDED_ENDINGS)
 
 
 def _chunks(body: Any) -> Iterator[bytes]:

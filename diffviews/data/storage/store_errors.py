@@ -35,12 +35,6 @@ class ObjectNotFoundError(StoreError, LookupError):
     """The store has no such object, or no such bucket."""
 
 
-def key_names(scheme: str) -> str:
-    """Return the environment variables that hold a store's keys."""
-    prefix = "R2" if scheme == "r2" else "AWS"
-    return f"{prefix}_ACCESS_KEY_ID and {prefix}_SECRET_ACCESS_KEY"
-
-
 @contextmanager
 def explained(address: S3Address | None = None, key: str = "") -> Iterator[None]:
     """Turn boto3's errors within the block into sentences.
@@ -79,7 +73,8 @@ def _sentence(address: S3Address | None, key: str, error: Exception) -> StoreErr
     if type(error).__module__.startswith(("boto3.", "s3transfer.")):  # it says what failed; what led to it says why
         cause = getattr(error, "last_exception", None) or error.__cause__ or error.__context__ or error
     place = f"{address.scheme}://{address.bucket}" if address else "the artifact store"
-    keys = key_names(address.scheme if address else "s3")
+    prefix = "R2" if address and address.scheme == "r2" else "AWS"
+    keys = f"{prefix}_ACCESS_KEY_ID and {prefix}_SECRET_ACCESS_KEY"
     code = error_code(cause)
     return _refusal(address, place, key, keys, code) if code else _failure(place, keys, cause)
 

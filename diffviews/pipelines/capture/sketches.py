@@ -65,12 +65,9 @@ def choose_rows(sample_ids: Sequence[str], count: int, capacity: int) -> FitRows
         return FitRows(np.arange(total), np.arange(0))
     held_out = min(HELD_OUT, min(total, capacity) // 4)
     fit = max(0, min(count, capacity - held_out, total - held_out))
-    drawn = np.array(sorted(range(total), key=lambda row: _lot(sample_ids[row])), dtype=np.int64)
+    lots = [hashlib.blake2b(f"sketch\x1f{sample_id}".encode(), digest_size=8).digest() for sample_id in sample_ids]
+    drawn = np.array(sorted(range(total), key=lots.__getitem__), dtype=np.int64)
     return FitRows(np.sort(drawn[:fit]), np.sort(drawn[fit : fit + held_out]))
-
-
-def _lot(sample_id: str) -> bytes:
-    return hashlib.blake2b(f"sketch\x1f{sample_id}".encode(), digest_size=8).digest()
 
 
 def sketch_path(folder: Path, key: LayerKey) -> Path:
