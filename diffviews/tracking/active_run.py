@@ -10,11 +10,12 @@ from io import BytesIO
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from filelock import FileLock
+
 from diffviews.data.disk import named_disk_errors
 from diffviews.errors import CancelledError, ConfigError, DiffViewsError, RunNotFoundError, TrackingError
 from diffviews.tracking.artifacts import ArtifactFolder
 from diffviews.tracking.connection import Connection, redact
-from diffviews.tracking.lock import WriterLock
 from diffviews.tracking.schema import Kind, RunTags, Tag
 from diffviews.tracking.staging import StagedArtifacts
 
@@ -51,7 +52,7 @@ class ActiveRun(StagedArtifacts):
     """
 
     def __init__(
-        self, connection: Connection, run: "Run", tags: RunTags, lock: WriterLock, *, opened_elsewhere: bool
+        self, connection: Connection, run: "Run", tags: RunTags, lock: FileLock, *, opened_elsewhere: bool
     ) -> None:
         super().__init__(connection, run.info.run_id, run.info.artifact_uri)
         self.experiment_id: str = run.info.experiment_id

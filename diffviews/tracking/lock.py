@@ -43,28 +43,23 @@ def refuse_elsewhere(run_id: str, writer: str | None, status: str) -> None:
         )
 
 
-class WriterLock:
-    """Exclusive right to write one run; it ends with the process, however that ends.
+def lock_writing(run_id: str, folder: Path) -> FileLock:
+    """Return the exclusive right to write one run, until it is released; it ends with the process, however that ends.
 
     A file lock keeps out writers on this machine; the tag `diffviews.writer` those on others.
 
     Raises:
         TrackingError: if another process or thread writes this run.
     """
-
-    def __init__(self, run_id: str, folder: Path) -> None:
-        note = folder / _NOTE
-        folder.mkdir(parents=True, exist_ok=True)
-        self._lock = FileLock(folder / _LOCK, timeout=0, thread_local=False)
-        try:
-            self._lock.acquire()
-        except Timeout as error:
-            holder = note.read_text(encoding="utf-8") if note.is_file() else "another process"
-            raise TrackingError(
-                f"run {run_id} is being written by {holder}; wait until it ends, or end it, then try again"
-            ) from error
-        note.write_text(writer_name(), encoding="utf-8")
-
-    def release(self) -> None:
-        """Let others write."""
-        self._lock.release()
+    note = folder / _NOTE
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / _LOCK, timeout=0, thread_local=False)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        holder = note.read_text(encoding="utf-8") if note.is_file() else "another process"
+        raise TrackingError(
+            f"run {run_id} is being written by {holder}; wait until it ends, or end it, then try again"
+        ) from error
+    note.write_text(writer_name(), encoding="utf-8")
+    return lock

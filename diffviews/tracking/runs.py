@@ -11,11 +11,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
+from filelock import FileLock
+
 from diffviews.data.storage.cache import check_fingerprint
 from diffviews.errors import TrackingError
 from diffviews.tracking.active_run import ActiveRun, check_params
 from diffviews.tracking.connection import Connection, check_run_id
-from diffviews.tracking.lock import WriterLock, refuse_elsewhere, work_folder, writer_name
+from diffviews.tracking.lock import lock_writing, refuse_elsewhere, work_folder, writer_name
 from diffviews.tracking.profiles import Profile, activate, find_profile
 from diffviews.tracking.records import ui_path
 from diffviews.tracking.schema import Kind, RunTags, Tag
@@ -99,7 +101,7 @@ class Tracker:
         check_params(params or {})
         opened = self._opened_run() if parent is None and not on_the_way else None
         run = self._adopted(opened, name, written) if opened else self._created(name, written, parent)
-        lock = WriterLock(run.info.run_id, work_folder(run.info.run_id, run.info.artifact_uri))
+        lock = lock_writing(run.info.run_id, work_folder(run.info.run_id, run.info.artifact_uri))
         active = ActiveRun(self.connection, run, tags, lock, opened_elsewhere=opened is not None)
         with contextlib.ExitStack() as on_failure:
             on_failure.push(active)  # an error here ends the run with its reason
@@ -124,7 +126,7 @@ class Tracker:
         check_run_id(run_id)
         run = self.connection.call(lambda client: client.get_run(run_id))
         with contextlib.ExitStack() as on_failure:
-            lock = WriterLock(run_id, work_folder(run_id, run.info.artifact_uri))
+            lock = lock_writing(run_id, work_folder(run_id, run.info.artifact_uri))
             on_failure.callback(lock.release)
             run = self.connection.call(lambda client: client.get_run(run_id))  # as it is now that we hold it
             if run.info.status == "FINISHED":
@@ -135,7 +137,7 @@ class Tracker:
             on_failure.pop_all()
         return active
 
-    def _reopened(self, run: "Run", lock: WriterLock) -> ActiveRun:
+    def _reopened(self, run: "Run", lock: FileLock) -> ActiveRun:
         tags, run_id = RunTags.from_tags(run.data.tags), run.info.run_id
 
         def reopen(client: "MlflowClient") -> None:

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -143,9 +144,7 @@ def test_activations_of_a_sketch_are_refused_in_a_sentence(workspace, drawn):
 
 def test_sketched_layer_goes_through_the_cache_into_a_run_of_its_own(workspace, drawn, store, tmp_path):
     record, cache = layer_of(workspace, drawn), Cache(tmp_path / "cache")
-    with cache.adding(record.fingerprint) as draft:
-        draft.about = fill_from_run(workspace, record.run_id, draft.folder)
-    entry = cache.open(record.fingerprint)
+    entry = cache.add(record.fingerprint, partial(fill_from_run, workspace, record.run_id))
     with OpenedLayer(entry.folder, entry.manifest, entry.lease, "run", record.run_id) as opened:
         elsewhere = open_workspace(experiment="elsewhere")
         logged = elsewhere.catalog.layer(log_entry(elsewhere, opened))

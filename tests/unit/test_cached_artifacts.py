@@ -54,9 +54,12 @@ def test_files_half_arrived_are_given_up_after_a_day_only(downloads: Cache) -> N
 def test_layers_and_artifacts_share_one_limit(tmp_path: Path) -> None:
     downloads = layers = Cache(tmp_path, 3000)
     old = keep(downloads, "old", 1700, GRACE + 60)
-    with layers.adding(PRINT) as draft:
-        (draft.folder / "points").write_bytes(b"x" * 1400)
-        draft.about = {}
+
+    def fill(folder: Path) -> dict[str, str]:
+        (folder / "points").write_bytes(b"x" * 1400)
+        return {}
+
+    layers.add(PRINT, fill).close()
     assert not old.exists()
     time.sleep(0.01)
     held = layers.open(PRINT)

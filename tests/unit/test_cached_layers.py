@@ -27,10 +27,12 @@ ABOUT = {"model": "m", "layer": "mid", "sigma": 2.0}
 
 
 def add(cache: Cache, fingerprint: str, size: int = 1000) -> None:
-    with cache.adding(fingerprint) as draft:
-        (draft.folder / "map").mkdir()
-        (draft.folder / "map" / "points.parquet").write_bytes(fingerprint[:1].encode() * size)
-        draft.about = ABOUT
+    def fill(folder: Path) -> dict[str, Any]:
+        (folder / "map").mkdir()
+        (folder / "map" / "points.parquet").write_bytes(fingerprint[:1].encode() * size)
+        return ABOUT
+
+    cache.add(fingerprint, fill).close()  # type: ignore[union-attr]
 
 
 def names(cache: Cache) -> str:
@@ -52,15 +54,13 @@ def test_entry_is_complete_and_says_what_it_is(cache: Cache) -> None:
 
 
 def test_entry_that_fails_or_is_given_up_leaves_nothing(cache: Cache) -> None:
-    def fail() -> None:
-        with cache.adding(A) as draft:
-            (draft.folder / "x").write_bytes(b"x")
-            raise RuntimeError
+    def fail(folder: Path) -> None:
+        (folder / "x").write_bytes(b"x")
+        raise RuntimeError
 
     with pytest.raises(RuntimeError):
-        fail()
-    with cache.adding(A) as draft:
-        (draft.folder / "x").write_bytes(b"x")
+        cache.add(A, fail)
+    assert cache.add(A, lambda folder: (folder / "x").touch()) is None
     assert cache.open(A) is None
     assert [path.name for path in cache.layers.iterdir() if path.name not in (".lock", ".leases")] == []
 
@@ -125,8 +125,8 @@ def test_processes_share_the_folder(tmp_path: Path) -> None:
 def test_process_killed_while_adding_leaves_no_entry_and_is_swept(cache: Cache) -> None:
     code = (
         "import os, signal, sys; from pathlib import Path; from diffviews.data.storage.cache import Cache\n"
-        f"with Cache(Path({str(cache.layers.parent)!r}), 3500).adding('{A}') as draft:\n"
-        "    (draft.folder / 'x').write_bytes(b'x'); os.kill(os.getpid(), signal.SIGKILL)\n"
+        "def fill(folder):\n    (folder / 'x').write_bytes(b'x'); os.kill(os.getpid(), signal.SIGKILL)\n"
+        f"Cache(Path({str(cache.layers.parent)!r}), 3500).add('{A}', fill)\n"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == -9
     assert cache.open(A) is None
@@ -258,10 +258,13 @@ def test_upload_killed_half_way_is_invisible_and_a_retry_completes_it(
     server: str, proxy: Proxy, tmp_path: Path, other: Cache
 ) -> None:
     cache = Cache(tmp_path / "big", max_bytes=10**9)
-    with cache.adding(A) as draft:
+
+    def fill(folder: Path) -> dict[str, Any]:
         for name in ("one", "two", "three"):
-            (draft.folder / name).write_bytes(os.urandom(12_000_000 if name == "two" else 900))
-        draft.about = ABOUT
+            (folder / name).write_bytes(os.urandom(12_000_000 if name == "two" else 900))
+        return ABOUT
+
+    cache.add(A, fill).close()  # type: ignore[union-attr]
     proxy.faults.hold = threading.Event()
     code = (
         "from pathlib import Path; from diffviews.data.storage.cache import Cache\n"

@@ -3,10 +3,10 @@
     layers/FINGERPRINT/…    whole layers, each complete by itself, kept or evicted as one
     runs/RUN/NAME           single artifacts of runs
 
-    with cache.adding(fingerprint) as draft:
-        ...                                    # write points, projector, activations, samples below draft.folder
-        draft.about = {"layer": "midblock"}    # without it nothing is added
-    with cache.open(fingerprint) as entry:     # None if it is not there
+    def fill(folder):                          # writes points, projector, activations, samples
+        return {"layer": "midblock"}
+
+    with cache.open(fingerprint) or cache.add(fingerprint, fill) as entry:
         entry.folder / "map/points.parquet"
 
 Both share one limit, and the least recently used of both goes first. Either appears when it is whole and never
@@ -22,7 +22,7 @@ import secrets
 import shutil
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -110,15 +110,6 @@ class CachedLayer:
         self.close()
 
 
-@dataclass(slots=True)
-class Draft:
-    """A layer in the making."""
-
-    folder: Path
-    about: Mapping[str, Any] | None = None
-    """What `entry.json` will say of the layer; None: give it up."""
-
-
 class Cache:
     """The layers and artifacts kept in a folder. Safe between threads and processes.
 
@@ -185,11 +176,14 @@ class Cache:
             _mark_used(folder / ENTRY)
             return CachedLayer(folder, manifest, self._lease(fingerprint))
 
-    @contextlib.contextmanager
-    def adding(self, fingerprint: str) -> Iterator[Draft]:
-        """Yield a draft to be filled; it becomes the layer when the block ends without an error.
+    def add(self, fingerprint: str, fill: Callable[[Path], Mapping[str, Any] | None]) -> CachedLayer | None:
+        """Have a folder filled and return it, open, as the layer; None if it was given up.
 
         Another process that was quicker keeps its own. The layer itself is never evicted for its size.
+
+        Args:
+            fingerprint: digest of everything that determines the layer.
+            fill: writes the files and returns what `entry.json` will say of them; None gives the layer up.
         """
         target = self.layers / check_fingerprint(fingerprint)
         incoming = self.layers / f".incoming-{secrets.token_hex(8)}"
@@ -198,11 +192,10 @@ class Cache:
             lease = self._lease(incoming.name)
             incoming.mkdir()
         try:
-            draft = Draft(incoming)
-            yield draft
-            if draft.about is None:
-                return
-            manifest = Manifest.of_folder(fingerprint, incoming, draft.about)
+            about = fill(incoming)
+            if about is None:
+                return None
+            manifest = Manifest.of_folder(fingerprint, incoming, about)
             (incoming / ENTRY).write_text(manifest.to_json(), encoding="utf-8")
             _mark_used(incoming / ENTRY)
             with self._lock():
@@ -214,6 +207,7 @@ class Cache:
         finally:
             shutil.rmtree(incoming, ignore_errors=True)
             _end(lease)
+        return self.open(fingerprint)
 
     def entries(self) -> list[tuple[str, int]]:
         """Return (fingerprint, bytes) of all layers, the least recently used first."""

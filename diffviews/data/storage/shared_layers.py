@@ -4,9 +4,11 @@
 """
 
 import logging
+from collections.abc import Mapping
 from concurrent.futures import Future
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 from diffviews.data.disk import require_disk_space
 from diffviews.data.files import check_name
@@ -27,7 +29,7 @@ class SharedLayers:
 
     def __init__(self, store: ObjectStore) -> None:
         self.store = store
-        self._queue = UploadQueue(store)
+        self.uploads = UploadQueue(store)
 
     @classmethod
     def configured(cls) -> "SharedLayers | None":
@@ -63,20 +65,22 @@ class SharedLayers:
             return None
         require_disk_space(cache.layers, listed.size)
         prefix = _prefix(model, fingerprint)
-        with cache.adding(fingerprint) as draft:
+
+        def fill(folder: Path) -> Mapping[str, Any]:
             in_parallel(
-                lambda name: self.store.get(f"{prefix}/{name}", draft.folder / name, listed.files[name].size),
+                lambda name: self.store.get(f"{prefix}/{name}", folder / name, listed.files[name].size),
                 list(listed.files),
                 CONNECTIONS,
                 describe=f"layer {fingerprint[:12]}",
             )
             try:
-                listed.verify(draft.folder)
+                listed.verify(folder)
             except CorruptDataError as error:
                 raise CorruptDataError(f"a layer in the shared bucket is damaged: {error}; remove {prefix}") from error
-            draft.about = listed.about
-            self._note(draft.folder).touch()
-        return cache.open(fingerprint)
+            self._note(folder).touch()
+            return listed.about
+
+        return cache.add(fingerprint, fill)
 
     def offer(self, model: str, entry: CachedLayer, cache: Cache) -> "Future[bool] | None":
         """Upload a layer in the background unless it was before; that it is there is noted beside its files.
@@ -95,11 +99,7 @@ class SharedLayers:
             held.close()
 
         files = [(f"{prefix}/{name}", held.folder / name) for name in (*held.manifest.files, ENTRY)]
-        return self._queue.submit(f"layer {fingerprint[:12]} of {model}", files, end)
-
-    def flush(self, timeout: float | None = None) -> bool:
-        """Wait for the uploads under way; return whether all succeeded."""
-        return self._queue.flush(timeout)
+        return self.uploads.submit(f"layer {fingerprint[:12]} of {model}", files, end)
 
     def _note(self, folder: Path) -> Path:
         """Return the file that says that this bucket has the layer in `folder`; its manifest does not list it."""

@@ -164,7 +164,7 @@ class LayerOpener:
 
     def flush(self, timeout: float | None = None) -> bool:
         """Wait for uploads in the background; return whether all succeeded. The program's end waits, too."""
-        return self.shared is None or self.shared.flush(timeout)
+        return self.shared is None or self.shared.uploads.flush(timeout)
 
     def offer_run(self, run_id: str) -> None:
         """Put a finished layer run into the local cache and, in the background, into the shared bucket."""
@@ -185,11 +185,7 @@ class LayerOpener:
 
     def _from_run(self, fingerprint: str) -> CachedLayer | None:
         run_id = self.workspace.tracker.find_finished(fingerprint)
-        if run_id is None:
-            return None
-        with self.cache.adding(fingerprint) as draft:
-            draft.about = fill_from_run(self.workspace, run_id, draft.folder)
-        return self.cache.open(fingerprint)
+        return None if run_id is None else self.cache.add(fingerprint, partial(fill_from_run, self.workspace, run_id))
 
     def _from_legacy(self, plan: ExtractionPlan, key: LayerKey) -> OpenedLayer | None:
         model = plan.adapter.model_type
@@ -200,9 +196,7 @@ class LayerOpener:
             found = self.find(model, legacy.fingerprint())
             if found is not None:
                 return found
-            with self.cache.adding(legacy.fingerprint()) as draft:
-                draft.about = legacy.fill(draft.folder)
-            entry = self.cache.open(legacy.fingerprint())
+            entry = self.cache.add(legacy.fingerprint(), legacy.fill)
             return None if entry is None else self._stored("legacy", model, entry)
         return None
 
