@@ -123,4 +123,4 @@ def _maps(
         title = f"{chosen.model} · {chosen.layer} · σ {', '.join(map(format_sigma, held))} joint"
         return {None: measure(fitted, samples, title=title)}
     title = map_title(chosen.model, chosen.layer, chosen.sigma)
-    return {None: measure_map(held[chosen.sigma], samples, parameters, title=title)}
+    return {None: measure(fit_map(held[chosen.sigma], samples.sample_ids, parameters), samples, title=title)}

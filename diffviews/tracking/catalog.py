@@ -14,9 +14,7 @@ from diffviews.tracking.records import (
     GenerationRecord,
     LayerRecord,
     MapRecord,
-    RunList,
     RunRecord,
-    SkippedRun,
 )
 from diffviews.tracking.schema import Kind, Tag
 
@@ -40,7 +38,7 @@ class Catalog:
 
     Lists hold FINISHED runs, newest first, unless `unfinished=True` asks for all. Each costs one
     query for the experiments and one per thousand runs. A run of a newer schema is left out of a
-    list, with the reason in its `skipped`; asked for by id it raises.
+    list, with the reason in the log; asked for by id it raises.
 
     Args:
         profile: a profile, the name of one, or a tracking address; None takes `load_profile()`.
@@ -66,30 +64,26 @@ class Catalog:
 
     def extractions(
         self, experiment: str | None = None, *, model: str | None = None, unfinished: bool = False
-    ) -> RunList[ExtractionRecord]:
+    ) -> tuple[ExtractionRecord, ...]:
         """Return extractions, imports and generated sets with layers, of one experiment or all, of one model or all.
 
         Raises:
             RunNotFoundError: if there is no such experiment.
         """
-        lists = [
-            self._list(ExtractionRecord, kind, experiment=experiment, unfinished=unfinished) for kind in _EXTRACTIONS
-        ]
         found = [
             record
-            for records in lists
-            for record in records
+            for kind in _EXTRACTIONS
+            for record in self._list(ExtractionRecord, kind, experiment=experiment, unfinished=unfinished)
             if (model is None or record.model == model) and record.has_layers
         ]
-        found.sort(key=lambda record: record.start_time, reverse=True)
-        return RunList(found, (skipped for records in lists for skipped in records.skipped))
+        return tuple(sorted(found, key=lambda record: record.start_time, reverse=True))
 
-    def layers(self, extraction_run_id: str, *, unfinished: bool = False) -> RunList[LayerRecord]:
+    def layers(self, extraction_run_id: str, *, unfinished: bool = False) -> tuple[LayerRecord, ...]:
         """Return the layer runs of an extraction in the network's order, then by sigma."""
         found = self._list(
             LayerRecord, Kind.LAYER, {Tag.PARENT: check_run_id(extraction_run_id)}, unfinished=unfinished
         )
-        return RunList(sorted(found, key=lambda record: record.network_order), found.skipped)
+        return tuple(sorted(found, key=lambda record: record.network_order))
 
     def layer(self, run_id: str) -> LayerRecord:
         """Return one layer run, finished or not.
@@ -116,19 +110,21 @@ class Catalog:
         """Return one generation; raises as `layer` does."""
         return self._one(GenerationRecord, (Kind.GENERATION,), run_id)
 
-    def maps(self, layer_run_id: str, *, unfinished: bool = False) -> RunList[MapRecord]:
+    def maps(self, layer_run_id: str, *, unfinished: bool = False) -> tuple[MapRecord, ...]:
         """Return the maps that were re-computed from a layer run."""
         source = {Tag.SOURCE_RUN: check_run_id(layer_run_id)}
         return self._list(MapRecord, Kind.EMBEDDING, source, unfinished=unfinished)
 
     def generations(
         self, layer_run_id: str | None = None, *, experiment: str | None = None, unfinished: bool = False
-    ) -> RunList[GenerationRecord]:
+    ) -> tuple[GenerationRecord, ...]:
         """Return the generations, those masked from one layer run or all."""
         source = {} if layer_run_id is None else {Tag.SOURCE_RUN: check_run_id(layer_run_id)}
         return self._list(GenerationRecord, Kind.GENERATION, source, experiment=experiment, unfinished=unfinished)
 
-    def runs(self, kind: Kind | str, *, experiment: str | None = None, unfinished: bool = False) -> RunList[RunRecord]:
+    def runs(
+        self, kind: Kind | str, *, experiment: str | None = None, unfinished: bool = False
+    ) -> tuple[RunRecord, ...]:
         """Return the runs of any kind, for example 'train'."""
         return self._list(RunRecord, Kind(kind), experiment=experiment, unfinished=unfinished)
 
@@ -166,7 +162,7 @@ class Catalog:
         *,
         experiment: str | None = None,
         unfinished: bool = False,
-    ) -> RunList[R]:
+    ) -> tuple[R, ...]:
         names = self._experiment_names()
         chosen = [key for key, name in names.items() if experiment is None or experiment in (name, key)]
         if experiment is not None and not chosen:
@@ -174,17 +170,15 @@ class Catalog:
         conditions = [f"tags.`{name}` = '{value}'" for name, value in {Tag.KIND: kind.value, **(tags or {})}.items()]
         if not unfinished:
             conditions.append("attributes.status = 'FINISHED'")
-        records, skipped = [], []
+        records, skipped = list[R](), list[str]()
         for run in self._search(chosen, " and ".join(conditions)):
             try:
                 records.append(record.of_run(run, names))
             except SchemaVersionError as error:
-                skipped.append(SkippedRun(run.info.run_id, run.info.run_name or run.info.run_id, str(error)))
+                skipped.append(f"{run.info.run_id} ({run.info.run_name}): {error}")
         if skipped:
-            logger.warning(
-                "%d runs of kind %s are left out; the first: %s", len(skipped), kind.value, skipped[0].reason
-            )
-        return RunList(records, skipped)
+            logger.warning("%d runs of kind %s are left out; the first is %s", len(skipped), kind.value, skipped[0])
+        return tuple(records)
 
     def _search(self, experiment_ids: list[str], condition: str) -> "list[Run]":
         order = ["attributes.start_time DESC"]

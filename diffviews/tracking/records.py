@@ -1,10 +1,10 @@
 """What the catalog says of a run: immutable values, free of MLflow's own types."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self
 
 from diffviews.errors import SchemaVersionError
 from diffviews.tracking.schema import Kind, RunTags, Tag
@@ -139,30 +139,6 @@ class MapRecord(RunRecord):
 @dataclass(frozen=True, slots=True)
 class GenerationRecord(RunRecord):
     """One generation; `source_run` is the layer run whose samples gave the mask."""
-
-
-@dataclass(frozen=True, slots=True)
-class SkippedRun:
-    """A run that a list leaves out, and why."""
-
-    run_id: str
-    name: str
-    reason: str
-
-
-R = TypeVar("R", bound=RunRecord)
-
-
-class RunList(tuple[R, ...]):
-    """The runs that answered a query, and those that could not be read."""
-
-    skipped: tuple[SkippedRun, ...]
-
-    def __new__(cls, records: Iterable[R], skipped: Iterable[SkippedRun] = ()) -> Self:
-        """Take the records, and what was left out."""
-        made = super().__new__(cls, records)
-        made.skipped = tuple(skipped)
-        return made
 
 
 def _instant(milliseconds: int) -> datetime:
