@@ -38,12 +38,10 @@ class NpzFile:
 
     path: Path
     layers: Mapping[str, StoredArray]
-    single: bool
-    """Whether it holds one sample, whose arrays may lack the axis of rows."""
 
     @classmethod
     def open(cls, path: Path, *, single: bool = False) -> Self:
-        """Read the headers of the arrays.
+        """Read the headers of the arrays; those of a `single` sample may lack the axis of rows.
 
         Raises:
             CorruptDataError: if the file is truncated, or holds anything but arrays of floats; it is named.
@@ -59,7 +57,7 @@ class NpzFile:
             raise CorruptDataError(f"{path} is truncated or not as expected: {error}") from error
         if not layers:
             raise CorruptDataError(f"{path} holds no arrays")
-        return cls(path, layers, single)
+        return cls(path, layers)
 
     def read(self, layer: str) -> np.ndarray:
         """Return the activations of one layer, (rows, *shape)."""

@@ -268,18 +268,16 @@ class ObjectStore:
         in_parallel(lambda item: self.get(*item), wanted, workers, describe=f"download {prefix}")
         return len(wanted)
 
-    def upload_folder(
-        self, folder: Path, prefix: str, names: Iterable[str], *, workers: int = CONNECTIONS, force: bool = False
-    ) -> int:
+    def upload_folder(self, folder: Path, prefix: str, names: Iterable[str]) -> int:
         """Upload files of a folder that the prefix lacks; return how many were sent."""
         start = f"{check_name(prefix)}/" if prefix else ""
-        there = {} if force else {found.key: found for found in self.list(start)}
+        there = {found.key: found for found in self.list(start)}
         wanted = []
         for name in names:
             key = start + check_name(name)
             if key not in there or not there[key].is_at(folder / name):
                 wanted.append((key, folder / name))
-        in_parallel(lambda item: self.put(*item), wanted, workers, describe=f"upload {prefix}")
+        in_parallel(lambda item: self.put(*item), wanted, CONNECTIONS, describe=f"upload {prefix}")
         return len(wanted)
 
     def _head(self, key: str) -> dict[str, Any] | None:
