@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 from tests.ports import free_port, listens
@@ -11,8 +12,18 @@ from tests.ports import free_port, listens
 ROOT = Path(__file__).parents[1]
 
 
-def serve(address, **environment):
-    """Start a dashboard server; return its program and its address."""
+@contextmanager
+def served(address, **environment):
+    """A dashboard server as its program and its address; its log must hold no error that passed through our code."""
+    program, url = _start(address, environment)
+    try:
+        yield program, url
+    finally:
+        complaint = _stop(program)
+    assert not complaint, complaint
+
+
+def _start(address, environment):
     from diffviews.pipelines.viz import dashboard_command
 
     port = free_port()
@@ -33,8 +44,8 @@ def serve(address, **environment):
     return program, f"http://127.0.0.1:{port}/app"
 
 
-def stop(program):
-    """End a server and return what it complained of: errors that passed through our own code."""
+def _stop(program):
+    """End a server and return what it complained of."""
     program.terminate()
     output, _ = program.communicate(timeout=180)  # twenty visitors may have to be let go of
     log = output.decode(errors="replace")

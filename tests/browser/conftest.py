@@ -12,7 +12,7 @@ from playwright.sync_api import expect, sync_playwright
 from scipy.spatial import cKDTree
 
 from tests import programs
-from tests.dashboard_server import serve, stop
+from tests.dashboard_server import served
 
 CHROMIUM_FLAGS = [
     "--no-sandbox",
@@ -73,10 +73,8 @@ def workspace(store, clean_environment):
 @pytest.fixture(scope="session")
 def url(store, workspace):
     """Address of the dashboard over the store. Its log must stay free of complaints."""
-    program, address = serve(store, DIFFVIEWS_MLFLOW_UI="http://127.0.0.1:5000")
-    yield address
-    complaint = stop(program)
-    assert not complaint, complaint
+    with served(store, DIFFVIEWS_MLFLOW_UI="http://127.0.0.1:5000") as (_, address):
+        yield address
 
 
 @pytest.fixture(scope="session")

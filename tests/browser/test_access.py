@@ -18,7 +18,7 @@ from playwright.sync_api import expect
 from tornado.httpclient import HTTPClientError, HTTPRequest
 from tornado.websocket import websocket_connect
 
-from tests.dashboard_server import serve, stop
+from tests.dashboard_server import served
 
 PASSWORD = "planted-dashboard-password"
 COOKIE_SECRET = "planted-cookie-secret"
@@ -81,10 +81,8 @@ def guarded(store, workspace, tmp_path_factory):
     """Address of a dashboard behind a login; its log must hold no secret and no complaint."""
     passwords = tmp_path_factory.mktemp("access") / "passwords.json"
     passwords.write_text(json.dumps({"ada": PASSWORD}))
-    program, address = serve(store, PANEL_BASIC_AUTH=str(passwords), PANEL_COOKIE_SECRET=COOKIE_SECRET)
-    yield address
-    complaint = stop(program)
-    assert not complaint, complaint
+    with served(store, PANEL_BASIC_AUTH=str(passwords), PANEL_COOKIE_SECRET=COOKIE_SECRET) as (_, address):
+        yield address
 
 
 @pytest.fixture(scope="module")
@@ -214,15 +212,13 @@ def behind_oauth(store, workspace, provider):
     from cryptography.fernet import Fernet
 
     at = f"http://127.0.0.1:{provider.server_port}"
-    program, address = serve(
+    with served(
         store, PANEL_OAUTH_PROVIDER="generic", PANEL_OAUTH_KEY="diffviews", PANEL_OAUTH_SECRET=CLIENT_SECRET,
         PANEL_OAUTH_ENCRYPTION=Fernet.generate_key().decode(), PANEL_COOKIE_SECRET=COOKIE_SECRET,
         PANEL_OAUTH_AUTHORIZE_URL=f"{at}/authorize", PANEL_OAUTH_TOKEN_URL=f"{at}/token",
         PANEL_OAUTH_USER_URL=f"{at}/user",
-    )  # fmt: skip
-    yield address
-    complaint = stop(program)
-    assert not complaint, complaint
+    ) as (_, address):  # fmt: skip
+        yield address
 
 
 def test_oauth_sends_a_visitor_to_the_provider_and_lets_in_whom_it_names(behind_oauth, provider):

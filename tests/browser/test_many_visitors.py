@@ -20,7 +20,7 @@ from scipy.spatial import cKDTree
 
 from diffviews.pipelines.viz import SESSION_WAITS
 from diffviews.recipes.generation import GenerationRecipe
-from tests.dashboard_server import serve, stop
+from tests.dashboard_server import served
 
 VISITORS = 20
 SECONDS = float(os.environ.get("DIFFVIEWS_VISIT_SECONDS", "300"))
@@ -212,10 +212,8 @@ def lonely(layer_map):
 @pytest.fixture
 def server(store):
     """A dashboard of its own, whose memory nobody else uses."""
-    program, address = serve(store)
-    yield psutil.Process(program.pid), address
-    complaint = stop(program)
-    assert not complaint, complaint
+    with served(store) as (program, address):
+        yield psutil.Process(program.pid), address
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from explorer import Explorer
 from playwright.sync_api import expect
 from test_story import keep, query
 
-from tests.dashboard_server import ROOT, serve, stop
+from tests.dashboard_server import ROOT, served
 
 SUBJECTS, COLOURS = ("cat", "dog"), ("red", "green")
 TAILS = ("photo", "of two", "blurry", "a photo of two", "photo of a photo")
@@ -59,10 +59,8 @@ def prompt_map(prompts):
 
 @pytest.fixture(scope="module")
 def prompt_url(prompts):
-    program, address = serve(prompts)
-    yield address
-    complaint = stop(program)
-    assert not complaint, complaint
+    with served(prompts) as (_, address):
+        yield address
 
 
 def test_prompts_are_read_searched_and_generated_from(new_page, prompt_url, prompt_map):

@@ -7,7 +7,7 @@ from explorer import Explorer
 from playwright.sync_api import expect
 from test_story import keep
 
-from tests.dashboard_server import serve, stop
+from tests.dashboard_server import served
 from tests.s3_server import KEY, SECRET, fresh_bucket, proxied, s3_server, use_store
 
 
@@ -43,35 +43,33 @@ def choose_layer(page, name):
 @pytest.mark.slow
 def test_bucket_that_is_down_leaves_what_was_fetched_and_is_told_until_it_answers(new_page, bucket):
     address, proxy = bucket
-    program, url = serve(address)
-    page = new_page()
-    first_map(page, url, "?layer=midblock")
-    expect(page.get_by_text("The artifact store cannot be reached")).to_be_hidden()
-    page.close()
-    assert not stop(program)
+    with served(address) as (_, url):
+        page = new_page()
+        first_map(page, url, "?layer=midblock")
+        expect(page.get_by_text("The artifact store cannot be reached")).to_be_hidden()
+        page.close()
 
     proxy.faults.unavailable = 1.0
-    program, url = serve(address)
-    page = new_page()
-    first_map(page, url, "?layer=midblock")
-    expect(page.get_by_text("The artifact store cannot be reached")).to_be_visible()
-    expect(page.get_by_text("What this host has fetched before can still be looked at")).to_be_visible()
-    explorer = Explorer(page, url, None)
-    keep(explorer, "store-down")
+    with served(address) as (_, url):
+        page = new_page()
+        first_map(page, url, "?layer=midblock")
+        expect(page.get_by_text("The artifact store cannot be reached")).to_be_visible()
+        expect(page.get_by_text("What this host has fetched before can still be looked at")).to_be_visible()
+        explorer = Explorer(page, url, None)
+        keep(explorer, "store-down")
 
-    # What was never fetched cannot be opened: a sentence, and the map stays.
-    choose_layer(page, "encoder_block_1")
-    expect(page.get_by_text(re.compile("^midblock at σ 2"))).to_be_visible()
-    expect(page.get_by_text(re.compile("s3://team")).last).to_be_visible()
+        # What was never fetched cannot be opened: a sentence, and the map stays.
+        choose_layer(page, "encoder_block_1")
+        expect(page.get_by_text(re.compile("^midblock at σ 2"))).to_be_visible()
+        expect(page.get_by_text(re.compile("s3://team")).last).to_be_visible()
 
-    proxy.faults.unavailable = 0.0
-    explorer.button("Try again").click()
-    expect(page.get_by_text("The artifact store answers again.")).to_be_visible()
-    expect(page.get_by_text("The artifact store cannot be reached")).to_be_hidden()
-    choose_layer(page, "encoder_block_1")
-    expect(page.get_by_text(re.compile("^encoder_block_1 at σ 2"))).to_be_visible()
-    content = page.content()
-    assert KEY not in content
-    assert SECRET not in content
-    page.close()
-    assert not stop(program)
+        proxy.faults.unavailable = 0.0
+        explorer.button("Try again").click()
+        expect(page.get_by_text("The artifact store answers again.")).to_be_visible()
+        expect(page.get_by_text("The artifact store cannot be reached")).to_be_hidden()
+        choose_layer(page, "encoder_block_1")
+        expect(page.get_by_text(re.compile("^encoder_block_1 at σ 2"))).to_be_visible()
+        content = page.content()
+        assert KEY not in content
+        assert SECRET not in content
+        page.close()

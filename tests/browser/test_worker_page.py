@@ -11,7 +11,7 @@ from test_story import keep
 from diffviews.recipes.generation import GenerationRecipe
 from diffviews.recipes.sampling import Sampling
 from diffviews.serving.client import WorkerClient
-from tests.dashboard_server import serve, stop
+from tests.dashboard_server import served
 from tests.ports import free_port
 from tests.serving import TOKEN, Program
 
@@ -28,10 +28,9 @@ def place():
 @pytest.fixture(scope="module")
 def dashboard(store, workspace, place):
     """Address of a dashboard whose worker is, or will be, at `place`; its log must not hold the token."""
-    program, address = serve(store, DIFFVIEWS_WORKER_URL=f"http://127.0.0.1:{place}", DIFFVIEWS_WORKER_TOKEN=TOKEN)
-    yield address
-    complaint = stop(program)
-    assert not complaint, complaint
+    worker = {"DIFFVIEWS_WORKER_URL": f"http://127.0.0.1:{place}", "DIFFVIEWS_WORKER_TOKEN": TOKEN}
+    with served(store, **worker) as (_, address):
+        yield address
 
 
 @pytest.fixture
@@ -89,6 +88,7 @@ def arrives(visitor):
     expect(visitor.button("Generate")).to_be_enabled()
 
 
+@pytest.mark.slow
 def test_worker_that_sleeps_is_waited_for_and_then_generates(visitor, start_worker, client):
     order(visitor, "4")
     told(visitor, "^Generating: waking the worker$")
@@ -128,16 +128,13 @@ def test_worker_killed_at_work_is_a_sentence_and_the_next_order_succeeds(visitor
 @pytest.mark.slow
 def test_wrong_token_is_a_sentence(new_page, store, workspace, layer_map, start_worker, place):
     start_worker().ready()
-    program, address = serve(
-        store, DIFFVIEWS_WORKER_URL=f"http://127.0.0.1:{place}", DIFFVIEWS_WORKER_TOKEN="not-the-token"
-    )
-    page = new_page()
-    visitor = Explorer(page, address, layer_map).open()
-    visitor.tab("Generate")
-    visitor.button("Generate").click()
-    told(visitor, "the token is missing or wrong")
-    assert "not-the-token" not in page.content()
-    expect(visitor.button("Generate")).to_be_enabled()
-    page.close()
-    complaint = stop(program)
-    assert not complaint, complaint
+    worker = {"DIFFVIEWS_WORKER_URL": f"http://127.0.0.1:{place}", "DIFFVIEWS_WORKER_TOKEN": "not-the-token"}
+    with served(store, **worker) as (_, address):
+        page = new_page()
+        visitor = Explorer(page, address, layer_map).open()
+        visitor.tab("Generate")
+        visitor.button("Generate").click()
+        told(visitor, "the token is missing or wrong")
+        assert "not-the-token" not in page.content()
+        expect(visitor.button("Generate")).to_be_enabled()
+        page.close()
