@@ -26,8 +26,11 @@ from experiments.benchmarks.command import SUITE, choose, run
 from experiments.benchmarks.extraction import compare_sketching
 from experiments.benchmarks.fresh import ask_fresh, own_store, run_fresh
 
-SLOW = {"path", "opening", "downloads", "help", "demo", "maps-scaling", "import", "map", "sketch", "projection-scaling"}
-"""Benchmarks that compile UMAP, or start processes each of which imports everything anew."""
+SLOW = {
+    "path", "opening", "downloads", "help", "demo", "maps-scaling", "import", "map", "sketch", "projection-scaling",
+    "map-workers", "draw-1m", "draw-10m",
+}  # fmt: skip
+"""Benchmarks that compile UMAP or Datashader, or start processes each of which imports everything anew."""
 
 
 def recorder(log, name, seconds):
