@@ -6,13 +6,13 @@ from contextlib import closing
 
 import pytest
 
-from diffviews.tracking import sqlite_store
+from diffviews.tracking import profiles
 
 
 @pytest.fixture(scope="session", autouse=True)
 def migrated_once(tmp_path_factory):
     """New databases of this process are copies of one that MLflow migrated; processes that it starts migrate theirs."""
-    whole, migrate = tmp_path_factory.mktemp("schema") / "mlflow.db", sqlite_store._migrate
+    whole, migrate = tmp_path_factory.mktemp("schema") / "mlflow.db", profiles._migrate
 
     def copy(path, artifact_root):
         if path.exists():
@@ -25,5 +25,5 @@ def migrated_once(tmp_path_factory):
             database.execute("UPDATE experiments SET artifact_location = ?", (f"{artifact_root}/0",))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sqlite_store, "_migrate", copy)
+        patch.setattr(profiles, "_migrate", copy)
         yield
