@@ -150,6 +150,11 @@ class ActivationWriter:
         self._present.add(chunk)
         return True
 
+    def has(self, start_row: int, stop_row: int) -> bool:
+        """Say whether all chunks that hold some of these rows are done."""
+        stop = min(stop_row, self.shape[0])
+        return all(map(self.is_done, range(start_row // self.chunk_rows, -(-stop // self.chunk_rows))))
+
     def write(self, start_row: int, rows: np.ndarray) -> None:
         """Store whole chunks: rows `start_row` …, (n, *shape), of any float dtype.
 

@@ -79,27 +79,13 @@ def block_rows(writers: Mapping[LayerKey, ActivationWriter]) -> int:
 
 def unfinished_blocks(writers: Mapping[LayerKey, ActivationWriter]) -> list[tuple[float, int]]:
     """Return the (sigma, block) pairs of which some array lacks a chunk."""
-    size = block_rows(writers)
+    size, total = block_rows(writers), next(iter(writers.values())).shape[0]
     return [
         (sigma, block)
         for sigma in sorted({sigma for _, sigma in writers})
-        for block in range(-(-_num_rows(writers) // size))
-        if not _is_done(writers, sigma, slice(block * size, (block + 1) * size))
+        for block in range(-(-total // size))
+        if not all(w.has(block * size, (block + 1) * size) for (_, at), w in writers.items() if at == sigma)
     ]
-
-
-def _num_rows(writers: Mapping[LayerKey, ActivationWriter]) -> int:
-    return next(iter(writers.values())).shape[0]
-
-
-def _is_done(writers: Mapping[LayerKey, ActivationWriter], sigma: float, rows: slice) -> bool:
-    last = min(rows.stop, _num_rows(writers))
-    return all(
-        writer.is_done(chunk)
-        for (_, at), writer in writers.items()
-        if at == sigma
-        for chunk in range(rows.start // writer.chunk_rows, -(-last // writer.chunk_rows))
-    )
 
 
 class ExtractionModule(PredictModule):

@@ -1,7 +1,6 @@
 """Activations along the denoising of generated samples: kept span by span, then one array a (layer, sigma)."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,32 +52,29 @@ class TrajectoryArrays:
     earlier: Mapping[LayerKey, ActivationReader]
     """Activations of the samples before the first span, when an earlier run made them."""
 
-    def build(self, key: LayerKey) -> LayerArray:
+    def build(self, key: LayerKey) -> None:
         """Write one array below `folder`, in float16 or, where a value does not fit, in float32."""
-        layer, sigma = key
-        array, step = self.array(key), self.sigmas.index(sigma)
-        if array.path.parent.name == "float16":
-            with suppress(DoesNotFitError):
-                self._write(layer, step, array.path, "float16")
-                return array
+        try:
+            self._write(key)
+        except DoesNotFitError:
             overflow_note(self.folder, key).touch()
-        array = self.array(key)
-        self._write(layer, step, array.path, "float32")
-        return array
+            self._write(key)
 
     def array(self, key: LayerKey) -> LayerArray:
         """Return where an array lies, or will lie."""
         dtype = "float32" if overflow_note(self.folder, key).exists() else "float16"
         return LayerArray(array_path(self.folder, key, dtype))
 
-    def _write(self, layer: str, step: int, path: Path, dtype: str) -> None:
+    def _write(self, key: LayerKey) -> None:
+        (layer, sigma), path = key, self.array(key).path
+        dtype, step = path.parent.name, self.sigmas.index(sigma)
         writer = ActivationWriter(
             path,
             sample_ids=self.samples.sample_ids,
             layer=layer,
             shape=self.adapter.get_layer_shapes()[layer],
             dtype=dtype,
-            sigma=self.sigmas[step],
+            sigma=sigma,
             model_digest=self.adapter.digest(),
             dataset_digest=self.samples.digest,
         )

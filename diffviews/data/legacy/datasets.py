@@ -155,9 +155,9 @@ def read_dataset(model: LegacyModel, name: str) -> LegacyDataset:
     samples, left_out = [], {}
     for number, record in enumerate(records):
         recorded = str(record["sample_id"])
-        place, image = finder.place(record, number), _image_of(model, name, record)
-        if place is None or image is None:
-            picture = _image_path(name, record)
+        place, picture = finder.place(record, number), _image_path(name, record)
+        image = model.inside("image_path", picture)
+        if place is None or not image.is_file():
             left_out[recorded] = f"has no picture {picture}" if place is not None else "has no activations"
             continue
         label = label_of(record, order)
@@ -169,7 +169,7 @@ def read_dataset(model: LegacyModel, name: str) -> LegacyDataset:
                 class_label=label,
                 class_name=class_name(record, label, order),
                 prompt=text_of(record, "prompt", "caption"),
-                image=image,
+                image=image.relative_to(model.folder).as_posix(),
                 place=place,
             )
         )
@@ -259,12 +259,6 @@ def _records(model: LegacyModel, name: str) -> tuple[Mapping[str, Any], list[dic
 
 def _image_path(dataset: str, record: Mapping[str, Any]) -> str:
     return text_of(record, "image_path") or f"images/{dataset}/{record['sample_id']}.png"
-
-
-def _image_of(model: LegacyModel, dataset: str, record: Mapping[str, Any]) -> str | None:
-    """Return the picture's path below the model's folder, None when it is not there."""
-    path = model.inside("image_path", _image_path(dataset, record))
-    return path.relative_to(model.folder).as_posix() if path.is_file() else None
 
 
 def _check_distinct(samples: Sequence[LegacySample], name: str) -> None:

@@ -129,7 +129,9 @@ class _Machine:
         if name in _CONSTANTS:
             self.stack.append(_CONSTANTS[name])
         elif name in _LITERALS:
-            self.stack.append(_checked_literal(argument))
+            if type(argument) is int and argument.bit_length() > 8 * _MAX_INTEGER_BYTES:
+                raise OverflowError(f"an integer has {argument.bit_length()} bits")
+            self.stack.append(argument)
         elif name in _ACTIONS:
             _ACTIONS[name](self, argument)
         elif name not in ("PROTO", "FRAME"):
@@ -241,12 +243,6 @@ def as_dict(items: list[Any]) -> dict[Any, Any]:
     if len(items) % 2:
         raise ValueError("a key has no value")
     return {check_key(items[i]): items[i + 1] for i in range(0, len(items), 2)}
-
-
-def _checked_literal(value: Any) -> Any:
-    if type(value) is int and value.bit_length() > 8 * _MAX_INTEGER_BYTES:
-        raise OverflowError(f"an integer has {value.bit_length()} bits")
-    return value
 
 
 _CONSTANTS: Mapping[str, Any] = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}

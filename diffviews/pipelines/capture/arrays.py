@@ -116,7 +116,7 @@ def _lacking(
         for chunk in range(writer.num_chunks if points is not None else 0):  # it was fitted on all samples
             if points is not None and not writer.is_done(chunk):
                 writer.write(writer.rows_of(chunk).start, points[writer.rows_of(chunk)])
-    lacking = {key: w for key, w in writers.items() if not all(map(w.is_done, range(w.num_chunks)))}
+    lacking = {key: w for key, w in writers.items() if not w.has(0, w.shape[0])}
     return list(lacking), unfinished_blocks(lacking) if lacking else []
 
 
