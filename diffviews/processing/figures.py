@@ -117,7 +117,7 @@ def cka_figure(names: Sequence[str], matrix: np.ndarray, *, title: str = "linear
     axes.set_yticks(np.arange(count + 1) - 0.5, minor=True)
     axes.grid(which="minor", color=PAPER, linewidth=1.2)
     axes.tick_params(which="minor", length=0)
-    _frameless(axes)
+    axes.spines[:].set_visible(False)
     for row, column in np.ndindex(count, count):
         value = matrix[row, column]
         if np.isfinite(value) and count <= 24:
@@ -157,7 +157,7 @@ def ranking_figure(rows: pd.DataFrame, *, title: str = "What each layer knows, a
     axes.tick_params(length=0, labelcolor=INK, labelsize=8.5)
     axes.grid(axis="x", color=LINE, linewidth=0.8)
     axes.set_axisbelow(True)
-    _frameless(axes)
+    axes.spines[:].set_visible(False)
     figure.text(0.03, 1 - 0.34 / height, title, fontsize=13, fontweight="bold", color=INK, va="center")
     entries = [("knows: k-NN class accuracy", KNOWS), ("decides: control rate", DECIDES)]
     _keys(figure, entries, (0.02, 1 - 0.7 / height), "s", 8, ncols=2, handletextpad=0.2)
@@ -210,10 +210,8 @@ def _scatter(axes: Any, embedding: np.ndarray, classes: pd.Categorical | None, *
         return
     axes.set_aspect("equal", adjustable="datalim")
     axes.margins(0.03)
-    axes.set_xticks([])
-    axes.set_yticks([])
-    for spine in axes.spines.values():
-        spine.set_color(LINE)
+    axes.set(xticks=[], yticks=[])
+    axes.spines[:].set_color(LINE)
 
 
 def _name_clusters(
@@ -282,11 +280,6 @@ def _name(category: Any, class_names: ClassNames | None, longest: int) -> str:
 def _dot_size(count: int) -> float:
     """Return the area of a dot in square points: about the same ink for 500 points as for 50,000."""
     return float(np.clip(15_000 / max(count, 1), 0.6, 30.0))
-
-
-def _frameless(axes: "Axes") -> None:
-    for spine in axes.spines.values():
-        spine.set_visible(False)
 
 
 def _require_some(what: str, count: int) -> None:
