@@ -221,6 +221,7 @@ def behind_oauth(store, workspace, provider):
         yield address
 
 
+@pytest.mark.slow
 def test_oauth_sends_a_visitor_to_the_provider_and_lets_in_whom_it_names(behind_oauth, provider):
     visitor = Visitor(behind_oauth)
     assert visitor.websocket("x") == 403
@@ -231,6 +232,7 @@ def test_oauth_sends_a_visitor_to_the_provider_and_lets_in_whom_it_names(behind_
     assert Visitor(behind_oauth).websocket(token_in(page)) == 403
 
 
+@pytest.mark.slow
 def test_oauth_code_that_the_provider_did_not_give_is_refused(behind_oauth):
     visitor = Visitor(behind_oauth)
     visitor.ask(f"{visitor.root}/login?code=invented&state=invented")

@@ -166,6 +166,7 @@ def test_compare_links_two_maps_by_sample_and_lists_what_changes_most(comparing,
         wait(lambda side=side: comparing.ringed(side, order[2]) > 30)
 
 
+@pytest.mark.slow
 def test_nothing_of_an_earlier_view_stays_at_the_edge_of_a_map(comparing, lonely):
     comparing.open().enter()
     for side in (0, 1):

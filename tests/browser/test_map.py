@@ -8,6 +8,7 @@ from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
+import pytest
 from PIL import Image
 from playwright.sync_api import expect
 
@@ -219,6 +220,7 @@ def test_map_is_reached_by_tab_and_answers_to_its_keys(explorer, lonely):
     expect(page.get_by_text("Hover over the map to see samples.")).to_be_visible()
 
 
+@pytest.mark.slow
 def test_click_that_is_held_selects_too(explorer, lonely):
     """Bokeh calls it a press; a slow hand, or a busy machine, means a click."""
     page = explorer.open().page

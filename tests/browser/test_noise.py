@@ -88,6 +88,7 @@ def test_hover_and_click_between_two_slices_mean_the_sample_that_is_there(stage,
     stage.explorer.wait(lambda: stage.count(stage.plane(slices, stage.at)[first], SELECTED) > RING)
 
 
+@pytest.mark.slow
 def test_keys_and_wheel_zoom_and_zero_shows_all_again(stage, slices, layer_map):
     stage.open(layer_map, "noise").ready()
     whole = stage.camera

@@ -47,6 +47,7 @@ def test_click_in_the_stack_selects_the_sample_under_the_pointer(stage, slices, 
     keep(stage.explorer, "space")
 
 
+@pytest.mark.slow
 def test_turned_by_keys_and_by_hand_it_still_means_the_sample_that_is_there(stage, slices, layer_map):  # noqa: F811
     stage.open(layer_map, "3d", across='{"axis": "sigma"}', theme="dark").ready()
     first = stage.camera

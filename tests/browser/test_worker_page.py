@@ -111,6 +111,7 @@ def test_place_progress_and_cancel_are_those_of_the_worker(visitor, start_worker
     expect(visitor.button("Generate")).to_be_enabled()
 
 
+@pytest.mark.slow
 def test_worker_killed_at_work_is_a_sentence_and_the_next_order_succeeds(visitor, start_worker, client):
     worker = start_worker().ready()
     order(visitor, MANY)

@@ -158,6 +158,7 @@ def test_layers_along_the_denoising_are_layer_runs_that_grow_with_the_set(experi
         assert len(workspace.projectors(record.run_id)) == 1
 
 
+@pytest.mark.slow
 def test_layers_of_a_killed_set_are_gone_on_with(experiment, monkeypatch):
     asked = {**QUICK, "layers": ("midblock",), "num_samples": 17, "experiment": experiment}
     build = TrajectoryArrays.build

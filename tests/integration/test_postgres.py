@@ -23,6 +23,7 @@ ROOT = Path(__file__).parents[2]
 TRACKING_PASSWORD = "planted-tracking-password"
 SMALL = {"layers": ("encoder_bottleneck",), "sigmas": (2.0,), "max_samples": 60}
 
+
 @pytest.fixture(scope="module")
 def member(server, tmp_path_factory):
     """The folder and the environment of a member of the team: the profile, the server's address, a password."""
@@ -135,7 +136,7 @@ def test_job_goes_on_when_the_server_is_restarted_under_it(server, member, monke
         workspace.folder(run_id).verify()
 
 
-@pytest.mark.parametrize("program", ["server", "database"])
+@pytest.mark.parametrize("program", ["database", pytest.param("server", marks=pytest.mark.slow)])
 def test_job_that_loses_the_store_says_so_and_leaves_nothing_half_visible(
     program, request, server, member, monkeypatch
 ):

@@ -21,11 +21,9 @@ from tests.team_servers import FOREIGN
 
 SMALL = ("--max-samples", "40", "--control-seeds", "0")
 """Every layer, both sigmas, the masked generation; few digits, no control rates."""
-STORES = (
-    "bucket and server",
-    pytest.param("bucket", marks=pytest.mark.slow),
-    pytest.param("server", marks=pytest.mark.slow),
-)
+STORES = ("bucket and server", "bucket", "server")
+
+pytestmark = pytest.mark.slow  # three demos; test_demo has the pipeline, test_r2 and test_tracking_server the stores
 
 
 @dataclass(frozen=True)
@@ -123,7 +121,6 @@ def test_dashboards_data_opens_with_the_cache_deleted_and_is_fetched_once(small:
         assert small.proxy.requests == []
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_demo_on_all_digits_is_whole_in_a_teams_store(team: Team, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", os.environ["MLFLOW_EXPERIMENT_NAME"] + ", all digits")

@@ -131,7 +131,7 @@ DOWN = (503, "SlowDown"), "store answers (SlowDown|503); try again"
     ("share", "answer", "sentence"),
     [
         pytest.param(0.3, *REVOKED, id="revoked early"),
-        pytest.param(0.9, *REVOKED, id="revoked late"),
+        pytest.param(0.9, *REVOKED, id="revoked late", marks=pytest.mark.slow),
         pytest.param(0.3, *DOWN, id="down early", marks=pytest.mark.slow),  # every request is tried again and again
         pytest.param(0.9, *DOWN, id="down late"),
     ],

@@ -109,6 +109,7 @@ def test_extraction_that_lost_one_of_three_processes_is_gone_on_with_by_two(torc
     assert len(all_runs()) == 1 + len(BLOCKS)
 
 
+@pytest.mark.slow
 def test_sample_set_that_lost_one_of_three_processes_is_gone_on_with_by_two(torchrun, own_store):
     script = own_store / "job.py"
     script.write_text(DIES)

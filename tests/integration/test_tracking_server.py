@@ -280,6 +280,7 @@ entry_points:
 """
 
 
+@pytest.mark.slow
 def test_mlflow_run_opens_the_jobs_run_and_a_second_call_reuses_it(tmp_path, monkeypatch):
     import mlflow.projects
 

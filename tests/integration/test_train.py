@@ -85,6 +85,7 @@ def test_samples_without_classes_are_refused(store):
     assert not (store / "never.safetensors").exists()
 
 
+@pytest.mark.slow
 def test_two_processes_train_what_one_does_but_for_rounding(trained, few_digits, store, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     config = replace(TINY, batch_size=15)  # which two do not share evenly

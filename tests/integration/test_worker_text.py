@@ -78,6 +78,7 @@ def test_checkpoint_that_no_layer_run_notes_is_refused_in_words(runner, layer_ru
         runner.generate(recipe, job())
 
 
+@pytest.mark.slow
 def test_cancelled_text_generation_leaves_no_finished_run(runner, layer_run):
     cancelled = job()
     cancelled.end = CancelledError("enough")
