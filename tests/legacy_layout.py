@@ -94,7 +94,9 @@ class LegacyFolder:
         """Write the activations of each record to an `.npz` of its own with its record beside as `.json`."""
         for record in self.records:
             stem = self.path("activations", record["sample_id"])
-            arrays = {layer: activations_of(record["number"], record["conditioning_sigma"], layer) for layer in LAYERS}
+            arrays = {
+                layer: activations_of(record["number"], record["conditioning_sigma"], layer) for layer in LAYERS
+            }
             np.savez(f"{stem}.npz", **{k: v[None].reshape(1, -1) if with_rows else v for k, v in arrays.items()})
             record["activation_path"] = f"activations/{self.dataset}/{stem.name}.npz"
             Path(f"{stem}.json").write_text(json.dumps(record))

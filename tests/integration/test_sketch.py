@@ -61,8 +61,7 @@ def test_sketch_of_few_samples_is_the_full_extraction_without_its_activations(wo
             np.testing.assert_allclose(getattr(kept, name), getattr(whole, name), atol=1e-5, rtol=1e-5)
         measured = set(full.metrics) - {"nonfinite"}
         assert {name: record.metrics[name] for name in measured} == pytest.approx(
-            {name: full.metrics[name] for name in measured},
-            abs=0.101,  # control rates count single images
+            {name: full.metrics[name] for name in measured}, abs=0.101  # control rates count single images
         )
         names = workspace.folder(record.run_id).names()
         assert SKETCH_FILE in names

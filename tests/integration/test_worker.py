@@ -183,10 +183,9 @@ def test_killed_worker_leaves_nothing_finished_and_a_retry_succeeds(store, extra
 
 
 def test_idle_worker_ends_by_itself_and_others_are_not_let_in_without_a_token(own_store):
-    with (
-        Program(own_store, "--host", "0.0.0.0", token=None) as open_to_all,
-        Program(own_store, "--idle-shutdown", "1", token=None) as idle,
-    ):
+    with Program(own_store, "--host", "0.0.0.0", token=None) as open_to_all, Program(
+        own_store, "--idle-shutdown", "1", token=None
+    ) as idle:
         assert open_to_all.process.wait(200) == 1
         said = open_to_all.log.read_text()
         assert re.fullmatch(r"diffviews worker: a worker on 0\.0\.0\.0 .* needs a token.*\n", said)

@@ -52,7 +52,9 @@ def test_measurements_alternate_ours_first():
 
 def test_a_slow_alternative_is_measured_less_often_and_compared_with_its_neighbour():
     log = []
-    compared = interleave(recorder(log, "A", [1, 2, 3]), recorder(log, "B", [10, 20]), repeats=3, alternative_repeats=2)
+    compared = interleave(
+        recorder(log, "A", [1, 2, 3]), recorder(log, "B", [10, 20]), repeats=3, alternative_repeats=2
+    )
     assert log == ["A", "B", "A", "B", "A"]
     assert compared.ratios == (0.1, 0.1, 0.15)
 
@@ -186,7 +188,9 @@ def test_measured_jobs_log_to_a_store_of_their_own(tmp_path):
     assert {variables[name] for name in ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "DIFFVIEWS_PROFILE")} == {""}
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in SUITE])
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in SUITE]
+)
 def test_benchmark_runs_at_a_tiny_size(name, tmp_path):
     (result,) = run([SUITE[name]], Setting(tmp_path, repeats=1, quick=True))
     if result.note.startswith("not measured: no CUDA"):
@@ -213,3 +217,4 @@ def test_every_benchmark_of_the_suite_is_described():
         assert entry.ours
         assert not entry.ours.endswith(".")
         assert entry.target is None or entry.alternative or entry.target.kind == "seconds"
+

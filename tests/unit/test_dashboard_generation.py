@@ -249,26 +249,8 @@ def test_command_line_of_a_recipe_is_read_back_as_the_recipe(recipe):
     assert recipe_of(GenerationRecipe, "generate", words) == recipe
 
 
-@pytest.mark.parametrize(
-    "prompt",
-    [
-        'it\'s "quoted" $HOME `x`',
-        "#sunset",
-        "a: b",
-        "12",
-        "yes",
-        "[a]",
-        "línea",
-        '"hello"',
-        "a #b",
-        "two\nlines",
-        " padded",
-        "- item",
-        "{x}",
-        "? y",
-        "*star",
-    ],
-)
+@pytest.mark.parametrize("prompt", ["it's \"quoted\" $HOME `x`", "#sunset", "a: b", "12", "yes", "[a]", "línea",
+     '"hello"', "a #b", "two\nlines", " padded", "- item", "{x}", "? y", "*star"])
 def test_prompt_of_any_kind_survives_the_command_line(prompt):
     recipe = GenerationRecipe(model="sd-v1.5", prompt=prompt, negative_prompt="- blurry")
     words = shlex.split(command_of(recipe))[2:]

@@ -204,7 +204,9 @@ def test_views_go_when_their_visitor_goes(visit, runs):
 
 def test_address_that_names_an_aligned_map_alone_opens_its_slices(runs):
     runs.added_maps = [aligned("newer"), aligned("older")]
-    runs.places["older"] = Address(run="ext-1", layer="midblock", sigma=0.5, view="noise", across=Across(map="older"))
+    runs.places["older"] = Address(
+        run="ext-1", layer="midblock", sigma=0.5, view="noise", across=Across(map="older")
+    )
     page = Dashboard(DataStore(runs), SyntheticRunner(runs), SessionJobs())
     page.open({"run": "older"})
     assert page.session.notice is None, page.session.notice

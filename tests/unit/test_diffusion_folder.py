@@ -217,7 +217,9 @@ def test_code_that_a_folder_brings_is_never_imported(sd_folder: Path, tmp_path: 
 
 
 @pytest.mark.parametrize("component", ["unet", "vae", "text_encoder"])
-def test_folder_with_a_tensor_missing_or_not_finite_is_refused(sd_folder: Path, component: str, tmp_path: Path) -> None:
+def test_folder_with_a_tensor_missing_or_not_finite_is_refused(
+    sd_folder: Path, component: str, tmp_path: Path
+) -> None:
     for fault in ("missing", "nan"):
         folder = shutil.copytree(sd_folder, tmp_path / fault)
         (file,) = (folder / component).glob("*.safetensors")

@@ -151,11 +151,7 @@ def test_unreachable_server_is_a_sentence() -> None:
 
 
 def test_redirects_stay_secure(site: Site) -> None:
-    site.redirect = {
-        "/good": f"{site.url}/m/weights.bin",
-        "/bad": "http://example.org/weights.bin",
-        "/ftp": "ftp://x/y",
-    }
+    site.redirect = {"/good": f"{site.url}/m/weights.bin", "/bad": "http://example.org/weights.bin", "/ftp": "ftp://x/y"}
     assert fetch(f"{site.url}/good").read_bytes() == CONTENT
     for hostile in ("/bad", "/ftp"):
         with pytest.raises(CheckpointError, match="is not fetched: only https"):

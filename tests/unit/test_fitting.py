@@ -135,16 +135,8 @@ def test_ids_must_match_the_rows():
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"n_neighbors": 1},
-        {"n_neighbors": 5.0},
-        {"min_dist": 1.5},
-        {"min_dist": "0.1"},
-        {"n_components": 0},
-        {"metric": "edit"},
-        {"pca_components": -1},
-        {"random_state": -1},
-        {"random_state": None},
-        {"normalize": 1},
+        {"n_neighbors": 1}, {"n_neighbors": 5.0}, {"min_dist": 1.5}, {"min_dist": "0.1"}, {"n_components": 0},
+        {"metric": "edit"}, {"pca_components": -1}, {"random_state": -1}, {"random_state": None}, {"normalize": 1},
     ],
     ids=str,
 )

@@ -313,7 +313,9 @@ def test_array_that_claims_more_than_its_file_holds_is_refused_before_it_is_allo
     import zipfile
 
     stream = io.BytesIO()
-    np.lib.format.write_array_header_1_0(stream, {"descr": "<f4", "fortran_order": False, "shape": (1, 2**45)})
+    np.lib.format.write_array_header_1_0(
+        stream, {"descr": "<f4", "fortran_order": False, "shape": (1, 2**45)}
+    )
     with zipfile.ZipFile(tmp_path / "bomb.npz", "w") as archive:
         archive.writestr("midblock.npy", stream.getvalue())
     with pytest.raises(CorruptDataError, match=r"bomb\.npz .*not as long as it says"):

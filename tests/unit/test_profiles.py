@@ -107,13 +107,7 @@ def test_shipped_profile_is_valid_and_holds_no_value_of_a_secret(name, monkeypat
         monkeypatch.setenv(source, f"secret-of-{target}")
     assert load_profile(name) == profile  # a secret never becomes part of it
     assert "secret" not in repr(load_profile(name))
-    for allowed in (
-        "sqlite:///",
-        "http://127.0.0.1",
-        "postgresql://…",
-        "s3://${R2_BUCKET_NAME",
-        "https://${R2_ACCOUNT",
-    ):
+    for allowed in ("sqlite:///", "http://127.0.0.1", "postgresql://…", "s3://${R2_BUCKET_NAME", "https://${R2_ACCOUNT"):
         text = text.replace(allowed, "")
     assert "://" not in text
 

@@ -27,8 +27,7 @@ IDS = [f"s{row}" for row in range(len(ROWS))]
 def fitted(monkeypatch, **options):
     # UMAP itself is not what is tested here: any coordinates will do.
     monkeypatch.setattr(
-        fitting,
-        "embed_neighbors",
+        fitting, "embed_neighbors",
         lambda points, *_, initial, **__: np.random.default_rng(1).standard_normal(initial.shape).astype(np.float32),
     )
     return fit_map(ROWS, IDS, MapParameters(**{"n_neighbors": 8, "pca_components": 10, **options})).projector
@@ -40,13 +39,8 @@ def projector(monkeypatch):
 
 
 VARIANTS = [
-    {},
-    {"n_components": 3},
-    {"pca_components": None},
-    {"normalize": False},
-    {"metric": "cosine"},
-    {"pca_components": 1},
-    {"metric": "manhattan"},
+    {}, {"n_components": 3}, {"pca_components": None}, {"normalize": False}, {"metric": "cosine"},
+    {"pca_components": 1}, {"metric": "manhattan"},
 ]
 
 
@@ -138,13 +132,8 @@ def test_neighbors_of_a_row_leave_it_out(projector, k):
 
 def test_neighbors_of_a_copy_leave_out_only_itself(monkeypatch):
     copies = Projector(
-        scaler_mean=np.zeros(2),
-        scaler_scale=np.ones(2),
-        pca_components=None,
-        pca_points=np.zeros((5, 2)),
-        embedding=np.zeros((5, 2)),
-        parameters=MapParameters(n_neighbors=2),
-        sample_ids=tuple("abcde"),
+        scaler_mean=np.zeros(2), scaler_scale=np.ones(2), pca_components=None, pca_points=np.zeros((5, 2)),
+        embedding=np.zeros((5, 2)), parameters=MapParameters(n_neighbors=2), sample_ids=tuple("abcde"),
     )
     for row in range(5):
         found = copies.neighbors(row, 2)[0]
@@ -330,12 +319,8 @@ def test_another_schema_version_is_refused(projector, tmp_path, schema):
 @pytest.mark.parametrize(
     "metadata",
     [
-        {"format": "other"},
-        {"format": None},
-        {"parameters": None},
-        {"parameters": '{"n_neighbors": 0}'},
-        {"parameters": '{"colour": 1}'},
-        {"parameters": "[" * 100_000},
+        {"format": "other"}, {"format": None}, {"parameters": None}, {"parameters": '{"n_neighbors": 0}'},
+        {"parameters": '{"colour": 1}'}, {"parameters": "[" * 100_000},
     ],
     ids=lambda metadata: str(metadata)[:40],
 )

@@ -87,8 +87,7 @@ def test_samples_without_a_class_are_left_out_of_the_accuracy(fitted, missing):
     votes = exact_neighbors(high, 10)[0]
     right = [
         np.argmax(np.bincount(LABELS[found][known[found]], minlength=10)) == LABELS[row]
-        for row, found in enumerate(votes)
-        if known[row]
+        for row, found in enumerate(votes) if known[row]
     ]
     assert summary["knn_accuracy_activation"] == pytest.approx(np.mean(right))
 

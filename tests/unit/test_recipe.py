@@ -18,15 +18,8 @@ from diffviews.recipes.options import build, options_of
 
 def test_recipe_round_trips_through_json():
     recipe = GenerationRecipe(
-        layer_run="a" * 32,
-        sample_ids=("digits-0001", "digits-0002"),
-        layers=("midblock",),
-        window=(2, 5),
-        class_label=None,
-        seed=None,
-        mode="interpolate",
-        strength=0.25,
-        num_samples=3,
+        layer_run="a" * 32, sample_ids=("digits-0001", "digits-0002"), layers=("midblock",), window=(2, 5),
+        class_label=None, seed=None, mode="interpolate", strength=0.25, num_samples=3,
     )
     assert GenerationRecipe.from_json(recipe.to_json()) == recipe
 

@@ -134,7 +134,9 @@ def test_reduction_of_identical_samples_is_refused():
             reduce_activations(np.full(shape, 0.3, np.float32), 2)
 
 
-@pytest.mark.parametrize("values", [np.zeros((4,)), np.zeros((0, 3)), np.zeros((3, 0)), np.zeros((3, 3), np.int64)])
+@pytest.mark.parametrize(
+    "values", [np.zeros((4,)), np.zeros((0, 3)), np.zeros((3, 0)), np.zeros((3, 3), np.int64)]
+)
 def test_activations_of_impossible_shape_or_dtype_are_refused(values):
     with pytest.raises(ShapeError, match="activations are"):
         ActivationSource(values)

@@ -10,7 +10,7 @@ from diffviews.data.pictures import encode_png
 from diffviews.pipelines.report import Report, ReportedGeneration, ReportedSample, report_html
 
 PICTURE = encode_png(np.zeros((8, 8, 3), np.uint8))
-HOSTILE = "<script>alert(1)</script>\"onload=alert(2) x='</td>"
+HOSTILE = '<script>alert(1)</script>"onload=alert(2) x=\'</td>'
 
 
 class Reader(HTMLParser):

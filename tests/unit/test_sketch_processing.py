@@ -27,10 +27,8 @@ IDS = [f"s{row:04}" for row in range(600)]
 RANDOM = np.random.default_rng(5)
 BASIS = RANDOM.standard_normal((12, 8 * 4 * 4))
 ROWS = (
-    (RANDOM.standard_normal((600, 12)) @ BASIS + 0.05 * RANDOM.standard_normal((600, 128)) + 30)
-    .astype(np.float16)
-    .reshape(600, 8, 4, 4)
-)
+    RANDOM.standard_normal((600, 12)) @ BASIS + 0.05 * RANDOM.standard_normal((600, 128)) + 30
+).astype(np.float16).reshape(600, 8, 4, 4)
 PARAMETERS = MapParameters(pca_components=12)
 
 
@@ -246,8 +244,7 @@ def test_layers_beyond_the_memory_are_fitted_in_passes_of_their_own_with_the_sam
     monkeypatch.setattr(sketching, "MEMORY", memory)
     limited = capture_activations(drawn, drawn.keys, tmp_path, progress=False)
     assert passes == [["encoder_block_2"], ["midblock"], ["decoder_block_4"]] or passes == [
-        ["encoder_block_2", "midblock"],
-        ["decoder_block_4"],
+        ["encoder_block_2", "midblock"], ["decoder_block_4"]
     ]
     assert max(most) <= memory
     assert digests(limited) == digests(arrays)

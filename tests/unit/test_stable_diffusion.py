@@ -92,7 +92,9 @@ def test_long_prompt_is_cut_with_a_warning_of_what_is_lost(
     assert "lost" not in caplog.text
 
 
-def test_recent_prompts_are_kept_and_the_oldest_go(sd: StableDiffusionAdapter, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_recent_prompts_are_kept_and_the_oldest_go(
+    sd: StableDiffusionAdapter, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("diffviews.adapters.text_conditioning.KEPT_PROMPTS", 2)
     encoded: list[str] = []
 

@@ -11,15 +11,13 @@ RANDOM = np.random.default_rng(3)
 
 
 def points(count):
-    return pd.DataFrame(
-        {
-            "sample_id": [f"class-7/picture-{row:06}" for row in range(count)],
-            "x": RANDOM.normal(4, 3, count).astype(np.float32),
-            "y": RANDOM.normal(-2, 3, count).astype(np.float32),
-            "neighborhood_preservation": (RANDOM.integers(0, 11, count) / 10).astype(np.float32),
-            "distance_to_data": RANDOM.gamma(9, 1, count).astype(np.float32),
-        }
-    )
+    return pd.DataFrame({
+        "sample_id": [f"class-7/picture-{row:06}" for row in range(count)],
+        "x": RANDOM.normal(4, 3, count).astype(np.float32),
+        "y": RANDOM.normal(-2, 3, count).astype(np.float32),
+        "neighborhood_preservation": (RANDOM.integers(0, 11, count) / 10).astype(np.float32),
+        "distance_to_data": RANDOM.gamma(9, 1, count).astype(np.float32),
+    })
 
 
 def test_points_come_back_as_they_were_in_half_the_space_of_the_defaults(tmp_path):
