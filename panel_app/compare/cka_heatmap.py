@@ -26,7 +26,8 @@ _HELP = (
 _INK = "#808892"
 """Of names and numbers beside the cells, on light and dark pages alike."""
 _LOOKS = {
-    "plot.border_fill_color": None, "plot.background_fill_color": None, "plot.outline_line_color": None,
+    "plot.sizing_mode": None, "plot.outline_line_color": None,
+    "plot.border_fill_color": None, "plot.background_fill_color": None,
     "xaxis.major_label_text_color": _INK, "yaxis.major_label_text_color": _INK,
     "colorbar.major_label_text_color": _INK, "colorbar.background_fill_color": None,
 }  # fmt: skip
@@ -82,10 +83,11 @@ def heat_map(table: pd.DataFrame, pair: tuple[str, str] | None) -> tuple[hv.Over
     layers, values = list(table.columns), table.to_numpy()
     cell = max(9, min(26, 460 // len(layers)))
     low = np.floor(np.nanmin(values, initial=0.9) * 10) / 10  # what differs shall be seen to differ
+    side = cell * len(layers)
     cells = hv.HeatMap((layers, layers, values), ["Right", "Left"], "Linear CKA").opts(
-        cmap=interp_palette(SEQUENTIAL, 256), clim=(max(low, 0.0), 1.0), colorbar=True, tools=["hover"], toolbar=None,
-        frame_width=cell * len(layers), frame_height=cell * len(layers), invert_yaxis=True, xrotation=48, xlabel="",
-        ylabel="", line_color=None, backend_opts=_LOOKS,
+        cmap=interp_palette(SEQUENTIAL, 256), clim=(max(low, 0.0), 1.0), colorbar=True, clabel="", frame_width=side,
+        frame_height=side, tools=["hover"], toolbar=None, invert_yaxis=True, xrotation=48, xlabel="", ylabel="",
+        line_color=None, backend_opts=_LOOKS,
     )  # fmt: skip
     outline = hv.Points([pair[::-1]] if pair else [], ["Right", "Left"]).opts(
         marker="square", size=cell, fill_color=None, line_color=SELECTED, line_width=2.5

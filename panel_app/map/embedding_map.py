@@ -158,7 +158,7 @@ class EmbeddingMap(Part):
         """Return the picture of a window; what comes forward is drawn over the shared picture of all points."""
         state, radius = self.session.state, self._radius * ratio
         pixels = layer_map.picture(window, state.colour_by, state.filter, radius=radius)
-        key = (layer_map.map_run, layer_map.layer.run_id, state.colour_by, state.filter, state.group, state.highlight)
+        key = (layer_map, state.colour_by, state.filter, state.group, state.highlight)
         emphasis = self._emphasis.get(key, lambda: emphasis_of(layer_map, state))
         if emphasis:
             colouring = layer_map.colouring(state.colour_by)

@@ -145,7 +145,7 @@ class Decoration:
         )
         names: tuple[MapLabel, ...] = ()
         if labels and not self.thumbnails.rows:
-            key = (layer_map.map_run, layer_map.layer.run_id, colour_by, wanted)
+            key = (layer_map, colour_by, wanted)
             names = self._names.get(key, lambda: labels_of(layer_map, colour_by, wanted))
         self._plot.put(names=name_columns(fitting(names, view, size), look))
         self._place_pictures(layer_map)
