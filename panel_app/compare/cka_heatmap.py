@@ -26,8 +26,8 @@ _HELP = (
 _INK = "#808892"
 """Of names and numbers beside the cells, on light and dark pages alike."""
 _LOOKS = {
-    "plot.sizing_mode": None, "plot.outline_line_color": None,
-    "plot.border_fill_color": None, "plot.background_fill_color": None,
+    "plot.sizing_mode": None, "plot.width_policy": "min", "plot.height_policy": "min",
+    "plot.border_fill_color": None, "plot.background_fill_color": None, "plot.outline_line_color": None,
     "xaxis.major_label_text_color": _INK, "yaxis.major_label_text_color": _INK,
     "colorbar.major_label_text_color": _INK, "colorbar.background_fill_color": None,
 }  # fmt: skip
