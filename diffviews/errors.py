@@ -83,7 +83,9 @@ def check_choices(value: Any) -> None:
     """
     hints = get_type_hints(type(value))
     for field in fields(value):
-        own, kinds = getattr(value, field.name), (hints[field.name], *get_args(hints[field.name]))
-        choices = [choice for kind in kinds if get_origin(kind) is Literal for choice in get_args(kind)]
-        if isinstance(own, str) and choices and own not in choices:
-            raise ConfigError(unknown_name(field.name, own, choices))
+        own, kind = getattr(value, field.name), hints[field.name]
+        parts = (kind,) if get_origin(kind) is Literal else get_args(kind)
+        choices = [choice for part in parts if get_origin(part) is Literal for choice in get_args(part)]
+        other = [part for part in parts if get_origin(part) is not Literal and part is not str]
+        if choices and own not in choices and not any(isinstance(own, part) for part in other):
+            raise ConfigError(unknown_name(field.name, str(own), choices))

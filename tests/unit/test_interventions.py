@@ -75,6 +75,7 @@ def test_steps_and_passes_limit_when_it_acts() -> None:
     "wrong",
     [
         {"mode": "erase"},
+        {"mode": 5},
         {"passes": "none"},
         {"strength": float("nan")},
         {"steps": (2, 2)},
