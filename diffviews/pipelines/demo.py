@@ -7,9 +7,7 @@ from diffviews.pipelines.extract import extract
 from diffviews.pipelines.generate import generate
 from diffviews.pipelines.viz import viz
 from diffviews.pipelines.workspace import open_workspace
-from diffviews.recipes.execution import Execution
-from diffviews.recipes.extraction import ExtractionRecipe
-from diffviews.recipes.generation import GenerationRecipe
+from diffviews.recipes import Execution, ExtractionRecipe, GenerationRecipe
 
 logger = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from diffviews.processing.fitting import fit_aligned_map, fit_joint_map, fit_map
 from diffviews.processing.map_parameters import MapParameters
 from diffviews.processing.sketch import reduction_of
 from diffviews.processing.umap_backend import get_backend_name
-from diffviews.recipes.embedding import EmbeddingRecipe
+from diffviews.recipes import EmbeddingRecipe
 from diffviews.recipes.options import flatten
 from diffviews.tracking.catalog import LayerRecord
 from diffviews.tracking.schema import MapKind, fingerprint

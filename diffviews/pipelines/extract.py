@@ -30,9 +30,7 @@ from diffviews.pipelines.series import Series
 from diffviews.pipelines.summary import ExtractionSummary
 from diffviews.pipelines.workspace import Workspace, samples_file
 from diffviews.processing.judge import fit_judge
-from diffviews.recipes.dataset import DatasetRecipe
-from diffviews.recipes.execution import Execution
-from diffviews.recipes.extraction import ExtractionRecipe
+from diffviews.recipes import DatasetRecipe, Execution, ExtractionRecipe
 from diffviews.tracking.active_run import ActiveRun
 from diffviews.tracking.artifacts import local_folder
 from diffviews.tracking.schema import RunTags

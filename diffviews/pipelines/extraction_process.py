@@ -19,8 +19,7 @@ from typing import IO, Any
 from diffviews.errors import DiffViewsError
 from diffviews.pipelines.job_queue import Job, JobFailedError
 from diffviews.pipelines.workspace import Workspace, open_workspace
-from diffviews.recipes.execution import Execution
-from diffviews.recipes.extraction import ExtractionRecipe
+from diffviews.recipes import Execution, ExtractionRecipe
 from diffviews.tracking.lock import writer_name
 from diffviews.tracking.schema import Kind, Tag
 

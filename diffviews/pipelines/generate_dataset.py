@@ -29,8 +29,7 @@ from diffviews.pipelines.series import Series
 from diffviews.pipelines.trajectories import TrajectoryArrays, write_trajectory
 from diffviews.pipelines.workspace import Workspace, samples_file
 from diffviews.processing.map_parameters import MapParameters
-from diffviews.recipes.dataset import DatasetRecipe
-from diffviews.recipes.execution import Execution
+from diffviews.recipes import DatasetRecipe, Execution
 from diffviews.recipes.options import flatten
 from diffviews.tracking.active_run import ActiveRun
 from diffviews.tracking.catalog import RunRecord

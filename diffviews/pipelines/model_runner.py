@@ -21,10 +21,7 @@ from diffviews.pipelines.job_queue import Job
 from diffviews.pipelines.models import load_model
 from diffviews.pipelines.replay import Replay, read_recipe, replay
 from diffviews.pipelines.workspace import Workspace
-from diffviews.recipes.embedding import EmbeddingRecipe
-from diffviews.recipes.execution import Execution
-from diffviews.recipes.extraction import ExtractionRecipe
-from diffviews.recipes.generation import GenerationRecipe
+from diffviews.recipes import EmbeddingRecipe, Execution, ExtractionRecipe, GenerationRecipe
 from diffviews.tracking.runs import Tracker
 
 _PREVIEW_SECONDS = 0.25

@@ -19,8 +19,7 @@ from diffviews.data.storage.shared_layers import SharedLayers
 from diffviews.data.storage.store_errors import StoreError
 from diffviews.errors import ConfigError, unknown_name
 from diffviews.processing.map_parameters import MapParameters
-from diffviews.recipes.execution import Execution
-from diffviews.recipes.extraction import ExtractionRecipe
+from diffviews.recipes import Execution, ExtractionRecipe
 
 logger = logging.getLogger(__name__)
 

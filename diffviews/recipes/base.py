@@ -1,6 +1,7 @@
-"""What every recipe can do: become JSON and be read back, whatever version wrote it."""
+"""What every recipe can do: become JSON and a command, and be read back, whatever version wrote it; how jobs run."""
 
 import json
+import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Literal, Self
@@ -18,6 +19,8 @@ Precision = Literal["auto", "float32", "float16", "bfloat16"]
 class Recipe:
     """Base of all recipes: frozen dataclasses of names, numbers and ids, with a docstring under each field."""
 
+    COMMAND: ClassVar[str]
+    """Command that runs it."""
     ALWAYS_DETERMINING: ClassVar[tuple[str, ...]] = ()
     """Fields that have always been part of the fingerprint; any other is, once it is not its default."""
     NOT_DETERMINING: ClassVar[frozenset[str]] = frozenset()
@@ -88,10 +91,13 @@ class Recipe:
                 told[name] = value
         return told
 
-    def changed(self) -> dict[str, Any]:
-        """Return the options that are not their defaults, by flat name: what a command line must say."""
+    def command(self) -> str:
+        """Return `diffviews generate …`, or the recipe's own command, with every option that is not its default."""
         defaults = {option.name: option.default for option in options_of(type(self))}
-        return {name: value for name, value in flatten(self).items() if value != defaults[name]}
+        changed = {name: value for name, value in flatten(self).items() if value != defaults[name]}
+        # As the command line reads values: YAML, and a text as it is.
+        written = {k: v if isinstance(v, str) else json.dumps(v, ensure_ascii=False) for k, v in changed.items()}
+        return shlex.join(["diffviews", self.COMMAND, *(f"--{name}={text}" for name, text in written.items())])
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +110,28 @@ class ModelRecipe(Recipe):
     """Weights: a file, a folder, an address or a name of the catalogue; null takes the adapter's own."""
     precision: Precision = "auto"
     """Floating-point format of the forward pass: auto (the adapter's choice), float32, float16 or bfloat16."""
+
+
+@dataclass(frozen=True, slots=True)
+class Execution:
+    """Device, processes, and what is done with earlier runs."""
+
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:N or mps."""
+    devices: int = 1
+    """Number of devices, a process each; under torchrun leave it out."""
+    workers: Literal["auto"] | int = "auto"
+    """Processes on this machine that make maps side by side; auto: as many as its cores allow."""
+    resume: bool = False
+    """Go on with a job that was killed."""
+    force: bool = False
+    """Run again even if a finished run has the same fingerprint."""
+
+    def __post_init__(self) -> None:
+        if self.devices < 1:
+            raise ConfigError(f"devices is {self.devices}; take 1 or more")
+        if self.workers != "auto" and self.workers < 1:
+            raise ConfigError(f"workers is {self.workers}; take 1 or more, or auto")
 
 
 def _cause(error: Any) -> Exception:

@@ -1,11 +1,11 @@
-"""The recipe of an extraction."""
+"""The recipes of an extraction, and of a further map of a layer."""
 
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from diffviews.errors import ConfigError
 from diffviews.processing.map_parameters import MapParameters
-from diffviews.recipes.base import ModelRecipe
+from diffviews.recipes.base import ModelRecipe, Recipe
 
 Conditioning = Literal["auto", "none", "label", "uniform", "prompt"]
 Dtype = Literal["float16", "float32"]
@@ -21,6 +21,7 @@ class ExtractionRecipe(ModelRecipe):
         ConfigError: for impossible values.
     """
 
+    COMMAND: ClassVar[str] = "extract"
     ALWAYS_DETERMINING: ClassVar[tuple[str, ...]] = ("dtype", "batch_size", "conditioning", "precision", "maps")
     NOT_DETERMINING: ClassVar[frozenset[str]] = frozenset(
         {"model", "checkpoint", "dataset", "max_samples", "layers", "sigmas"}
@@ -59,3 +60,30 @@ class ExtractionRecipe(ModelRecipe):
         ModelRecipe.__post_init__(self)
         if self.batch_size < 1:
             raise ConfigError(f"batch_size is {self.batch_size}; take 1 or more")
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddingRecipe(Recipe):
+    """A map of a logged layer: with other parameters, joint over noise levels, or aligned along them.
+
+    Raises:
+        ConfigError: if sigmas are named for a single map.
+    """
+
+    COMMAND: ClassVar[str] = "embed"
+    NOT_DETERMINING: ClassVar[frozenset[str]] = frozenset({"layer_run", "map", "sigmas", "maps"})
+
+    layer_run: str
+    """Run id of the layer."""
+    map: Literal["single", "joint", "aligned"] = "single"
+    """single, of the layer run's own noise level; joint, several levels in one space; aligned, a slice a level with
+    the same sample near itself."""
+    sigmas: tuple[float, ...] = ()
+    """Noise levels of a joint or aligned map, of the same extraction; empty takes all."""
+    maps: MapParameters = field(default_factory=MapParameters)
+    """Parameters of the map."""
+
+    def __post_init__(self) -> None:
+        Recipe.__post_init__(self)
+        if self.map == "single" and self.sigmas:
+            raise ConfigError("sigmas are for joint and aligned maps; a single map has that of its layer run")

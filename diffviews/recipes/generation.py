@@ -1,15 +1,50 @@
-"""The recipe of a generation: by names and ids only, so that it travels as JSON and can be repeated."""
+"""The recipes of images: one generation, and a sample set; by names and ids only, so that they travel as JSON."""
 
 from collections import Counter
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar, Literal
 
 from diffviews.core.interventions import Mode, Passes
-from diffviews.errors import ConfigError, SelectionError
+from diffviews.core.request import SamplingOptions
+from diffviews.errors import ConfigError, SelectionError, check_choices
 from diffviews.recipes.base import ModelRecipe
-from diffviews.recipes.sampling import Sampling
+from diffviews.sampling.samplers import Churn
 
 Target = Literal["fixed", "matched"]
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling(SamplingOptions):
+    """The options of a sampler, and its churn, as flags and JSON have them."""
+
+    s_churn: float = 0.0
+    """Noise added over all steps of heun and euler, Karras et al. 2022 Alg. 2; 0 adds none."""
+    s_min: float = 0.0
+    """Least noise level at which churn adds noise."""
+    s_max: float | None = None
+    """Greatest noise level at which churn adds noise; null: no limit."""
+    s_noise: float = 1.0
+    """Factor on the noise that churn adds."""
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+
+    @property
+    def churn(self) -> Churn:
+        """Churn as the samplers take it."""
+        return Churn.of(self.s_churn, self.s_min, self.s_max, self.s_noise)
+
+    def request_fields(self) -> dict[str, Any]:
+        """Return these choices as fields of `GenerationRequest`."""
+        shared = {field.name: getattr(self, field.name) for field in fields(SamplingOptions)}
+        return {**shared, "churn": self.churn}
+
+    def determining(self) -> dict[str, Any]:
+        """Return what decides which images come out, for a fingerprint; see `Recipe.determining`."""
+        always = {"sampler", "schedule", "num_steps", "guidance_scale", "churn"}
+        default, values = Sampling().request_fields(), self.request_fields()
+        told = {name: value for name, value in values.items() if name in always or value != default[name]}
+        return {**told, "churn": repr(self.churn)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +54,8 @@ class GenerationRecipe(ModelRecipe):
     Raises:
         ConfigError: for contradictory fields. SelectionError: for duplicate sample ids.
     """
+
+    COMMAND: ClassVar[str] = "generate"
 
     layer_run: str | None = None
     """Run id of the layer whose activations are averaged and on whose map the path is drawn."""
@@ -85,3 +122,46 @@ class GenerationRecipe(ModelRecipe):
     def steps(self) -> tuple[int, int] | None:
         """Masked sampler steps [first, stop), or None for all."""
         return (0, self.mask_steps) if self.mask_steps is not None else self.window
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetRecipe(ModelRecipe):
+    """A sample set made by a model: of random classes, so many of each class, or so many of each prompt.
+
+    Raises:
+        ConfigError: for contradictory fields.
+    """
+
+    COMMAND: ClassVar[str] = "generate-dataset"
+    ALWAYS_DETERMINING: ClassVar[tuple[str, ...]] = ("seed", "precision", "layers")
+    NOT_DETERMINING: ClassVar[frozenset[str]] = frozenset(
+        {"model", "checkpoint", "num_samples", "samples_per_class", "prompts", "samples_per_prompt"}
+        | {"batch_size", "sampling"}
+    )
+
+    num_samples: int = 100
+    """How many samples, with labels drawn at random."""
+    samples_per_class: int | None = None
+    """So many of each class instead, the classes taking turns."""
+    prompts: str | None = None
+    """A text file of one prompt a line, or a csv with the columns prompt and, if wanted, negative_prompt and
+    category; the prompts take turns."""
+    samples_per_prompt: int = 1
+    """So many of each prompt, each with noise of its own."""
+    layers: tuple[str, ...] = ()
+    """Hook points, or all, whose activations along the denoising are kept: a layer run a step."""
+    seed: int = 0
+    """Sample i starts from the noise of (seed, i)."""
+    sampling: Sampling = field(default_factory=Sampling)
+    """How they are sampled."""
+    batch_size: int = 64
+    """Samples in one forward pass."""
+
+    def __post_init__(self) -> None:
+        ModelRecipe.__post_init__(self)
+        if self.samples_per_class is not None and self.prompts is not None:
+            raise ConfigError("give either samples_per_class or prompts, not both")
+
+    def determining(self) -> dict[str, Any]:
+        """Return the fields that decide what comes out, those of `sampling` among them."""
+        return {**ModelRecipe.determining(self), **self.sampling.determining()}

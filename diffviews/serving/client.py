@@ -18,8 +18,7 @@ from diffviews.data.storage.https import LOCAL_HOSTS
 from diffviews.errors import CancelledError, ConfigError, DiffViewsError
 from diffviews.pipelines.generate import LoggedGeneration
 from diffviews.pipelines.job_queue import JobFailedError, JobNotFoundError
-from diffviews.recipes.extraction import ExtractionRecipe
-from diffviews.recipes.generation import GenerationRecipe
+from diffviews.recipes import ExtractionRecipe, GenerationRecipe
 from diffviews.serving.protocol import (
     JOB_HEADER,
     SCHEMA,

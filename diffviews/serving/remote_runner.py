@@ -6,9 +6,7 @@ from diffviews.pipelines.job_queue import Job
 from diffviews.pipelines.model_runner import DefaultCheckpoint
 from diffviews.pipelines.replay import Replay, compare, read_recipe
 from diffviews.pipelines.workspace import Workspace
-from diffviews.recipes.embedding import EmbeddingRecipe
-from diffviews.recipes.extraction import ExtractionRecipe
-from diffviews.recipes.generation import GenerationRecipe
+from diffviews.recipes import EmbeddingRecipe, ExtractionRecipe, GenerationRecipe
 from diffviews.serving.client import Watch, WorkerClient
 from diffviews.serving.protocol import JobStatus
 

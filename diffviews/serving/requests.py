@@ -10,10 +10,8 @@ from pydantic_core import from_json
 
 from diffviews.data.disk import format_bytes
 from diffviews.errors import ConfigError
+from diffviews.recipes import Execution, ExtractionRecipe, GenerationRecipe
 from diffviews.recipes.base import RECIPE_VERSION, Recipe
-from diffviews.recipes.execution import Execution
-from diffviews.recipes.extraction import ExtractionRecipe
-from diffviews.recipes.generation import GenerationRecipe
 from diffviews.serving.protocol import VersionMismatchError
 
 GREATEST: Mapping[str, int] = {

@@ -14,9 +14,7 @@ from diffviews.data.storage.fetch import is_remote
 from diffviews.errors import ConfigError, unknown_name
 from diffviews.pipelines.job_queue import Job, JobNotFoundError, JobQueue
 from diffviews.pipelines.model_runner import ModelRunner
-from diffviews.recipes.execution import Execution
-from diffviews.recipes.extraction import ExtractionRecipe
-from diffviews.recipes.generation import GenerationRecipe
+from diffviews.recipes import Execution, ExtractionRecipe, GenerationRecipe
 from diffviews.serving.requests import Limits
 from diffviews.tracking.artifacts import ArtifactFolder
 from diffviews.tracking.models import SCHEME

@@ -7,7 +7,7 @@ import panel_material_ui as pmui
 
 from diffviews.pipelines.model_runner import Runner
 from diffviews.processing.map_parameters import MapParameters
-from diffviews.recipes.embedding import EmbeddingRecipe
+from diffviews.recipes import EmbeddingRecipe
 from diffviews.tracking.schema import MapKind
 from panel_app.cards import quiet
 from panel_app.clicks import after_typing

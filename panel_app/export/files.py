@@ -12,7 +12,6 @@ from diffviews.errors import SelectionError
 from diffviews.noise import format_sigma
 from diffviews.pipelines.export import file_stem, pictures_zip, samples_csv, samples_json
 from diffviews.pipelines.report import Report, ReportedGeneration, ReportedSample, report_html
-from diffviews.recipes.command import command_of
 from panel_app.export.figure import MapView, figure_png, figure_svg
 from panel_app.generation.gallery_entry import GalleryEntry
 from panel_app.layer_map import LayerMap
@@ -182,7 +181,7 @@ def _generation(view: ExportedView, entry: GalleryEntry) -> ReportedGeneration:
         pngs=tuple(_light(image) for image in result.images[:_IMAGES]),
         baseline_pngs=tuple(_light(image) for image in baselines),
         link=view.generation_links.get(entry.run_id),
-        command=command_of(entry.generation.recipe),
+        command=entry.generation.recipe.command(),
     )
 
 

@@ -7,7 +7,6 @@ import panel as pn
 import panel_material_ui as pmui
 import param
 
-from diffviews.recipes.command import command_of
 from panel_app.cards import hint_small, link
 from panel_app.components import Gallery, ResultView
 from panel_app.fields import Part, section, text
@@ -71,7 +70,7 @@ class Results(Part):
         with pn.io.hold():
             self.view.param.update(samples=entry.samples(), active=0, step=max(len(result.sigmas) - 1, 0))
             self.view.steps = entry.steps(0)
-            self.view.param.update(recipe=recipe.to_json(), command=command_of(recipe))
+            self.view.param.update(recipe=recipe.to_json(), command=recipe.command())
         self._draw_path()
 
     def _draw_path(self) -> None:

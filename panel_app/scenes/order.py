@@ -8,7 +8,7 @@ import panel_material_ui as pmui
 
 from diffviews.pipelines.model_runner import Runner
 from diffviews.processing.map_parameters import MapParameters
-from diffviews.recipes.embedding import EmbeddingRecipe
+from diffviews.recipes import EmbeddingRecipe
 from panel_app.cards import hint
 from panel_app.computing.job_bar import JobBar
 from panel_app.computing.session_jobs import SessionJobs

@@ -8,8 +8,7 @@ from explorer import Explorer
 from playwright.sync_api import expect
 from test_story import keep
 
-from diffviews.recipes.generation import GenerationRecipe
-from diffviews.recipes.sampling import Sampling
+from diffviews.recipes import GenerationRecipe, Sampling
 from diffviews.serving.client import WorkerClient
 from tests.dashboard_server import served
 from tests.ports import free_port

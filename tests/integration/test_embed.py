@@ -10,8 +10,7 @@ from diffviews.cli import call, load_function, parse_arguments
 from diffviews.errors import ConfigError, RunNotFoundError
 from diffviews.pipelines.generate import generate
 from diffviews.processing.map_parameters import MapParameters
-from diffviews.recipes.generation import GenerationRecipe
-from diffviews.recipes.sampling import Sampling
+from diffviews.recipes import GenerationRecipe, Sampling
 from diffviews.tracking.schema import MapKind
 from tests.jobs import embed
 

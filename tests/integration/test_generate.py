@@ -27,9 +27,8 @@ from diffviews.pipelines.generate import generate
 from diffviews.pipelines.replay import ReplayError, compare, replay
 from diffviews.pipelines.workspace import open_workspace
 from diffviews.processing.map_parameters import MapParameters
-from diffviews.recipes.generation import GenerationRecipe
+from diffviews.recipes import GenerationRecipe, Sampling
 from diffviews.recipes.options import build
-from diffviews.recipes.sampling import Sampling
 from tests.jobs import embed
 
 STEPS = 6

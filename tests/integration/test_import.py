@@ -17,8 +17,7 @@ from diffviews.pipelines.legacy import import_legacy as legacy_module
 from diffviews.pipelines.legacy.import_legacy import import_legacy
 from diffviews.pipelines.workspace import open_workspace
 from diffviews.processing.map_parameters import MapParameters
-from diffviews.recipes.generation import GenerationRecipe
-from diffviews.recipes.sampling import Sampling
+from diffviews.recipes import GenerationRecipe, Sampling
 from diffviews.tracking.schema import Kind, MapKind, Tag
 from tests.jobs import embed
 from tests.legacy_layout import LAYERS, LegacyFolder, activations_of, digits_folder, pixels_of

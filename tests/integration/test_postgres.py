@@ -12,8 +12,7 @@ from diffviews.pipelines import extract as extract_module
 from diffviews.pipelines.generate import generate
 from diffviews.pipelines.workspace import open_workspace
 from diffviews.processing.map_parameters import MapParameters
-from diffviews.recipes.generation import GenerationRecipe
-from diffviews.recipes.sampling import Sampling
+from diffviews.recipes import GenerationRecipe, Sampling
 from diffviews.tracking.connection import Connection
 from diffviews.tracking.schema import Tag
 from tests.jobs import embed, extract

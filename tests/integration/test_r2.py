@@ -24,8 +24,7 @@ from diffviews.pipelines.generate import generate
 from diffviews.pipelines.layers.nearest import LayerOpener, OpenedLayer
 from diffviews.pipelines.legacy import layer as legacy_layer
 from diffviews.pipelines.workspace import open_workspace
-from diffviews.recipes.generation import GenerationRecipe
-from diffviews.recipes.sampling import Sampling
+from diffviews.recipes import GenerationRecipe, Sampling
 from tests.integration.conftest import ROOT, inside
 from tests.jobs import open_layer
 from tests.s3_server import (

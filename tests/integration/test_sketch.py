@@ -20,8 +20,7 @@ from diffviews.pipelines.replay import replay
 from diffviews.pipelines.workspace import open_workspace
 from diffviews.processing.map_parameters import MapParameters
 from diffviews.processing.sketch import SKETCH_FILE
-from diffviews.recipes.generation import GenerationRecipe
-from diffviews.recipes.sampling import Sampling
+from diffviews.recipes import GenerationRecipe, Sampling
 from diffviews.tracking.schema import MapKind
 from tests.jobs import embed, extract
 

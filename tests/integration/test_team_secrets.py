@@ -15,8 +15,7 @@ import pytest
 
 from diffviews.cli import main
 from diffviews.pipelines.job_queue import JobFailedError
-from diffviews.recipes.generation import GenerationRecipe
-from diffviews.recipes.sampling import Sampling
+from diffviews.recipes import GenerationRecipe, Sampling
 from diffviews.serving.client import WorkerClient
 from tests.integration.conftest import ROOT, inside
 from tests.s3_server import BUCKET, Proxy, fresh_bucket, proxied, raw_client, s3_server, stored_keys, use_store

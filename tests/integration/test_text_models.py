@@ -14,8 +14,7 @@ from diffviews.errors import ConfigError
 from diffviews.pipelines.generate import generate
 from diffviews.pipelines.replay import replay
 from diffviews.pipelines.workspace import open_workspace, samples_file
-from diffviews.recipes.generation import GenerationRecipe
-from diffviews.recipes.sampling import Sampling
+from diffviews.recipes import GenerationRecipe, Sampling
 from tests.diffusion_folders import draw_ddpm_pipeline, draw_sd_pipeline, draw_sdxl_pipeline, saved
 from tests.integration.conftest import ROOT, inside
 from tests.jobs import extract, generate_dataset, load_model

@@ -14,9 +14,7 @@ from diffviews.pipelines.generate import generate
 from diffviews.pipelines.job_queue import JobFailedError
 from diffviews.pipelines.workspace import open_workspace
 from diffviews.processing.map_parameters import MapParameters
-from diffviews.recipes.extraction import ExtractionRecipe
-from diffviews.recipes.generation import GenerationRecipe
-from diffviews.recipes.sampling import Sampling
+from diffviews.recipes import ExtractionRecipe, GenerationRecipe, Sampling
 from diffviews.serving.app import STOPPED
 from diffviews.serving.client import WorkerClient
 from diffviews.serving.protocol import JobLostError, WorkerUnreachableError

@@ -7,9 +7,8 @@ from diffviews.errors import CancelledError, ConfigError
 from diffviews.pipelines.job_queue import Job
 from diffviews.pipelines.workspace import open_workspace
 from diffviews.processing.map_parameters import MapParameters
-from diffviews.recipes.generation import GenerationRecipe
+from diffviews.recipes import GenerationRecipe, Sampling
 from diffviews.recipes.options import build
-from diffviews.recipes.sampling import Sampling
 from diffviews.serving.client import WorkerClient
 from diffviews.serving.remote_runner import RemoteRunner
 from tests.diffusion_folders import draw_sd_pipeline, saved

@@ -9,10 +9,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from diffviews.errors import ConfigError
-from diffviews.recipes.command import command_of
-from diffviews.recipes.generation import GenerationRecipe
+from diffviews.recipes import GenerationRecipe, Sampling
 from diffviews.recipes.options import options_of
-from diffviews.recipes.sampling import Sampling
 from panel_app.computing.session_jobs import SessionJobs
 from panel_app.dashboard import Dashboard
 from panel_app.data import DataStore
@@ -244,7 +242,7 @@ def test_recipe_of_ten_thousand_samples_is_checked_at_once():
 @settings(max_examples=40, deadline=None)
 @given(recipe=recipes())
 def test_command_line_of_a_recipe_is_read_back_as_the_recipe(recipe):
-    program, command, *words = shlex.split(command_of(recipe))
+    program, command, *words = shlex.split(recipe.command())
     assert (program, command) == ("diffviews", "generate")
     assert recipe_of(GenerationRecipe, "generate", words) == recipe
 
@@ -253,7 +251,7 @@ def test_command_line_of_a_recipe_is_read_back_as_the_recipe(recipe):
      '"hello"', "a #b", "two\nlines", " padded", "- item", "{x}", "? y", "*star"])
 def test_prompt_of_any_kind_survives_the_command_line(prompt):
     recipe = GenerationRecipe(model="sd-v1.5", prompt=prompt, negative_prompt="- blurry")
-    words = shlex.split(command_of(recipe))[2:]
+    words = shlex.split(recipe.command())[2:]
     assert recipe_of(GenerationRecipe, "generate", words) == recipe
 
 

@@ -9,7 +9,7 @@ from dashboard_synthetic import SIGMAS, SyntheticRuns
 
 from diffviews.errors import RunNotFoundError
 from diffviews.processing.map_parameters import MapParameters
-from diffviews.recipes.embedding import EmbeddingRecipe
+from diffviews.recipes import EmbeddingRecipe
 from panel_app.computing.session_jobs import SessionJobs
 from panel_app.data import DataStore
 from panel_app.generation.gallery_entry import Track

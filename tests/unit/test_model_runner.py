@@ -8,9 +8,7 @@ from diffviews.pipelines import model_runner
 from diffviews.pipelines.job_queue import Job, JobQueue
 from diffviews.pipelines.model_runner import ModelRunner
 from diffviews.pipelines.workspace import open_workspace
-from diffviews.recipes.extraction import ExtractionRecipe
-from diffviews.recipes.generation import GenerationRecipe
-from diffviews.recipes.sampling import Sampling
+from diffviews.recipes import ExtractionRecipe, GenerationRecipe, Sampling
 from tests.serving import wait
 
 RECIPE = GenerationRecipe(class_label=3, sampling=Sampling(num_steps=2, sampler="euler"))

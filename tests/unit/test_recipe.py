@@ -81,10 +81,9 @@ def test_nested_and_flat_names_are_the_same():
 
 
 @pytest.mark.parametrize("kind", [ExtractionRecipe, GenerationRecipe, DatasetRecipe])
-def test_changed_options_make_the_recipe_again(kind):
+def test_command_of_a_recipe_says_the_changed_options_alone(kind):
     recipe = build(kind, {"model": "sdxl", "precision": "float16"})
-    assert recipe.changed() == {"model": "sdxl", "precision": "float16"}
-    assert build(kind, recipe.changed()) == recipe
+    assert recipe.command() == f"diffviews {kind.COMMAND} --model=sdxl --precision=float16"
 
 
 def test_what_a_stranger_writes_has_its_type():

@@ -16,9 +16,7 @@ from diffviews.data.pictures import encode_png
 from diffviews.errors import CancelledError, ConfigError, CorruptDataError, TrackingError
 from diffviews.pipelines import extraction_process as extraction
 from diffviews.pipelines.job_queue import Job, JobFailedError, QueueFullError, QueueStoppedError
-from diffviews.recipes.execution import Execution
-from diffviews.recipes.extraction import ExtractionRecipe
-from diffviews.recipes.generation import GenerationRecipe
+from diffviews.recipes import Execution, ExtractionRecipe, GenerationRecipe
 from diffviews.serving.client import WorkerClient
 from diffviews.serving.protocol import (
     JobLostError,

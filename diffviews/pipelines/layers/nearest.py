@@ -39,8 +39,7 @@ from diffviews.pipelines.plan import ExtractionPlan
 from diffviews.pipelines.workspace import Workspace, open_workspace, projector_name
 from diffviews.processing.projector import Projector
 from diffviews.processing.sketch import SKETCH_FILE, SketchRecord
-from diffviews.recipes.execution import Execution
-from diffviews.recipes.extraction import ExtractionRecipe
+from diffviews.recipes import Execution, ExtractionRecipe
 from diffviews.tracking.active_run import ActiveRun
 from diffviews.tracking.artifacts import ArtifactFolder
 from diffviews.tracking.schema import MapKind, RunTags, fingerprint
