@@ -7,7 +7,7 @@ import panel_material_ui as pmui
 from panel.io.resources import get_dist_path
 
 from diffviews.errors import DiffViewsError
-from panel_app.computing.session_jobs import SessionJobs, accelerator_queue
+from panel_app.computing.job_bar import SessionJobs, accelerator_queue
 from panel_app.dashboard import Dashboard
 from panel_app.settings import Settings
 from panel_app.shared import shared

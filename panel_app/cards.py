@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
-from panel_app.html import Html
+from panel_app.components import Html
 from panel_app.layer_map import LayerMap
 from panel_app.points import CLASS, PROMPT, SIGMA, shortened
 

@@ -1,4 +1,4 @@
-"""Small panes drawn in the browser; each shows a list of plain values and answers with a message."""
+"""Small panes: HTML, and those drawn in the browser, which show plain values and answer with a message."""
 
 import base64
 import re
@@ -6,12 +6,32 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import panel as pn
 import param
 from panel.custom import JSComponent
 
 from panel_app.theme import PANE_CSS
 
 _ESM = Path(__file__).parent / "esm"
+
+
+class Html(pn.pane.HTML):
+    """A pane of HTML in the page's type and colours whose `visible` is a style.
+
+    Panel's own fails in the browser, and with it whatever arrived in the same message, when it becomes visible
+    before it was drawn for the first time.
+    """
+
+    def __init__(self, object: str = "", **params: Any) -> None:
+        super().__init__(object, **{"stylesheets": [PANE_CSS], **params})
+
+    def _process_param_change(self, params: dict[str, Any]) -> dict[str, Any]:
+        changed = super()._process_param_change(params)
+        if "visible" in changed or "styles" in changed:
+            changed.pop("visible", None)
+            # Named either way: Bokeh does not take back a style that is merely left out.
+            changed["styles"] = {**(self.styles or {}), "display": "block" if self.visible else "none"}
+        return changed
 
 
 class BrowserPane(JSComponent):

@@ -8,26 +8,23 @@ import panel_material_ui as pmui
 
 from diffviews.pipelines.model_runner import Runner
 from panel_app.analysis.tab import AnalysisPanel
-from panel_app.busy import Busy
 from panel_app.cards import link
-from panel_app.components import AddressBar, ConnectionNotice
+from panel_app.components import AddressBar, BusyLine, ConnectionNotice, Html
+from panel_app.computing.job_bar import SessionJobs
 from panel_app.computing.order import OrderPanel
 from panel_app.computing.pending import PendingPanel
 from panel_app.computing.remap import RemapPanel
-from panel_app.computing.session_jobs import SessionJobs
 from panel_app.data import DataStore
 from panel_app.export.menu import ExportMenu
+from panel_app.fields import Tabs
 from panel_app.generation.panel import GenerationPanel, Results
 from panel_app.generation.sampling_section import MODELS_OWN, FirstValues
-from panel_app.html import Html
 from panel_app.inspector import LayersPanel, RunPanel, SamplePanel
-from panel_app.leaving import let_go
 from panel_app.map.embedding_map import EmbeddingMap
 from panel_app.navigation import Navigation, section
 from panel_app.session import Notice, Session
 from panel_app.state import ADDRESSED, Address
 from panel_app.store_banner import StoreBanner
-from panel_app.tabs import Tabs
 from panel_app.theme import CSS_VARIABLES, PAGE_SX, THEME_CONFIG
 from panel_app.views import Views
 
@@ -161,10 +158,9 @@ class Dashboard:
 
     def close(self) -> None:
         """Let go of the page when its visitor has left."""
-        for part in (self._queue, self.generation.history, self.pending, self.banner, self.busy):
+        history = self.generation.history
+        for part in (self._queue, history, self.pending, self.banner, self.busy, self.analysis, self.exports):
             part.leave()
-        self.analysis.leave()
-        self.exports.leave()
         let_go(self.page)
 
     def _turn(self, event: Any) -> None:
@@ -190,3 +186,52 @@ class Dashboard:
         empty = self.session.map is None
         self.welcome.object = UNOPENED if self.session.extractions else WELCOME
         self.welcome.visible, self._body.visible = empty, not empty
+
+
+class Busy(pn.viewable.Viewer):
+    """Moves a line while the page's own document is at work.
+
+    Panel has one state for all visitors. A page of its template follows that state: it moves for everybody at each
+    event of anybody, and looks through all its models each time, which took most of a busy server's time.
+
+    Args:
+        page: which no longer follows.
+    """
+
+    def __init__(self, page: pmui.Page) -> None:
+        super().__init__()
+        self._line = BusyLine(height=0, margin=0)
+        self._document = pn.state.curdoc
+        _stop_following(page)
+        self._watcher = pn.state.param.watch(self._follow, "busy")
+
+    def __panel__(self) -> pn.viewable.Viewable:
+        return self._line
+
+    def _follow(self, event: Any) -> None:
+        busy = event.new and pn.state.curdoc is self._document
+        if busy != self._line.busy:
+            self._line.busy = busy
+
+    def leave(self) -> None:
+        """Follow no longer; the visitor has left."""
+        pn.state.param.unwatch(self._watcher)
+
+
+def _stop_following(page: pmui.Page) -> None:
+    for watchers in pn.state.param.watchers.get("busy", {}).values():
+        for watcher in list(watchers):
+            if getattr(getattr(watcher.fn, "__self__", None), "self", None) is page:
+                pn.state.param.unwatch(watcher)
+
+
+def let_go(page: pmui.Page) -> None:
+    """Take a page out of what lives as long as the process; call it once its session has ended.
+
+    HoloViews lists the callbacks of each plot in `Callback._callbacks`, with its streams. Panel means to clean them up
+    when a session ends. By then Bokeh has emptied the models, and for a component written in JavaScript, as the page
+    is, Panel asks the emptied model which children to clean up (`ReactiveESM._cleanup`).
+    """
+    for pane in page.select(pn.pane.HoloViews):
+        for plot, _ in pane._plots.values():
+            plot.cleanup()

@@ -1,11 +1,12 @@
 """What the dashboard shows, derived once and shared by all visitors: nothing here is ever changed in place."""
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import pandas as pd
 
+from diffviews.data.sample_index import SampleIndex
 from diffviews.data.samples import SampleSet
 from diffviews.errors import RunNotFoundError
 from diffviews.noise import format_sigma
@@ -16,7 +17,6 @@ from panel_app.layer_map import LayerMap
 from panel_app.model_facts import ModelFacts
 from panel_app.points import LEVEL, join_points
 from panel_app.recent import Recent
-from panel_app.sample_rows import SampleRows
 from panel_app.state import Address
 
 T = TypeVar("T")
@@ -152,6 +152,41 @@ class DataStore:
             projector_row_of=SampleRows(samples.index, projector.sample_ids, _projected_at(projector, layer.sigma)),
             facts=self.facts(layer.parent_id),
         )
+
+
+class SampleRows(Mapping[str, int]):
+    """The row of each sample, in the order of the rows, in four bytes a sample over an index that maps share.
+
+    Args:
+        index: the extraction's samples; ids that it lacks are left out.
+        sample_ids: id of each row.
+        chosen: (N,) bool, which row counts where a sample has several; None: the last.
+    """
+
+    def __init__(self, index: SampleIndex, sample_ids: Sequence[str], chosen: np.ndarray | None = None) -> None:
+        samples = index.find(sample_ids)
+        kept = np.flatnonzero(samples >= 0 if chosen is None else chosen & (samples >= 0))
+        self._index = index
+        self._rows = np.full(len(index), -1, np.int32)
+        self._rows[samples[kept]] = kept
+        self._count = int(np.count_nonzero(self._rows >= 0))
+
+    def __getitem__(self, sample_id: str) -> int:
+        row = int(self._rows[self._index.row(sample_id)])
+        if row < 0:
+            raise KeyError(sample_id)
+        return row
+
+    def __contains__(self, sample_id: object) -> bool:
+        return sample_id in self._index and int(self._rows[self._index.row(str(sample_id))]) >= 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[str]:
+        samples = np.flatnonzero(self._rows >= 0)
+        ids = self._index.sample_ids
+        return (ids[sample] for sample in samples[np.argsort(self._rows[samples])].tolist())
 
 
 def _weight(layer_map: LayerMap) -> int:

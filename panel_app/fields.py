@@ -7,7 +7,12 @@ import panel as pn
 import panel_material_ui as pmui
 import param
 
-from panel_app.html import Html
+from panel_app.components import Html
+from panel_app.theme import HEADINGS_STAY
+
+ARRIVES_WITHIN = 150
+"""Milliseconds. Panel holds a typed value back for 50, but hands on a click at once: a click that follows
+quickly, or on a busy server, would read the form as it was before."""
 
 
 class Part(pn.viewable.Viewer):
@@ -100,3 +105,45 @@ def folded(parts: Mapping[str, Any], **params: Any) -> pmui.Accordion:
     """Return parts by heading, each of which can be unfolded."""
     looks = {"elevation": 0, "disable_gutters": True, "sizing_mode": "stretch_width", "title_variant": "subtitle2"}
     return pmui.Accordion(*parts.items(), **{"margin": (4, 0), **looks, **params})
+
+
+def after_typing(action: Callable[[], Any]) -> Callable[[Any], None]:
+    """Return what to do on a click: `action`, once typed values have arrived."""
+
+    def clicked(_: Any) -> None:
+        document = pn.state.curdoc
+        if document is None or document.session_context is None:  # no page, so nobody types
+            action()
+        else:
+            pn.state.add_periodic_callback(action, period=ARRIVES_WITHIN, count=1)
+
+    return clicked
+
+
+class Tabs(Part):
+    """Panels under headings, of which one is on show; each joins the page when it is first looked at.
+
+    Args:
+        panels: content by heading, in order.
+        on_show: called with the heading that is brought to the front.
+    """
+
+    def __init__(self, panels: Mapping[str, pn.viewable.Viewer], on_show: Callable[[str], None]) -> None:
+        super().__init__()
+        self._panels, self._on_show = dict(panels), on_show
+        self._places = {name: section() for name in panels}
+        self._layout = pmui.Tabs(
+            *self._places.items(), sizing_mode="stretch_width", margin=0, dynamic=False, sx=HEADINGS_STAY
+        )
+        self._layout.param.watch(lambda event: self._show(list(self._places)[event.new]), "active")
+        self._show(next(iter(self._places)))
+
+    def show(self, name: str) -> None:
+        """Bring a panel to the front."""
+        self._layout.active = list(self._places).index(name)
+
+    def _show(self, name: str) -> None:
+        place = self._places[name]
+        if not len(place):
+            place.append(self._panels[name])
+        self._on_show(name)

@@ -8,9 +8,9 @@ import panel_material_ui as pmui
 import param
 
 from diffviews.tracking.records import ExtractionRecord, MapRecord
+from panel_app.components import Html
 from panel_app.fields import Steering, field, offer
 from panel_app.filter_panel import FilterPanel, column_options
-from panel_app.html import Html
 from panel_app.points import sigma_texts
 from panel_app.session import Session
 

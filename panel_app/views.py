@@ -10,7 +10,7 @@ import param
 
 from diffviews.pipelines.model_runner import Runner
 from panel_app.compare.view import CompareView
-from panel_app.computing.session_jobs import SessionJobs
+from panel_app.computing.job_bar import SessionJobs
 from panel_app.fields import Part, section
 from panel_app.generation.results import Results
 from panel_app.places import COMPARE, NOISE, SPACE

@@ -4,15 +4,14 @@ import math
 from typing import Any
 
 import panel_material_ui as pmui
+import param
 
 from diffviews.pipelines.job_queue import Job
 from panel_app.cards import hint_small, quiet
-from panel_app.clicks import after_typing
 from panel_app.clustering import CLUSTER, Clustering, FoundClusters, find
 from panel_app.components import Ranking, column
-from panel_app.computing.job_bar import JobBar
-from panel_app.computing.session_jobs import SessionJobs
-from panel_app.fields import Part, choice, field, row, section, text
+from panel_app.computing.job_bar import JobBar, SessionJobs
+from panel_app.fields import Part, after_typing, choice, field, row, section, text
 from panel_app.session import Session
 
 COLUMNS = (
@@ -31,7 +30,6 @@ class ClusterSection(Part):
     """Form, button, the job's bar, and the table of clusters; a click on one marks its samples."""
 
     def __init__(self, session: Session, queue: SessionJobs, **params: Any) -> None:
-        super().__init__(session=session, **params)
         wanted = Clustering.read(session.state.clusters) or Clustering()
         self.space = choice(
             "Clusters of", {"Map": "map", "Activations": "activation"}, wanted.space,
@@ -50,15 +48,14 @@ class ClusterSection(Part):
             pmui.Button, "Remove", "Show the map without clusters.", variant="outlined", sizing_mode=None,
             margin=(6, 0, 6, 4), on_click=lambda _: session.drop_clusters(),
         )  # fmt: skip
-        self.bar = JobBar(queue, on_over=self._enable, on_done=self._done, on_told=session.tell)
+        self.bar = JobBar(session, queue, self._done)
         self.table = Ranking(self._on_table, columns=list(COLUMNS), sort={"key": "size", "down": True}, margin=(4, 0))
         self._summary = text(margin=(2, 0, 4, 0))
         self._layout = section(
             quiet("HDBSCAN finds dense heaps of samples; points between them are in no cluster."),
             self.space, self.min_size, row(self.button, self.drop), self.bar, self.table, self._summary,
         )  # fmt: skip
-        session.param.watch(lambda *_: self._follow(), "map")
-        self._follow()
+        super().__init__(session=session, **params)
 
     def find(self) -> None:
         """Look for the clusters that the form asks for."""
@@ -108,13 +105,13 @@ class ClusterSection(Part):
         found: FoundClusters | None = self.session.store.known_derived(layer_map, wanted)
         return found
 
+    @param.depends("session.map", watch=True, on_init=True)
     def _follow(self) -> None:
         """Find on another map what was looked for on the last one."""
         layer_map, wanted = self.session.map, Clustering.read(self.session.state.clusters)
         if layer_map is not None and wanted is not None and CLUSTER not in layer_map.table:
             self.space.value, self.min_size.value = wanted.space, wanted.min_size
             self._start(wanted, colour=False)
-        self._enable()
 
     def _start(self, wanted: Clustering, *, colour: bool) -> None:
         layer_map, store = self.session.map, self.session.store
@@ -128,7 +125,6 @@ class ClusterSection(Part):
             job.report(1, 1)
             return layer_map, found
 
-        self.button.disabled = True
         self.bar.start("Finding clusters", work)
 
     def _done(self, result: Any) -> None:
@@ -140,6 +136,7 @@ class ClusterSection(Part):
         else:
             self._follow()
 
+    @param.depends("bar.busy", "session.map", watch=True, on_init=True)
     def _enable(self) -> None:
         self.button.disabled = self.bar.busy or self.session.map is None
 

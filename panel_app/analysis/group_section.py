@@ -7,14 +7,14 @@ import numpy as np
 import pandas as pd
 import panel as pn
 import panel_material_ui as pmui
+import param
 
 from diffviews.errors import SelectionError
 from diffviews.processing.enrichment import Difference, Enrichment, compare_numbers, enrich_values, enrich_words
 from panel_app.analysis.sample_lists import pictures_of, remainder, sample_entries
 from panel_app.cards import column_label, hint, quiet
 from panel_app.components import Ranking, SampleList, column
-from panel_app.computing.job_bar import JobBar
-from panel_app.computing.session_jobs import SessionJobs
+from panel_app.computing.job_bar import JobBar, SessionJobs
 from panel_app.fields import Part, field, offer, section, text
 from panel_app.layer_map import LayerMap
 from panel_app.points import UNLABELLED
@@ -59,13 +59,12 @@ class GroupSection(Part):
     """What sets the marked samples apart; without any, the selected one with its neighbours."""
 
     def __init__(self, session: Session, queue: SessionJobs, **params: Any) -> None:
-        super().__init__(session=session, **params)
         self._heading = text(margin=(4, 0, 6, 0))
         self.by = field(
             pmui.Select, "Compare by", "What the group may have more or less of than all other samples of this map."
         )
         self.table = Ranking(columns=list(_VALUE_COLUMNS), opens=False, margin=(4, 0))
-        self.bar = JobBar(queue, on_over=lambda: None, on_done=self._done, on_told=session.tell)
+        self.bar = JobBar(session, queue, self._done)
         self.clear = field(
             pmui.Button, "Unmark all", "No sample is marked any more; the selected one and its neighbours stay.",
             variant="outlined", sizing_mode=None, margin=(8, 0), on_click=lambda _: session.mark(()),
@@ -77,7 +76,7 @@ class GroupSection(Part):
         note = quiet("Here: how many of the group, and their share. Hover a row for odds ratio and p.")
         self._body = section(self.by, self.bar, self.table, note, self.clear, self.list)
         self._layout = section(self._heading, self._body)
-        self.by.param.watch(lambda _: self._compare(), "value")
+        super().__init__(session=session, **params)
 
     def show(self) -> None:
         """Show the session's group."""
@@ -113,6 +112,7 @@ class GroupSection(Part):
         ids = state.group.sample_ids if marked else state.selection.members
         return tuple(s for s in ids if layer_map is not None and s in layer_map.row_of), marked
 
+    @param.depends("by.value", watch=True)
     def _compare(self) -> None:
         layer_map, (ids, _) = self.session.map, self._group()
         if layer_map is None or not ids or not self.by.value:

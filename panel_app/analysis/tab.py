@@ -8,7 +8,7 @@ from panel_app.analysis.cluster_section import ClusterSection
 from panel_app.analysis.extremes_section import OUTLIERS, TRUSTED, ExtremesSection
 from panel_app.analysis.group_section import GroupSection
 from panel_app.cards import hint
-from panel_app.computing.session_jobs import SessionJobs, processor_queue
+from panel_app.computing.job_bar import SessionJobs, processor_queue
 from panel_app.fields import Part, choice, section, text
 from panel_app.session import Session
 
@@ -24,7 +24,6 @@ class AnalysisPanel(Part):
     active = param.Boolean(False, doc="whether the tab is looked at")
 
     def __init__(self, session: Session, queue: SessionJobs | None = None, **params: Any) -> None:
-        super().__init__(session=session, **params)
         self._queue = queue or SessionJobs(processor_queue())
         self.group = GroupSection(session, self._queue)
         self.clusters = ClusterSection(session, self._queue)
@@ -41,11 +40,12 @@ class AnalysisPanel(Part):
         self._nothing = text(hint("Nothing is open."), visible=False)
         self._stage = section(self.group)
         self._layout = section(self.part, self._nothing, self._stage, margin=(0, 16, 16, 16))
-        self.part.param.watch(lambda _: self._turn(), "value")
-        self.param.watch(lambda _: self.show(), "active")
-        session.param.watch(lambda *_: self.show(), "map")
-        session.state.param.watch(lambda *_: self.show(), ["group", "selection", "filter", "colour_by"])
+        super().__init__(session=session, **params)
 
+    @param.depends(
+        "active", "session.map", "session.state.group", "session.state.selection", "session.state.filter",
+        "session.state.colour_by", watch=True,
+    )  # fmt: skip
     def show(self) -> None:
         """Show the analysis that is looked at."""
         if not self.active:
@@ -59,6 +59,7 @@ class AnalysisPanel(Part):
         """End what this visitor has still queued."""
         self._queue.leave()
 
+    @param.depends("part.value", watch=True)
     def _turn(self) -> None:
         self._stage[:] = [self._parts[self.part.value]]
         self.show()

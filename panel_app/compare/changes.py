@@ -14,9 +14,8 @@ from diffviews.errors import DiffViewsError
 from panel_app.cards import hint, picture
 from panel_app.compare.comparison import Comparison
 from panel_app.comparisons import FEWEST, NeighbourhoodChange, nearest
-from panel_app.components import Ranking, column
+from panel_app.components import Html, Ranking, column
 from panel_app.fields import Part, field, row, section, switch, text
-from panel_app.html import Html
 from panel_app.layer_map import LayerMap
 from panel_app.places import LARGEST_K
 from panel_app.points import shortened

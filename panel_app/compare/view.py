@@ -13,8 +13,8 @@ from panel_app.compare.comparison import Comparison
 from panel_app.compare.heading import SideChooser
 from panel_app.compare.quality import QualityTable
 from panel_app.compare.zoom import ZoomLink
+from panel_app.components import Html
 from panel_app.fields import Part, row, section, switch, text
-from panel_app.html import Html
 from panel_app.map.embedding_map import EmbeddingMap
 from panel_app.places import BETWEEN, CHANGES, CKA, QUALITY, TOOLS
 from panel_app.session import Session

@@ -44,7 +44,7 @@ class Background:
         self._on_failed = on_failed
         self._running: _Task | None = None
         self._next: _Task | None = None
-        self._poll: Any = None
+        self._poll = pn.state.add_periodic_callback(self.follow, period=_POLL_MS, start=False)
 
     @property
     def busy(self) -> bool:
@@ -56,7 +56,7 @@ class Background:
         self._next = _Task(work, on_done)
         if self._running is None:
             self._begin()
-            self._poll = pn.state.add_periodic_callback(self.follow, period=_POLL_MS)
+            self._poll.start()
 
     def follow(self) -> None:
         """Hand over what is finished, and begin what waits."""
@@ -67,9 +67,7 @@ class Background:
             self._begin()
             return
         self._running = None
-        if self._poll is not None:
-            self._poll.stop()
-            self._poll = None
+        self._poll.stop()
         if task.error is not None:
             self._on_failed(task.error)
         else:
@@ -78,9 +76,7 @@ class Background:
     def leave(self) -> None:
         """Hand over nothing any more: the visitor has left."""
         self._running = self._next = None
-        if self._poll is not None:
-            self._poll.stop()
-            self._poll = None
+        self._poll.stop()
 
     def _begin(self) -> None:
         task, self._next = self._next, None

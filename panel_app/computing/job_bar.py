@@ -1,46 +1,86 @@
-"""The bar that follows one job: its place in the queue, its progress, its end, and a cancel button."""
+"""A session's jobs in the queues of this process, and the bar that follows one of them."""
 
+import functools
+import weakref
 from collections.abc import Callable
 from typing import Any
 
 import panel as pn
 import panel_material_ui as pmui
+import param
 
-from diffviews.pipelines.job_queue import Job, QueueFullError
+from diffviews.pipelines.job_queue import Job, JobQueue, QueueFullError
 from panel_app.cards import hint
-from panel_app.computing.session_jobs import SessionJobs
+from panel_app.components import Html
 from panel_app.fields import Part, row, section, text
-from panel_app.html import Html
 from panel_app.pictures import PREVIEW, picture_address
-from panel_app.session import Severity
+from panel_app.session import Session, Severity
 
 _POLL_MS = 200
 
 
+class SessionJobs:
+    """One session's way to a queue that all sessions share; what nobody waits for any more is not begun.
+
+    Args:
+        queue: of the process; None makes one for this session alone.
+    """
+
+    def __init__(self, queue: JobQueue | None = None) -> None:
+        self.queue = queue or JobQueue()
+        self._own: weakref.WeakSet[Job] = weakref.WeakSet()
+
+    def submit(self, title: str, work: Callable[[Job], Any]) -> Job:
+        """Queue `work(job)` and return its job.
+
+        Raises:
+            QueueFullError: if too many jobs wait.
+        """
+        job = self.queue.submit(title, work)
+        self._own.add(job)
+        return job
+
+    def leave(self) -> None:
+        """End what this session has still queued; what runs already goes on and is logged."""
+        for job in list(self._own):
+            self.queue.cancel(job, queued_only=True)
+
+
+@functools.cache
+def accelerator_queue() -> JobQueue:
+    """Return this process's queue for what touches the accelerator: no other may."""
+    return JobQueue()
+
+
+@functools.cache
+def processor_queue() -> JobQueue:
+    """Return this process's queue for work that needs no accelerator, so that none waits for a generation."""
+    return JobQueue()
+
+
 class JobBar(Part):
-    """Submits work to the queue and shows it until it is over; one job at a time."""
+    """Submits work to the queue and shows it until it is over; one job at a time.
+
+    Args:
+        session: the visit.
+        jobs: of the session.
+        on_done: called with the result of a job that finished.
+        on_told: called with a sentence when a job failed or was cancelled; None tells the session.
+    """
+
+    busy = param.Boolean(False, doc="whether a job of this bar is queued or running")
 
     def __init__(
         self,
+        session: Session,
         jobs: SessionJobs,
-        *,
-        on_over: Callable[[], None],
         on_done: Callable[[Any], None],
-        on_told: Callable[[str, Severity], None],
-        **params: Any,
+        on_told: Callable[[str, Severity], None] | None = None,
     ) -> None:
-        """Follow one of a session's jobs.
-
-        Args:
-            jobs: of the session.
-            on_over: called once a job is over, however it ended.
-            on_done: called with the result of a job that finished.
-            on_told: called with a sentence when a job failed or was cancelled.
-        """
-        super().__init__(**params)
-        self._jobs, self._on_over, self._on_done, self._on_told = jobs, on_over, on_done, on_told
+        super().__init__(session=session)
+        self._jobs, self._on_done, self._on_told = jobs, on_done, on_told or session.tell
         self._job: Job | None = None
-        self._poll: Any = None
+        self._poll = pn.state.add_periodic_callback(self.follow, period=_POLL_MS, start=False)
         self.text = text(margin=(0, 0, 4, 0))
         self.progress = pmui.LinearProgress(variant="indeterminate", value=0, margin=0, sizing_mode="stretch_width")
         self.preview = Html(margin=(0, 10, 0, 0), visible=False)
@@ -51,11 +91,6 @@ class JobBar(Part):
         self._layout = row(self.preview, section(self.text, self.progress, margin=(4, 0)), self.cancel, margin=(8, 0))
         self._layout.visible = False
 
-    @property
-    def busy(self) -> bool:
-        """Whether a job of this bar is queued or running."""
-        return self._job is not None
-
     def start(self, title: str, work: Callable[[Job], Any]) -> None:
         """Queue work and follow it."""
         if self.busy:
@@ -64,13 +99,13 @@ class JobBar(Part):
             self._job = self._jobs.submit(title, work)
         except QueueFullError as error:
             self._on_told(str(error), "warning")
-            self._on_over()
             return
         self._layout.visible = True
         self.preview.visible = False
         self.cancel.disabled = False
         self._show(self._job)
-        self._poll = pn.state.add_periodic_callback(self.follow, period=_POLL_MS)
+        self._poll.start()
+        self.busy = True
 
     def follow(self) -> None:
         """Show the job as it is now; once it is over, hand over what came of it."""
@@ -81,10 +116,9 @@ class JobBar(Part):
             self._show(job)
             return
         self._job = None
-        if self._poll is not None:
-            self._poll.stop()
+        self._poll.stop()
         self._layout.visible = False
-        self._on_over()
+        self.busy = False
         if job.state == "finished":
             self._on_done(job.result)
         elif job.state == "cancelled":

@@ -5,6 +5,7 @@ from html import escape
 from typing import Any
 
 import panel_material_ui as pmui
+import param
 
 from diffviews.data.disk import format_bytes
 from diffviews.data.layout import estimate_bytes
@@ -14,10 +15,8 @@ from diffviews.pipelines.model_runner import Runner
 from diffviews.recipes.extraction import ExtractionRecipe, Storage
 from diffviews.recipes.options import options_of
 from panel_app.cards import quiet
-from panel_app.clicks import after_typing
-from panel_app.computing.job_bar import JobBar
-from panel_app.computing.session_jobs import SessionJobs
-from panel_app.fields import Part, field, section
+from panel_app.computing.job_bar import JobBar, SessionJobs
+from panel_app.fields import Part, after_typing, field, section
 from panel_app.generation.values import read_sigma
 from panel_app.layer_map import LayerMap
 from panel_app.session import Session
@@ -27,7 +26,6 @@ class OrderPanel(Part):
     """Layers, noise levels, button and the job's bar."""
 
     def __init__(self, session: Session, runner: Runner, queue: SessionJobs, **params: Any) -> None:
-        super().__init__(session=session, **params)
         self.runner = runner
         self._wanted: tuple[str, float] | None = None
         self._followed: str | None = None
@@ -47,13 +45,11 @@ class OrderPanel(Part):
             pmui.Button, "Extract", icon="layers", variant="outlined", on_click=after_typing(self.order)
         )
         self.note = quiet("")
-        self.bar = JobBar(queue, on_over=self._enable, on_done=self._done, on_told=session.tell)
+        self.bar = JobBar(session, queue, self._done)
         self._layout = section(self.layers, self.sigmas, self.storage, self.button, self.bar, self.note)
-        for widget in (self.layers, self.sigmas, self.storage):
-            widget.param.watch(lambda *_: self._tell(), "value")
-        session.param.watch(lambda *_: self.follow(), ["map", "layers"])
-        self.follow()
+        super().__init__(session=session, **params)
 
+    @param.depends("session.map", "session.layers", watch=True, on_init=True)
     def follow(self) -> None:
         """Offer the layers of the model on show, those that lack first."""
         layer_map = self.session.map
@@ -72,6 +68,7 @@ class OrderPanel(Part):
         self._tell()
         self._enable()
 
+    @param.depends("layers.value", "sigmas.value", "storage.value", watch=True)
     def _tell(self) -> None:
         """Say what would be ordered, or why nothing can be."""
         layer_map = self.session.map
@@ -108,7 +105,6 @@ class OrderPanel(Part):
             return
         runner = self.runner
         self._wanted = (recipe.layers[0], recipe.sigmas[0])
-        self.button.disabled = True
         self.bar.start("Extracting", lambda job: runner.extract(recipe, job))
 
     def _done(self, run_id: str) -> None:
@@ -116,6 +112,7 @@ class OrderPanel(Part):
         if self._wanted is not None:
             self.session.choose(run_id, *self._wanted)
 
+    @param.depends("bar.busy", watch=True)
     def _enable(self) -> None:
         layer_map = self.session.map
         self.button.disabled = self.bar.busy or layer_map is None or bool(self._impossible(layer_map))

@@ -7,10 +7,11 @@ from html import escape
 from typing import Any
 
 import panel as pn
+import param
 
 from diffviews.tracking.catalog import Catalog
 from panel_app.computing.background import Background
-from panel_app.fields import text
+from panel_app.fields import Part, text
 from panel_app.session import Session
 
 _SHOWN = 4
@@ -44,21 +45,17 @@ def pending_of(catalog: Catalog, experiment: str) -> list[Pending]:
     return found
 
 
-class PendingPanel(pn.viewable.Viewer):
+class PendingPanel(Part):
     """Lists what is being extracted, and looks again while anything is."""
 
     def __init__(self, session: Session, **params: Any) -> None:
-        super().__init__(**params)
-        self.session = session
         self._known: frozenset[str] = frozenset()
-        self._poll: Any = None
+        self._poll = pn.state.add_periodic_callback(self.look, period=_EVERY_MS, start=False)
         self._work = Background(lambda _: None)  # the page tells of a store that is down elsewhere
-        self._pane = text(margin=(6, 0), visible=False)
-        session.param.watch(lambda *_: self.look(), "extractions")
+        self._layout = text(margin=(6, 0), visible=False)
+        super().__init__(session=session, **params)
 
-    def __panel__(self) -> pn.viewable.Viewable:
-        return self._pane
-
+    @param.depends("session.extractions", watch=True)
     def look(self) -> None:
         """Ask the tracking store what is being extracted."""
         experiment, library = self.session.state.experiment, self.session.store.library
@@ -68,19 +65,16 @@ class PendingPanel(pn.viewable.Viewer):
     def leave(self) -> None:
         """Look no more: the visitor has left."""
         self._work.leave()
-        if self._poll is not None:
-            self._poll.stop()
+        self._poll.stop()
 
     def _show(self, pending: Sequence[Pending]) -> None:
         ended = self._known - {p.run_id for p in pending}
         self._known = frozenset(p.run_id for p in pending)
-        self._pane.object = "".join(map(_line, pending))
-        self._pane.visible = bool(pending)
-        if pending and self._poll is None:
-            self._poll = pn.state.add_periodic_callback(self.look, period=_EVERY_MS)
-        elif not pending and self._poll is not None:
+        self._layout.param.update(object="".join(map(_line, pending)), visible=bool(pending))
+        if pending and not self._poll.running:
+            self._poll.start()
+        elif not pending:
             self._poll.stop()
-            self._poll = None
         if ended:
             self.session.refresh()
 

@@ -4,16 +4,15 @@ from dataclasses import replace
 from typing import Any
 
 import panel_material_ui as pmui
+import param
 
 from diffviews.pipelines.model_runner import Runner
 from diffviews.processing.map_parameters import MapParameters
 from diffviews.recipes import EmbeddingRecipe
 from diffviews.tracking.schema import MapKind
 from panel_app.cards import quiet
-from panel_app.clicks import after_typing
-from panel_app.computing.job_bar import JobBar
-from panel_app.computing.session_jobs import SessionJobs
-from panel_app.fields import Part, choice, field, section
+from panel_app.computing.job_bar import JobBar, SessionJobs
+from panel_app.fields import Part, after_typing, choice, field, section
 from panel_app.places import NOISE, SPACE, THREE_AXES
 from panel_app.session import Session
 
@@ -22,7 +21,6 @@ class RemapPanel(Part):
     """Parameters, button and the job's bar."""
 
     def __init__(self, session: Session, runner: Runner, queue: SessionJobs, **params: Any) -> None:
-        super().__init__(session=session, **params)
         self.runner = runner
         kinds = {
             "This one": MapKind.SINGLE,
@@ -54,14 +52,12 @@ class RemapPanel(Part):
             pmui.Button, "Re-compute the map", icon="scatter_plot", variant="outlined",
             on_click=after_typing(self.compute),
         )  # fmt: skip
-        self.bar = JobBar(queue, on_over=self._enable, on_done=self._done, on_told=session.tell)
+        self.bar = JobBar(session, queue, self._done)
         self._layout = section(
             self.kind, self.dimensions, self.n_neighbors, self.min_dist, self.pca, self.button,
             quiet("A further map, logged as a run; this one stays as it is."), self.bar,
         )  # fmt: skip
-        session.param.watch(lambda *_: self._enable(), "map")
-        self.kind.param.watch(lambda *_: self._enable(), "value")
-        self._enable()
+        super().__init__(session=session, **params)
 
     def compute(self) -> None:
         """Queue the map that the sliders ask for."""
@@ -73,7 +69,6 @@ class RemapPanel(Part):
             pca_components=int(self.pca.value) or None,
         )
         self._layer_run, self._ordered = layer_run, (kind, parameters.n_components)
-        self.button.disabled = True
         recipe = EmbeddingRecipe(layer_run, kind.value, maps=parameters)
         self.bar.start("Computing the map", lambda job: runner.embed(recipe, job))
 
@@ -92,6 +87,7 @@ class RemapPanel(Part):
                 state.across = replace(state.across, axis=THREE_AXES)
                 state.view = SPACE
 
+    @param.depends("bar.busy", "kind.value", "session.map", watch=True, on_init=True)
     def _enable(self) -> None:
         self.button.disabled = self.bar.busy or self.session.map is None
         self.dimensions.disabled = self.kind.value == MapKind.ALIGNED

@@ -1,10 +1,9 @@
-const {node, picture, press, root, titled} = dv
+const {node, told, picture, press, root, titled} = dv
 const STYLE = `
 table { border-collapse: collapse; width: 100%; font-size: 12.5px; }
 th { text-align: left; font-weight: 600; font-size: 11.5px; color: var(--dv-muted); padding: 4px 6px; border-bottom: 1px solid var(--dv-faint);
   cursor: pointer; white-space: nowrap; user-select: none; position: sticky; top: 0; background: var(--dv-surface); }
 th button { all: unset; cursor: pointer; }
-th button:focus-visible { outline: 2px solid var(--dv-primary); }
 td { padding: 5px 6px; border-bottom: 1px solid var(--dv-faint); white-space: nowrap; }
 th.number, td.number { text-align: right; font-variant-numeric: tabular-nums; }
 td.wide { white-space: normal; overflow-wrap: anywhere; }
@@ -21,61 +20,41 @@ tbody tr:focus-visible { outline: 2px solid var(--dv-primary); outline-offset: -
 .tick { position: absolute; top: 0; bottom: 0; width: 2px; background: var(--dv-text); opacity: .55; }
 .beside { all: unset; cursor: pointer; color: var(--dv-primary); padding: 0 6px; border-radius: 4px; }
 .beside:hover { text-decoration: underline; }
-.beside:focus-visible { outline: 2px solid var(--dv-primary); }
 .none { color: var(--dv-muted); }
 .frame { max-height: 420px; overflow-y: auto; border: 1px solid var(--dv-faint); border-radius: 8px; }
 .frame th { z-index: 1; padding: 7px 10px; }
 .frame td { padding: 4px 10px; white-space: normal; }
 .frame .cell { grid-template-columns: minmax(60px, 150px) 36px; gap: 8px; justify-content: end; }
 td.picture { width: 36px; padding-right: 0; }
-img { width: 36px; height: 36px; image-rendering: pixelated; border-radius: 6px; display: block; object-fit: contain; background: var(--dv-wash); }
-img.photo { image-rendering: auto; }
+img { width: 36px; height: 36px; border-radius: 6px; }
 tr.active img { box-shadow: 0 0 0 2px var(--dv-selected); }
 .name { font-weight: 500; overflow-wrap: anywhere; }
 .id { font-size: 11.5px; font-weight: 400; color: var(--dv-muted); overflow-wrap: anywhere; }
 .more { all: unset; cursor: pointer; color: var(--dv-primary); padding: 8px 10px; font-size: 12.5px; }
-.more:focus-visible { outline: 2px solid var(--dv-primary); }
-p { color: var(--dv-muted); margin: 4px 0; }
 `
 
 export function render({model, el}) {
   const box = root(el, STYLE)
   let sort = {...model.sort}
 
-  const sorted = () => {
-    if (sort.key === null || model.remote) return model.rows
-    return [...model.rows].sort((a, b) => {
-      const [x, y] = [a[sort.key], b[sort.key]]
-      if (x === null || x === undefined) return 1
-      if (y === null || y === undefined) return -1
-      const order = typeof x === "number" ? x - y : String(x).localeCompare(String(y), "en", {numeric: true})
-      return sort.down ? -order : order
-    })
-  }
+  const sorted = () => sort.key === null || model.remote ? model.rows : dv.sorted(model.rows, sort.key, sort.down)
 
   const bar = (value, column, row) => {
-    const track = node("div", "track")
     const fill = node("div", `fill ${column.bar}`)
     fill.style.width = `${Math.max(0, Math.min(1, value)) * 100}%`
-    track.append(fill)
+    const track = node("div", "track", fill)
     const base = row[column.baseline]
     if (typeof base === "number") {
       const tick = titled("div", "tick", undefined, `Without the mask: ${base.toFixed(2)}`)
       tick.style.left = `calc(${Math.min(1, base) * 100}% - 1px)`
       track.append(tick)
     }
-    const cell = node("div", "cell")
-    cell.append(track, node("span", "num", value.toFixed(2)))
-    return cell
+    return node("div", "cell", track, node("span", "num", value.toFixed(2)))
   }
 
   const cell = (row, column) => {
     const value = row[column.key]
-    if (column.picture) {
-      const td = node("td", "picture")
-      td.append(picture(value, ""))
-      return td
-    }
+    if (column.picture) return node("td", "picture", picture(value, ""))
     const td = node("td", value === null || value === undefined ? "none" : "")
     if (column.bar && typeof value === "number") td.append(bar(value, column, row))
     else if (column.named) td.append(node("div", "name", value), node("div", "id", row.id))
@@ -105,19 +84,17 @@ export function render({model, el}) {
         model.send_msg({open: row.id, beside: true})
       }, "beside")
       button.addEventListener("keydown", (event) => event.stopPropagation())
-      const td = node("td")
-      td.append(button)
-      tr.append(td)
+      tr.append(node("td", "", button))
     }
     return tr
   }
 
   const head = (column) => {
     const th = titled("th", column.number ? "number" : "", undefined, column.help)
-    th.setAttribute("scope", "col")
+    th.scope = "col"
     if (!column.label) return th
     const arrow = sort.key === column.key ? (sort.down ? " ↓" : " ↑") : ""
-    if (arrow) th.setAttribute("aria-sort", sort.down ? "descending" : "ascending")
+    if (arrow) told(th, {sort: sort.down ? "descending" : "ascending"})
     th.append(node("button", "", column.label + arrow))
     th.addEventListener("click", () => {
       if (model.remote) { model.send_msg({sort: column.key}); return }
@@ -129,20 +106,14 @@ export function render({model, el}) {
 
   const draw = () => {
     if (!model.rows.length) { box.replaceChildren(node("p", "", model.empty)); return }
-    const at = box.querySelector(".frame")?.scrollTop ?? 0, table = node("table")
-    if (model.label) table.setAttribute("aria-label", model.label)
-    const tr = node("tr")
-    tr.append(...model.columns.map(head), ...(model.beside ? [node("th")] : []))
-    const thead = node("thead")
-    thead.append(tr)
-    const tbody = node("tbody", model.opens ? "opens" : "")
-    tbody.append(...sorted().map(line))
-    table.append(thead, tbody)
+    const at = box.querySelector(".frame")?.scrollTop ?? 0
+    const headings = node("tr", "", ...model.columns.map(head), model.beside && node("th"))
+    const body = node("tbody", model.opens ? "opens" : "", ...sorted().map(line))
+    const table = told(node("table", "", node("thead", "", headings), body), model.label ? {label: model.label} : {})
     if (!model.remote) { box.replaceChildren(table); return }
-    const frame = node("div", "frame")
-    frame.append(table)
+    const more = model.more && press(model.more, model.more, () => model.send_msg({more: true}), "more")
+    const frame = node("div", "frame", table, more)
     if (model.points) frame.addEventListener("mouseleave", () => model.send_msg({point: ""}))
-    if (model.more) frame.append(press(model.more, model.more, () => model.send_msg({more: true}), "more"))
     box.replaceChildren(frame)
     frame.scrollTop = at
   }

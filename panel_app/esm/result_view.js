@@ -1,10 +1,9 @@
-const {node, press, picture, root} = dv
+const {node, told, press, picture, root, follow} = dv
 const STYLE = `
 .result { display: grid; grid-template-columns: minmax(0, max-content) minmax(262px, 1fr); gap: 8px 22px; align-items: start; }
 figure { margin: 0; }
 figcaption, .row-name { font-size: 12px; color: var(--dv-muted); }
-img { image-rendering: pixelated; display: block; border-radius: 6px; background: var(--dv-wash); object-fit: contain; }
-img.photo { image-rendering: auto; }
+img { border-radius: 6px; }
 .seeds { overflow-x: auto; padding: 2px 4px 6px 2px; max-height: 420px; overflow-y: auto; }
 .grid { display: grid; gap: 4px 6px; align-items: center; justify-content: start; }
 .grid img { width: var(--side); height: var(--side); cursor: zoom-in; }
@@ -71,22 +70,20 @@ const copy = async (text) => {
 }
 
 export function render({model, el}) {
-  const box = root(el, STYLE, "result")
-  const left = node("div")
-  const player = node("div", "player")
-  const actions = node("div", "actions")
-  box.append(left, player, actions)
-  const whole = node("dialog")
+  const left = node("div"), player = node("div", "player"), actions = node("div", "actions"), whole = node("dialog")
+  root(el, STYLE, "result").append(left, player, actions)
   el.append(whole)
   let timer = null
 
+  const pressed = (image, title, action) => {
+    image.title = title
+    image.addEventListener("click", action)
+    return image
+  }
   const enlarge = (src, label) => {
-    const image = picture(src, label)
-    image.title = "Click to close"
-    image.addEventListener("click", () => whole.close())
-    const foot = node("div", "foot")
-    foot.append(node("span", "", label), press("Save as PNG", "Save this picture at print size", () => save(image, label)))
-    whole.replaceChildren(image, foot)
+    const image = pressed(picture(src, label), "Click to close", () => whole.close())
+    const keep = press("Save as PNG", "Save this picture at print size", () => save(image, label))
+    whole.replaceChildren(image, node("div", "foot", node("span", "", label), keep))
     whole.showModal()
   }
   whole.addEventListener("click", (event) => { if (event.target === whole) whole.close() })
@@ -101,10 +98,9 @@ export function render({model, el}) {
     grid.style.gridTemplateColumns = `68px repeat(${samples.length}, ${side}px)`
     grid.append(node("span", "row-name", samples.length > 1 ? "Sample" : ""))
     samples.forEach((sample, index) => {
-      const head = press(String(index + 1), `Sample ${index + 1}`, () => model.send_msg({sample: index}))
-      head.className = "sample"
-      head.title = `${sample.title}: show its steps and its path`
-      head.setAttribute("aria-pressed", String(index === model.active))
+      const show = () => model.send_msg({sample: index}), help = `${sample.title}: show its steps and its path`
+      const head = press(index + 1, `Sample ${index + 1}`, show, "sample", help)
+      told(head, {pressed: index === model.active})
       if (samples.length === 1) head.style.visibility = "hidden"
       grid.append(head)
     })
@@ -112,21 +108,14 @@ export function render({model, el}) {
       grid.append(node("span", "row-name", label))
       for (const sample of samples) {
         const text = `${label}, ${sample.title}`
-        const image = picture(sample[key], text)
-        image.title = "Click to enlarge"
-        image.addEventListener("click", () => enlarge(sample[key], text))
-        grid.append(image)
+        grid.append(pressed(picture(sample[key], text), "Click to enlarge", () => enlarge(sample[key], text)))
       }
     }
-    const seeds = node("div", "seeds")
-    seeds.setAttribute("role", "group")
-    seeds.setAttribute("aria-label", "Samples side by side")
-    seeds.append(grid)
-    left.replaceChildren(seeds)
+    left.replaceChildren(told(node("div", "seeds", grid), {role: "group", label: "Samples side by side"}))
   }
 
   const markActive = () => left.querySelectorAll(".sample").forEach(
-    (head, index) => head.setAttribute("aria-pressed", String(index === model.active)))
+    (head, index) => told(head, {pressed: index === model.active}))
 
   let frame, inset, note, play, buttons = [], speed = 1
   const go = (index, tell = true) => {
@@ -139,16 +128,21 @@ export function render({model, el}) {
     if (step.noised) inset.src = step.noised
     note.replaceChildren(
       node("div", "", `Step ${index + 1} of ${model.steps.length}, σ ${step.sigma}`), node("div", "muted", step.note))
-    buttons.forEach((button, other) => button.setAttribute("aria-pressed", String(other === index)))
+    buttons.forEach((button, other) => told(button, {pressed: other === index}))
     const film = buttons[index].parentNode
     film.scrollTo({left: buttons[index].offsetLeft - film.clientWidth / 2, behavior: "smooth"})
     if (tell) model.send_msg({step: index})
   }
 
+  const name = (label, help) => {
+    play.textContent = label
+    play.title = help
+    told(play, {label: help})
+  }
   const stop = () => {
     clearInterval(timer)
     timer = null
-    if (play) { play.textContent = "▶"; play.setAttribute("aria-label", "Play the steps"); play.title = "Play the steps" }
+    if (play) name("▶", "Play the steps")
   }
   const start = () => {
     let next = model.step >= model.steps.length - 1 ? 0 : model.step + 1
@@ -158,57 +152,38 @@ export function render({model, el}) {
       next += 1
       if (next >= model.steps.length) stop()
     }, FRAME_MS / speed)
-    play.textContent = "❚❚"
-    play.setAttribute("aria-label", "Pause")
-    play.title = "Pause"
+    name("❚❚", "Pause")
   }
 
   const speedChoice = () => {
-    const label = node("label", "", "Speed")
-    const select = node("select")
-    for (const value of [0.25, 0.5, 1, 2, 4]) {
-      const option = node("option", "", `${value}×`)
-      option.value = String(value)
-      option.selected = value === speed
-      select.append(option)
-    }
+    const options = [0.25, 0.5, 1, 2, 4].map((value) => new Option(`${value}×`, value, false, value === speed))
+    const select = node("select", "", ...options)
     select.addEventListener("change", () => { speed = Number(select.value); if (timer) start() })
-    label.append(select)
-    return label
+    return node("label", "", "Speed", select)
   }
 
   const drawSteps = () => {
     stop()
     player.replaceChildren()
     if (!model.steps.length) return
-    const shown = node("figure")
-    const screen = node("div", "screen")
-    frame = picture("", "", "frame")
-    frame.title = "Click to enlarge"
-    frame.addEventListener("click", () => enlarge(frame.src, frame.alt))
+    frame = pressed(picture("", "", "frame"), "Click to enlarge", () => enlarge(frame.src, frame.alt))
     inset = picture("", "The model's noisy input at this step", "inset")
     inset.title = "What the model was given at this step"
-    screen.append(frame, inset)
-    shown.append(node("figcaption", "", "Step by step"), screen)
-    const side = node("div", "side")
-    side.append(node("figcaption", "", "\u00a0"))
-    const bar = node("div", "bar")
+    const jump = (index) => { stop(); go(index) }
     play = press("▶", "Play the steps", () => timer ? stop() : start())
-    bar.append(
-      press("‹", "Previous step", () => { stop(); go(Math.max(0, model.step - 1)) }), play,
-      press("›", "Next step", () => { stop(); go(Math.min(model.steps.length - 1, model.step + 1)) }), speedChoice())
+    const bar = node(
+      "div", "bar", press("‹", "Previous step", () => jump(Math.max(0, model.step - 1))), play,
+      press("›", "Next step", () => jump(Math.min(model.steps.length - 1, model.step + 1))), speedChoice())
     note = node("div", "note")
-    side.append(bar, note)
-    const film = node("div", "film")
     buttons = model.steps.map((step, index) => {
-      const button = node("button")
-      button.setAttribute("aria-label", `Frame ${index + 1}, σ ${step.sigma}`)
-      button.append(picture(step.frame, ""), node("span", "", step.sigma))
-      button.addEventListener("click", () => { stop(); go(index) })
-      film.append(button)
+      const button = told(node("button", "", picture(step.frame, ""), node("span", "", step.sigma)), {
+        label: `Frame ${index + 1}, σ ${step.sigma}`})
+      button.addEventListener("click", () => jump(index))
       return button
     })
-    player.append(shown, side, film)
+    player.append(
+      node("figure", "", node("figcaption", "", "Step by step"), node("div", "screen", frame, inset)),
+      node("div", "side", node("figcaption", "", "\u00a0"), bar, note), node("div", "film", ...buttons))
     go(Math.min(model.step, model.steps.length - 1), false)
   }
 
@@ -226,12 +201,9 @@ export function render({model, el}) {
     if (model.command) actions.append(copier("Copy command", "Copy as a command line: diffviews generate …", "command"))
   }
 
-  model.on("samples", drawImages)
   model.on("active", markActive)
-  model.on("steps", drawSteps)
-  for (const name of ["recipe", "command"]) model.on(name, drawActions)
   model.on("remove", stop)
-  drawImages()
-  drawSteps()
-  drawActions()
+  follow(model, ["samples"], drawImages)
+  follow(model, ["steps"], drawSteps)
+  follow(model, ["recipe", "command"], drawActions)
 }

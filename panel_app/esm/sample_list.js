@@ -1,9 +1,9 @@
-const {node, press, root, titled} = dv
+const {node, told, press, root, titled} = dv
 const STYLE = `
 .sort { display: flex; gap: 10px; align-items: baseline; font-size: 11.5px; color: var(--dv-muted); padding: 2px 0 4px; }
 .sort button { width: auto; height: auto; border-radius: 4px; font: inherit; padding: 1px 3px; }
 .sort button[aria-pressed="true"] { color: var(--dv-text); font-weight: 600; }
-ul { list-style: none; margin: 0; padding: 0; display: flex; flex-direction: column; }
+ul { display: flex; flex-direction: column; }
 li { display: grid; grid-template-columns: 40px 1fr auto 28px; gap: 10px; align-items: center; padding: 5px 2px;
   border-bottom: 1px solid var(--dv-faint); }
 ul.fixed li { grid-template-columns: 40px 1fr auto; }
@@ -12,11 +12,9 @@ ul.opens li:hover { background: var(--dv-wash); }
 li:last-child { border-bottom: 0; }
 li:focus-visible { outline: 2px solid var(--dv-primary); outline-offset: -2px; border-radius: 6px; }
 li.active { background: color-mix(in srgb, var(--dv-selected) 12%, transparent); }
-img, .waiting { width: 40px; height: 40px; image-rendering: pixelated; border-radius: 6px; display: block;
-  object-fit: contain; background: var(--dv-wash); box-sizing: border-box; }
+img, .waiting { width: 40px; height: 40px; border-radius: 6px; background: var(--dv-wash); box-sizing: border-box; }
 li.suggested img { box-shadow: 0 0 0 1.5px var(--dv-neighbour); }
 li.manual img { box-shadow: 0 0 0 3px var(--dv-neighbour); }
-img.photo { image-rendering: auto; }
 .name { font-weight: 500; overflow-wrap: anywhere; }
 .note { font-size: 12px; }
 .id { font-size: 11.5px; color: var(--dv-muted); word-break: break-all; }
@@ -24,8 +22,6 @@ img.photo { image-rendering: auto; }
 button { width: 26px; height: 26px; border: 0; border-radius: 50%; background: none; color: var(--dv-muted);
   font-size: 16px; line-height: 1; cursor: pointer; }
 button:hover { background: var(--dv-wash); color: var(--dv-text); }
-button:focus-visible { outline: 2px solid var(--dv-primary); }
-p { color: var(--dv-muted); margin: 4px 0; }
 `
 const KEYS = [["title", "Class"], ["id", "Name"]]
 
@@ -72,17 +68,16 @@ export function render({model, el}) {
     const item = node("li", `${entry.tone || ""} ${entry.active ? "active" : ""}`)
     item.tabIndex = 0
     item.dataset.id = entry.id
-    const label = titled("div", "", undefined, entry.help || "")
-    label.append(node("div", "name", entry.title))
-    if (entry.note) label.append(node("div", "note", entry.note))
-    label.append(node("div", "id", entry.id))
+    const label = node(
+      "div", "", node("div", "name", entry.title), entry.note && node("div", "note", entry.note),
+      node("div", "id", entry.id))
+    label.title = entry.help || ""
     item.append(picture(entry), label, titled("span", "distance", entry.detail, model.detail_help))
     const open = () => { if (model.opens) model.send_msg({open: entry.id}) }
     const drop = () => { if (model.removable) model.send_msg({remove: entry.id}) }
     if (model.removable) {
-      const remove = press("×", `Remove ${entry.id}`, (event) => { event.stopPropagation(); drop() }, "remove")
-      remove.title = model.remove_help
-      item.append(remove)
+      const dropped = (event) => { event.stopPropagation(); drop() }
+      item.append(press("×", `Remove ${entry.id}`, dropped, "remove", model.remove_help))
     }
     item.addEventListener("click", open)
     item.addEventListener("keydown", (event) => {
@@ -97,21 +92,8 @@ export function render({model, el}) {
     return item
   }
 
-  const sorted = () => {
-    if (sort === null) return model.entries
-    const order = (a, b) => String(a[sort]).localeCompare(String(b[sort]), "en", {numeric: true})
-    return [...model.entries].sort(order)
-  }
-
-  const sorting = () => {
-    const bar = node("div", "sort", "Sort by")
-    for (const [key, label] of [[null, model.order], ...KEYS]) {
-      const button = press(label, label, () => { sort = key; draw() })
-      button.setAttribute("aria-pressed", String(sort === key))
-      bar.append(button)
-    }
-    return bar
-  }
+  const sorting = () => node("div", "sort", "Sort by", ...[[null, model.order], ...KEYS].map(([key, label]) =>
+    told(press(label, label, () => { sort = key; draw() }), {pressed: sort === key})))
 
   const draw = () => {
     const root = el.getRootNode()
@@ -122,9 +104,9 @@ export function render({model, el}) {
       box.replaceChildren(...(model.empty ? [node("p", "", model.empty)] : []))
       return
     }
-    const list = node("ul", `${model.removable ? "" : "fixed"} ${model.opens ? "opens" : ""}`)
-    list.setAttribute("aria-label", model.label)
-    list.append(...sorted().map(row))
+    const entries = sort === null ? model.entries : dv.sorted(model.entries, sort)
+    const looks = `${model.removable ? "" : "fixed"} ${model.opens ? "opens" : ""}`
+    const list = told(node("ul", looks, ...entries.map(row)), {label: model.label})
     const tops = model.sortable && model.entries.length > 1 ? [sorting()] : []
     box.replaceChildren(...tops, list, ...(model.more ? [node("p", "", model.more)] : []))
     if (focused) [...list.children].find((item) => item.dataset.id === focused)?.focus()

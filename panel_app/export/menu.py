@@ -5,16 +5,15 @@ from urllib.parse import urlencode
 
 import panel as pn
 import panel_material_ui as pmui
+import param
 
 from diffviews.pipelines.job_queue import Job
 from panel_app.cards import hint, hint_small, link
-from panel_app.clicks import after_typing
 from panel_app.components import Downloader
-from panel_app.computing.job_bar import JobBar
-from panel_app.computing.session_jobs import SessionJobs, processor_queue
+from panel_app.computing.job_bar import JobBar, SessionJobs, processor_queue
 from panel_app.export.figure import DPI, WIDTH, view_of
 from panel_app.export.files import ExportedView, Kind, Scope, make_file
-from panel_app.fields import Part, choice, field, row, switch, text
+from panel_app.fields import Part, after_typing, choice, field, row, switch, text
 from panel_app.generation.results import Results
 from panel_app.map.embedding_map import EmbeddingMap
 from panel_app.session import Session
@@ -35,7 +34,6 @@ class ExportMenu(Part):
     """A button that opens the menu; files are made in the background, what is shown then does not matter."""
 
     def __init__(self, session: Session, drawing: EmbeddingMap, results: Results, **params: Any) -> None:
-        super().__init__(session=session, **params)
         self.drawing, self.results = drawing, results
         self._queue = SessionJobs(processor_queue())
         self.button = field(
@@ -63,7 +61,7 @@ class ExportMenu(Part):
             margin=(8, 0),
         )  # fmt: skip
         self.buttons = {kind: self._button(kind, label, icon, help) for kind, label, icon, help in _KINDS}
-        self.bar = JobBar(self._queue, on_over=self._enable, on_done=self._done, on_told=self._tell)
+        self.bar = JobBar(session, self._queue, self._done, self._tell)
         self._message = text(margin=(6, 0))
         self.saver = Downloader(height=0, margin=0)
         buttons = list(self.buttons.values())
@@ -82,6 +80,7 @@ class ExportMenu(Part):
             width_option="sm",
         )
         self._layout = pn.Column(self.dialog, self.saver, height=0, margin=0, sizing_mode="stretch_width")
+        super().__init__(session=session, **params)
 
     def open(self) -> None:
         """Open the menu."""
@@ -94,7 +93,6 @@ class ExportMenu(Part):
         self.scope.param.update(options=options, value=None)  # else the browser keeps the label of before
         self.scope.value = kept or next((s for s, count in counts.items() if count), "shown")
         self._message.object = ""
-        self._enable()
         self.dialog.open = True
 
     def export(self, kind: Kind) -> None:
@@ -114,8 +112,6 @@ class ExportMenu(Part):
             return made, run
 
         self._message.object = ""
-        for button in self.buttons.values():
-            button.disabled = True
         self.bar.start("Making the file", work)
 
     def noted(self) -> ExportedView:
@@ -177,6 +173,7 @@ class ExportMenu(Part):
         """Say in the menu what went wrong, for it covers the page."""
         self._message.object = hint(text) if severity == "info" else f'<div role="alert">{hint(text)}</div>'
 
+    @param.depends("bar.busy", watch=True)
     def _enable(self) -> None:
         for button in self.buttons.values():
             button.disabled = self.bar.busy

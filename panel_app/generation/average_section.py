@@ -3,6 +3,8 @@
 from html import escape
 from typing import Any, Literal
 
+import param
+
 from panel_app.cards import hint, thumbnail_strip
 from panel_app.fields import Part, choice, section, switch, text
 from panel_app.points import short_sigma
@@ -18,7 +20,6 @@ class AverageSection(Part):
     """Says which samples are averaged, and chooses between selection and group where there is a choice."""
 
     def __init__(self, session: Session, **params: Any) -> None:
-        super().__init__(session=session, **params)
         self.source = choice(
             "Average over", {"Selection": "selection", "Marked group": "group"}, "selection",
             "The selected sample and its neighbours, or all samples marked with lasso or box.",
@@ -30,8 +31,7 @@ class AverageSection(Part):
         )  # fmt: skip
         self._text = text(margin=(12, 0, 8, 0))
         self._layout = section(self.source, self._text, self.include)
-        for widget in (self.source, self.include):
-            widget.param.watch(lambda *_: self.show(), "value")
+        super().__init__(session=session, **params)
 
     @property
     def sample_ids(self) -> tuple[str, ...]:
@@ -57,6 +57,7 @@ class AverageSection(Part):
             self.source.value = "group"
         self.show()
 
+    @param.depends("source.value", "include.value", watch=True)
     def show(self) -> None:
         """Say what is averaged: how many samples, of which layer, at which noise level."""
         layer_map, members = self.session.map, self.sample_ids

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import panel_material_ui as pmui
+import param
 
 from diffviews.errors import DiffViewsError
 from diffviews.pipelines.generate import LoggedGeneration
@@ -15,8 +16,7 @@ from diffviews.tracking.records import GenerationRecord
 from panel_app.cards import hint
 from panel_app.components import HistoryList
 from panel_app.computing.background import Background
-from panel_app.computing.job_bar import JobBar
-from panel_app.computing.session_jobs import SessionJobs
+from panel_app.computing.job_bar import JobBar, SessionJobs
 from panel_app.fields import Part, choice, field, folded, row, section, text
 from panel_app.generation.archive import GenerationArchive, Preview
 from panel_app.generation.gallery_entry import describe
@@ -59,7 +59,6 @@ class GenerationHistory(Part):
             on_show: called with a generation that is to be shown again.
             on_load: called with the recipe that is to be filled into the form.
         """
-        super().__init__(session=session, **params)
         self.runner = runner
         self._on_show, self._on_load = on_show, on_load
         self._records: Sequence[GenerationRecord] = ()
@@ -68,16 +67,15 @@ class GenerationHistory(Part):
         self._lists = Background(self._fail)
         self._previews = Background(self._fail)
         self._shows = Background(self._fail)
-        self.bar = JobBar(queue, on_over=self._draw, on_done=self._compared, on_told=self._tell)
+        self.bar = JobBar(session, queue, self._compared, self._tell)
         self._build()
-        session.param.watch(lambda *_: self.refresh(), "map")
+        super().__init__(session=session, **params)
 
     def _build(self) -> None:
         self.scope = choice(
             "Made from", {"This layer run": "layer", "This extraction": "extraction"}, "layer",
             "Generations drawn on the map of this layer run, or of any layer run of this extraction.",
         )  # fmt: skip
-        self.scope.param.watch(lambda *_: self.refresh(), "value")
         self.list = HistoryList(self._on_list, margin=0)
         self._range = text(margin=(6, 0))
         self.newer, self.older = (
@@ -87,13 +85,13 @@ class GenerationHistory(Part):
         self._pages = row(self.newer, self._range, self.older, margin=(4, 0))
         body = section(self.scope, self.bar, self.list, self._pages)
         self._layout = folded({"Logged generations": body}, margin=(10, 0))
-        self._layout.param.watch(lambda *_: self.refresh(), "active")
 
     @property
     def is_open(self) -> bool:
         """Whether the list is unfolded; nothing is read before."""
         return bool(self._layout.active)
 
+    @param.depends("session.map", "scope.value", "_layout.active", watch=True)
     def refresh(self) -> None:
         """Look what is logged, once the list is unfolded."""
         layer_map = self.session.map
@@ -130,6 +128,7 @@ class GenerationHistory(Part):
         self._entries = [by_id.get(entry.record.run_id, entry) for entry in self._entries]
         self._draw()
 
+    @param.depends("bar.busy", watch=True)
     def _draw(self) -> None:
         self.list.param.update(entries=[self._row(entry) for entry in self._entries], busy=self.bar.busy)
         first, total = self._page * PAGE, len(self._records)
@@ -196,7 +195,6 @@ class GenerationHistory(Part):
         self._replayed = run_id
         self._note(run_id, "")
         self.bar.start("Replaying", lambda job: runner.replay(run_id, job))
-        self._draw()
 
     def _compared(self, replay: Any) -> None:
         images = "1 image" if replay.num_images == 1 else f"{replay.num_images} images"

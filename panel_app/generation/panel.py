@@ -4,15 +4,14 @@ from typing import Any
 
 import panel as pn
 import panel_material_ui as pmui
+import param
 
 from diffviews.errors import DiffViewsError
 from diffviews.pipelines.generate import LoggedGeneration
 from diffviews.pipelines.model_runner import Runner
 from panel_app.cards import quiet
-from panel_app.clicks import after_typing
-from panel_app.computing.job_bar import JobBar
-from panel_app.computing.session_jobs import SessionJobs
-from panel_app.fields import Part
+from panel_app.computing.job_bar import JobBar, SessionJobs
+from panel_app.fields import Part, after_typing
 from panel_app.generation.form import GenerationForm
 from panel_app.generation.gallery_entry import GalleryEntry
 from panel_app.generation.history import GenerationHistory
@@ -34,7 +33,6 @@ class GenerationPanel(Part):
         first: FirstValues = MODELS_OWN,
         **params: Any,
     ) -> None:
-        super().__init__(session=session, **params)
         self.runner, self.results = runner, results
         self._order_map: LayerMap | None = None
         self.form = GenerationForm(session, first)
@@ -45,16 +43,14 @@ class GenerationPanel(Part):
             margin=(10, 0, 4, 0),
             on_click=after_typing(self.generate),
         )
-        self.bar = JobBar(queue, on_over=self._enable, on_done=self._done, on_told=session.tell)
+        self.bar = JobBar(session, queue, self._done)
         note = quiet("Made twice from the same noise, with the mask and without, and logged as an MLflow run.")
         self.history = GenerationHistory(session, runner, queue, on_show=self._show_again, on_load=self.form.load)
         self._layout = pn.Column(
             self.form, self.button, note, self.bar, results.gallery_section, self.history,
             sizing_mode="stretch_width", margin=(0, 16, 16, 16),
         )  # fmt: skip
-        session.param.watch(lambda *_: self._enable(), "map")
-        self.form.param.watch(lambda *_: self._enable(), "trouble")
-        self._enable()
+        super().__init__(session=session, **params)
 
     def generate(self) -> None:
         """Queue what the form asks for."""
@@ -65,7 +61,6 @@ class GenerationPanel(Part):
             return
         self._order_map = self.session.map
         runner = self.runner
-        self.button.disabled = True
         self.bar.start("Generating", lambda job: runner.generate(recipe, job))
 
     def _done(self, generation: LoggedGeneration) -> None:
@@ -78,5 +73,6 @@ class GenerationPanel(Part):
         if self.session.map is not None:
             self.results.add(GalleryEntry.on_map(generation, self.session.map))
 
+    @param.depends("bar.busy", "form.trouble", "session.map", watch=True, on_init=True)
     def _enable(self) -> None:
         self.button.disabled = self.bar.busy or self.session.map is None or bool(self.form.trouble)

@@ -6,8 +6,8 @@ from typing import NamedTuple
 import param
 
 from panel_app.cards import hover_card
+from panel_app.components import Html
 from panel_app.failures import failures_to
-from panel_app.html import Html
 from panel_app.map.figure import MapFigure
 from panel_app.map.overlays import columns
 from panel_app.map.thumbnails import Thumbnails

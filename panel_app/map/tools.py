@@ -11,9 +11,9 @@ import panel_material_ui as pmui
 import param
 import shapely
 
+from panel_app.components import Html
 from panel_app.fields import Part
 from panel_app.filter import Filter
-from panel_app.html import Html
 from panel_app.layer_map import LayerMap
 from panel_app.point_grid import PointGrid, Range
 from panel_app.session import Session

@@ -5,13 +5,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import panel_material_ui as pmui
+import param
 
 from diffviews.pipelines.model_runner import Runner
 from diffviews.processing.map_parameters import MapParameters
 from diffviews.recipes import EmbeddingRecipe
 from panel_app.cards import hint
-from panel_app.computing.job_bar import JobBar
-from panel_app.computing.session_jobs import SessionJobs
+from panel_app.computing.job_bar import JobBar, SessionJobs
 from panel_app.fields import Part, section, text
 from panel_app.session import Session
 
@@ -55,18 +55,18 @@ class MapOrder(Part):
     def __init__(
         self, session: Session, runner: Runner, queue: SessionJobs, on_made: Callable[[Any, str], None], **params: Any
     ) -> None:
-        super().__init__(session=session, **params)
         self.runner, self._on_made = runner, on_made
         self._order, self._possible, self._ordered_for = ALIGNED, False, None
         self.text = text(margin=(0, 0, 10, 0))
         self.button = pmui.Button(
             icon="scatter_plot", size="small", margin=(0, 0, 4, 0), align="center", on_click=lambda _: self.make()
         )
-        self.bar = JobBar(queue, on_over=self._enable, on_done=self._done, on_told=session.tell)
+        self.bar = JobBar(session, queue, self._done)
         self._layout = section(
             self.text, self.button, self.bar, visible=False, max_width=560, margin=(110, 24), align="center",
             styles={"text-align": "center"},
         )  # fmt: skip
+        super().__init__(session=session, **params)
 
     def hide(self) -> None:
         """Show nothing; there is something to see."""
@@ -91,7 +91,6 @@ class MapOrder(Part):
         self._ordered_for = layer_map.layer
         run = layer_map.layer.run_id
         self.bar.start(order.title, lambda job: runner.embed(replace(order.recipe, layer_run=run), job))
-        self._enable()
 
     def _say(self, title: str, sentence: str, *, button: bool) -> None:
         heading = f'<div style="font-size:16px;font-weight:600;margin-bottom:6px">{title}</div>' if title else ""
@@ -99,6 +98,7 @@ class MapOrder(Part):
         self.button.visible = button
         self._layout.visible = True
 
+    @param.depends("bar.busy", watch=True)
     def _enable(self) -> None:
         self.button.disabled = self.bar.busy or not self._possible
 

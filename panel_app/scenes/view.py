@@ -13,7 +13,7 @@ import param
 from diffviews.pipelines.model_runner import Runner
 from panel_app.cards import quiet
 from panel_app.computing.background import Background
-from panel_app.computing.session_jobs import SessionJobs
+from panel_app.computing.job_bar import SessionJobs
 from panel_app.fields import Steering, offer, section, text
 from panel_app.generation.results import Results
 from panel_app.map.legend import MapLegend

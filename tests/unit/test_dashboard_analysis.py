@@ -20,7 +20,7 @@ from panel_app.analysis.group_section import NUMBERS, WORDS
 from panel_app.analysis.sample_lists import LONGEST, WITH_PICTURES
 from panel_app.cards import hover_card, selected_card
 from panel_app.clustering import CLUSTER, Clustering, find
-from panel_app.computing.session_jobs import SessionJobs
+from panel_app.computing.job_bar import SessionJobs
 from panel_app.dashboard import Dashboard
 from panel_app.data import DataStore
 from panel_app.export.files import make_file

@@ -6,7 +6,7 @@ import pytest
 from bokeh.document import Document
 from panel.io.state import set_curdoc
 
-from panel_app.busy import Busy
+from panel_app.dashboard import Busy
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from dashboard_synthetic import SyntheticRunner, SyntheticRuns
 from PIL import Image
 
 from diffviews.errors import ConfigError
-from panel_app.computing.session_jobs import SessionJobs
+from panel_app.computing.job_bar import SessionJobs
 from panel_app.dashboard import Dashboard
 from panel_app.data import DataStore
 from panel_app.export.figure import figure_png, figure_svg, map_figure, view_of

@@ -5,8 +5,8 @@ import sys
 import numpy as np
 
 from diffviews.data.sample_index import SampleIndex
+from panel_app.data import SampleRows
 from panel_app.recent import Recent
-from panel_app.sample_rows import SampleRows
 
 
 def kept(recent, keys):

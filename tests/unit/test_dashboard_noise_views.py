@@ -11,7 +11,7 @@ from dashboard_synthetic import SyntheticRunner, SyntheticRuns
 
 from diffviews.errors import TrackingError
 from diffviews.tracking.schema import MapKind
-from panel_app.computing.session_jobs import SessionJobs
+from panel_app.computing.job_bar import SessionJobs
 from panel_app.dashboard import Dashboard
 from panel_app.data import DataStore
 from panel_app.places import SIGMA_AXIS, THREE_AXES, Across

@@ -8,9 +8,9 @@ import pytest
 from diffviews.errors import ConfigError, TrackingError
 from diffviews.processing.map_parameters import MapParameters
 from diffviews.tracking.schema import Kind
+from panel_app.computing.job_bar import SessionJobs
 from panel_app.computing.order import read_sigmas, recipe_of
 from panel_app.computing.pending import Pending
-from panel_app.computing.session_jobs import SessionJobs
 from panel_app.dashboard import Dashboard
 from panel_app.data import DataStore
 from panel_app.generation.history import PAGE
@@ -284,12 +284,12 @@ def test_extraction_under_way_is_listed_with_its_progress_and_opens_to_choice_wh
     pending = dashboard.pending
     until(lambda: not pending._work.busy, pending._work)
     pending.look()
-    until(lambda: pending._pane.visible, pending._work)
-    assert "3 of 16 layer runs" in pending._pane.object
-    assert "edm-&lt;b&gt;" in pending._pane.object
+    until(lambda: pending._layout.visible, pending._work)
+    assert "3 of 16 layer runs" in pending._layout.object
+    assert "edm-&lt;b&gt;" in pending._layout.object
     runs.under_way, runs.extraction_ids = [], ("ext-9", "ext-1")
     pending.look()
-    until(lambda: not pending._pane.visible, pending._work)
+    until(lambda: not pending._layout.visible, pending._work)
     assert [e.run_id for e in dashboard.session.extractions] == ["ext-9", "ext-1"]
 
 

@@ -14,7 +14,7 @@ from PIL import Image
 from diffviews.data.samples import SampleSet
 from diffviews.errors import ConfigError
 from panel_app.cards import hover_card, selected_card
-from panel_app.computing.session_jobs import SessionJobs
+from panel_app.computing.job_bar import SessionJobs
 from panel_app.dashboard import Dashboard
 from panel_app.data import DataStore
 from panel_app.filter import Filter

@@ -2,8 +2,8 @@
 
 import pytest
 
+from panel_app.components import Html
 from panel_app.filter import Filter
-from panel_app.html import Html
 from panel_app.state import Address, Selection, ViewState
 
 

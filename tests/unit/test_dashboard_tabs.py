@@ -3,7 +3,7 @@
 import panel as pn
 import pytest
 
-from panel_app.tabs import Tabs
+from panel_app.fields import Tabs
 
 
 class Said(pn.viewable.Viewer):

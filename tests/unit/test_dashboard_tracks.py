@@ -7,7 +7,7 @@ import pytest
 from dashboard_synthetic import SyntheticRunner, SyntheticRuns
 from test_dashboard_past import generate
 
-from panel_app.computing.session_jobs import SessionJobs
+from panel_app.computing.job_bar import SessionJobs
 from panel_app.dashboard import Dashboard
 from panel_app.data import DataStore
 from panel_app.generation.gallery_entry import path_colours

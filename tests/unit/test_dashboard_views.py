@@ -7,7 +7,7 @@ import pytest
 from bokeh.models import Plot
 from dashboard_synthetic import SyntheticRunner, SyntheticRuns
 
-from panel_app.computing.session_jobs import SessionJobs
+from panel_app.computing.job_bar import SessionJobs
 from panel_app.dashboard import Dashboard
 from panel_app.data import DataStore
 

@@ -9,7 +9,7 @@ import pytest
 
 from diffviews.errors import CancelledError, SelectionError
 from diffviews.pipelines.job_queue import JobQueue, QueueFullError
-from panel_app.computing.session_jobs import SessionJobs
+from panel_app.computing.job_bar import SessionJobs
 
 
 def wait(condition, seconds=10):

@@ -9,7 +9,7 @@ from diffviews.errors import AdapterNotFoundError, ConfigError, SampleSetError
 from diffviews.pipelines import viz as viz_module
 from diffviews.pipelines.model_runner import DefaultCheckpoint
 from diffviews.recipes.generation import GenerationRecipe
-from panel_app.computing.session_jobs import SessionJobs
+from panel_app.computing.job_bar import SessionJobs
 from panel_app.dashboard import Dashboard
 from panel_app.data import DataStore
 from panel_app.generation.form_model import form_model
