@@ -9,22 +9,22 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset
 
-from diffviews.adapters.base import GeneratorAdapter
-from diffviews.adapters.condition import Condition
-from diffviews.core.extractor import capture
+from diffviews.core.session import Keep
 from diffviews.data.activations import ActivationWriter
 from diffviews.data.layout import LayerKey
-from diffviews.data.samples import SampleSet
 from diffviews.errors import ShapeError
 from diffviews.lightning.chunks import ChunkBuffer, WriteBehind
 from diffviews.lightning.projection import Projection, RunningMean
 from diffviews.lightning.runner import PredictModule
 from diffviews.processing.sketch import Sketch
+
+Capture = Callable[[float, Sequence[str], np.ndarray, Keep], Mapping[str, Any]]
+"""Runs the model at a sigma on rows of the sample set, has some layers' outputs kept, and says which were reached."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,41 +35,18 @@ class ExtractionBatch:
     start: int
     stop: int
     ends_block: bool
-    sample_ids: tuple[str, ...]
-    images: np.ndarray
-    """(B, H, W, 3) uint8."""
-    conditions: tuple[Condition, ...] | None
-    """What the model is conditioned on; None runs the unconditional pass."""
 
 
-class ExtractionBatches(Dataset[ExtractionBatch]):
-    """The batches of one process: whole blocks, each at its sigma, smallest row first."""
-
-    def __init__(
-        self,
-        samples: SampleSet,
-        blocks: Sequence[tuple[float, int]],
-        *,
-        block_rows: int,
-        batch_size: int,
-        conditions: Sequence[Condition] | None,
-    ) -> None:
-        self._samples, self._conditions = samples, conditions
-        self._spans: list[tuple[float, int, int, bool]] = []
-        for sigma, block in blocks:
-            first, last = block * block_rows, min(len(samples), (block + 1) * block_rows)
-            for start in range(first, last, batch_size):
-                stop = min(last, start + batch_size)
-                self._spans.append((sigma, start, stop, stop == last))
-
-    def __len__(self) -> int:
-        return len(self._spans)
-
-    def __getitem__(self, index: int) -> ExtractionBatch:
-        sigma, start, stop, ends_block = self._spans[index]
-        ids = tuple(self._samples.sample_ids[start:stop])
-        conditions = None if self._conditions is None else tuple(self._conditions[start:stop])
-        return ExtractionBatch(sigma, start, stop, ends_block, ids, self._samples.images_of(ids), conditions)
+def batches_of(
+    blocks: Sequence[tuple[float, int]], total: int, *, block_rows: int, batch_size: int
+) -> list[ExtractionBatch]:
+    """Return the batches of whole blocks, each at its sigma, of `total` samples; smallest row first."""
+    spans = [(sigma, block * block_rows, min(total, (block + 1) * block_rows)) for sigma, block in blocks]
+    return [
+        ExtractionBatch(sigma, start, min(last, start + batch_size), start + batch_size >= last)
+        for sigma, first, last in spans
+        for start in range(first, last, batch_size)
+    ]
 
 
 def block_rows(writers: Mapping[LayerKey, ActivationWriter]) -> int:
@@ -89,13 +66,14 @@ def unfinished_blocks(writers: Mapping[LayerKey, ActivationWriter]) -> list[tupl
 
 
 class ExtractionModule(PredictModule):
-    """Runs an adapter at `x0 + sigma · noise(sample_id)` and has the layers' outputs written.
+    """Runs a model on batches of the sample set and has the layers' outputs written.
 
     Hooks cast and copy a layer's output straight into the chunks to be written, while the model runs;
     a thread writes them while it computes the next batch.
 
     Args:
-        adapter: the model.
+        capture: runs the model.
+        device: where it runs.
         writers: {(layer, sigma): writer of its array}.
         sketches: {(layer, sigma): file of the fitted sketch} of layers whose arrays hold a sketch's vectors. What
             a chunk's outputs sum up to is then stored beside it, before it.
@@ -105,15 +83,16 @@ class ExtractionModule(PredictModule):
 
     def __init__(
         self,
-        adapter: GeneratorAdapter,
+        capture: Capture,
+        device: torch.device,
         writers: Mapping[LayerKey, ActivationWriter],
         on_overflow: Callable[[LayerKey], None],
         sketches: Mapping[LayerKey, Path] | None = None,
     ) -> None:
         super().__init__()
-        self._held = (adapter,)  # in a tuple: Lightning moves modules it knows back to the CPU at the end
+        self._capture = capture
         self._projections = {
-            key: Projection(Sketch.load(path), writers[key].chunk_rows, adapter.device)
+            key: Projection(Sketch.load(path), writers[key].chunk_rows, device)
             for key, path in (sketches or {}).items()
         }
         self._means = {key: RunningMean(writers[key].path) for key in self._projections}
@@ -122,7 +101,6 @@ class ExtractionModule(PredictModule):
 
     def predict_step(self, batch: ExtractionBatch, batch_idx: int) -> int:
         """Capture one batch; return its number of samples."""
-        (adapter,) = self._held
         buffers = {layer: buffer for (layer, sigma), buffer in self._chunks.items() if sigma == batch.sigma}
 
         def keep(layer: str, own: torch.Tensor) -> bool:
@@ -130,15 +108,13 @@ class ExtractionModule(PredictModule):
             buffers[layer].put(batch.start, own if projection is None else projection(batch.start, own))
             return True
 
-        given = {} if batch.conditions is None else adapter.condition(batch.conditions)
-        x0 = adapter.encode(batch.images)
-        reached = capture(adapter, x0, batch.sample_ids, given, batch.sigma, list(buffers), keep)
+        reached = self._capture(batch.sigma, list(buffers), np.arange(batch.start, batch.stop), keep)
         for layer, buffer in buffers.items():
             if layer not in reached:
                 raise ShapeError(f"layer {layer!r} was not reached in a forward pass, so it has nothing to store")
             self._store_sums((layer, batch.sigma), batch)
             buffer.pass_on(batch.stop, ends_block=batch.ends_block)
-        return len(batch.sample_ids)
+        return batch.stop - batch.start
 
     def _store_sums(self, key: LayerKey, batch: ExtractionBatch) -> None:
         if key not in self._projections:

@@ -75,9 +75,7 @@ class GenerationModule(PredictModule):
         return batch.count
 
 
-def predict(
-    module: PredictModule, batches: Dataset[Any] | Sequence[Any], device: torch.device, *, progress: bool = True
-) -> None:
+def predict(module: PredictModule, batches: Sequence[Any], device: torch.device, *, progress: bool = True) -> None:
     """Run a module over batches, one after the other, on the device of this process."""
     loader: DataLoader[Any] = DataLoader(cast("Dataset[Any]", batches), batch_size=None, collate_fn=lambda batch: batch)
     with interruptible():

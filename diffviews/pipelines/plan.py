@@ -10,7 +10,6 @@ import numpy as np
 import torch
 
 from diffviews.adapters.base import GeneratorAdapter
-from diffviews.adapters.condition import Condition
 from diffviews.adapters.hooks import known_layers
 from diffviews.core.extractor import capture
 from diffviews.core.session import Keep, copy_of
@@ -131,11 +130,6 @@ class ExtractionPlan:
         """How control rates are measured, None where they are not."""
         seeds = self.recipe.control_seeds
         return ControlSettings(seeds, windows=self.recipe.control_windows) if seeds else None
-
-    @property
-    def conditions(self) -> list[Condition] | None:
-        """What conditions the forward passes, None for the unconditional pass."""
-        return conditions_of(self.samples, self.recipe.conditioning)
 
     @torch.inference_mode()
     def capture_rows(

@@ -5,13 +5,13 @@ import logging
 import os
 import shutil
 import threading
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
 import pytest
 import torch
 
-from diffviews.adapters.condition import Condition
 from diffviews.adapters.registry import load_adapter
 from diffviews.core.generator import GenerationRequest
 from diffviews.core.generator import generate as sample
@@ -20,7 +20,7 @@ from diffviews.data.samples import SampleSet
 from diffviews.data.sources import open_source
 from diffviews.errors import ShapeError
 from diffviews.lightning.chunks import ChunkBuffer, WriteBehind
-from diffviews.lightning.extraction import ExtractionBatches, unfinished_blocks
+from diffviews.lightning.extraction import batches_of, unfinished_blocks
 from diffviews.lightning.process_group import ProcessGroup
 from diffviews.lightning.runner import GenerationModule, Span, predict
 from diffviews.pipelines.capture.arrays import array_path, capture_activations
@@ -179,26 +179,27 @@ def test_blocks_hold_whole_chunks_of_every_layer_and_only_unfinished_ones_are_de
 
 
 @pytest.mark.parametrize("world", [1, 2, 3])
-def test_ranks_share_the_blocks_without_overlap_or_gap(plan, world):
+def test_ranks_share_the_blocks_without_overlap_or_gap(world):
     blocks = [(sigma, block) for sigma in (0.5, 2.0) for block in range(3)]
     seen = []
     for rank in range(world):
         own = ProcessGroup(rank, world).share(blocks)
-        batches = list(ExtractionBatches(plan.samples, own, block_rows=128, batch_size=48, conditions=None))
+        batches = batches_of(own, 300, block_rows=128, batch_size=48)
         seen += [(batch.sigma, row) for batch in batches for row in range(batch.start, batch.stop)]
         assert sum(batch.ends_block for batch in batches) == len(blocks[rank::world])
-        for batch in batches:
-            assert batch.sample_ids == plan.samples.sample_ids[batch.start : batch.stop]
-            assert np.array_equal(batch.images, plan.samples.images[batch.start : batch.stop])
     assert sorted(seen) == [(sigma, row) for sigma in (0.5, 2.0) for row in range(300)]
 
 
-def test_batches_carry_the_classes_of_their_own_rows(plan):
-    labels = [int(label) for label in plan.samples.class_labels]
-    conditions = [Condition(label) for label in labels]
-    batches = ExtractionBatches(plan.samples, [(2.0, 1)], block_rows=128, batch_size=100, conditions=conditions)
-    assert [(batch.start, batch.stop) for batch in batches] == [(128, 228), (228, 256)]
-    assert [c.class_id for batch in batches for c in batch.conditions] == labels[128:256]
+def test_rows_are_captured_with_their_own_images_ids_and_classes(plan, monkeypatch):
+    seen, rows, samples = [], np.arange(128, 140), plan.samples
+    monkeypatch.setattr("diffviews.pipelines.plan.capture", lambda *arguments: seen.append(arguments))
+    labelled = ExtractionPlan(plan.adapter, samples, replace(plan.recipe, conditioning="label"))
+    labelled.capture_rows(2.0, ["midblock"], rows)
+    _, x0, sample_ids, given, *_ = seen[0]
+    assert tuple(sample_ids) == samples.sample_ids[128:140]
+    assert torch.equal(x0, plan.adapter.encode(samples.images[128:140]))
+    (classes,) = given.values()
+    assert classes.argmax(dim=1).tolist() == samples.class_labels[128:140].tolist()
 
 
 @pytest.fixture(scope="module")
@@ -226,14 +227,16 @@ def test_resumed_capture_runs_no_finished_block_again(plan, alone, tmp_path, mon
     next(file for file in path.glob("c/1/**/*") if file.is_file()).unlink()
     metadata = path / "zarr.json"
     metadata.write_text(metadata.read_text().replace('"finished": true', '"finished": false'))
-    seen = []
-    original = ExtractionBatches.__getitem__
-    monkeypatch.setattr(
-        ExtractionBatches, "__getitem__", lambda self, index: seen.append(original(self, index)) or seen[-1]
-    )
+    seen, capture_rows = [], ExtractionPlan.capture_rows
+
+    def watched(self, sigma, layers, rows, keep):
+        seen.append((rows[0], rows[-1] + 1))
+        return capture_rows(self, sigma, layers, rows, keep)
+
+    monkeypatch.setattr(ExtractionPlan, "capture_rows", watched)
     again = capture_activations(plan, keys, tmp_path, progress=False)
     assert digests(again) == digests(first)
-    assert sorted((batch.start, batch.stop) for batch in seen) == [(128, 176), (176, 224), (224, 256)]
+    assert sorted(seen) == [(128, 176), (176, 224), (224, 256)]
 
 
 def test_disk_need_counts_only_what_is_lacking(plan, tmp_path, caplog):

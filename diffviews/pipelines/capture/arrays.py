@@ -9,7 +9,7 @@ from pathlib import Path
 from diffviews.data.activations import ActivationWriter
 from diffviews.data.disk import format_bytes, require_disk_space
 from diffviews.data.layout import LayerKey, estimate_bytes
-from diffviews.lightning.extraction import ExtractionBatches, ExtractionModule, block_rows, unfinished_blocks
+from diffviews.lightning.extraction import ExtractionModule, batches_of, block_rows, unfinished_blocks
 from diffviews.lightning.process_group import ALONE, ProcessGroup
 from diffviews.lightning.runner import predict
 from diffviews.pipelines.capture.layer_array import LayerArray, array_path, overflow_note
@@ -130,17 +130,12 @@ def _fill(
     progress: bool,
 ) -> None:
     """Capture some blocks of the arrays that lack chunks; those that overflow are noted in `folder`."""
-    batches = ExtractionBatches(
-        plan.samples,
-        blocks,
-        block_rows=block_rows(writers),
-        batch_size=plan.recipe.batch_size,
-        conditions=plan.conditions,
-    )
+    rows, device = block_rows(writers), plan.adapter.device
+    batches = batches_of(blocks, len(plan.samples), block_rows=rows, batch_size=plan.recipe.batch_size)
     fitted = {key: sketches[key] for key in writers if key in sketches}
-    module = ExtractionModule(plan.adapter, writers, partial(_note_overflow, folder), fitted)
+    module = ExtractionModule(plan.capture_rows, device, writers, partial(_note_overflow, folder), fitted)
     try:
-        predict(module, batches, plan.adapter.device, progress=progress)
+        predict(module, batches, device, progress=progress)
     finally:
         module.abandon()
 
