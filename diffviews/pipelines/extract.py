@@ -22,8 +22,7 @@ from diffviews.pipelines.capture.arrays import capture_activations
 from diffviews.pipelines.capture.layer_array import LayerArray
 from diffviews.pipelines.control import ControlExperiment
 from diffviews.pipelines.generate_dataset import DatasetJob
-from diffviews.pipelines.inputs import log_inputs
-from diffviews.pipelines.layers.runs import Further, LayerRuns, make_results
+from diffviews.pipelines.layers.runs import Further, LayerRuns, log_inputs, make_results
 from diffviews.pipelines.models import load_model
 from diffviews.pipelines.plan import ExtractionPlan, check_sample_count, check_sigmas, choose_layers
 from diffviews.pipelines.series import Series
@@ -108,11 +107,6 @@ class ExtractionJob:
             if begun.work is None:
                 return ExtractionResult(begun.run_id, reused=True, digests={})
             arrays = capture_activations(plan, begun.missing, begun.work / "arrays", group=group)
-
-            def log_whole() -> None:
-                for own in runs:
-                    own.log_whole(arrays, plan.layer_fingerprint)
-
             make_results(
                 arrays,
                 plan.samples,
@@ -121,7 +115,7 @@ class ExtractionJob:
                 group=group,
                 workers=self.execution.workers,
                 further=self._control(runs[0].parent if runs else None) if group.share(begun.missing) else None,
-                on_whole=log_whole,
+                runs=runs[0] if runs else None,
             )
             digests = group.from_first(lambda: self._summary(runs[0]))
         return ExtractionResult(begun.run_id, reused=False, digests=digests)
@@ -141,7 +135,8 @@ class ExtractionJob:
         parent = ending.enter_context(tracker.resume(unfinished) if unfinished else self._start(fingerprint))
         log_inputs(parent, plan.adapter, plan.samples, plan.recipe, dataset=plan.recipe.dataset)
         order = list(plan.adapter.hookable_layers)
-        runs.append(LayerRuns(self.workspace, parent, plan.samples, plan.recipe.maps, plan.params(), order))
+        about = (plan.samples, plan.recipe.maps, plan.params(), order, plan.layer_fingerprint)
+        runs.append(LayerRuns(self.workspace, parent, *about))
         missing = [key for key in plan.keys if key not in runs[0].logged]
         return _Begun(parent.run_id, parent.work.absolute(), missing)
 

@@ -21,8 +21,7 @@ from diffviews.data.samples import SampleSet, concatenate
 from diffviews.lightning.process_group import ALONE, ProcessGroup, joined_process_group, run_processes
 from diffviews.lightning.runner import GenerationModule, Span, predict
 from diffviews.noise import format_sigma
-from diffviews.pipelines.inputs import log_inputs
-from diffviews.pipelines.layers.runs import LayerRuns, make_results
+from diffviews.pipelines.layers.runs import LayerRuns, log_inputs, make_results
 from diffviews.pipelines.models import absolute, load_model
 from diffviews.pipelines.plan import check_sample_count, choose_layers
 from diffviews.pipelines.series import Series
@@ -144,7 +143,7 @@ class DatasetJob:
                 return DatasetResult(begun.run_id, total, 0)
             own = group.share(begun.missing)
             if own:
-                module = GenerationModule(self.adapter, self.request, partial(write_span, begun.work, self._origin()))
+                module = GenerationModule(self.adapter, self.request, partial(self.write_span, begun.work))
                 predict(module, own, self.adapter.device, progress=group.leads)
             group.wait()
             made = sum(span.count for span in begun.missing)
@@ -153,7 +152,7 @@ class DatasetJob:
                 runs[0].log_metrics({"num_samples": len(samples), "made": made})
                 log_inputs(runs[0], self.adapter, samples, self.recipe, dataset=self._dataset)
             if self.recipe.layers:
-                self._make_layers(begun, samples, runs)
+                self._make_layers(begun, samples, runs[0] if runs else None)
         return DatasetResult(begun.run_id, total, made)
 
     def _begin(self, ending: ExitStack, runs: list[ActiveRun]) -> _Begun:
@@ -183,7 +182,7 @@ class DatasetJob:
             files.insert(0, samples_file(self.workspace, begun.earlier))
         return concatenate([SampleSet.read_parquet(file) for file in files])
 
-    def _make_layers(self, begun: _Begun, samples: SampleSet, parents: Sequence[ActiveRun]) -> None:
+    def _make_layers(self, begun: _Begun, samples: SampleSet, parent: ActiveRun | None) -> None:
         """Make and log a layer run for each layer and step."""
         assert begun.work is not None
         group, catalog = self.group, self.workspace.catalog
@@ -196,35 +195,27 @@ class DatasetJob:
             noise_levels(self.adapter, self.request).tolist(),
             {(record.layer, record.sigma): self.workspace.activations(record) for record in records},
         )
-        order = list(self.adapter.hookable_layers)
-        runs = [LayerRuns(self.workspace, run, samples, MapParameters(), self._params(), order) for run in parents]
-        keys = group.from_first(
-            lambda: [
-                (layer, sigma)
-                for sigma in trajectories.sigmas
-                for layer in self.recipe.layers
-                if (layer, sigma) not in runs[0].logged
-            ]
+        about = (
+            samples,
+            MapParameters(),
+            self._params(),
+            list(self.adapter.hookable_layers),
+            lambda layer, sigma: self.fingerprint(len(samples), layer=layer, sigma=format_sigma(sigma)),
         )
+        runs = None if parent is None else LayerRuns(self.workspace, parent, *about)
+        wanted = [(layer, sigma) for sigma in trajectories.sigmas for layer in self.recipe.layers]
+        keys = group.from_first(lambda: [key for key in wanted if runs is None or key not in runs.logged])
         for key in group.share(keys):
             trajectories.build(key)
         group.wait()
-        arrays = {key: trajectories.array(key) for key in keys}
-
-        def log_whole() -> None:
-            for own in runs:
-                own.log_whole(
-                    arrays, lambda layer, sigma: self.fingerprint(len(samples), layer=layer, sigma=format_sigma(sigma))
-                )
-
         make_results(
-            arrays,
+            {key: trajectories.array(key) for key in keys},
             samples,
             MapParameters(),
             self.adapter.model_type,
             group=group,
             workers=self.execution.workers,
-            on_whole=log_whole,
+            runs=runs,
         )
 
     def _mark_reused(self, run_id: str) -> None:
@@ -283,50 +274,31 @@ class DatasetJob:
         size, total = self.recipe.batch_size, self.series.total
         return [Span(start, min(size, total - start)) for start in range(first, total, size)]
 
-    def _origin(self) -> "Origin":
-        sampler = self.recipe.sampling.sampler or self.adapter.defaults.default_sampler
-        names = self.adapter.class_names if self.adapter.num_classes else ()
-        return Origin(self.adapter.model_type, sampler, names, self.series)
+    def write_span(self, folder: Path, span: Span, result: GenerationResult) -> None:
+        """Write one span of generated samples to `folder`, whole or not at all."""
+        write_trajectory(folder, span, result)
+        model, sampler = self.adapter.model_type, self.recipe.sampling.sampler or self.adapter.defaults.default_sampler
+        samples = SampleSet.from_images(
+            result.images,
+            [f"{model}-{result.seed}-{span.first + i:08d}" for i in range(span.count)],
+            seeds=[result.seed] * span.count,
+            sources=[f"{model}:{sampler}"] * span.count,
+            **self._columns(span, result),
+        )
+        samples.write_parquet(_span_path(folder, span))
 
-
-@dataclass(frozen=True, slots=True)
-class Origin:
-    """What the table of a generated sample set says of where its samples come from."""
-
-    model: str
-    sampler: str
-    class_names: tuple[str, ...] | None
-    """One name a class; empty for a model without classes, None where classes have no names."""
-    series: Series
-
-    def columns(self, span: Span, result: GenerationResult) -> dict[str, Any]:
+    def _columns(self, span: Span, result: GenerationResult) -> dict[str, Any]:
         """Return class, class name and prompt of the samples of one span."""
         if self.series.prompts is not None:
             labels, named = self.series.category_labels(span.first, span.count)
             prompts = self.series.prompts[span.first : span.first + span.count]
             return {"class_labels": labels, "class_names": named, "prompts": prompts, "class_order": "categories"}
-        if self.class_names == ():
+        if not self.adapter.num_classes:
             return {}
-        classes = [int(label) for label in result.labels]
-        if self.class_names is None:
+        classes, names = [int(label) for label in result.labels], self.adapter.class_names
+        if names is None:
             return {"class_labels": classes}
-        return {
-            "class_labels": classes,
-            "class_names": [self.class_names[c] if c >= 0 else None for c in classes],
-        }
-
-
-def write_span(folder: Path, origin: Origin, span: Span, result: GenerationResult) -> None:
-    """Write one span of generated samples to `folder`, whole or not at all."""
-    write_trajectory(folder, span, result)
-    samples = SampleSet.from_images(
-        result.images,
-        [f"{origin.model}-{result.seed}-{span.first + i:08d}" for i in range(span.count)],
-        seeds=[result.seed] * span.count,
-        sources=[f"{origin.model}:{origin.sampler}"] * span.count,
-        **origin.columns(span, result),
-    )
-    samples.write_parquet(_span_path(folder, span))
+        return {"class_labels": classes, "class_names": [names[c] if c >= 0 else None for c in classes]}
 
 
 def _span_path(folder: Path, span: Span) -> Path:

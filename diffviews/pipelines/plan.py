@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from math import prod
 from typing import Any, Self
 
@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from diffviews.adapters.base import GeneratorAdapter
+from diffviews.adapters.condition import Condition
 from diffviews.adapters.hooks import known_layers
 from diffviews.core.extractor import capture
 from diffviews.core.session import Keep, copy_of
@@ -82,6 +83,8 @@ class ExtractionPlan:
     samples: SampleSet
     recipe: ExtractionRecipe
     """Resolved: layers in network order, sigmas ascending, conditioning and precision as used."""
+    _conditions: Sequence[Condition] | None = field(init=False, repr=False)
+    """What conditions the forward pass of each sample, None for the unconditional pass."""
 
     @classmethod
     def of(cls, recipe: ExtractionRecipe, adapter: GeneratorAdapter, samples: SampleSet) -> Self:
@@ -119,6 +122,7 @@ class ExtractionPlan:
         if unlabelled and (recipe.control_seeds or recipe.conditioning == "label"):
             wanting = "control_seeds" if recipe.control_seeds else "conditioning 'label'"
             raise ConfigError(f"{wanting} needs a class for each sample, but {unlabelled} have none; leave it out")
+        object.__setattr__(self, "_conditions", conditions_of(self.samples, recipe.conditioning))
 
     @property
     def keys(self) -> list[LayerKey]:
@@ -136,10 +140,10 @@ class ExtractionPlan:
         self, sigma: float, layers: Sequence[str], rows: np.ndarray, keep: Keep = copy_of
     ) -> dict[str, Any]:
         """Return what `keep` makes of each layer's outputs, (n, *layer_shape), for n rows, from one forward pass."""
-        adapter, chosen = self.adapter, self.samples.take(rows)
-        conditions = conditions_of(chosen, self.recipe.conditioning)
-        given = {} if conditions is None else adapter.condition(conditions)
-        return capture(adapter, adapter.encode(chosen.images), chosen.sample_ids, given, sigma, layers, keep)
+        adapter, ids, conditions = self.adapter, self.samples.sample_ids, self._conditions
+        given = {} if conditions is None else adapter.condition([conditions[row] for row in rows])
+        x0 = adapter.encode(self.samples.pictures.pixels(rows))
+        return capture(adapter, x0, [ids[row] for row in rows], given, sigma, layers, keep)
 
     def stored_shape(self, layer: str) -> tuple[int, ...]:
         """Return the shape of what is kept of one sample's activation; a sketch may have fewer numbers."""

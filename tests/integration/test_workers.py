@@ -8,7 +8,7 @@ import pytest
 
 from diffviews.errors import ConfigError, WorkerError
 from diffviews.lightning.process_group import ALONE, ProcessGroup
-from diffviews.pipelines.worker_processes import choose_workers, in_processes
+from diffviews.pipelines.layers.runs import choose_workers, in_processes
 from diffviews.pipelines.workspace import open_workspace
 from tests.jobs import extract
 
@@ -69,11 +69,11 @@ def test_results_come_in_the_order_of_the_jobs():
 def test_workers_are_the_cores_or_as_many_as_asked_and_no_more_than_maps(
     monkeypatch, workers, maps, samples, group, chosen
 ):
-    monkeypatch.setattr("diffviews.pipelines.worker_processes.num_threads", lambda: 4)
-    monkeypatch.setattr("diffviews.pipelines.worker_processes.cuda_is_allowed", lambda: False)
+    monkeypatch.setattr("diffviews.pipelines.layers.runs.num_threads", lambda: 4)
+    monkeypatch.setattr("diffviews.pipelines.layers.runs.cuda_is_allowed", lambda: False)
     assert choose_workers(workers, maps, samples, group) == chosen
 
 
 def test_a_gpu_makes_maps_one_after_the_other(monkeypatch):
-    monkeypatch.setattr("diffviews.pipelines.worker_processes.cuda_is_allowed", lambda: True)
+    monkeypatch.setattr("diffviews.pipelines.layers.runs.cuda_is_allowed", lambda: True)
     assert choose_workers("auto", 8, 100_000, ALONE) == 1

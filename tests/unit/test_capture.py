@@ -25,10 +25,10 @@ from diffviews.lightning.process_group import ProcessGroup
 from diffviews.lightning.runner import GenerationModule, Span, predict
 from diffviews.pipelines.capture.arrays import array_path, capture_activations
 from diffviews.pipelines.capture.layer_array import link_tree
-from diffviews.pipelines.generate_dataset import Origin, write_span
+from diffviews.pipelines.generate_dataset import DatasetJob
 from diffviews.pipelines.plan import ExtractionPlan
 from diffviews.pipelines.series import Series
-from diffviews.recipes.extraction import ExtractionRecipe
+from diffviews.recipes import DatasetRecipe, Execution, ExtractionRecipe
 
 
 @pytest.fixture(scope="module")
@@ -252,7 +252,8 @@ def test_disk_need_counts_only_what_is_lacking(plan, tmp_path, caplog):
 
 def test_spans_make_the_samples_of_the_whole(adapter, tmp_path):
     request = GenerationRequest(num_samples=5, num_steps=2, seed=3, class_labels=tuple(range(5)))
-    write = partial(write_span, tmp_path, Origin("edm-digits", "heun", adapter.class_names, Series(5)))
+    job = DatasetJob(adapter, Series(5), DatasetRecipe(), None, Execution())
+    write = partial(job.write_span, tmp_path)
     predict(GenerationModule(adapter, request, write), [Span(0, 3), Span(3, 2)], adapter.device)
     parts = [SampleSet.read_parquet(path) for path in sorted(tmp_path.glob("*.parquet"))]
     assert [label for part in parts for label in part.class_labels] == list(range(5))

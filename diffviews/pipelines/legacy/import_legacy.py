@@ -209,11 +209,12 @@ class ImportJob:
         with tqdm(total=len(plan.keys), desc="layers", unit="layer", disable=None) as progress:
             for sigma in plan.dataset.sigmas:
                 samples = plan.samples.select(plan.ids_at(sigma))
-                runs = LayerRuns(self.workspace, parent, samples, plan.maps, params, plan.network_order)
+                about = (samples, plan.maps, params, plan.network_order, plan.layer_fingerprint)
+                runs = LayerRuns(self.workspace, parent, *about)
                 for layer in plan.layers:
                     folder = parent.work / f"{format_sigma(sigma)}-{plan.layers.index(layer)}"
                     array = self._store(folder / "activations.zarr", layer, sigma)
-                    runs.log((layer, sigma), array, plan.layer_fingerprint(layer, sigma))
+                    runs.log((layer, sigma), array)
                     yield (layer, sigma), runs.logged[layer, sigma]
                     progress.update()
 
