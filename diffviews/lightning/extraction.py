@@ -19,7 +19,7 @@ from diffviews.data.activations import ActivationWriter
 from diffviews.data.layout import LayerKey
 from diffviews.errors import ShapeError
 from diffviews.lightning.chunks import ChunkBuffer, WriteBehind
-from diffviews.lightning.projection import Projection, RunningMean
+from diffviews.lightning.projection import Projection, store_sum
 from diffviews.lightning.runner import PredictModule
 from diffviews.processing.sketch import Sketch
 
@@ -95,7 +95,7 @@ class ExtractionModule(PredictModule):
             key: Projection(Sketch.load(path), writers[key].chunk_rows, device)
             for key, path in (sketches or {}).items()
         }
-        self._means = {key: RunningMean(writers[key].path) for key in self._projections}
+        self._paths = {key: writer.path for key, writer in writers.items()}
         self._behind = behind = WriteBehind()
         self._chunks = {key: ChunkBuffer(writer, behind, partial(on_overflow, key)) for key, writer in writers.items()}
 
@@ -121,7 +121,7 @@ class ExtractionModule(PredictModule):
             return
         self._projections[key].count()
         for chunk, outputs in self._projections[key].take_sums(batch.stop, ends_block=batch.ends_block).items():
-            self._behind.submit(partial(self._means[key].add, chunk, outputs))
+            self._behind.submit(partial(store_sum, self._paths[key], chunk, outputs))
 
     def on_predict_end(self) -> None:
         self._behind.close()

@@ -50,30 +50,25 @@ class Projection:
         return {chunk: self._sums.pop(chunk) for chunk in whole}
 
 
-class RunningMean:
-    """The mean of a layer's outputs over all samples, from the sums of chunks beside the array of their vectors.
+def sums_folder(array: Path) -> Path:
+    """Return where lies what the outputs of each chunk sum up to: beside the array of their vectors.
 
     A chunk's sum is stored before the chunk: it is there whenever the chunk is, and whoever makes a chunk again
     writes the same sum again.
-
-    Args:
-        array: of the vectors.
-
-    Attributes:
-        folder: of the sums.
     """
+    return array.with_name("sums")
 
-    def __init__(self, array: Path) -> None:
-        self.folder = array.with_name("sums")
 
-    def add(self, chunk: int, outputs: Tensor) -> None:
-        """Store what the outputs of a chunk, (D,) float32, sum up to."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(self.folder / f"{chunk}.npy", lambda file: np.save(file, outputs.cpu().numpy()))
+def store_sum(array: Path, chunk: int, outputs: Tensor) -> None:
+    """Store what the outputs of a chunk, (D,) float32, sum up to."""
+    folder = sums_folder(array)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / f"{chunk}.npy", lambda file: np.save(file, outputs.cpu().numpy()))
 
-    def mean(self, total: int) -> np.ndarray:
-        """Return the mean of `total` samples, (D,) float32, once all chunks are stored."""
-        sums = np.zeros(1)
-        for path in sorted(self.folder.glob("*.npy")):
-            sums = sums + np.load(path, allow_pickle=False)
-        return (sums / total).astype(np.float32)
+
+def mean_of_sums(array: Path, total: int) -> np.ndarray:
+    """Return the mean output of `total` samples, (D,) float32, once all chunks are stored."""
+    sums = np.zeros(1)
+    for path in sorted(sums_folder(array).glob("*.npy")):
+        sums = sums + np.load(path, allow_pickle=False)
+    return (sums / total).astype(np.float32)

@@ -109,11 +109,6 @@ class DenoiserTraining(lightning.LightningModule):
         loss = edm_loss(self.denoiser(noised, sigma, labels), x0, sigma, self.config.sigma_data)
         return loss * (len(x0) * self.group.size / whole)
 
-    @property
-    def _turn(self) -> tuple[int, ...]:
-        """What tells the dropout of this process from that of the others."""
-        return (self.group.rank,) if self.group.rank else ()
-
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the loss of one batch.
 
@@ -121,7 +116,8 @@ class DenoiserTraining(lightning.LightningModule):
             CorruptDataError: if it is not finite.
         """
         if self.config.dropout:
-            with forked_random_state("training dropout", self.config.seed, batch_idx, *self._turn):
+            own = (self.group.rank,) if self.group.rank else ()  # each process drops other features
+            with forked_random_state("training dropout", self.config.seed, batch_idx, *own):
                 loss = self.loss(*batch, key=batch_idx)
         else:
             loss = self.loss(*batch, key=batch_idx)

@@ -20,8 +20,8 @@ from diffviews.errors import DiffViewsError
 from diffviews.pipelines.job_queue import Job, JobFailedError
 from diffviews.pipelines.workspace import Workspace, open_workspace
 from diffviews.recipes import Execution, ExtractionRecipe
-from diffviews.tracking.lock import writer_name
 from diffviews.tracking.schema import Kind, Tag
+from diffviews.tracking.staging import writer_name
 
 logger = logging.getLogger(__name__)
 

@@ -14,7 +14,6 @@ from filelock import FileLock
 
 from diffviews.data.disk import named_disk_errors
 from diffviews.errors import CancelledError, ConfigError, DiffViewsError, RunNotFoundError, TrackingError
-from diffviews.tracking.artifacts import ArtifactFolder
 from diffviews.tracking.connection import Connection, redact
 from diffviews.tracking.schema import Kind, RunTags, Tag
 from diffviews.tracking.staging import StagedArtifacts
@@ -114,20 +113,14 @@ class ActiveRun(StagedArtifacts):
             self._log_batch(metrics=batch)
 
     def set_tag(self, name: str, value: object) -> None:
-        """Set or change one tag."""
-        self.set_tags({name: value})
-
-    def set_tags(self, tags: Mapping[str, object]) -> None:
-        """Set or change tags.
+        """Set or change one tag.
 
         Raises:
-            ConfigError: if a value is longer than 8,000 characters.
+            ConfigError: if the value is longer than 8,000 characters.
         """
         from mlflow.entities import RunTag
 
-        entities = [RunTag(name, _checked("tag", name, value, MAX_TAG_LENGTH)) for name, value in tags.items()]
-        for batch in _batches(entities, _PARAMS_PER_BATCH):
-            self._log_batch(tags=batch)
+        self._log_batch(tags=[RunTag(name, _checked("tag", name, value, MAX_TAG_LENGTH))])
 
     def _log_batch(
         self,
@@ -196,10 +189,6 @@ class ActiveRun(StagedArtifacts):
             lambda client: client.log_image(self.run_id, picture, key=key, step=step, synchronous=True),
             transfer=True,
         )
-
-    def artifacts(self) -> ArtifactFolder:
-        """Return the run's published artifacts."""
-        return ArtifactFolder(self.run_id, self.artifact_uri, self._connection)
 
     def finish(self) -> None:
         """Log everything staged, then the manifest, then end the run FINISHED."""

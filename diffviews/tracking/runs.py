@@ -17,10 +17,10 @@ from diffviews.data.storage.cache import check_fingerprint
 from diffviews.errors import TrackingError
 from diffviews.tracking.active_run import ActiveRun, check_params
 from diffviews.tracking.connection import Connection, check_run_id
-from diffviews.tracking.lock import lock_writing, refuse_elsewhere, work_folder, writer_name
 from diffviews.tracking.profiles import Profile, activate, find_profile
 from diffviews.tracking.records import ui_path
 from diffviews.tracking.schema import Kind, RunTags, Tag
+from diffviews.tracking.staging import lock_writing, refuse_elsewhere, work_folder, writer_name
 
 if TYPE_CHECKING:
     from mlflow.entities import Run

@@ -1,20 +1,26 @@
-"""Where the artifacts of a run are prepared, and how they become visible."""
+"""Where the artifacts of a run are prepared, by one writer at a time, and how they become visible."""
 
+import os
 import shutil
+import socket
 import tempfile
 import threading
 from functools import partial
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from diffviews.data.disk import named_disk_errors
 from diffviews.data.files import check_name
+from diffviews.data.storage.cache import cache_folder
 from diffviews.data.storage.manifest import FileMark, Manifest, files_below
 from diffviews.data.storage.parallel import in_parallel
 from diffviews.errors import TrackingError
 from diffviews.tracking.artifacts import MANIFEST, local_folder
 from diffviews.tracking.connection import Connection
-from diffviews.tracking.lock import LOCK_FILES, work_folder
 from diffviews.tracking.transfers import Transfers, transfers_for
+
+_LOCK, _NOTE = "writer.lock", "writer"
 
 
 class StagedArtifacts:
@@ -138,5 +144,56 @@ class StagedArtifacts:
     def _close(self, *, finished: bool) -> None:
         """Take nothing more; delete the work folder unless the run may need what is in it again."""
         self._ended = True
-        if finished or {path.name for path in self.work.rglob("*") if path.is_file()} <= LOCK_FILES:
+        if finished or {path.name for path in self.work.rglob("*") if path.is_file()} <= {_LOCK, _NOTE}:
             shutil.rmtree(self.work, ignore_errors=True)
+
+
+def work_folder(run_id: str, artifact_uri: str) -> Path:
+    """Return the folder in which a run is prepared before anything of it can be seen.
+
+    It lies on the same disk as the artifacts where these lie in a folder, so that a finished file
+    is renamed, not copied; else in the cache folder.
+    """
+    artifacts = local_folder(artifact_uri)
+    return artifacts.parent / "work" if artifacts is not None else cache_folder() / "work" / run_id
+
+
+def writer_name() -> str:
+    """Return what names this process in the tag `diffviews.writer`: host:process id."""
+    return f"{socket.gethostname()}:{os.getpid()}"
+
+
+def refuse_elsewhere(run_id: str, writer: str | None, status: str) -> None:
+    """Refuse to write a run when its tag says that a process on another machine does.
+
+    Raises:
+        TrackingError: naming that writer.
+    """
+    host = socket.gethostname()
+    if status == "RUNNING" and writer is not None and writer.rpartition(":")[0] != host:
+        raise TrackingError(
+            f"run {run_id} is being written by {writer}, on another machine; wait until it ends, "
+            "or pass take_over=True when that process is gone"
+        )
+
+
+def lock_writing(run_id: str, folder: Path) -> FileLock:
+    """Return the exclusive right to write one run, until it is released; it ends with the process, however that ends.
+
+    A file lock keeps out writers on this machine; the tag `diffviews.writer` those on others.
+
+    Raises:
+        TrackingError: if another process or thread writes this run.
+    """
+    note = folder / _NOTE
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / _LOCK, timeout=0, thread_local=False)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        holder = note.read_text(encoding="utf-8") if note.is_file() else "another process"
+        raise TrackingError(
+            f"run {run_id} is being written by {holder}; wait until it ends, or end it, then try again"
+        ) from error
+    note.write_text(writer_name(), encoding="utf-8")
+    return lock

@@ -21,7 +21,7 @@ from diffviews.errors import (
     RunNotFoundError,
     TrackingError,
 )
-from diffviews.tracking.artifacts import local_folder
+from diffviews.tracking.artifacts import ArtifactFolder, local_folder
 from diffviews.tracking.catalog import Catalog
 from diffviews.tracking.runs import Tracker
 from diffviews.tracking.schema import Kind, RunTags, Tag, fingerprint
@@ -48,6 +48,10 @@ def tracker(store):
 
 def logged(tracker, run):
     return tracker.connection.call(lambda client: client.get_run(getattr(run, "run_id", run)))
+
+
+def artifacts_of(run):
+    return ArtifactFolder(run.run_id, run.artifact_uri, run._connection)
 
 
 def visible(run):
@@ -84,8 +88,8 @@ def test_finished_run_holds_all_that_was_logged(tracker):
     assert found.data.metrics["trustworthiness"] == 0.98
     assert math.isnan(found.data.metrics["nan"])
     assert metric_series(tracker, run.run_id, "explained_variance") == [(0, 0.5), (1, 0.3), (2, 0.2)]
-    assert json.loads(run.artifacts().fetch("config.json")) == {"a": 1}
-    assert run.artifacts().fetch("note.txt") == "é".encode()
+    assert json.loads(artifacts_of(run).fetch("config.json")) == {"a": 1}
+    assert artifacts_of(run).fetch("note.txt") == "é".encode()
 
 
 def test_every_child_carries_the_tags_and_its_parent(tracker):
@@ -107,8 +111,8 @@ def test_artifacts_become_visible_at_the_end_and_the_manifest_lists_them(tracker
         (run.stage("activations.zarr") / "c" / "0").write_bytes(b"chunk")
         assert visible(run) == []
     assert visible(run) == ["activations.zarr/c/0", "manifest.json", "map/points.bin"]
-    run.artifacts().verify()
-    assert run.artifacts().names() == ("activations.zarr/c/0", "map/points.bin")
+    artifacts_of(run).verify()
+    assert artifacts_of(run).names() == ("activations.zarr/c/0", "map/points.bin")
     assert not run.staging.parent.exists()
 
 
@@ -134,8 +138,8 @@ def test_published_artifacts_are_visible_at_once_and_in_the_manifest(tracker):
         assert visible(run) == ["samples/1.txt"]
         run.log_text("changed", "samples/1.txt")
         run.log_text("2", "samples/2.txt")
-    run.artifacts().verify()
-    assert run.artifacts().names() == ("samples/1.txt", "samples/2.txt")
+    artifacts_of(run).verify()
+    assert artifacts_of(run).names() == ("samples/1.txt", "samples/2.txt")
 
 
 @pytest.mark.parametrize(
@@ -198,8 +202,8 @@ def test_run_left_by_a_killed_process_is_not_finished_and_can_be_resumed(tracker
     with tracker.resume(run.run_id) as resumed:
         assert (resumed.staging / "b.txt").read_text() == "second"
         resumed.log_params({"a": 1, "b": 2})
-    assert resumed.artifacts().names() == ("a.txt", "b.txt")
-    resumed.artifacts().verify()
+    assert artifacts_of(resumed).names() == ("a.txt", "b.txt")
+    artifacts_of(resumed).verify()
     assert tracker.find_finished(about.fingerprint) == run.run_id
     assert tracker.find_unfinished(about.fingerprint) is None
 
@@ -376,7 +380,7 @@ def test_picture_is_logged_under_its_key_for_the_image_grid(tracker):
     assert any(name.startswith("images/map+step+0+") and name.endswith(".png") for name in names)
     assert any(name.endswith("+compressed.webp") for name in names)
     assert logged(tracker, run).data.tags["mlflow.loggedImages"] == "True"
-    assert run.artifacts().names() == ("map.png",)
+    assert artifacts_of(run).names() == ("map.png",)
 
 
 def test_sample_set_is_logged_as_a_dataset(tracker):
@@ -408,9 +412,9 @@ def test_tables_and_files_are_logged_as_given(tracker, tmp_path):
             run.log_table(table, "layers.xlsx")
         with pytest.raises(ValueError, match="JSON"):
             run.log_json({"a": math.nan}, "bad.json")
-    assert run.artifacts().fetch("layers.csv") == b"layer,knn\na,0.5\nb,0.9\n"
-    assert pd.read_parquet(run.artifacts().path("layers.parquet")).to_dict("list") == table
-    assert run.artifacts().names() == ("a.txt", "folder/a.txt", "layers.csv", "layers.parquet")
+    assert artifacts_of(run).fetch("layers.csv") == b"layer,knn\na,0.5\nb,0.9\n"
+    assert pd.read_parquet(artifacts_of(run).path("layers.parquet")).to_dict("list") == table
+    assert artifacts_of(run).names() == ("a.txt", "folder/a.txt", "layers.csv", "layers.parquet")
 
 
 @pytest.mark.parametrize("name", ["../x", "/abs", "a\\b", "a\0b"])
@@ -430,7 +434,7 @@ def test_runs_of_several_threads_do_not_mix(tracker):
             run.log_metrics({"number": number})
             run.log_text(str(number), "number.txt")
         found = logged(tracker, run)
-        if (found.data.params["number"], run.artifacts().fetch("number.txt")) != (str(number), str(number).encode()):
+        if (found.data.params["number"], artifacts_of(run).fetch("number.txt")) != (str(number), str(number).encode()):
             failures.append(number)
 
     with tracker.start("extract", "job", ABOUT) as job:
@@ -480,7 +484,7 @@ def test_failure_to_say_why_does_not_hide_why(tracker, monkeypatch, caplog):
 def test_manifest_tag_is_the_digest_of_the_manifest(tracker):
     with tracker.start("extract", "job", ABOUT) as run:
         run.log_text("a", "a.txt")
-    text = run.artifacts().fetch("manifest.json")
+    text = artifacts_of(run).fetch("manifest.json")
     assert logged(tracker, run).data.tags[Tag.MANIFEST] == hashlib.sha256(text).hexdigest()
     assert Manifest.from_json(text).owner == run.run_id
     assert run.kind is Kind.EXTRACT

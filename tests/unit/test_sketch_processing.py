@@ -11,7 +11,7 @@ from diffviews.data.activations import ActivationReader
 from diffviews.data.samples import SampleSet
 from diffviews.data.sources import open_source
 from diffviews.errors import ConfigError, CorruptDataError
-from diffviews.lightning.projection import Projection, RunningMean
+from diffviews.lightning.projection import Projection, mean_of_sums, store_sum, sums_folder
 from diffviews.pipelines import plan as plan_module
 from diffviews.pipelines.capture import sketches as sketching
 from diffviews.pipelines.capture.arrays import array_path, capture_activations
@@ -94,7 +94,7 @@ def test_projection_on_the_device_is_the_projectors():
 def test_mean_counts_every_row_once_whatever_the_batches_and_however_often_a_block_is_done(tmp_path, batch):
     rows = torch.from_numpy(ROWS.astype(np.float32))
     projection = Projection(fit_sketch(ROWS[:300], PARAMETERS), 128, torch.device("cpu"))
-    mean = RunningMean(tmp_path / "a")
+    array = tmp_path / "a"
     for block in ((0, 256), (256, 512), (256, 512), (512, 600)):  # the second once more, as after a kill
         for start in range(*block, batch):
             stop = min(block[1], start + batch)
@@ -102,16 +102,17 @@ def test_mean_counts_every_row_once_whatever_the_batches_and_however_often_a_blo
             projection(start, rows[start:stop])  # a layer run twice: its last output counts
             projection.count()
             for chunk, outputs in projection.take_sums(stop, ends_block=stop == block[1]).items():
-                mean.add(chunk, outputs)
-    assert len(list(mean.folder.iterdir())) == 5
-    np.testing.assert_allclose(mean.mean(600), ROWS.reshape(600, -1).astype(np.float64).mean(axis=0), rtol=1e-5)
+                store_sum(array, chunk, outputs)
+    assert len(list(sums_folder(array).iterdir())) == 5
+    expected = ROWS.reshape(600, -1).astype(np.float64).mean(axis=0)
+    np.testing.assert_allclose(mean_of_sums(array, 600), expected, rtol=1e-5)
 
 
 def test_many_small_outputs_are_not_lost_beside_a_large_sum(tmp_path):
-    mean = RunningMean(tmp_path / "a")
+    array = tmp_path / "a"
     for chunk, value in enumerate([2.0**30] + [1.0] * 64):
-        mean.add(chunk, torch.full((1,), value))
-    assert mean.mean(2)[0] == np.float32((2.0**30 + 64) / 2)
+        store_sum(array, chunk, torch.full((1,), value))
+    assert mean_of_sums(array, 2)[0] == np.float32((2.0**30 + 64) / 2)
 
 
 def test_float16_vectors_keep_the_neighbours():

@@ -15,7 +15,7 @@ from diffviews.data.files import write_atomically
 from diffviews.data.layout import LayerKey
 from diffviews.data.samples import SampleSet
 from diffviews.errors import CorruptDataError
-from diffviews.lightning.projection import RunningMean
+from diffviews.lightning.projection import mean_of_sums, sums_folder
 from diffviews.noise import format_sigma
 from diffviews.pipelines.layers.measured_map import measure, write_map
 from diffviews.processing.fitting import FittedMap, fit_map
@@ -73,7 +73,7 @@ class LayerArray:
         sketch = Sketch.load(self.sketch)
         if sketch.points is not None:  # it was fitted on all
             return sketch.mean
-        return RunningMean(self.path).mean(len(ActivationReader.open(self.path)))
+        return mean_of_sums(self.path, len(ActivationReader.open(self.path)))
 
     def _write_sketch(self, path: Path) -> None:
         """Write what a layer run keeps of a sketch beside its map, whose points are the vectors."""
@@ -132,7 +132,7 @@ class LayerArray:
     def remove(self) -> None:
         """Remove it and what was made of it; a fitted sketch stays as long as the job's folder."""
         shutil.rmtree(self.path)
-        for folder in (self.results, RunningMean(self.path).folder):
+        for folder in (self.results, sums_folder(self.path)):
             shutil.rmtree(folder, ignore_errors=True)
 
 
