@@ -5,46 +5,49 @@ from urllib.parse import urlencode
 
 import panel as pn
 import panel_material_ui as pmui
+import param
 
 from diffviews.pipelines.model_runner import Runner
 from panel_app.analysis.tab import AnalysisPanel
 from panel_app.cards import link
 from panel_app.components import AddressBar, BusyLine, ConnectionNotice, Html
+from panel_app.computing.background import Background
 from panel_app.computing.job_bar import SessionJobs
 from panel_app.computing.order import OrderPanel
 from panel_app.computing.pending import PendingPanel
 from panel_app.computing.remap import RemapPanel
 from panel_app.data import DataStore
 from panel_app.export.menu import ExportMenu
-from panel_app.fields import Tabs
+from panel_app.fields import Part, Tabs, section
 from panel_app.generation.panel import GenerationPanel, Results
 from panel_app.generation.sampling_section import MODELS_OWN, FirstValues
 from panel_app.inspector import LayersPanel, RunPanel, SamplePanel
 from panel_app.map.embedding_map import EmbeddingMap
-from panel_app.navigation import Navigation, section
+from panel_app.navigation import Navigation, heading
 from panel_app.session import Notice, Session
 from panel_app.state import ADDRESSED, Address
-from panel_app.store_banner import StoreBanner
 from panel_app.theme import CSS_VARIABLES, PAGE_SX, THEME_CONFIG
 from panel_app.views import Views
 
 SIDEBAR_WIDTH, PANEL_WIDTH = 276, 372
 _ANALYSIS = "Analysis"
+_KEPT = "What this host has fetched before can still be looked at; other maps and new generations need the store."
 _THEME, _DARK = "theme", "dark"
 """As panel-material-ui reads them from the address too."""
 
-WELCOME = """
-<div style="max-width:560px;margin:12vh auto;text-align:center;line-height:1.6">
-<div style="font-size:20px;font-weight:600;margin-bottom:8px">No extractions yet</div>
-<p class="muted">This tracking store holds no finished extraction. Run <code>diffviews demo</code>, or
-<code>diffviews extract --model edm-digits</code>, then press “Look for new runs”.</p></div>
-"""
-
-UNOPENED = """
-<div style="max-width:560px;margin:12vh auto;text-align:center;line-height:1.6">
-<div style="font-size:20px;font-weight:600;margin-bottom:8px">The map could not be opened</div>
-<p class="muted">The reason stands above. Choose another extraction at the left, or press “Look for new runs”.</p></div>
-"""
+_INSTEAD = (
+    '<div style="max-width:560px;margin:12vh auto;text-align:center;line-height:1.6">'
+    '<div style="font-size:20px;font-weight:600;margin-bottom:8px">{}</div><p class="muted">{}</p></div>'
+)
+WELCOME = _INSTEAD.format(
+    "No extractions yet",
+    "This tracking store holds no finished extraction. Run <code>diffviews demo</code>, or "
+    "<code>diffviews extract --model edm-digits</code>, then press “Look for new runs”.",
+)
+UNOPENED = _INSTEAD.format(
+    "The map could not be opened",
+    "The reason stands above. Choose another extraction at the left, or press “Look for new runs”.",
+)
 
 
 class Dashboard:
@@ -64,9 +67,9 @@ class Dashboard:
         self.results = Results(self.session, self.drawing)
         self.navigation = Navigation(self.session)
         self.remap = RemapPanel(self.session, runner, queue)
-        self.navigation.add(section("Re-compute the map"), self.remap)
+        self.navigation.add(heading("Re-compute the map"), self.remap)
         self.order, self.pending = OrderPanel(self.session, runner, queue), PendingPanel(self.session)
-        self.navigation.add(section("Extract further layers"), self.order, self.pending)
+        self.navigation.add(heading("Extract further layers"), self.order, self.pending)
         self.banner = StoreBanner(self.session)
         self.samples = SamplePanel(self.session)
         self.generation = GenerationPanel(self.session, runner, queue, self.results, first)
@@ -84,14 +87,7 @@ class Dashboard:
         self._show_welcome()
 
     def _build(self) -> None:
-        self.alert = pmui.Alert(
-            object="",
-            severity="error",
-            closeable=True,
-            visible=False,
-            margin=(0, 0, 12, 0),
-            sizing_mode="stretch_width",
-        )
+        self.alert = _alert(severity="error", margin=(0, 0, 12, 0))
         self.address = AddressBar(keys=[*self.session.state.to_query(), _THEME], height=0, margin=0)
         panels = {
             "Sample": self.samples,
@@ -186,6 +182,52 @@ class Dashboard:
         empty = self.session.map is None
         self.welcome.object = UNOPENED if self.session.extractions else WELCOME
         self.welcome.visible, self._body.visible = empty, not empty
+
+
+def _alert(**looks: Any) -> pmui.Alert:
+    """Return what says something at the top of the page once there is something to say."""
+    return pmui.Alert(object="", closeable=True, visible=False, sizing_mode="stretch_width", **looks)
+
+
+class StoreBanner(Part):
+    """Says that the artifact store does not answer; looks once for each visit, and again when asked."""
+
+    def __init__(self, session: Session) -> None:
+        self._work = Background(self._answer)
+        self.alert = _alert(title="The artifact store cannot be reached", severity="warning", margin=(0, 0, 6, 0))
+        self.retry = pmui.Button(
+            label="Try again", icon="refresh", variant="outlined", size="small", visible=False, margin=(0, 0, 12, 0),
+            on_click=lambda _: self.look(again=True),
+        )  # fmt: skip
+        self._layout = section(self.alert, self.retry)
+        super().__init__(session=session)
+
+    def look(self, *, again: bool = False) -> None:
+        """Ask the store beside the page whether it answers."""
+        self.retry.param.update(disabled=True, label="Looking…")
+        self._work.start(self.session.store.library.trouble, self._answer_again if again else self._answer)
+
+    def leave(self) -> None:
+        """Look no more: the visitor has left."""
+        self._work.leave()
+
+    def _answer(self, trouble: str | None) -> None:
+        self.retry.param.update(disabled=False, label="Try again")
+        if trouble is None:
+            self.alert.visible = False
+            return
+        self.alert.param.update(object=f"{trouble}. {_KEPT}", visible=True, closed=False)
+
+    def _answer_again(self, trouble: str | None) -> None:
+        self._answer(trouble)
+        if trouble is None:
+            self.session.tell("The artifact store answers again.", "info")
+            if self.session.map is None:
+                self.session.refresh()
+
+    @param.depends("alert.closed", "alert.visible", watch=True)
+    def _follow_alert(self) -> None:
+        self.retry.visible = self.alert.visible and not self.alert.closed
 
 
 class Busy(pn.viewable.Viewer):

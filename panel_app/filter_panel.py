@@ -20,7 +20,7 @@ _STEPS = 200
 class FilterPanel(Steering):
     """Fields that follow the session's filter and change it."""
 
-    def __init__(self, session: Session, **params: Any) -> None:
+    def __init__(self, session: Session) -> None:
         self.words = field(
             pmui.TextInput, "Search prompts and names", "Shows the samples whose prompt or class name has all of these "
             "words, or whose id it is. Press Enter.", margin=_MARGIN,
@@ -41,7 +41,7 @@ class FilterPanel(Steering):
         )  # fmt: skip
         self._active = section(self._hidden_by, self.clear, visible=False)
         self._layout = section(self.words, self.column, self.values, self.range, self._active)
-        super().__init__(session=session, **params)
+        super().__init__(session=session)
         self.steer(self.words, lambda words: self._change(words=words))
         self.steer(self.column, lambda _: None)
         self.steer(self.values, lambda chosen: self._change(values=chosen))

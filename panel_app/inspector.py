@@ -7,10 +7,10 @@ import param
 
 from diffviews.noise import format_sigma
 from diffviews.tracking.records import LayerRecord
-from panel_app.analysis.sample_lists import pictures_of, remainder, sample_entries
+from panel_app.analysis.sample_lists import remainder, sample_entries, sample_list
 from panel_app.best_layer import DECIDES, KNOWS
 from panel_app.cards import facts, hint, hint_small, link, selected_card
-from panel_app.components import Ranking, SampleList, column
+from panel_app.components import Ranking, column
 from panel_app.fields import Part, choice, field, row, section, text
 from panel_app.layer_map import LayerMap
 from panel_app.session import Session
@@ -42,7 +42,7 @@ METRIC_LABELS = {
 class SamplePanel(Part):
     """The selected sample and its neighbours."""
 
-    def __init__(self, session: Session, **params: Any) -> None:
+    def __init__(self, session: Session) -> None:
         state = session.state
         self._card = text(margin=(12, 0, 10, 0))
         self.k = field(
@@ -61,10 +61,10 @@ class SamplePanel(Part):
             on_click=lambda _: session.clear(),
         )  # fmt: skip
         self._heading, self._rule = text(margin=(10, 0, 2, 0)), text(margin=(2, 0, 4, 0))
-        self.list = SampleList(self._on_list, pictures_of(session), margin=0)
+        self.list = sample_list(session, self._remove, margin=0)
         self._controls = section(self.k, self.space, row(self.suggest, self.clear), self._rule)
         self._layout = section(self._card, self._controls, self._heading, self.list, margin=(0, 16, 16, 16))
-        super().__init__(session=session, **params)
+        super().__init__(session=session)
 
     @param.depends("session.state.selection", "session.map", "session.state.space", watch=True, on_init=True)
     def show(self) -> None:
@@ -101,9 +101,8 @@ class SamplePanel(Part):
         if self.session.state.selection.suggested:
             self.session.suggest()
 
-    def _on_list(self, message: dict[str, Any]) -> None:
-        sample_id = message.get("remove")
-        if isinstance(sample_id, str) and sample_id in self.session.state.selection.neighbours:
+    def _remove(self, sample_id: str) -> None:
+        if sample_id in self.session.state.selection.neighbours:
             self.session.toggle(sample_id)
 
 
@@ -135,7 +134,7 @@ class LayersPanel(Part):
         ),
     )  # fmt: skip
 
-    def __init__(self, session: Session, **params: Any) -> None:
+    def __init__(self, session: Session) -> None:
         self.table = Ranking(
             self._on_message,
             columns=list(self.COLUMNS),
@@ -148,7 +147,7 @@ class LayersPanel(Part):
             "average make that class? Click a heading to sort, a row to open the layer."
         )
         self._layout = section(text(intro, margin=(12, 0, 8, 0)), self.table, margin=(0, 12, 16, 12))
-        super().__init__(session=session, **params)
+        super().__init__(session=session)
 
     @param.depends("session.layers", "session.map", watch=True, on_init=True)
     def show(self) -> None:
@@ -171,9 +170,9 @@ def layer_row(record: LayerRecord, **further: Any) -> dict[str, Any]:
 class RunPanel(Part):
     """What is known of the runs on show, with links to MLflow."""
 
-    def __init__(self, session: Session, **params: Any) -> None:
+    def __init__(self, session: Session) -> None:
         self._layout = text(margin=(12, 16))
-        super().__init__(session=session, **params)
+        super().__init__(session=session)
 
     @param.depends("session.map", "session.extractions", watch=True, on_init=True)
     def show(self) -> None:

@@ -53,7 +53,7 @@ class Navigation(Steering):
         )  # fmt: skip
         runs = (self.experiment, self.extraction, self.layer, self.sigma, self.sigmas, self.map, refresh)
         self._layout = pn.Column(
-            section("Data"), *runs, section("Colours and filters"), self.colour, self.filters,
+            heading("Data"), *runs, heading("Colours and filters"), self.colour, self.filters,
             sizing_mode="stretch_width", margin=(4, 16),
         )  # fmt: skip
         super().__init__(session=session, **params)
@@ -92,7 +92,7 @@ class Navigation(Steering):
             offer(self.colour, column_options(session.map), state.colour_by)
 
 
-def section(title: str) -> Html:
+def heading(title: str) -> Html:
     """Return a quiet heading of the sidebar."""
     return Html(f'<div class="overline">{title}</div>', margin=(14, 0, 2, 0))
 

@@ -29,7 +29,7 @@ _FOUND_NONE = "No cluster: fewer points, or all of them in one heap. Try a small
 class ClusterSection(Part):
     """Form, button, the job's bar, and the table of clusters; a click on one marks its samples."""
 
-    def __init__(self, session: Session, queue: SessionJobs, **params: Any) -> None:
+    def __init__(self, session: Session, queue: SessionJobs) -> None:
         wanted = Clustering.read(session.state.clusters) or Clustering()
         self.space = choice(
             "Clusters of", {"Map": "map", "Activations": "activation"}, wanted.space,
@@ -55,7 +55,7 @@ class ClusterSection(Part):
             quiet("HDBSCAN finds dense heaps of samples; points between them are in no cluster."),
             self.space, self.min_size, row(self.button, self.drop), self.bar, self.table, self._summary,
         )  # fmt: skip
-        super().__init__(session=session, **params)
+        super().__init__(session=session)
 
     def find(self) -> None:
         """Look for the clusters that the form asks for."""

@@ -6,10 +6,9 @@ from typing import Any
 import numpy as np
 import panel_material_ui as pmui
 
-from panel_app.analysis.sample_lists import pictures_of, sample_entries
+from panel_app.analysis.sample_lists import sample_entries, sample_list
 from panel_app.cards import column_label, hint
 from panel_app.clustering import TRUST
-from panel_app.components import SampleList
 from panel_app.fields import Part, field, section, text
 from panel_app.layer_map import LayerMap
 from panel_app.session import Session
@@ -61,17 +60,17 @@ TRUSTED = Measure(
 class ExtremesSection(Part):
     """What a number means, a button that colours the map by it, and the samples at its remarkable end."""
 
-    def __init__(self, session: Session, measure: Measure, **params: Any) -> None:
-        super().__init__(session=session, **params)
+    def __init__(self, session: Session, measure: Measure) -> None:
+        super().__init__(session=session)
         self.measure = measure
         self.colour = field(
             pmui.Button, measure.button, icon="palette", variant="outlined", margin=(8, 0),
             on_click=lambda _: self._toggle_colour(),
         )  # fmt: skip
         self._summary = text()
-        self.list = SampleList(
-            self._on_list, pictures_of(session), label=measure.label, order=measure.order, removable=False, opens=True,
-            detail_help=measure.about, margin=(4, 0),
+        self.list = sample_list(
+            session, label=measure.label, order=measure.order, removable=False, opens=True, detail_help=measure.about,
+            margin=(4, 0),
         )  # fmt: skip
         self._layout = section(text(hint(measure.about), margin=0), self.colour, self._summary, self.list)
 
@@ -108,11 +107,6 @@ class ExtremesSection(Part):
             state.colour_by = self.session.map.default_colour
         else:
             state.colour_by = self.measure.column
-
-    def _on_list(self, message: dict[str, Any]) -> None:
-        sample_id = message.get("open")
-        if isinstance(sample_id, str) and sample_id in self.session.map.row_of:
-            self.session.choose_sample(sample_id)
 
 
 def extremes(layer_map: LayerMap, measure: Measure, shown: Any, count: int) -> dict[str, float]:

@@ -11,9 +11,9 @@ import param
 
 from diffviews.errors import SelectionError
 from diffviews.processing.enrichment import Difference, Enrichment, compare_numbers, enrich_values, enrich_words
-from panel_app.analysis.sample_lists import pictures_of, remainder, sample_entries
+from panel_app.analysis.sample_lists import remainder, sample_entries, sample_list
 from panel_app.cards import column_label, hint, quiet
-from panel_app.components import Ranking, SampleList, column
+from panel_app.components import Ranking, column
 from panel_app.computing.job_bar import JobBar, SessionJobs
 from panel_app.fields import Part, field, offer, section, text
 from panel_app.layer_map import LayerMap
@@ -58,7 +58,7 @@ _NUMBER_COLUMNS = (
 class GroupSection(Part):
     """What sets the marked samples apart; without any, the selected one with its neighbours."""
 
-    def __init__(self, session: Session, queue: SessionJobs, **params: Any) -> None:
+    def __init__(self, session: Session, queue: SessionJobs) -> None:
         self._heading = text(margin=(4, 0, 6, 0))
         self.by = field(
             pmui.Select, "Compare by", "What the group may have more or less of than all other samples of this map."
@@ -69,14 +69,14 @@ class GroupSection(Part):
             pmui.Button, "Unmark all", "No sample is marked any more; the selected one and its neighbours stay.",
             variant="outlined", sizing_mode=None, margin=(8, 0), on_click=lambda _: session.mark(()),
         )  # fmt: skip
-        self.list = SampleList(
-            self._on_list, pictures_of(session), label="Group", order="As marked", opens=True, detail_help="",
+        self.list = sample_list(
+            session, self._unmark, label="Group", order="As marked", opens=True, detail_help="",
             remove_help="Unmark this sample", margin=(4, 0),
         )  # fmt: skip
         note = quiet("Here: how many of the group, and their share. Hover a row for odds ratio and p.")
         self._body = section(self.by, self.bar, self.table, note, self.clear, self.list)
         self._layout = section(self._heading, self._body)
-        super().__init__(session=session, **params)
+        super().__init__(session=session)
 
     def show(self) -> None:
         """Show the session's group."""
@@ -156,11 +156,8 @@ class GroupSection(Part):
                 ],
             )
 
-    def _on_list(self, message: dict[str, Any]) -> None:
-        if isinstance(sample_id := message.get("remove"), str):
-            self.session.state.group = self.session.state.group.minus([sample_id])
-        elif isinstance(sample_id := message.get("open"), str) and sample_id in self.session.map.row_of:
-            self.session.choose_sample(sample_id)
+    def _unmark(self, sample_id: str) -> None:
+        self.session.state.group = self.session.state.group.minus([sample_id])
 
 
 def comparisons(layer_map: LayerMap) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from panel_app.components import SampleList
 from panel_app.layer_map import LayerMap
 from panel_app.points import shortened
 from panel_app.session import Session
@@ -57,16 +58,28 @@ def remainder(layer_map: LayerMap, sample_ids: Iterable[str]) -> str:
     return f"The first {LONGEST} of {count:,}; export holds all." if count > LONGEST else ""
 
 
-def pictures_of(session: Session) -> Callable[[Sequence[str]], list[str]]:
-    """Return what answers a list that asks for the pictures of its entries."""
+def sample_list(session: Session, on_remove: Callable[[str], None] | None = None, **looks: Any) -> SampleList:
+    """Return a list of samples of the map on show; where it opens them, one is selected.
 
-    def answer(sample_ids: Sequence[str]) -> list[str]:
+    Args:
+        session: whose map it is.
+        on_remove: called with a sample that is to leave the list.
+        looks: of the list.
+    """
+
+    def pictures(sample_ids: Sequence[str]) -> list[str]:
         layer_map = session.map
         known = [s for s in sample_ids if layer_map is not None and s in layer_map.row_of]
         found = dict(zip(known, layer_map.thumbnails(known), strict=True)) if known else {}
         return [found.get(s, "") for s in sample_ids]
 
-    return answer
+    def answer(message: dict[str, Any]) -> None:
+        if isinstance(sample_id := message.get("remove"), str) and on_remove is not None:
+            on_remove(sample_id)
+        elif isinstance(sample_id := message.get("open"), str) and sample_id in session.map.row_of:
+            session.choose_sample(sample_id)
+
+    return SampleList(answer, pictures, **looks)
 
 
 def _note(layer_map: LayerMap, sample_id: str) -> str:

@@ -23,7 +23,7 @@ class AnalysisPanel(Part):
 
     active = param.Boolean(False, doc="whether the tab is looked at")
 
-    def __init__(self, session: Session, queue: SessionJobs | None = None, **params: Any) -> None:
+    def __init__(self, session: Session, queue: SessionJobs | None = None) -> None:
         self._queue = queue or SessionJobs(processor_queue())
         self.group = GroupSection(session, self._queue)
         self.clusters = ClusterSection(session, self._queue)
@@ -40,7 +40,7 @@ class AnalysisPanel(Part):
         self._nothing = text(hint("Nothing is open."), visible=False)
         self._stage = section(self.group)
         self._layout = section(self.part, self._nothing, self._stage, margin=(0, 16, 16, 16))
-        super().__init__(session=session, **params)
+        super().__init__(session=session)
 
     @param.depends(
         "active", "session.map", "session.state.group", "session.state.selection", "session.state.filter",

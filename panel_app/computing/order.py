@@ -25,7 +25,7 @@ from panel_app.session import Session
 class OrderPanel(Part):
     """Layers, noise levels, button and the job's bar."""
 
-    def __init__(self, session: Session, runner: Runner, queue: SessionJobs, **params: Any) -> None:
+    def __init__(self, session: Session, runner: Runner, queue: SessionJobs) -> None:
         self.runner = runner
         self._wanted: tuple[str, float] | None = None
         self._followed: str | None = None
@@ -47,7 +47,7 @@ class OrderPanel(Part):
         self.note = quiet("")
         self.bar = JobBar(session, queue, self._done)
         self._layout = section(self.layers, self.sigmas, self.storage, self.button, self.bar, self.note)
-        super().__init__(session=session, **params)
+        super().__init__(session=session)
 
     @param.depends("session.map", "session.layers", watch=True, on_init=True)
     def follow(self) -> None:

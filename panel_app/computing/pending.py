@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from html import escape
-from typing import Any
 
 import panel as pn
 import param
@@ -48,12 +47,12 @@ def pending_of(catalog: Catalog, experiment: str) -> list[Pending]:
 class PendingPanel(Part):
     """Lists what is being extracted, and looks again while anything is."""
 
-    def __init__(self, session: Session, **params: Any) -> None:
+    def __init__(self, session: Session) -> None:
         self._known: frozenset[str] = frozenset()
         self._poll = pn.state.add_periodic_callback(self.look, period=_EVERY_MS, start=False)
         self._work = Background(lambda _: None)  # the page tells of a store that is down elsewhere
         self._layout = text(margin=(6, 0), visible=False)
-        super().__init__(session=session, **params)
+        super().__init__(session=session)
 
     @param.depends("session.extractions", watch=True)
     def look(self) -> None:

@@ -1,7 +1,6 @@
 """Re-computing the map of the layer on show with other UMAP parameters, as a new run."""
 
 from dataclasses import replace
-from typing import Any
 
 import panel_material_ui as pmui
 import param
@@ -20,7 +19,7 @@ from panel_app.session import Session
 class RemapPanel(Part):
     """Parameters, button and the job's bar."""
 
-    def __init__(self, session: Session, runner: Runner, queue: SessionJobs, **params: Any) -> None:
+    def __init__(self, session: Session, runner: Runner, queue: SessionJobs) -> None:
         self.runner = runner
         kinds = {
             "This one": MapKind.SINGLE,
@@ -57,7 +56,7 @@ class RemapPanel(Part):
             self.kind, self.dimensions, self.n_neighbors, self.min_dist, self.pca, self.button,
             quiet("A further map, logged as a run; this one stays as it is."), self.bar,
         )  # fmt: skip
-        super().__init__(session=session, **params)
+        super().__init__(session=session)
 
     def compute(self) -> None:
         """Queue the map that the sliders ask for."""

@@ -8,19 +8,13 @@ const SHEET = `
 @keyframes busy-line { from { left: -40% } to { left: 100% } }`
 
 export function render({model}) {
-  const sheet = document.createElement("style")
-  sheet.textContent = SHEET
-  const line = document.createElement("div")
+  const line = dv.told(dv.node("div"), {role: "progressbar", label: "The server is at work"})
   line.id = "busy-line"
-  line.setAttribute("role", "progressbar")
-  line.setAttribute("aria-label", "The server is at work")
-  document.body.append(sheet, line)
+  document.body.append(dv.node("style", "", SHEET), line)
   let timer = null
-  const follow = () => {
+  dv.follow(model, ["busy"], () => {
     clearTimeout(timer)
     if (model.busy) timer = setTimeout(() => { line.style.visibility = "visible" }, SHOWN_AFTER)
     else line.style.visibility = "hidden"
-  }
-  model.on("busy", follow)
-  follow()
+  })
 }

@@ -1,4 +1,4 @@
-const {node, root} = dv
+const {node, told, root, follow} = dv
 const STYLE = `
 .legend { display: flex; flex-wrap: wrap; gap: 1px 6px; align-items: center; }
 button { display: inline-flex; align-items: center; gap: 6px; border: 1px solid transparent; border-radius: 999px;
@@ -7,7 +7,6 @@ button:hover { background: var(--dv-wash); }
 button.off { opacity: .42; }
 button.lit { background: var(--dv-wash); border-color: var(--dv-muted); }
 .legend.lit button:not(.lit) { opacity: .55; }
-button:focus-visible { outline: 2px solid var(--dv-primary); }
 .dot { width: 10px; height: 10px; border-radius: 50%; flex: none; }
 .count { color: var(--dv-muted); font-variant-numeric: tabular-nums; }
 .scale { display: flex; align-items: center; gap: 10px; width: 100%; max-width: 520px; font-size: 12px; padding: 3px 0; }
@@ -30,27 +29,21 @@ export function render({model, el}) {
 
   const classes = (entries) => {
     box.className = entries.some((entry) => entry.lit) ? "legend lit" : "legend"
-    box.setAttribute("role", "group")
-    box.setAttribute("aria-label", "Values: click to highlight one, again to show only it")
+    told(box, {role: "group", label: "Values: click to highlight one, again to show only it"})
     for (const entry of entries) {
-      const button = node("button", entry.lit ? "lit" : entry.on ? "" : "off")
-      button.setAttribute("aria-pressed", String(entry.lit || (entry.on && entries.some((one) => !one.on))))
-      button.disabled = !entry.colour
-      button.title = entry.help
-      const dot = node("span", "dot")
+      const dot = node("span", "dot"), count = node("span", "count", entry.count.toLocaleString("en"))
       dot.style.background = entry.colour
-      button.append(dot, node("span", "", entry.name), node("span", "count", entry.count.toLocaleString("en")))
+      const button = node("button", entry.lit ? "lit" : entry.on ? "" : "off", dot, node("span", "", entry.name), count)
+      told(button, {pressed: entry.lit || (entry.on && entries.some((one) => !one.on))})
+      Object.assign(button, {disabled: !entry.colour, title: entry.help})
       button.addEventListener("click", () => model.send_msg({toggle: entry.name}))
       box.append(button)
     }
   }
 
-  const draw = () => {
+  follow(model, ["entries", "scale"], () => {
     box.replaceChildren()
     if (model.scale.colours) scale(model.scale)
     else classes(model.entries)
-  }
-  model.on("entries", draw)
-  model.on("scale", draw)
-  draw()
+  })
 }

@@ -1,6 +1,6 @@
 """Files made of a view: built from what was noted when they were asked for, so that a thread can do it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -75,23 +75,10 @@ def make_file(view: ExportedView, kind: Kind) -> ExportedFile:
         SelectionError: if there is no sample to export, or they are too many.
         ConfigError: if the picture would be impossibly large.
     """
-    stem, layer_map = view.stem, view.seen.map
-    if kind == "png":
-        return ExportedFile(f"{stem}_map.png", "image/png", figure_png(view.seen, width=view.width, dpi=view.dpi))
-    if kind == "svg":
-        return ExportedFile(f"{stem}_map.svg", "image/svg+xml", figure_svg(view.seen, width=view.width, dpi=view.dpi))
-    if kind == "html":
-        return ExportedFile(f"{stem}_report.html", "text/html", report_html(report_of(view)))
-    if not view.sample_ids:
+    part, media, make = _FILES[kind]
+    if not part and not view.sample_ids:
         raise SelectionError("there is no sample to export; select, mark or show some")
-    if kind == "zip":
-        return ExportedFile(
-            f"{stem}_{view.scope}.zip", "application/zip", pictures_zip(layer_map.samples, view.sample_ids)
-        )
-    table = samples_table(view)
-    if kind == "csv":
-        return ExportedFile(f"{stem}_{view.scope}.csv", "text/csv", samples_csv(table))
-    return ExportedFile(f"{stem}_{view.scope}.json", "application/json", samples_json(table, _about(view)))
+    return ExportedFile(f"{view.stem}_{part or view.scope}.{kind}", media, make(view))
 
 
 def samples_table(view: ExportedView) -> pd.DataFrame:
@@ -203,3 +190,14 @@ def _about(view: ExportedView) -> dict[str, Any]:
         "scope": view.scope,
         "links": dict(view.links),
     }
+
+
+_FILES: dict[Kind, tuple[str, str, Callable[[ExportedView], bytes]]] = {
+    "png": ("map", "image/png", lambda view: figure_png(view.seen, width=view.width, dpi=view.dpi)),
+    "svg": ("map", "image/svg+xml", lambda view: figure_svg(view.seen, width=view.width, dpi=view.dpi)),
+    "html": ("report", "text/html", lambda view: report_html(report_of(view))),
+    "zip": ("", "application/zip", lambda view: pictures_zip(view.seen.map.samples, view.sample_ids)),
+    "csv": ("", "text/csv", lambda view: samples_csv(samples_table(view))),
+    "json": ("", "application/json", lambda view: samples_json(samples_table(view), _about(view))),
+}
+"""Of each kind what of the view it holds ('' the samples of the scope), its media type, and what makes it."""

@@ -33,7 +33,7 @@ _NAMES: dict[Scope, str] = {"selection": "Selected", "marked": "Marked", "shown"
 class ExportMenu(Part):
     """A button that opens the menu; files are made in the background, what is shown then does not matter."""
 
-    def __init__(self, session: Session, drawing: EmbeddingMap, results: Results, **params: Any) -> None:
+    def __init__(self, session: Session, drawing: EmbeddingMap, results: Results) -> None:
         self.drawing, self.results = drawing, results
         self._queue = SessionJobs(processor_queue())
         self.button = field(
@@ -80,7 +80,7 @@ class ExportMenu(Part):
             width_option="sm",
         )
         self._layout = pn.Column(self.dialog, self.saver, height=0, margin=0, sizing_mode="stretch_width")
-        super().__init__(session=session, **params)
+        super().__init__(session=session)
 
     def open(self) -> None:
         """Open the menu."""

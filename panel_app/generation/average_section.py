@@ -1,7 +1,7 @@
 """Whose average masks a layer: the selected sample with its neighbours, or all samples that were marked together."""
 
 from html import escape
-from typing import Any, Literal
+from typing import Literal
 
 import param
 
@@ -19,7 +19,7 @@ _LARGEST_SELECTION = 50
 class AverageSection(Part):
     """Says which samples are averaged, and chooses between selection and group where there is a choice."""
 
-    def __init__(self, session: Session, **params: Any) -> None:
+    def __init__(self, session: Session) -> None:
         self.source = choice(
             "Average over", {"Selection": "selection", "Marked group": "group"}, "selection",
             "The selected sample and its neighbours, or all samples marked with lasso or box.",
@@ -31,7 +31,7 @@ class AverageSection(Part):
         )  # fmt: skip
         self._text = text(margin=(12, 0, 8, 0))
         self._layout = section(self.source, self._text, self.include)
-        super().__init__(session=session, **params)
+        super().__init__(session=session)
 
     @property
     def sample_ids(self) -> tuple[str, ...]:

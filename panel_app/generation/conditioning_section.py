@@ -1,7 +1,6 @@
 """The form's section on conditioning: a prompt, a class, or nothing, as the model on show takes it."""
 
 from collections.abc import Collection
-from typing import Any
 
 import panel_material_ui as pmui
 
@@ -17,8 +16,8 @@ UNIFORM, RANDOM = -1, None
 class ConditioningSection(Part):
     """Prompt and negative prompt, or the class."""
 
-    def __init__(self, session: Session, model: FormModel, **params: Any) -> None:
-        super().__init__(session=session, **params)
+    def __init__(self, session: Session, model: FormModel) -> None:
+        super().__init__(session=session)
         self._filled = ""
         self.label = model.field(
             "class_label", pmui.Select, "Class to ask for",

@@ -1,7 +1,7 @@
 """The form that makes a recipe of what a visitor selects and sets."""
 
 from html import escape
-from typing import Any, get_args
+from typing import get_args
 
 import panel_material_ui as pmui
 import param
@@ -31,8 +31,8 @@ class GenerationForm(Part):
     _loading = False
     trouble = param.String("", doc="sentence on what contradicts itself in the form, '' where nothing does")
 
-    def __init__(self, session: Session, first: FirstValues = MODELS_OWN, **params: Any) -> None:
-        super().__init__(session=session, **params)
+    def __init__(self, session: Session, first: FirstValues = MODELS_OWN) -> None:
+        super().__init__(session=session)
         self.model = form_model()()
         self.model.num_samples = _FIRST_SAMPLES
         self.average, self.conditioning = AverageSection(session), ConditioningSection(session, self.model)

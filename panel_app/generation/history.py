@@ -48,7 +48,6 @@ class GenerationHistory(Part):
         *,
         on_show: Callable[[LoggedGeneration], None],
         on_load: Callable[[GenerationRecipe], None],
-        **params: Any,
     ) -> None:
         """List generations.
 
@@ -69,7 +68,7 @@ class GenerationHistory(Part):
         self._shows = Background(self._fail)
         self.bar = JobBar(session, queue, self._compared, self._tell)
         self._build()
-        super().__init__(session=session, **params)
+        super().__init__(session=session)
 
     def _build(self) -> None:
         self.scope = choice(

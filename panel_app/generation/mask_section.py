@@ -1,7 +1,6 @@
 """The form's section on the mask: how the average acts, on which layers, steps, channels and part of the grid."""
 
 from collections.abc import Collection
-from typing import Any
 
 import panel_material_ui as pmui
 
@@ -19,8 +18,8 @@ _BY_PROMPT = "Guidance runs the model twice, with the prompt and with the negati
 class MaskSection(Part):
     """Fields on the mask."""
 
-    def __init__(self, session: Session, model: FormModel, **params: Any) -> None:
-        super().__init__(session=session, **params)
+    def __init__(self, session: Session, model: FormModel) -> None:
+        super().__init__(session=session)
         self._model = model
         others = set(model.bound)
         self._build_kind()

@@ -1,7 +1,5 @@
 """Generating: from the form over the queue to the results."""
 
-from typing import Any
-
 import panel as pn
 import panel_material_ui as pmui
 import param
@@ -11,7 +9,7 @@ from diffviews.pipelines.generate import LoggedGeneration
 from diffviews.pipelines.model_runner import Runner
 from panel_app.cards import quiet
 from panel_app.computing.job_bar import JobBar, SessionJobs
-from panel_app.fields import Part, after_typing
+from panel_app.fields import Part, after_typing, field
 from panel_app.generation.form import GenerationForm
 from panel_app.generation.gallery_entry import GalleryEntry
 from panel_app.generation.history import GenerationHistory
@@ -25,24 +23,15 @@ class GenerationPanel(Part):
     """Form, button and the job's bar."""
 
     def __init__(
-        self,
-        session: Session,
-        runner: Runner,
-        queue: SessionJobs,
-        results: Results,
-        first: FirstValues = MODELS_OWN,
-        **params: Any,
+        self, session: Session, runner: Runner, queue: SessionJobs, results: Results, first: FirstValues = MODELS_OWN
     ) -> None:
         self.runner, self.results = runner, results
         self._order_map: LayerMap | None = None
         self.form = GenerationForm(session, first)
-        self.button = pmui.Button(
-            label="Generate",
-            icon="auto_awesome",
-            sizing_mode="stretch_width",
-            margin=(10, 0, 4, 0),
+        self.button = field(
+            pmui.Button, "Generate", icon="auto_awesome", size="medium", margin=(10, 0, 4, 0),
             on_click=after_typing(self.generate),
-        )
+        )  # fmt: skip
         self.bar = JobBar(session, queue, self._done)
         note = quiet("Made twice from the same noise, with the mask and without, and logged as an MLflow run.")
         self.history = GenerationHistory(session, runner, queue, on_show=self._show_again, on_load=self.form.load)
@@ -50,7 +39,7 @@ class GenerationPanel(Part):
             self.form, self.button, note, self.bar, results.gallery_section, self.history,
             sizing_mode="stretch_width", margin=(0, 16, 16, 16),
         )  # fmt: skip
-        super().__init__(session=session, **params)
+        super().__init__(session=session)
 
     def generate(self) -> None:
         """Queue what the form asks for."""

@@ -26,8 +26,8 @@ class Results(Part):
     current = param.ClassSelector(class_=GalleryEntry, default=None, doc="the generation on show")
     tracks = param.List(default=[], item_type=Track, doc="whose paths are on show, that of `current` first")
 
-    def __init__(self, session: Session, drawing: EmbeddingMap, **params: Any) -> None:
-        super().__init__(session=session, **params)
+    def __init__(self, session: Session, drawing: EmbeddingMap) -> None:
+        super().__init__(session=session)
         self.drawing = drawing
         self._entries: list[GalleryEntry] = []
         self._kept_paths: frozenset[str] = frozenset()

@@ -35,8 +35,8 @@ MODELS_OWN = FirstValues()
 class SamplingSection(Part):
     """Fields on sampling."""
 
-    def __init__(self, model: FormModel, first: FirstValues = MODELS_OWN, **params: Any) -> None:
-        super().__init__(**params)
+    def __init__(self, model: FormModel, first: FirstValues = MODELS_OWN) -> None:
+        super().__init__()
         self._model, self._first = model, first
         self._facts: ModelFacts | None = None
         plain = ModelFacts()
