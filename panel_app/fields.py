@@ -85,6 +85,11 @@ def switch(label: str, value: bool, help: str | None = None, **params: Any) -> A
     return pmui.Switch(label=label, value=value, description=help, **{"size": "small", "margin": (4, 0), **params})
 
 
+def press(label: str, action: Callable[[], Any], help: str | None = None, *, typed: bool = False, **params: Any) -> Any:
+    """Return a button that does `action`; one that reads what is `typed` waits until that has arrived."""
+    return field(pmui.Button, label, help, on_click=after_typing(action) if typed else lambda _: action(), **params)
+
+
 def text(html: str = "", **params: Any) -> Html:
     """Return a pane of text as wide as its section; `html` is escaped already."""
     return Html(html, **{"sizing_mode": "stretch_width", "margin": (4, 0), **params})

@@ -11,7 +11,7 @@ from panel_app.analysis.sample_lists import remainder, sample_entries, sample_li
 from panel_app.best_layer import DECIDES, KNOWS
 from panel_app.cards import facts, hint, hint_small, link, selected_card
 from panel_app.components import Ranking, column
-from panel_app.fields import Part, choice, field, row, section, text
+from panel_app.fields import Part, choice, field, press, row, section, text
 from panel_app.layer_map import LayerMap
 from panel_app.session import Session
 
@@ -53,13 +53,8 @@ class SamplePanel(Part):
             "Nearest in", {"Activations": "activation", "Map": "map"}, state.space,
             "Measure distance between activations (PCA space), or on the drawn map, which distorts it.",
         )  # fmt: skip
-        self.suggest = field(
-            pmui.Button, "Suggest nearest", icon="hub", margin=(6, 4, 6, 0), on_click=lambda _: session.suggest()
-        )
-        self.clear = field(
-            pmui.Button, "Clear", variant="outlined", sizing_mode=None, margin=(6, 0, 6, 4),
-            on_click=lambda _: session.clear(),
-        )  # fmt: skip
+        self.suggest = press("Suggest nearest", session.suggest, icon="hub", margin=(6, 4, 6, 0))
+        self.clear = press("Clear", session.clear, variant="outlined", sizing_mode=None, margin=(6, 0, 6, 4))
         self._heading, self._rule = text(margin=(10, 0, 2, 0)), text(margin=(2, 0, 4, 0))
         self.list = sample_list(session, self._remove, margin=0)
         self._controls = section(self.k, self.space, row(self.suggest, self.clear), self._rule)

@@ -11,7 +11,7 @@ from panel_app.cards import hint_small, quiet
 from panel_app.clustering import CLUSTER, Clustering, FoundClusters, find
 from panel_app.components import Ranking, column
 from panel_app.computing.job_bar import JobBar, SessionJobs
-from panel_app.fields import Part, after_typing, choice, field, row, section, text
+from panel_app.fields import Part, choice, field, press, row, section, text
 from panel_app.session import Session
 
 COLUMNS = (
@@ -41,12 +41,10 @@ class ClusterSection(Part):
             "HDBSCAN's min_cluster_size: small finds many clusters, large only the broad ones.",
             value=wanted.min_size, start=2, end=100_000,
         )  # fmt: skip
-        self.button = field(
-            pmui.Button, "Find clusters", icon="bubble_chart", margin=(6, 4, 6, 0), on_click=after_typing(self.find)
-        )
-        self.drop = field(
-            pmui.Button, "Remove", "Show the map without clusters.", variant="outlined", sizing_mode=None,
-            margin=(6, 0, 6, 4), on_click=lambda _: session.drop_clusters(),
+        self.button = press("Find clusters", self.find, typed=True, icon="bubble_chart", margin=(6, 4, 6, 0))
+        self.drop = press(
+            "Remove", session.drop_clusters, "Show the map without clusters.", variant="outlined", sizing_mode=None,
+            margin=(6, 0, 6, 4),
         )  # fmt: skip
         self.bar = JobBar(session, queue, self._done)
         self.table = Ranking(self._on_table, columns=list(COLUMNS), sort={"key": "size", "down": True}, margin=(4, 0))

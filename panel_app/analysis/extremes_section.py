@@ -4,12 +4,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import panel_material_ui as pmui
 
 from panel_app.analysis.sample_lists import sample_entries, sample_list
 from panel_app.cards import column_label, hint
 from panel_app.clustering import TRUST
-from panel_app.fields import Part, field, section, text
+from panel_app.fields import Part, press, section, text
 from panel_app.layer_map import LayerMap
 from panel_app.session import Session
 
@@ -63,10 +62,7 @@ class ExtremesSection(Part):
     def __init__(self, session: Session, measure: Measure) -> None:
         super().__init__(session=session)
         self.measure = measure
-        self.colour = field(
-            pmui.Button, measure.button, icon="palette", variant="outlined", margin=(8, 0),
-            on_click=lambda _: self._toggle_colour(),
-        )  # fmt: skip
+        self.colour = press(measure.button, self._toggle_colour, icon="palette", variant="outlined", margin=(8, 0))
         self._summary = text()
         self.list = sample_list(
             session, label=measure.label, order=measure.order, removable=False, opens=True, detail_help=measure.about,

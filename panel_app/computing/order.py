@@ -16,7 +16,7 @@ from diffviews.recipes.extraction import ExtractionRecipe, Storage
 from diffviews.recipes.options import options_of
 from panel_app.cards import quiet
 from panel_app.computing.job_bar import JobBar, SessionJobs
-from panel_app.fields import Part, after_typing, field, section
+from panel_app.fields import Part, field, press, section
 from panel_app.generation.values import read_sigma
 from panel_app.layer_map import LayerMap
 from panel_app.session import Session
@@ -41,9 +41,7 @@ class OrderPanel(Part):
             "sample that maps and neighbours are made of, and captures the samples of a mask anew; it takes no joint "
             "map.", options={"All activations": "full", "A sketch of them": "sketch"}, value="full",
         )  # fmt: skip
-        self.button = field(
-            pmui.Button, "Extract", icon="layers", variant="outlined", on_click=after_typing(self.order)
-        )
+        self.button = press("Extract", self.order, typed=True, icon="layers", variant="outlined")
         self.note = quiet("")
         self.bar = JobBar(session, queue, self._done)
         self._layout = section(self.layers, self.sigmas, self.storage, self.button, self.bar, self.note)

@@ -11,7 +11,7 @@ from diffviews.recipes import EmbeddingRecipe
 from diffviews.tracking.schema import MapKind
 from panel_app.cards import quiet
 from panel_app.computing.job_bar import JobBar, SessionJobs
-from panel_app.fields import Part, after_typing, choice, field, section
+from panel_app.fields import Part, choice, field, press, section
 from panel_app.places import NOISE, SPACE, THREE_AXES
 from panel_app.session import Session
 
@@ -47,10 +47,7 @@ class RemapPanel(Part):
             pmui.IntSlider, "PCA components",
             "Activations are reduced to so many dimensions first; 0 uses them as they are.", start=0, end=200, value=50,
         )  # fmt: skip
-        self.button = field(
-            pmui.Button, "Re-compute the map", icon="scatter_plot", variant="outlined",
-            on_click=after_typing(self.compute),
-        )  # fmt: skip
+        self.button = press("Re-compute the map", self.compute, typed=True, icon="scatter_plot", variant="outlined")
         self.bar = JobBar(session, queue, self._done)
         self._layout = section(
             self.kind, self.dimensions, self.n_neighbors, self.min_dist, self.pca, self.button,

@@ -1,5 +1,6 @@
 """The export menu: a view as picture, table, images or report, saved by the browser and logged if wished."""
 
+from functools import partial
 from typing import Any
 from urllib.parse import urlencode
 
@@ -13,7 +14,7 @@ from panel_app.components import Downloader
 from panel_app.computing.job_bar import JobBar, SessionJobs, processor_queue
 from panel_app.export.figure import DPI, WIDTH, view_of
 from panel_app.export.files import ExportedView, Kind, Scope, make_file
-from panel_app.fields import Part, after_typing, choice, field, row, switch, text
+from panel_app.fields import Part, choice, field, press, row, switch, text
 from panel_app.generation.results import Results
 from panel_app.map.embedding_map import EmbeddingMap
 from panel_app.session import Session
@@ -36,11 +37,10 @@ class ExportMenu(Part):
     def __init__(self, session: Session, drawing: EmbeddingMap, results: Results) -> None:
         self.drawing, self.results = drawing, results
         self._queue = SessionJobs(processor_queue())
-        self.button = field(
-            pmui.Button, "Export", "Save the map, the samples, their images or a report.", icon="download",
+        self.button = press(
+            "Export", self.open, "Save the map, the samples, their images or a report.", icon="download",
             variant="text", sizing_mode=None, margin=(0, 8, 0, 0), align="center",
             theme_config=THEME_CONFIG,  # a page bar makes its primary colour white for what stands in it
-            on_click=lambda _: self.open(),
         )  # fmt: skip
         self.scope = choice(
             "Samples of tables and images", {name: scope for scope, name in _NAMES.items()}, "selection",
@@ -60,7 +60,11 @@ class ExportMenu(Part):
             "The file becomes an artifact of a run of its own, of the kind 'export', that names this run.",
             margin=(8, 0),
         )  # fmt: skip
-        self.buttons = {kind: self._button(kind, label, icon, help) for kind, label, icon, help in _KINDS}
+        look: dict[str, Any] = {"typed": True, "variant": "outlined", "margin": (4, 4, 4, 0)}
+        self.buttons: dict[Kind, pmui.Button] = {
+            kind: press(label, partial(self.export, kind), help, icon=icon, **look)
+            for kind, label, icon, help in _KINDS
+        }
         self.bar = JobBar(session, self._queue, self._done, self._tell)
         self._message = text(margin=(6, 0))
         self.saver = Downloader(height=0, margin=0)
@@ -149,12 +153,6 @@ class ExportMenu(Part):
             return tuple(dict.fromkeys(layer_map.shown(state.filter)["sample_id"].astype(str)))
         chosen = state.selection.members if scope == "selection" else state.group.sample_ids
         return tuple(s for s in chosen if s in layer_map.row_of)
-
-    def _button(self, kind: Kind, label: str, icon: str, help: str) -> pmui.Button:
-        return field(
-            pmui.Button, label, help, icon=icon, variant="outlined", margin=(4, 4, 4, 0),
-            on_click=after_typing(lambda: self.export(kind)),
-        )  # fmt: skip
 
     def _done(self, result: Any) -> None:
         made, run = result

@@ -5,7 +5,7 @@ from collections.abc import Collection
 import panel_material_ui as pmui
 
 from panel_app.cards import quiet
-from panel_app.fields import Part, field, offer, section
+from panel_app.fields import Part, offer, press, section
 from panel_app.generation.form_model import FormModel
 from panel_app.layer_map import LayerMap
 from panel_app.session import Session
@@ -33,9 +33,9 @@ class ConditioningSection(Part):
             "The text of the unconditional pass, which guidance above 1 leads away from.",
             read=_stripped, rows=1, max_rows=4, auto_grow=True, max_length=5000,
         )  # fmt: skip
-        self.take = field(
-            pmui.Button, "Take the selected sample's prompt", icon="south", variant="text", sizing_mode=None,
-            margin=(0, 0, 4, 0), on_click=lambda _: self._fill(self._own() or ""),
+        self.take = press(
+            "Take the selected sample's prompt", lambda: self._fill(self._own() or ""), icon="south", variant="text",
+            sizing_mode=None, margin=(0, 0, 4, 0),
         )  # fmt: skip
         note = quiet("Filled with the prompt of the point you select, until you type your own.")
         self._prompts = section(self.prompt, note, self.take, self.negative)

@@ -101,7 +101,7 @@ class GenerationForm(Part):
             {*self.conditioning.idle, *self.sampling.idle, *(() if samples else self.mask.fields)},
             model=layer_map.layer.model,
             checkpoint=captured.get("checkpoint") or None,
-            precision=_precision(captured.get("precision")),
+            precision=precision if (precision := captured.get("precision")) in get_args(Precision) else "auto",
             layer_run=layer_map.layer.run_id,
             map_run=layer_map.map_run if own else None,
             sample_ids=samples,
@@ -127,9 +127,3 @@ class GenerationForm(Part):
         finally:
             self._loading = False
         self.check()
-
-
-def _precision(captured: str | None) -> Precision:
-    """Return the floating-point format that the activations were captured in, 'auto' where no run says it."""
-    known: dict[str | None, Precision] = {name: name for name in get_args(Precision)}
-    return known.get(captured, "auto")

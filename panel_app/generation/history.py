@@ -1,11 +1,11 @@
 """The gallery of logged generations: each can be shown again, loaded into the form, or replayed."""
 
+import functools
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
-import panel_material_ui as pmui
 import param
 
 from diffviews.errors import DiffViewsError
@@ -17,7 +17,7 @@ from panel_app.cards import hint
 from panel_app.components import HistoryList
 from panel_app.computing.background import Background
 from panel_app.computing.job_bar import JobBar, SessionJobs
-from panel_app.fields import Part, choice, field, folded, row, section, text
+from panel_app.fields import Part, choice, folded, press, row, section, text
 from panel_app.generation.archive import GenerationArchive, Preview
 from panel_app.generation.gallery_entry import describe
 from panel_app.session import Session
@@ -78,8 +78,8 @@ class GenerationHistory(Part):
         self.list = HistoryList(self._on_list, margin=0)
         self._range = text(margin=(6, 0))
         self.newer, self.older = (
-            field(pmui.Button, label, variant="text", sizing_mode=None, margin=0, on_click=turn)
-            for label, turn in (("Newer", lambda _: self._turn(-1)), ("Older", lambda _: self._turn(1)))
+            press(label, functools.partial(self._turn, by), variant="text", sizing_mode=None, margin=0)
+            for label, by in (("Newer", -1), ("Older", 1))
         )
         self._pages = row(self.newer, self._range, self.older, margin=(4, 0))
         body = section(self.scope, self.bar, self.list, self._pages)

@@ -1,7 +1,6 @@
 """Generating: from the form over the queue to the results."""
 
 import panel as pn
-import panel_material_ui as pmui
 import param
 
 from diffviews.errors import DiffViewsError
@@ -9,7 +8,7 @@ from diffviews.pipelines.generate import LoggedGeneration
 from diffviews.pipelines.model_runner import Runner
 from panel_app.cards import quiet
 from panel_app.computing.job_bar import JobBar, SessionJobs
-from panel_app.fields import Part, after_typing, field
+from panel_app.fields import Part, press
 from panel_app.generation.form import GenerationForm
 from panel_app.generation.gallery_entry import GalleryEntry
 from panel_app.generation.history import GenerationHistory
@@ -28,10 +27,9 @@ class GenerationPanel(Part):
         self.runner, self.results = runner, results
         self._order_map: LayerMap | None = None
         self.form = GenerationForm(session, first)
-        self.button = field(
-            pmui.Button, "Generate", icon="auto_awesome", size="medium", margin=(10, 0, 4, 0),
-            on_click=after_typing(self.generate),
-        )  # fmt: skip
+        self.button = press(
+            "Generate", self.generate, typed=True, icon="auto_awesome", size="medium", margin=(10, 0, 4, 0)
+        )
         self.bar = JobBar(session, queue, self._done)
         note = quiet("Made twice from the same noise, with the mask and without, and logged as an MLflow run.")
         self.history = GenerationHistory(session, runner, queue, on_show=self._show_again, on_load=self.form.load)
