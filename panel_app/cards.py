@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
+from diffviews.noise import format_sigma
 from panel_app.components import Html
 from panel_app.layer_map import LayerMap
 from panel_app.points import CLASS, PROMPT, SIGMA, shortened
@@ -82,10 +83,24 @@ def thumbnail_strip(layer_map: LayerMap, sample_ids: Sequence[str], *, limit: in
     return f'<div style="display:flex;flex-wrap:wrap;gap:5px;align-items:center">{shown}{more}</div>'
 
 
+def run_facts(layer_map: LayerMap) -> dict[str, str]:
+    """Return what a map is of, by name."""
+    layer = layer_map.layer
+    return {
+        "Model": str(layer.model or ""),
+        "Dataset": str(layer.dataset or ""),
+        "Samples": f"{len(layer_map.samples):,}",
+        "Layer": layer.layer,
+        "σ": format_sigma(layer.sigma),
+        "Layer run": layer.run_id,
+    }
+
+
 def facts(rows: Mapping[str, Any] | Iterable[tuple[str, Any]]) -> str:
     """Return a two-column table; numbers are shortened, addresses become links."""
     pairs = rows.items() if isinstance(rows, Mapping) else rows
-    cells = "".join(f"<tr><td>{escape(str(k))}</td><td class='num'>{_shown(v)}</td></tr>" for k, v in pairs)
+    shown = ((escape(str(k)), f"{v:.4g}" if isinstance(v, float) else escape(str(v))) for k, v in pairs)
+    cells = "".join(f"<tr><td>{name}</td><td class='num'>{value}</td></tr>" for name, value in shown)
     return f'<table class="facts">{cells}</table>'
 
 
@@ -109,9 +124,3 @@ def quiet(text: str) -> Html:
 def hint(text: str) -> str:
     """Return a quiet sentence."""
     return f'<p class="muted">{escape(text)}</p>'
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    return escape(str(value))

@@ -230,7 +230,7 @@ class StoreBanner(Part):
         self.retry.visible = self.alert.visible and not self.alert.closed
 
 
-class Busy(pn.viewable.Viewer):
+class Busy(Part):
     """Moves a line while the page's own document is at work.
 
     Panel has one state for all visitors. A page of its template follows that state: it moves for everybody at each
@@ -242,13 +242,13 @@ class Busy(pn.viewable.Viewer):
 
     def __init__(self, page: pmui.Page) -> None:
         super().__init__()
-        self._line = BusyLine(height=0, margin=0)
+        self._line = self._layout = BusyLine(height=0, margin=0)
         self._document = pn.state.curdoc
-        _stop_following(page)
+        for watchers in pn.state.param.watchers.get("busy", {}).values():
+            for watcher in list(watchers):
+                if getattr(getattr(watcher.fn, "__self__", None), "self", None) is page:
+                    pn.state.param.unwatch(watcher)
         self._watcher = pn.state.param.watch(self._follow, "busy")
-
-    def __panel__(self) -> pn.viewable.Viewable:
-        return self._line
 
     def _follow(self, event: Any) -> None:
         busy = event.new and pn.state.curdoc is self._document
@@ -258,13 +258,6 @@ class Busy(pn.viewable.Viewer):
     def leave(self) -> None:
         """Follow no longer; the visitor has left."""
         pn.state.param.unwatch(self._watcher)
-
-
-def _stop_following(page: pmui.Page) -> None:
-    for watchers in pn.state.param.watchers.get("busy", {}).values():
-        for watcher in list(watchers):
-            if getattr(getattr(watcher.fn, "__self__", None), "self", None) is page:
-                pn.state.param.unwatch(watcher)
 
 
 def let_go(page: pmui.Page) -> None:

@@ -9,7 +9,7 @@ from diffviews.noise import format_sigma
 from diffviews.tracking.records import LayerRecord
 from panel_app.analysis.sample_lists import remainder, sample_entries, sample_list
 from panel_app.best_layer import DECIDES, KNOWS
-from panel_app.cards import facts, hint, hint_small, link, selected_card
+from panel_app.cards import facts, hint, hint_small, link, run_facts, selected_card
 from panel_app.components import Ranking, column
 from panel_app.fields import Part, choice, field, press, row, section, text
 from panel_app.layer_map import LayerMap
@@ -177,21 +177,14 @@ class RunPanel(Part):
             self._layout.object = hint("Nothing is open.")
             return
         url = self.session.store.library.run_url
-        extraction = next((e for e in self.session.extractions if e.run_id == state.extraction), None)
-        run = {
-            "Model": getattr(extraction, "model", ""),
-            "Dataset": getattr(extraction, "dataset", ""),
-            "Samples": f"{len(layer_map.samples):,}",
-            "Layer": layer_map.layer.layer,
-            "σ": format_sigma(layer_map.layer.sigma),
-            "Layer run": layer_map.layer.run_id,
-        }
+        run = run_facts(layer_map)
         links = [link(url(layer_map.map_run), "Open this run in MLflow")]
         if layer_map.map_run != layer_map.layer.run_id:
             run["Map run"] = layer_map.map_run
             links.append(link(url(layer_map.layer.run_id), "Open its layer run in MLflow"))
         links.append(link(url(state.extraction), "Open its parent run in MLflow"))
-        measured = sorted(layer_map.layer.metrics.items(), key=_metric_order)
+        ordered = {name: place for place, name in enumerate(METRIC_LABELS)}
+        measured = sorted(layer_map.layer.metrics.items(), key=lambda m: (ordered.get(m[0], len(ordered)), m[0]))
         metrics = [(METRIC_LABELS.get(k, k), v) for k, v in measured if k != "nan_count"]  # `nonfinite` says it
         self._layout.object = "".join(
             [
@@ -207,8 +200,3 @@ class RunPanel(Part):
                 else hint("This run has no parameters."),
             ]
         )
-
-
-def _metric_order(item: tuple[str, float]) -> tuple[int, str]:
-    order = list(METRIC_LABELS)
-    return (order.index(item[0]) if item[0] in order else len(order), item[0])

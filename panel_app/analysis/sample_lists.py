@@ -36,19 +36,20 @@ def sample_entries(
     first = known[:WITH_PICTURES]
     pictures = dict(zip(first, layer_map.thumbnails(first), strict=True))
     distances, tones = distances or {}, tones or {}
+    texts = {s: (layer_map.text_of(s), layer_map.prompt_of(s)) for s in known}
     return [
         {
             "id": s,
             "src": pictures.get(s, ""),
-            "title": shortened(layer_map.text_of(s), 80),
-            "note": _note(layer_map, s),
-            "help": layer_map.prompt_of(s) or layer_map.text_of(s),
+            "title": shortened(text, 80),
+            "note": shortened(prompt, 60) if prompt and prompt != text else "",
+            "help": prompt or text,
             "detail": f"{distances[s]:.2f}" if s in distances else "",
             "distance": distances.get(s),
             "tone": tones.get(s, ""),
             "active": s == active,
         }
-        for s in known
+        for s, (text, prompt) in texts.items()
     ]
 
 
@@ -80,9 +81,3 @@ def sample_list(session: Session, on_remove: Callable[[str], None] | None = None
             session.choose_sample(sample_id)
 
     return SampleList(answer, pictures, **looks)
-
-
-def _note(layer_map: LayerMap, sample_id: str) -> str:
-    """Return the beginning of a sample's prompt where its class is its title."""
-    prompt = layer_map.prompt_of(sample_id)
-    return shortened(prompt, 60) if prompt and prompt != layer_map.text_of(sample_id) else ""

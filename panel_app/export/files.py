@@ -9,9 +9,9 @@ import pandas as pd
 
 from diffviews.data.pictures import encode_png, thumbnail_png
 from diffviews.errors import SelectionError
-from diffviews.noise import format_sigma
 from diffviews.pipelines.export import file_stem, pictures_zip, samples_csv, samples_json
 from diffviews.pipelines.report import Report, ReportedGeneration, ReportedSample, report_html
+from panel_app.cards import run_facts
 from panel_app.export.figure import MapView, figure_png, figure_svg
 from panel_app.generation.gallery_entry import GalleryEntry
 from panel_app.layer_map import LayerMap
@@ -115,26 +115,18 @@ def report_of(view: ExportedView) -> Report:
     """Return what a report of a view tells."""
     seen, layer_map = view.seen, view.seen.map
     layer = layer_map.layer
-    run = {
-        "Model": str(layer.model or ""),
-        "Dataset": str(layer.dataset or ""),
-        "Samples": f"{len(layer_map.samples):,}",
-        "Layer": layer.layer,
-        "σ": format_sigma(layer.sigma),
-        "Layer run": layer.run_id,
-        "Map run": layer_map.map_run,
-        "Extraction": str(layer.parent_id),
-    }
+    more = len(view.marked) - _REPORTED
+    left_out = f"{more:,} further marked samples are left out; the table (CSV, JSON) has all."
     return Report(
         title=f"{layer.model}: {seen.title}",
         subtitle=f"{layer.dataset or ''} · {len(layer_map.samples):,} samples",
         map_png=figure_png(seen, width=view.width, dpi=_REPORT_DPI),
         map_text=f"{seen.title}, {seen.about}",
-        run=run,
+        run={**run_facts(layer_map), "Map run": layer_map.map_run, "Extraction": str(layer.parent_id)},
         parameters={str(k): str(v) for k, v in sorted(layer.params.items())},
         measures={str(k): float(v) for k, v in sorted(layer.metrics.items())},
         samples=_reported(view),
-        samples_note=_samples_note(view),
+        samples_note=left_out if more > 0 else "",
         generations=[_generation(view, entry) for entry in view.generations],
         links=view.links,
         pixelated=layer_map.is_small,
@@ -152,11 +144,6 @@ def _reported(view: ExportedView) -> list[ReportedSample]:
         ReportedSample(s, roles[s], layer_map.text_of(s), layer_map.prompt_of(s) or "", picture, view.distances.get(s))
         for s, picture in zip(ids, pictures, strict=True)
     ]
-
-
-def _samples_note(view: ExportedView) -> str:
-    more = len(view.marked) - _REPORTED
-    return f"{more:,} further marked samples are left out; the table (CSV, JSON) has all." if more > 0 else ""
 
 
 def _generation(view: ExportedView, entry: GalleryEntry) -> ReportedGeneration:
