@@ -74,6 +74,10 @@ class SampleList(BrowserPane):
     """Samples with picture, name and distance; arrow keys move, Enter opens, Delete removes.
 
     The first few entries bring their pictures along; the browser asks for another one when it comes into view.
+
+    Args:
+        on_message: called with what a visitor does.
+        pictures: returns the data addresses of samples by id, for those that come into view.
     """
 
     entries = param.List(doc="[{id, src, title, note, help, detail, distance, tone, active}]; src may be empty")
@@ -93,12 +97,6 @@ class SampleList(BrowserPane):
         pictures: Callable[[Sequence[str]], Sequence[str]] | None = None,
         **params: Any,
     ) -> None:
-        """List samples.
-
-        Args:
-            on_message: called with what a visitor does.
-            pictures: returns the data addresses of samples by id, for those that come into view.
-        """
         self._pictures = pictures
         super().__init__(on_message, **params)
 

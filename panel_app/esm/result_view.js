@@ -134,11 +134,7 @@ export function render({model, el}) {
     if (tell) model.send_msg({step: index})
   }
 
-  const name = (label, help) => {
-    play.textContent = label
-    play.title = help
-    told(play, {label: help})
-  }
+  const name = (label, help) => Object.assign(play, {textContent: label, title: help, ariaLabel: help})
   const stop = () => {
     clearInterval(timer)
     timer = null

@@ -38,7 +38,15 @@ class _Entry:
 
 
 class GenerationHistory(Part):
-    """Lists what was logged of the layer, or of the whole extraction, on show, newest first, page by page."""
+    """Lists what was logged of the layer, or of the whole extraction, on show, newest first, page by page.
+
+    Args:
+        session: whose layer is on show.
+        runner: that replays.
+        queue: that replays wait in.
+        on_show: called with a generation that is to be shown again.
+        on_load: called with the recipe that is to be filled into the form.
+    """
 
     def __init__(
         self,
@@ -49,15 +57,6 @@ class GenerationHistory(Part):
         on_show: Callable[[LoggedGeneration], None],
         on_load: Callable[[GenerationRecipe], None],
     ) -> None:
-        """List generations.
-
-        Args:
-            session: whose layer is on show.
-            runner: that replays.
-            queue: that replays wait in.
-            on_show: called with a generation that is to be shown again.
-            on_load: called with the recipe that is to be filled into the form.
-        """
         self.runner = runner
         self._on_show, self._on_load = on_show, on_load
         self._records: Sequence[GenerationRecord] = ()
