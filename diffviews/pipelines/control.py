@@ -37,15 +37,6 @@ class ControlSettings:
     windows: bool = True
     """Measure masks on the first and on the second half of the steps as well."""
 
-    def step_windows(self) -> dict[str, tuple[int, int] | None]:
-        """Return {metric key: masked steps}."""
-        half = self.num_steps // 2
-        windows: dict[str, tuple[int, int] | None] = {"control_rate": None}
-        if self.windows:
-            windows["control_rate_early"] = (0, half)
-            windows["control_rate_late"] = (half, self.num_steps)
-        return windows
-
 
 class ControlExperiment:
     """The seeds, classes and unmasked baseline that all layers of one extraction share."""
@@ -67,9 +58,12 @@ class ControlExperiment:
         """Return the metrics of one layer: its control rate by step window, and the baseline."""
         means = np.stack([rows(members).astype(np.float32).mean(axis=0) for members in self._members])
         targets = torch.from_numpy(np.repeat(means, self._settings.seeds_per_class, axis=0))
+        steps, half = self._settings.num_steps, self._settings.num_steps // 2
+        windows: dict[str, tuple[int, int] | None] = {"control_rate": None}
+        if self._settings.windows:
+            windows |= {"control_rate_early": (0, half), "control_rate_late": (half, steps)}
         rates = {
-            key: float(np.mean(self._land(layer, targets, window) == self._wanted))
-            for key, window in self._settings.step_windows().items()
+            key: float(np.mean(self._land(layer, targets, window) == self._wanted)) for key, window in windows.items()
         }
         return {**rates, "control_baseline": self.baseline, "control_seeds": float(len(self._wanted))}
 

@@ -132,20 +132,19 @@ class ExtractionJob:
         if unfinished is not None:
             logger.info("going on with run %s", unfinished)
             ending.callback(tracker.mark_reused, unfinished)
-        parent = ending.enter_context(tracker.resume(unfinished) if unfinished else self._start(fingerprint))
+            opened = tracker.resume(unfinished)
+        else:
+            model, dataset = plan.adapter.model_type, plan.recipe.dataset
+            tags = RunTags(model=model, dataset=dataset, fingerprint=fingerprint)
+            name = f"extract {model} on {dataset}"
+            opened = tracker.start("extract", name, tags, params=plan.params(), system_metrics=True)
+        parent = ending.enter_context(opened)
         log_inputs(parent, plan.adapter, plan.samples, plan.recipe, dataset=plan.recipe.dataset)
         order = list(plan.adapter.hookable_layers)
         about = (plan.samples, plan.recipe.maps, plan.params(), order, plan.layer_fingerprint)
         runs.append(LayerRuns(self.workspace, parent, *about))
         missing = [key for key in plan.keys if key not in runs[0].logged]
         return _Begun(parent.run_id, parent.work.absolute(), missing)
-
-    def _start(self, fingerprint: str) -> ActiveRun:
-        model, dataset = self.plan.adapter.model_type, self.plan.recipe.dataset
-        tags = RunTags(model=model, dataset=dataset, fingerprint=fingerprint)
-        return self.workspace.tracker.start(
-            "extract", f"extract {model} on {dataset}", tags, params=self.plan.params(), system_metrics=True
-        )
 
     def _summary(self, runs: LayerRuns) -> dict[str, str]:
         """Log what the parent shows of all layer runs; return the digest of each one's activations."""

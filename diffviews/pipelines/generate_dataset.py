@@ -166,8 +166,14 @@ class DatasetJob:
         unfinished = tracker.find_unfinished(wanted) if execution.resume else None
         if unfinished is not None:
             ending.callback(self._mark_reused, unfinished)
-        run = ending.enter_context(tracker.resume(unfinished) if unfinished else self._start())
-        runs.append(run)
+            run = tracker.resume(unfinished)
+        else:
+            model, params = self.adapter.model_type, self._params()
+            name, tags = f"generate {self.series.total} samples with {model}", RunTags(model, self._dataset, wanted)
+            run = tracker.start(
+                "generate-dataset", name, tags, params=params, system_metrics=True, on_the_way=self.on_the_way
+            )
+        runs.append(ending.enter_context(run))
         folder = run.work.absolute() / "spans"
         folder.mkdir(parents=True, exist_ok=True)
         spans = self._spans(0 if earlier is None else int(earlier.metrics["num_samples"]))
@@ -245,14 +251,6 @@ class DatasetJob:
                 logger.info("the first %d samples come from run %s", count, record.run_id)
                 return record
         return None
-
-    def _start(self) -> ActiveRun:
-        total, params = self.series.total, self._params()
-        tags = RunTags(model=self.adapter.model_type, dataset=self._dataset, fingerprint=self.fingerprint(total))
-        name = f"generate {total} samples with {self.adapter.model_type}"
-        return self.workspace.tracker.start(
-            "generate-dataset", name, tags, params=params, system_metrics=True, on_the_way=self.on_the_way
-        )
 
     @property
     def _dataset(self) -> str:

@@ -76,10 +76,13 @@ def download(
     if store is None and source == "auto":
         logger.info("no team bucket (%s not set): published checkpoints alone are fetched", ", ".join(missing))
     models, files = ((), 0) if store is None else _from_bucket(store, checkpoints, model, folder, source)
-    names: tuple[str, ...] = ()
-    if source != "r2":
-        names = tuple(_from_authors(entry, folder) for entry in _published(checkpoints, model, models, folder))
-    return DownloadOutcome(folder, models, files, names)
+    published = [] if source == "r2" else _published(checkpoints, model, models, folder)
+    for entry in published:
+        logger.info("checkpoint %s, licence %s: %s", entry.name, entry.licence, entry.address)
+        target = folder / entry.adapter / "checkpoints" / entry.name
+        path = fetch(entry.address, target, digest=entry.sha256, size=entry.size)
+        logger.info("%s is at %s", entry.name, path)
+    return DownloadOutcome(folder, models, files, tuple(entry.name for entry in published))
 
 
 def _from_bucket(
@@ -111,14 +114,6 @@ def _published(
 
 def _is_chosen(checkpoints: Checkpoints, model: str) -> bool:
     return checkpoints == "all" or (checkpoints != "none" and model.startswith(checkpoints))
-
-
-def _from_authors(entry: CatalogueEntry, folder: Path) -> str:
-    logger.info("checkpoint %s, licence %s: %s", entry.name, entry.licence, entry.address)
-    target = folder / entry.adapter / "checkpoints"
-    path = fetch(entry.address, target / entry.name, digest=entry.sha256, size=entry.size)
-    logger.info("%s is at %s", entry.name, path)
-    return entry.name
 
 
 def list_checkpoints(adapter: str | None = None) -> str:

@@ -18,9 +18,6 @@ from diffviews.lightning.chunks import ChunkBuffer, WriteBehind
 from diffviews.lightning.runner import Span
 from diffviews.pipelines.capture.layer_array import LayerArray, array_path, overflow_note
 
-Rows = Iterator[tuple[int, np.ndarray]]
-"""(first row, activations of that row and those after it, (n, *layer_shape)), in order of the rows."""
-
 
 def trajectory_path(folder: Path, span: Span) -> Path:
     """Return where the activations of one span are kept while the job runs."""
@@ -90,7 +87,8 @@ class TrajectoryArrays:
                 buffer.pass_on(first + len(rows), ends_block=first + len(rows) == last)
         writer.finish()
 
-    def _rows(self, layer: str, step: int) -> Rows:
+    def _rows(self, layer: str, step: int) -> Iterator[tuple[int, np.ndarray]]:
+        """Yield first row and activations, (n, *layer_shape), of that row and those after it, in order of the rows."""
         known = self.earlier.get((layer, self.sigmas[step]))
         if known is not None:
             yield from known.chunks()

@@ -96,19 +96,17 @@ class ActiveRun(StagedArtifacts):
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Log one value per key, all in as few requests as possible; NaN stays NaN."""
-        from mlflow.entities import Metric
-
-        now = _milliseconds()
-        self._log_metrics([Metric(key, float(value), now, step or 0) for key, value in metrics.items()])
+        self._log_metrics((key, value, step or 0) for key, value in metrics.items())
 
     def log_metric_series(self, key: str, values: Iterable[float], *, first_step: int = 0) -> None:
         """Log a whole curve; value i is at step `first_step` + i."""
+        self._log_metrics((key, value, step) for step, value in enumerate(values, first_step))
+
+    def _log_metrics(self, values: Iterable[tuple[str, float, int]]) -> None:
         from mlflow.entities import Metric
 
-        now = _milliseconds()
-        self._log_metrics([Metric(key, float(value), now, step) for step, value in enumerate(values, first_step)])
-
-    def _log_metrics(self, metrics: "list[Metric]") -> None:
+        now = int(time.time() * 1000)
+        metrics = [Metric(key, float(value), now, step) for key, value, step in values]
         for batch in _batches(metrics, _METRICS_PER_BATCH):
             self._log_batch(metrics=batch)
 
@@ -275,7 +273,3 @@ def _checked(what: str, name: str, value: object, limit: int) -> str:
 
 def _batches(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
     return (items[start : start + size] for start in range(0, len(items), size))
-
-
-def _milliseconds() -> int:
-    return int(time.time() * 1000)

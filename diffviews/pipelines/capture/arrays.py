@@ -166,7 +166,8 @@ def _announce(plan: ExtractionPlan, folder: Path, dtypes: Mapping[LayerKey, str]
     size = lacking = 0
     for key, dtype in dtypes.items():
         whole = estimate_bytes(len(plan.samples), {key[0]: plan.stored_shape(key[0])}, dtype)
-        size, lacking = size + whole, lacking + max(0, whole - _bytes_below(array_path(folder, key, dtype)))
+        there = sum(path.stat().st_size for path in array_path(folder, key, dtype).rglob("*") if path.is_file())
+        size, lacking = size + whole, lacking + max(0, whole - there)
     logger.info(
         "%d samples × %d layer runs: %s of %s, %s of them still to be written",
         len(plan.samples),
@@ -176,7 +177,3 @@ def _announce(plan: ExtractionPlan, folder: Path, dtypes: Mapping[LayerKey, str]
         format_bytes(lacking),
     )
     require_disk_space(folder, lacking)
-
-
-def _bytes_below(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
