@@ -8,6 +8,7 @@ global one that is put back afterwards; a training leaves no trace in the caller
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import lightning
@@ -157,34 +158,29 @@ class DenoiserTraining(lightning.LightningModule):
         return pixels.permute(0, 2, 3, 1).cpu().numpy()
 
 
+@dataclass(eq=False)
 class TrainingReport(Callback):
     """Tells `on_metrics` the mean loss of every `metrics_every` steps, `on_grid` samples every `grid_every`."""
 
-    def __init__(
-        self,
-        module: DenoiserTraining,
-        on_metrics: OnMetrics | None,
-        on_grid: OnGrid | None,
-        *,
-        metrics_every: int,
-        grid_every: int,
-    ) -> None:
-        self._module, self._on_metrics, self._on_grid = module, on_metrics, on_grid
-        self._metrics_every, self._grid_every = metrics_every, grid_every
-        self._losses: list[Tensor] = []
+    module: DenoiserTraining
+    on_metrics: OnMetrics | None
+    on_grid: OnGrid | None
+    metrics_every: int
+    grid_every: int
+    _losses: list[Tensor] = field(default_factory=list, init=False)
 
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         step, last = batch_idx + 1, batch_idx + 1 == trainer.max_steps
         self._losses.append(trainer.callback_metrics["loss"])
-        if self._on_metrics is not None and (last or step % self._metrics_every == 0):
-            config = self._module.config
+        if self.on_metrics is not None and (last or step % self.metrics_every == 0):
+            config = self.module.config
             rate = config.learning_rate * config.learning_rate_factor(batch_idx)
-            self._on_metrics(step, {"loss": float(torch.stack(self._losses).mean()), "learning_rate": rate})
+            self.on_metrics(step, {"loss": float(torch.stack(self._losses).mean()), "learning_rate": rate})
             self._losses.clear()
-        if self._on_grid is not None and (last or step % self._grid_every == 0):
-            self._on_grid(step, self._module.sample_grid())
+        if self.on_grid is not None and (last or step % self.grid_every == 0):
+            self.on_grid(step, self.module.sample_grid())
 
 
 def train_denoiser(
@@ -245,7 +241,7 @@ def train_denoiser(
         max_epochs=1,
         limit_train_batches=config.steps,
         gradient_clip_val=config.max_gradient_norm or None,
-        callbacks=[TrainingReport(module, *tell, metrics_every=metrics_every, grid_every=grid_every)],
+        callbacks=[TrainingReport(module, *tell, metrics_every, grid_every)],
         **together,
     )
     with group.connected(), interruptible():
