@@ -18,7 +18,7 @@ from panel_app.layer_map import LayerMap
 from panel_app.points import LEVEL, PROMPT, SIGMA
 
 Scope = Literal["selection", "marked", "shown"]
-Kind = Literal["png", "svg", "csv", "json", "zip", "html"]
+Format = Literal["png", "svg", "csv", "json", "zip", "html"]
 
 _FIRST = ("sample_id", "class", "prompt", "x", "y", "z", "sigma")
 _REPORT_DPI = 200
@@ -68,7 +68,7 @@ class ExportedFile:
     content: bytes
 
 
-def make_file(view: ExportedView, kind: Kind) -> ExportedFile:
+def make_file(view: ExportedView, kind: Format) -> ExportedFile:
     """Return a view as a file.
 
     Raises:
@@ -179,7 +179,7 @@ def _about(view: ExportedView) -> dict[str, Any]:
     }
 
 
-_FILES: dict[Kind, tuple[str, str, Callable[[ExportedView], bytes]]] = {
+_FILES: dict[Format, tuple[str, str, Callable[[ExportedView], bytes]]] = {
     "png": ("map", "image/png", lambda view: figure_png(view.seen, width=view.width, dpi=view.dpi)),
     "svg": ("map", "image/svg+xml", lambda view: figure_svg(view.seen, width=view.width, dpi=view.dpi)),
     "html": ("report", "text/html", lambda view: report_html(report_of(view))),

@@ -13,14 +13,14 @@ from panel_app.cards import hint, hint_small, link
 from panel_app.components import Downloader
 from panel_app.computing.job_bar import JobBar, SessionJobs, processor_queue
 from panel_app.export.figure import DPI, WIDTH, view_of
-from panel_app.export.files import ExportedView, Kind, Scope, make_file
+from panel_app.export.files import ExportedView, Format, Scope, make_file
 from panel_app.fields import Part, choice, field, press, row, switch, text
 from panel_app.generation.results import Results
 from panel_app.map.embedding_map import EmbeddingMap
 from panel_app.session import Session
 from panel_app.theme import THEME_CONFIG
 
-_KINDS: tuple[tuple[Kind, str, str, str], ...] = (
+_KINDS: tuple[tuple[Format, str, str, str], ...] = (
     ("png", "Map as PNG", "image", "The map as it is shown, with legend and rings, at print size."),
     ("svg", "Map as SVG", "draw", "The same with rings, paths and words as shapes, to be edited; dots are pixels."),
     ("csv", "Table as CSV", "table_view", "The samples with class, prompt, place, all columns and distances."),
@@ -61,7 +61,7 @@ class ExportMenu(Part):
             margin=(8, 0),
         )  # fmt: skip
         look: dict[str, Any] = {"typed": True, "variant": "outlined", "margin": (4, 4, 4, 0)}
-        self.buttons: dict[Kind, pmui.Button] = {
+        self.buttons: dict[Format, pmui.Button] = {
             kind: press(label, partial(self.export, kind), help, icon=icon, **look)
             for kind, label, icon, help in _KINDS
         }
@@ -99,7 +99,7 @@ class ExportMenu(Part):
         self._message.object = ""
         self.dialog.open = True
 
-    def export(self, kind: Kind) -> None:
+    def export(self, kind: Format) -> None:
         """Make a file of the view, save it, and log it if the switch says so."""
         if self.session.map is None or self.bar.busy:
             return
