@@ -18,6 +18,7 @@ from diffviews.data.storage.store_errors import explained
 from diffviews.errors import ConfigError, DiskSpaceError, RunNotFoundError, TrackingError
 
 if TYPE_CHECKING:
+    from mlflow.store.artifact.artifact_repo import ArtifactRepository
     from mlflow.tracking import MlflowClient
 
 logger = logging.getLogger(__name__)
@@ -187,6 +188,19 @@ class Connection:
             if name not in self._buckets:
                 self._buckets[name] = ObjectStore(S3Address("s3", name, ""))
             return self._buckets[name]
+
+    def artifact_store(self, artifact_uri: str) -> "ArtifactRepository":
+        """Return MLflow's access to the artifacts at `artifact_uri`; use it within `call`.
+
+        The client's own download answers every failure with "not found", which hides a server that is down.
+        """
+
+        def find(_: "MlflowClient") -> "ArtifactRepository":
+            from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+            return get_artifact_repository(artifact_uri, tracking_uri=self.tracking_uri)
+
+        return self.call(find)
 
     def limits(self, *, transfer: bool = False) -> contextlib.AbstractContextManager[None]:
         """Hold MLflow to this connection's time limits, and to silence, within the block."""

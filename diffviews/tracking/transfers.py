@@ -88,18 +88,13 @@ class BucketTransfers(Transfers):
 
 
 class StoreTransfers(Transfers):
-    """Artifacts wherever MLflow reaches them: at a tracking server, or a store it has a plugin for.
-
-    Its client's own download answers every failure with "not found", which hides a server that is down.
-    """
+    """Artifacts wherever MLflow's own client reaches them: at a tracking server, or a store it has a plugin for."""
 
     parallel = SERVER_CONNECTIONS
 
     def __init__(self, connection: Connection, artifact_uri: str) -> None:
-        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
-
-        self._connection, uri = connection, connection.tracking_uri
-        self._store = connection.call(lambda _: get_artifact_repository(artifact_uri, tracking_uri=uri))
+        self._connection = connection
+        self._store = connection.artifact_store(artifact_uri)
 
     def _list(self, folder: str | None) -> list[Any]:
         return list(self._connection.call(lambda _: self._store.list_artifacts(folder)))

@@ -107,8 +107,7 @@ class Store:
 
 
 def through(connection: Connection, monkeypatch: pytest.MonkeyPatch, store: Store) -> StoreTransfers:
-    registry = "mlflow.store.artifact.artifact_repository_registry"
-    monkeypatch.setattr(f"{registry}.get_artifact_repository", lambda uri, tracking_uri: store)
+    monkeypatch.setattr(connection, "artifact_store", lambda uri: store)
     way = transfers_for(connection, "mlflow-artifacts:/1/r1/artifacts")
     assert isinstance(way, StoreTransfers)
     return way
