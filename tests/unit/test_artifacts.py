@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffviews.data.files import check_name
+from diffviews.data.files import check_name, sha256_of
+from diffviews.data.storage import manifest
 from diffviews.data.storage.cache import cache_folder
 from diffviews.data.storage.manifest import FileMark, Manifest, files_below
 from diffviews.errors import ConfigError, CorruptDataError, RunNotFoundError, SchemaVersionError, TrackingError
@@ -149,8 +150,7 @@ def test_bit_changed_in_a_local_artifact_is_refused_by_name(local, bit, read):
 
 def test_local_artifact_is_measured_once_per_process_and_again_when_it_was_written(local, monkeypatch):
     measured = []
-    original = FileMark.of.__func__
-    monkeypatch.setattr(FileMark, "of", classmethod(lambda cls, path: measured.append(path) or original(cls, path)))
+    monkeypatch.setattr(manifest, "sha256_of", lambda path: measured.append(path) or sha256_of(path))
     for _ in range(3):
         ArtifactFolder("r1", str(local)).path("map.png")
     assert measured == [local / "map.png"]
