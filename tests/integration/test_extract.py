@@ -198,7 +198,7 @@ def test_layer_beyond_float16_is_stored_in_float32(experiment, monkeypatch):
         louder = {"encoder_block_0": 1e6}
         return capture(*others, lambda layer, own: keep(layer, own * louder.get(layer, 1)))
 
-    monkeypatch.setattr("diffviews.lightning.extraction.capture", with_large_values)
+    monkeypatch.setattr("diffviews.pipelines.plan.capture", with_large_values)
     outcome = extract(**{**SMALL, "layers": ("encoder_block_0", "midblock")}, experiment=experiment)
     workspace = open_workspace()
     first, second = map(workspace.activations, workspace.catalog.layers(outcome.run_id))
@@ -218,7 +218,7 @@ def test_nan_activations_are_counted_reported_and_not_replaced(experiment, store
 
         return capture(adapter, x0, sample_ids, *others, broken)
 
-    monkeypatch.setattr("diffviews.lightning.extraction.capture", with_nan)
+    monkeypatch.setattr("diffviews.pipelines.plan.capture", with_nan)
     with pytest.raises(CorruptDataError, match=r"16 .*1 .*digits-0003"):
         extract(**SMALL, experiment=experiment)
     catalog = open_workspace().catalog
@@ -252,7 +252,7 @@ def test_interrupted_extraction_is_killed_with_its_reason_and_ctrl_c_still_works
         raise KeyboardInterrupt
 
     before = signal.getsignal(signal.SIGINT)
-    monkeypatch.setattr("diffviews.lightning.extraction.capture", interrupt)
+    monkeypatch.setattr("diffviews.pipelines.plan.capture", interrupt)
     with pytest.raises(KeyboardInterrupt):
         extract(**SMALL, experiment=experiment)
     assert signal.getsignal(signal.SIGINT) is before
