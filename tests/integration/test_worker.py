@@ -17,7 +17,7 @@ from diffviews.processing.map_parameters import MapParameters
 from diffviews.recipes import ExtractionRecipe, GenerationRecipe, Sampling
 from diffviews.serving.app import STOPPED
 from diffviews.serving.client import WorkerClient
-from diffviews.serving.protocol import JobLostError, WorkerUnreachableError
+from diffviews.serving.protocol import JobLostError, JobStatus, WorkerUnreachableError
 from tests.serving import TOKEN, Program, cancel_at, wait
 
 SECRETS = {
@@ -118,8 +118,9 @@ def test_extraction_is_logged_where_asked_and_opens_nothing_else(client, experim
     assert seen[-1].kind == "extract"
     hostile = ({"dataset": "folder:/etc"}, {"checkpoint": "/etc/passwd"}, {"device": "cuda:7"}, {"profile": "/x"})
     for forbidden in hostile:
+        order = json.dumps(json.loads(asked.to_json()) | forbidden)
         with pytest.raises(ConfigError):
-            client._submit("extract", json.dumps(json.loads(asked.to_json()) | forbidden), experiment, None)
+            next(client._states("POST", "/jobs/extract", JobStatus("0" * 32, "extract", "queued"), None, order))
 
 
 def test_cancelled_extraction_ends_its_program_and_its_runs(client, experiment):
