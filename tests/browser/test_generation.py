@@ -169,6 +169,7 @@ def test_gallery_shows_loads_and_replays_what_was_logged(explorer, layer_map, lo
     assert newest(workspace, layer_map.layer) == run
 
 
+@pytest.mark.slow
 def test_layer_that_is_not_extracted_can_be_ordered_and_opens(explorer, layer_map, workspace):
     page = explorer.open().page
     before = {record.run_id for record in workspace.catalog.extractions()}

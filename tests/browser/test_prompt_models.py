@@ -63,6 +63,7 @@ def prompt_url(prompts):
         yield address
 
 
+@pytest.mark.slow
 def test_prompts_are_read_searched_and_generated_from(new_page, prompt_url, prompt_map):
     explorer = Explorer(new_page(), prompt_url, prompt_map)
     page, total = explorer.open().page, len(prompt_map.table)

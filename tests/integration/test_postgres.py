@@ -83,6 +83,7 @@ def test_map_and_masked_generation_use_what_the_server_holds(extraction):
     workspace.folder(outcome.run_id).verify()
 
 
+@pytest.mark.slow
 def test_two_writers_from_two_processes_do_not_disturb_one_another(member):
     writers = [
         subprocess.Popen(

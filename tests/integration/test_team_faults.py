@@ -133,7 +133,7 @@ DOWN = (503, "SlowDown"), "store answers (SlowDown|503); try again"
         pytest.param(0.3, *REVOKED, id="revoked early"),
         pytest.param(0.9, *REVOKED, id="revoked late", marks=pytest.mark.slow),
         pytest.param(0.3, *DOWN, id="down early", marks=pytest.mark.slow),  # every request is tried again and again
-        pytest.param(0.9, *DOWN, id="down late"),
+        pytest.param(0.9, *DOWN, id="down late", marks=pytest.mark.slow),
     ],
 )
 def test_bucket_that_fails_for_good_midway_ends_the_job_and_a_retry_succeeds(
