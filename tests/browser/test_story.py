@@ -209,7 +209,7 @@ def test_recomputed_map_is_a_new_run_and_is_opened(explorer, workspace, layer_ma
     expect(page.get_by_text(re.compile(r"^\d+: \d+ neighbours, min_dist"))).to_be_visible(timeout=180_000)
     new = {m.run_id for m in workspace.catalog.maps(layer_map.layer.run_id)} - before
     if new:  # the same parameters computed before are re-used
-        assert query(explorer)["map"] in new
+        explorer.wait(lambda: query(explorer).get("map") in new)
     explorer.settle()
     explorer.choose("Map", "Logged with the layer")
     explorer.wait(lambda: "map" not in query(explorer))
