@@ -4,7 +4,8 @@ import os
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import cache
 from importlib.util import find_spec
 from typing import Any
 
@@ -66,7 +67,26 @@ def get_umap_class() -> type:
         from cuml.manifold import UMAP
     else:
         from umap import UMAP
+
+        keep_compiled()
     return UMAP
+
+
+@cache
+def keep_compiled() -> None:
+    """Let numba keep on disk what it compiles of umap-learn, as the package asks for few of its functions.
+
+    Otherwise the first map of each process waits for the compiler, longer than for the map itself. It lies where
+    numba keeps what it compiles: beside the package, else in the user's cache, else where NUMBA_CACHE_DIR says.
+    """
+    import umap
+    from numba.core.dispatcher import Dispatcher
+
+    for module in (umap.umap_, umap.layouts, umap.utils, umap.aligned_umap):
+        for function in vars(module).values():
+            if isinstance(function, Dispatcher) and function.__module__ == module.__name__:
+                with suppress(RuntimeError):  # no folder may be written to: compiled anew, as before
+                    function.enable_caching()
 
 
 def get_knn_class() -> type:
@@ -170,6 +190,7 @@ def embed_aligned(
     """
     from umap import AlignedUMAP
 
+    keep_compiled()
     aligned = AlignedUMAP(
         n_neighbors=n_neighbors,
         n_components=n_components,

@@ -178,3 +178,11 @@ def test_importing_the_packages_imports_no_umap():
         "assert not {'umap', 'numba', 'sklearn', 'cuml'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_what_is_compiled_of_umap_is_kept_for_the_next_process():
+    umap_backend.get_umap_class()
+    import umap
+
+    for function in (umap.umap_.smooth_knn_dist, umap.layouts._nb_optimize_layout_euclidean_single_epoch):
+        assert function.stats.cache_path, function

@@ -5,6 +5,7 @@ import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,11 @@ class LayerArray:
     def digest(self) -> str:
         """Of all its values, in order."""
         return ActivationReader.open(self.path).digest
+
+    @property
+    def width(self) -> int:
+        """How many values it holds of each sample."""
+        return prod(ActivationReader.open(self.path).shape[1:])
 
     @property
     def results(self) -> Path:

@@ -166,8 +166,10 @@ def make_results(
         WorkerError: if another process failed.
     """
     lacking = group.from_first(lambda: [key for key, array in arrays.items() if not array.is_whole])
-    own = group.share(lacking)
     count = choose_workers(workers, len(lacking), len(samples), group)
+    own = group.share(lacking)
+    if count > 1:  # the widest first, so that no worker is left alone with a long one
+        own.sort(key=lambda key: arrays[key].width, reverse=True)
     given = samples if count == 1 else samples.without_images()
     jobs = [partial(arrays[key].made, given, maps, map_title(model, *key)) for key in own]
     bar = tqdm(total=len(own), desc="maps", unit="layer", disable=None if group.leads else True)
