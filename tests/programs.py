@@ -12,13 +12,19 @@ import sys
 from functools import cache
 from pathlib import Path
 
-PACKAGES = {"Chromium": ("chromium", "fonts-dejavu-core", "libatomic1"), "PostgreSQL": ("postgresql",)}
-"""Debian's packages of each; Playwright's driver wants the last of Chromium's."""
+_WITH_CHROMIUM = ("fonts-dejavu-core", "libatomic1")  # the second is for Playwright's driver
+PACKAGES = {
+    "Chromium": (("chromium-headless-shell", *_WITH_CHROMIUM), ("chromium", *_WITH_CHROMIUM)),
+    "PostgreSQL": (("postgresql",),),
+}
+"""Debian's packages of each, as one set or another where that is not to be had."""
+BROWSERS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+"""The first does as the others do for two thirds of their work: it has no windows to draw."""
 NO_CHROMIUM = (
-    f"no Chromium here that Playwright drives; to bring it: apt-get install {' '.join(PACKAGES['Chromium'])}, "
+    f"no Chromium here that Playwright drives; to bring it: apt-get install {' '.join(PACKAGES['Chromium'][0])}, "
     "or playwright install --with-deps chromium"
 )
-NO_POSTGRES = f"no PostgreSQL here; to bring it: apt-get install {' '.join(PACKAGES['PostgreSQL'])}"
+NO_POSTGRES = f"no PostgreSQL here; to bring it: apt-get install {' '.join(PACKAGES['PostgreSQL'][0])}"
 
 ASK_PLAYWRIGHT = """
 from playwright.sync_api import sync_playwright
@@ -29,11 +35,12 @@ with sync_playwright() as playwright:
 
 @cache
 def chromium() -> Path | None:
-    """Return the browser: the system's, else the one that `playwright install` brought; None where there is none."""
+    """Return the browser: the system's, without windows where it has that, else the one that `playwright install`
+    brought; None where there is none."""
     asked = subprocess.run([sys.executable, "-c", ASK_PLAYWRIGHT], capture_output=True, text=True, check=False)
     if asked.returncode != 0:  # its driver does not start on a bare machine
         return None
-    found = map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"))
+    found = map(shutil.which, BROWSERS)
     places = [Path(place) for place in (*found, asked.stdout.strip()) if place]
     return next((place for place in places if place.exists()), None)
 
@@ -55,18 +62,22 @@ def postgres_user() -> str | None:
     return "postgres" if "postgres" in {entry.pw_name for entry in pwd.getpwall()} else "nobody"
 
 
+def _apt_get(*words: str) -> bool:
+    quiet = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    return subprocess.run(["apt-get", "-qq", *words], env=quiet, stdout=subprocess.DEVNULL, check=False).returncode == 0
+
+
 def bring() -> None:
     """Install what is missing where that is allowed; otherwise say what is missing, and what would bring it."""
     missing = [name for name, find in (("Chromium", chromium), ("PostgreSQL", postgres)) if find() is None]
     if not missing:
         return
     if os.getuid() == 0 and shutil.which("apt-get"):
-        packages = [package for name in missing for package in PACKAGES[name]]
-        sys.stdout.write(f"Installing {' '.join(packages)} for the tests …\n")
+        sys.stdout.write(f"Installing {' and '.join(missing)} for the tests …\n")
         sys.stdout.flush()
-        quiet = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-        for words in (["update", "-qq"], ["install", "-y", "-qq", "--no-install-recommends", *packages]):
-            subprocess.run(["apt-get", *words], env=quiet, stdout=subprocess.DEVNULL, check=False)
+        _apt_get("update")
+        for name in missing:
+            any(_apt_get("install", "-y", "--no-install-recommends", *packages) for packages in PACKAGES[name])
         chromium.cache_clear()
         postgres.cache_clear()
     for find, how in ((chromium, NO_CHROMIUM), (postgres, NO_POSTGRES)):

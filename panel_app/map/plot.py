@@ -119,7 +119,6 @@ class MapPlot(Part):
 
         for kind, answer in (
             (streams.Tap, on_click),
-            (streams.PressUp, on_click),  # Bokeh makes a press, not a tap, of a click of over 300 ms
             (streams.PointerXY, lambda x=None, y=None: pointed(x, y)),
             (streams.MouseLeave, lambda **_: pointed(None, None)),
             (streams.Lasso, lambda geometry=None: outlined(geometry)),

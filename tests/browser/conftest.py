@@ -86,34 +86,39 @@ def chromium():
         browser.close()
 
 
+@pytest.fixture(scope="session")
+def visitors(chromium):
+    """Where visitors open their pages: with one cache, so that the page's scripts are compiled once and not by each."""
+    with chromium.new_context() as context:
+        context.set_default_timeout(1000 * PATIENCE)
+        yield context
+
+
 @contextmanager
-def watched_pages(chromium):
-    """Open pages, each a visitor of its own; none may raise an error or ask another host for anything."""
-    contexts, problems = [], []
+def watched_pages(visitors):
+    """Open pages, each a visit of its own; none may raise an error or ask another host for anything."""
+    pages, problems = [], []
 
     def watch(page):
         page.on("pageerror", lambda error: problems.append(f"page error: {error.stack or error}"))
         page.on("console", lambda m: problems.append(f"console: {m.text}") if m.type == "error" else None)
         page.on("request", lambda r: problems.append(f"asked for {r.url}") if _is_outside(r.url) else None)
 
-    def make(width=1440, height=900, *, beside=None, **options):
-        """Open a page; `beside` another it has that one's cache, so that its scripts are not compiled again."""
-        if beside is None:
-            contexts.append(chromium.new_context(viewport={"width": width, "height": height}, **options))
-        page = (beside.context if beside else contexts[-1]).new_page()
-        page.set_default_timeout(1000 * PATIENCE)
-        watch(page)
-        return page
+    def make(width=1440, height=900):
+        pages.append(visitors.new_page())
+        pages[-1].set_viewport_size({"width": width, "height": height})
+        watch(pages[-1])
+        return pages[-1]
 
     yield make
-    for context in contexts:
-        context.close()
+    for page in pages:
+        page.close()
     assert not problems, "\n".join(problems)
 
 
 @pytest.fixture
-def new_page(chromium):
-    with watched_pages(chromium) as make:
+def new_page(visitors):
+    with watched_pages(visitors) as make:
         yield make
 
 
@@ -164,7 +169,7 @@ def explorer(new_page, url, layer_map):
 
 
 @pytest.fixture(scope="module")
-def shared_explorer(chromium, url, layer_map):
+def shared_explorer(visitors, url, layer_map):
     """One page for the tests of a file that leave it as they find it."""
-    with watched_pages(chromium) as make:
+    with watched_pages(visitors) as make:
         yield Explorer(make(), url, layer_map)

@@ -2,8 +2,11 @@
 
 import base64
 import io
+import os
 import re
 import time
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
 from PIL import Image
@@ -71,7 +74,7 @@ class Explorer:
 
     def click(self, sample_id):
         self.hover(sample_id)
-        self.page.mouse.click(*self.place(sample_id))  # at once: on a busy machine Bokeh takes down and up for a press
+        self.page.mouse.click(*self.place(sample_id))
 
     def away(self):
         """Take the pointer off the map."""
@@ -118,3 +121,15 @@ class Explorer:
 
 def count_colour(pixels, colour, tolerance=40):
     return int((np.abs(pixels - np.array(colour)).max(axis=-1) <= tolerance).sum())
+
+
+def keep(page, name):
+    """Keep a picture of the page where DIFFVIEWS_SCREENSHOTS says; those in the README are made this way."""
+    folder = os.environ.get("DIFFVIEWS_SCREENSHOTS")
+    if folder:
+        getattr(page, "page", page).screenshot(path=Path(folder) / f"{name}.png")
+
+
+def query(explorer):
+    """What the address says, {name: text}."""
+    return {key: values[0] for key, values in parse_qs(urlsplit(explorer.page.url).query).items()}

@@ -13,6 +13,7 @@ from playwright.sync_api import expect
 from scipy.spatial import cKDTree
 
 TOP = 0.85
+BOXES = "views => views.map(view => JSON.stringify(view.getBoundingClientRect()))"
 
 
 class Slices:
@@ -55,10 +56,14 @@ class Stage:
         return self
 
     def ready(self):
-        expect(self.element).to_have_count(1)  # of two views that take turns, the one that goes stays for a moment
-        expect(self.element).to_be_visible()
+        """Wait until one view is there and keeps its place: of two that take turns the one that goes stays a moment."""
         boxes = []
-        self.explorer.wait(lambda: boxes.append(self.box) or boxes[-10:] == [boxes[-1]] * 10)  # the page settles late
+
+        def settled():
+            boxes.append(self.element.evaluate_all(BOXES))
+            return len(boxes[-1]) == 1 and boxes[-10:] == [boxes[-1]] * 10
+
+        self.explorer.wait(settled)
         return self
 
     @property

@@ -6,19 +6,32 @@ from urllib.parse import quote
 
 import numpy as np
 import pytest
+from explorer import keep, query
 from playwright.sync_api import expect
-from test_story import keep, query
 
 from diffviews.processing.clusters import find_clusters
 from diffviews.processing.enrichment import enrich_values
 from panel_app.clustering import CLUSTER
 
 
+@pytest.fixture(scope="module")
+def marked(layer_map):
+    """Twenty samples, twelve of them of one class."""
+    of_class = layer_map.table["class"] == layer_map.categories_of("class")[3]
+    ids = [str(s) for s in layer_map.table["sample_id"][of_class]][:12]
+    return ids + [s for s in layer_map.row_of if s not in ids][:8]
+
+
+@pytest.fixture(scope="module")
+def explorer(shared_explorer, marked):
+    """A page with these marked; the tests look at one part after the other."""
+    shared_explorer.open(f"?group={quote(json.dumps(marked))}").tab("Analysis")
+    return shared_explorer
+
+
 @pytest.fixture
 def analysis(explorer):
-    def look(part, address=""):
-        explorer.open(address)
-        explorer.tab("Analysis")
+    def look(part):
         explorer.page.get_by_role("button", name=part, exact=True).click()
         return explorer.page
 
@@ -32,15 +45,11 @@ def rows(page):
     ]
 
 
-def test_marked_samples_of_an_address_are_compared_with_the_rest(analysis, explorer, layer_map):
-    ids = [
-        str(s) for s in layer_map.table["sample_id"][layer_map.table["class"] == layer_map.categories_of("class")[3]]
-    ][:12]
-    ids += [s for s in layer_map.row_of if s not in ids][:8]
-    page = analysis("Group", f"?group={quote(json.dumps(ids))}")
+def test_marked_samples_of_an_address_are_compared_with_the_rest(analysis, explorer, layer_map, marked):
+    page = analysis("Group")
     expect(page.get_by_text("20 marked samples")).to_be_visible()
     expect(page.get_by_text(f"against the other {len(layer_map.row_of) - 20:,}")).to_be_visible()
-    member = layer_map.table["sample_id"].isin(ids).to_numpy()
+    member = layer_map.table["sample_id"].isin(marked).to_numpy()
     expected = enrich_values(member, layer_map.table["class"].astype(str))
     explorer.wait(lambda: len(rows(page)) == len(expected))
     shown = rows(page)
@@ -103,26 +112,3 @@ def test_trust_colours_the_map_in_one_click(analysis, explorer):
     explorer.button("Colour by class again").click()
     explorer.wait(lambda: "colour" not in query(explorer))
     expect(page.get_by_text("among strangers")).to_be_visible()
-
-
-def test_neighbours_can_be_sorted_by_class_and_name_and_removed_by_key(explorer, layer_map, lonely):
-    page = explorer.open(f"?sample={lonely[0]}").page
-    explorer.button("Suggest nearest").click()
-    near = [n.sample_id for n in layer_map.neighbours(lonely[0], 5, "activation")]
-    assert [row[0] for row in explorer.neighbours()] == near
-    page.get_by_role("button", name="Name", exact=True).click()
-    assert [row[0] for row in explorer.neighbours()] == sorted(near)
-    page.get_by_role("button", name="Distance", exact=True).click()
-    assert [row[0] for row in explorer.neighbours()] == near
-    page.get_by_role("list", name="Neighbours").get_by_role("listitem").first.focus()
-    page.keyboard.press("Delete")
-    assert [row[0] for row in explorer.neighbours(4)] == near[1:]
-
-
-def test_run_id_of_a_layer_copied_from_mlflow_opens_that_layer(explorer, data, layer_map):
-    other = next(r for r in data.library.layers(layer_map.layer.parent_id) if r.layer != layer_map.layer.layer)
-    page = explorer.open(f"?run={other.run_id}").page
-    explorer.wait(lambda: query(explorer).get("layer") == other.layer)
-    assert query(explorer)["run"] == layer_map.layer.parent_id
-    assert float(query(explorer)["sigma"]) == other.sigma
-    assert page.get_by_text("is not finished").count() == 0

@@ -8,10 +8,9 @@ import zipfile
 
 import numpy as np
 import pytest
-from explorer import NEIGHBOUR, SELECTED, Explorer, count_colour
+from explorer import NEIGHBOUR, SELECTED, Explorer, count_colour, keep
 from PIL import Image
 from playwright.sync_api import expect
-from test_story import keep
 
 from diffviews.tracking.schema import Kind
 

@@ -6,8 +6,8 @@ import shlex
 
 import numpy as np
 import pytest
+from explorer import keep
 from playwright.sync_api import expect
-from test_story import keep
 
 from diffviews.recipes.generation import GenerationRecipe
 from tests import jobs
@@ -120,10 +120,12 @@ def test_marked_group_masks_and_its_seeds_stand_side_by_side(explorer, layer_map
     assert jobs.recipe_of(GenerationRecipe, "generate", shlex.split(copied())[2:]) == asked
 
 
-def test_contradiction_is_told_while_it_is_typed_and_nothing_can_be_ordered(explorer, lonely):
+def test_gallery_shows_loads_and_replays_what_was_logged(explorer, layer_map, lonely, workspace):
     page = explorer.open(f"?sample={lonely[0]}").page
     explorer.tab("Generate")
     heading(explorer, "Sampling").click()
+
+    # A contradiction is told while it is typed, and nothing can be ordered.
     fill(explorer, "σ from", "0.001")
     expect(page.get_by_text(re.compile("^σ goes from 0.001 to"))).to_be_visible()
     expect(explorer.button("Generate")).to_be_disabled()
@@ -131,11 +133,6 @@ def test_contradiction_is_told_while_it_is_typed_and_nothing_can_be_ordered(expl
     expect(page.get_by_text(re.compile("^σ goes from"))).to_be_hidden()
     expect(explorer.button("Generate")).to_be_enabled()
 
-
-def test_gallery_shows_loads_and_replays_what_was_logged(explorer, layer_map, lonely, workspace):
-    page = explorer.open(f"?sample={lonely[0]}").page
-    explorer.tab("Generate")
-    heading(explorer, "Sampling").click()
     fill(explorer, "Steps", "6")
     fill(explorer, "Seed", "41")
     generate(explorer)

@@ -231,7 +231,7 @@ def memory(process):
 def visit(new_page, address, maps, workspace, *, seconds=0.0, things=0):
     """Let twenty visitors do things at once for some seconds, and so many things at least; return how many."""
     pages = [new_page(1280, 800)]
-    pages += [new_page(beside=pages[0]) for _ in range(VISITORS - 1)]
+    pages += [new_page() for _ in range(VISITORS - 1)]
     visitors = [
         Visitor(Explorer(page, address, next(iter(maps.values()))), random.Random(number), maps, workspace)
         for number, page in enumerate(pages)

@@ -2,13 +2,11 @@
 
 import json
 import math
-import os
 import re
-from pathlib import Path
-from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
 import pytest
+from explorer import keep, query
 from PIL import Image
 from playwright.sync_api import expect
 
@@ -21,16 +19,8 @@ ACTIVE = """() => {
 }"""
 
 
-def keep(explorer, name):
-    """Keep a picture of the page where DIFFVIEWS_SCREENSHOTS says."""
-    folder = os.environ.get("DIFFVIEWS_SCREENSHOTS")
-    if folder:
-        explorer.page.screenshot(path=Path(folder) / f"{name}.png")
-
-
 def marked(explorer):
-    query = parse_qs(urlsplit(explorer.page.url).query)
-    return set(json.loads(query["group"][0])) if "group" in query else set()
+    return set(json.loads(query(explorer).get("group", "[]")))
 
 
 def take(explorer, name):
@@ -51,10 +41,11 @@ def drag_round(explorer, corners):
     explorer.away()
 
 
-def drag(explorer, start, end):
+def drag(explorer, start, end, hold=0):
     mouse = explorer.page.mouse
     mouse.move(*start)
     mouse.down()
+    explorer.page.wait_for_timeout(hold)
     mouse.move(*end, steps=6)
     mouse.up()
     explorer.away()
@@ -86,13 +77,13 @@ def test_lasso_marks_exactly_the_samples_within_and_adds_removes_and_clears(expl
     explorer.settle()
     keep(explorer, "map-lasso")
 
-    # Shift adds what a box holds, Alt takes it away again.
+    # Shift adds what a box holds, Alt takes it away again, and a slow hand's box is one too.
     take(explorer, "Box")
     other = next(s for s in lonely if s not in first and gaps[s] > radius + 30)
     x, y = explorer.place(other)
-    for key, is_in in (("Shift", True), ("Alt", False)):
+    for key, is_in, hold in (("Shift", True, 0), ("Alt", False, 500)):
         page.keyboard.down(key)
-        drag(explorer, (x - 6, y - 6), (x + 6, y + 6))
+        drag(explorer, (x - 6, y - 6), (x + 6, y + 6), hold)
         page.keyboard.up(key)
         explorer.wait(lambda is_in=is_in: (other in marked(explorer)) == is_in)
         assert first <= marked(explorer)
@@ -203,10 +194,19 @@ def test_map_is_reached_by_tab_and_answers_to_its_keys(explorer, lonely):
         now = explorer.map_pixels()
         return 1.0 if now.shape != whole.shape else (np.abs(now - whole).max(axis=-1) > 30).mean()
 
-    page.keyboard.press("+")
-    explorer.wait(lambda: changed() > 0.01)
-    page.keyboard.press("0")
-    explorer.wait(lambda: changed() < 0.01)  # names may come to lie a pixel beside
+    def press(name):
+        page.get_by_role("button", name=name).click()
+        explorer.away()
+
+    for nearer, back in (
+        (lambda: page.keyboard.press("+"), lambda: page.keyboard.press("0")),
+        (lambda: press("Zoom in"), lambda: press("Reset view")),
+    ):
+        nearer()
+        explorer.wait(lambda: changed() > 0.01)
+        back()
+        explorer.wait(lambda: changed() < 0.01)  # names may come to lie a pixel beside
+    page.locator(".bk-events").first.focus()
     page.keyboard.press("ArrowLeft")
     explorer.wait(lambda: changed() > 0.01)
     page.keyboard.press("0")
@@ -219,22 +219,7 @@ def test_map_is_reached_by_tab_and_answers_to_its_keys(explorer, lonely):
     page.keyboard.press("Escape")
     expect(page.get_by_text("Hover over the map to see samples.")).to_be_visible()
 
-
-@pytest.mark.slow
-def test_click_that_is_held_selects_too(explorer, lonely):
-    """Bokeh calls it a press; a slow hand, or a busy machine, means a click."""
-    page = explorer.open().page
-    explorer.hover(lonely[0])
-    page.mouse.down()
-    page.wait_for_timeout(700)
-    page.mouse.up()
-    expect(page.get_by_text("Selected", exact=True)).to_be_visible()
-    explorer.wait(lambda: parse_qs(urlsplit(page.url).query).get("sample") == [lonely[0]])
-
-
-def test_wheel_and_keys_zoom_out_only_until_the_map_is_a_quarter_of_the_view(explorer):
-    page = explorer.open().page
-
+    # Zooming out ends where the map is a quarter of the view.
     def share():
         """How much of the view's width the samples take."""
         drawn = np.ptp(explorer.map_pixels()[10:-10, 10:-10], axis=-1).max(axis=0) > 60
@@ -253,3 +238,15 @@ def test_wheel_and_keys_zoom_out_only_until_the_map_is_a_quarter_of_the_view(exp
         assert 0.18 < share() < 0.3
         page.keyboard.press("0")
         explorer.wait(lambda: share() > 0.8)
+
+
+@pytest.mark.slow
+def test_click_that_is_held_selects_too(explorer, lonely):
+    """A slow hand, or a busy machine, means a click."""
+    page = explorer.open().page
+    explorer.hover(lonely[0])
+    page.mouse.down()
+    page.wait_for_timeout(700)
+    page.mouse.up()
+    expect(page.get_by_text("Selected", exact=True)).to_be_visible()
+    explorer.wait(lambda: query(explorer).get("sample") == lonely[0])

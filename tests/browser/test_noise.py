@@ -4,10 +4,9 @@ import re
 
 import numpy as np
 import pytest
-from explorer import SELECTED
+from explorer import SELECTED, keep, query
 from playwright.sync_api import expect
 from scenes import Slices, Stage
-from test_story import keep, query
 
 RING = 120
 """Pixels of a selected sample's ring; its trail alone, and that of its marks, are fewer."""

@@ -3,9 +3,8 @@
 import re
 
 import pytest
-from explorer import Explorer
+from explorer import Explorer, keep, query
 from playwright.sync_api import expect
-from test_story import keep, query
 
 from tests.dashboard_server import ROOT, served
 

@@ -2,12 +2,11 @@
 
 import numpy as np
 import pytest
-from explorer import PATH, SELECTED, count_colour
+from explorer import PATH, SELECTED, count_colour, keep, query
 from playwright.sync_api import expect
 from scenes import Stage, solid_places
 from test_generation import fill, generate, heading
 from test_noise import slices  # noqa: F401
-from test_story import keep, query
 
 RING = 120
 

@@ -1,21 +1,13 @@
 """What a visitor sees when there is nothing, or nothing works: sentences."""
 
-import os
 import re
 import time
-from pathlib import Path
 
 import pytest
+from explorer import keep
 from playwright.sync_api import expect
 
 from tests.dashboard_server import served
-
-
-def keep(page, name):
-    """Keep a picture of the page where DIFFVIEWS_SCREENSHOTS says."""
-    folder = os.environ.get("DIFFVIEWS_SCREENSHOTS")
-    if folder:
-        page.screenshot(path=Path(folder) / f"{name}.png")
 
 
 def test_empty_store_says_what_to_do_and_its_page_when_the_server_has_ended(new_page, tmp_path):

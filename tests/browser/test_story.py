@@ -1,25 +1,11 @@
 """The whole story in Chromium: open, hover, click, neighbours, generate, path, cancel; and what must not go wrong."""
 
-import os
 import re
-from pathlib import Path
-from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
 import pytest
-from explorer import NEIGHBOUR, PATH, SELECTED, Explorer, count_colour
+from explorer import NEIGHBOUR, PATH, SELECTED, Explorer, count_colour, keep, query
 from playwright.sync_api import expect
-
-
-def keep(explorer, name):
-    """Keep a picture of the page where DIFFVIEWS_SCREENSHOTS says; the one in the README is made this way."""
-    folder = os.environ.get("DIFFVIEWS_SCREENSHOTS")
-    if folder:
-        explorer.page.screenshot(path=Path(folder) / f"{name}.png")
-
-
-def query(explorer):
-    return {key: values[0] for key, values in parse_qs(urlsplit(explorer.page.url).query).items()}
 
 
 def finished_generations(workspace, layer):
@@ -56,6 +42,12 @@ def test_story_from_first_look_to_the_path_of_a_masked_generation(explorer, laye
     assert [row[0] for row in listed] == [n.sample_id for n in expected]
     assert [row[1] for row in listed] == pytest.approx([n.distance for n in expected], abs=0.006)
     explorer.wait(lambda: explorer.count_near(expected[-1].sample_id, NEIGHBOUR) > 8)
+
+    # They can be listed by name as well.
+    page.get_by_role("button", name="Name", exact=True).click()
+    assert [row[0] for row in explorer.neighbours()] == sorted(n.sample_id for n in expected)
+    page.get_by_role("button", name="Distance", exact=True).click()
+    assert [row[0] for row in explorer.neighbours()] == [n.sample_id for n in expected]
 
     # A click on a suggested one removes it, a click on any other adds it with a thick ring.
     page.get_by_role("button", name=f"Remove {expected[0].sample_id}").click()
@@ -107,11 +99,22 @@ def test_story_from_first_look_to_the_path_of_a_masked_generation(explorer, laye
     expect(note).to_have_text(re.compile(f"Step 1 of {last}, σ 80"))
     expect(page.get_by_text(re.compile(r"distance to the data \d"))).to_be_visible()
 
+    # A job that is cancelled ends between two steps and leaves no finished run.
+    before = finished_generations(workspace, layer_map.layer)
+    page.get_by_role("button", name="Sampling", exact=True).click()
+    steps = page.get_by_role("textbox", name=re.compile("^Steps"))
+    steps.fill("400")
+    steps.press("Tab")
+    explorer.button("Generate").click()
+    expect(page.get_by_text(re.compile(r"Generating: step \d+ of \d+"))).to_be_visible()
+    explorer.button("Cancel").click()
+    expect(page.get_by_text("Generating was cancelled; nothing was logged as finished.")).to_be_visible()
+    assert finished_generations(workspace, layer_map.layer) == before
+    expect(explorer.button("Generate")).to_be_enabled()
+
 
 def test_address_holds_the_view_and_opens_it_again(explorer, layer_map, lonely):
-    page = explorer.open().page
-    explorer.click(lonely[0])
-    expect(page.get_by_text("Selected", exact=True)).to_be_visible()
+    page = explorer.open(f"?theme=dark&sample={lonely[0]}").page
     explorer.button("Suggest nearest").click()
     expect(page.get_by_text("5 suggested, 0 chosen")).to_be_visible()
     explorer.choose("Colour by", "Distance to data")
@@ -126,21 +129,14 @@ def test_address_holds_the_view_and_opens_it_again(explorer, layer_map, lonely):
     assert query(explorer) == asked
     expect(page.get_by_text("Distance to data", exact=True).first).to_be_visible()
 
-
-def test_cancel_stops_between_two_steps_and_leaves_no_finished_run(explorer, layer_map, lonely, workspace):
-    page = explorer.open(f"?sample={lonely[0]}").page
-    before = finished_generations(workspace, layer_map.layer)
-    explorer.tab("Generate")
-    page.get_by_role("button", name="Sampling", exact=True).click()
-    steps = page.get_by_role("textbox", name=re.compile("^Steps"))
-    steps.fill("400")
-    steps.press("Tab")
-    explorer.button("Generate").click()
-    expect(page.get_by_text(re.compile(r"Generating: step \d+ of \d+"))).to_be_visible()
-    explorer.button("Cancel").click()
-    expect(page.get_by_text("Generating was cancelled; nothing was logged as finished.")).to_be_visible()
-    assert finished_generations(workspace, layer_map.layer) == before
-    expect(explorer.button("Generate")).to_be_enabled()
+    # It is dark, with its rings, until one wants it light.
+    explorer.settle()
+    assert np.median(explorer.map_pixels()) < 60
+    explorer.away()
+    explorer.wait(lambda: explorer.count_near(lonely[0], SELECTED) > 30)
+    keep(explorer, "dark")
+    page.get_by_role("button", name="Toggle theme").click()
+    explorer.wait(lambda: np.median(explorer.map_pixels()) > 200)
 
 
 @pytest.mark.slow
@@ -187,9 +183,17 @@ def test_class_filter_hides_points_but_never_mixes_samples_up(explorer, layer_ma
 
 
 def test_ranking_opens_the_layer_clicked_and_the_sample_stays_itself(explorer, data, layer_map, lonely):
-    page = explorer.open(f"?sample={lonely[0]}").page
+    first, *_, other = sorted(data.library.layers(layer_map.layer.parent_id), key=lambda r: r.layer)
+    assert first.layer != other.layer
+
+    # A layer's run id, as copied from MLflow, opens that layer.
+    page = explorer.open(f"?run={first.run_id}&sample={lonely[0]}").page
+    explorer.wait(lambda: query(explorer).get("layer") == first.layer)
+    assert query(explorer)["run"] == layer_map.layer.parent_id
+    assert float(query(explorer)["sigma"]) == first.sigma
+    assert page.get_by_text("is not finished").count() == 0
+
     explorer.tab("Layers")
-    other = next(r for r in data.library.layers(layer_map.layer.parent_id) if r.layer != layer_map.layer.layer)
     page.get_by_title(f"Open {other.layer} at σ {other.sigma:g}").click()
     expect(page.get_by_text(f"{other.layer} at σ {other.sigma:g}")).to_be_visible()
     explorer.map = data.open(other)
@@ -199,6 +203,17 @@ def test_ranking_opens_the_layer_clicked_and_the_sample_stays_itself(explorer, d
     assert (picture == layer_map.samples.images_of([lonely[0]])[0]).all()
     explorer.away()
     explorer.wait(lambda: explorer.count_near(lonely[0], SELECTED) > 30)
+
+    # All of it fits a narrow window.
+    page.set_viewport_size({"width": 1280, "height": 800})
+    explorer.settle()
+    assert page.evaluate("document.documentElement.scrollWidth") <= 1280
+    for tab in ("Sample", "Generate", "Layers", "Run"):
+        explorer.tab(tab)
+        box = page.get_by_role("tab", name=tab, exact=True).bounding_box()
+        assert box["x"] + box["width"] <= 1280
+    assert explorer.box["width"] > 500
+    keep(explorer, "narrow")
 
 
 def test_recomputed_map_is_a_new_run_and_is_opened(explorer, workspace, layer_map):
@@ -215,43 +230,3 @@ def test_recomputed_map_is_a_new_run_and_is_opened(explorer, workspace, layer_ma
     explorer.wait(lambda: "map" not in query(explorer))
     explorer.away()
     explorer.wait(lambda: (np.abs(explorer.map_pixels() - own).max(axis=-1) > 30).mean() < 0.002)
-
-
-def test_zoom_comes_nearer_and_reset_shows_all_again(explorer, layer_map, lonely):
-    page = explorer.open().page
-    whole = explorer.map_pixels()
-
-    def changed():
-        return (np.abs(explorer.map_pixels() - whole).max(axis=-1) > 30).mean()
-
-    for _ in range(2):
-        page.get_by_role("button", name="Zoom in").click()
-        explorer.away()
-    explorer.wait(lambda: changed() > 0.01)
-    explorer.settle()
-    page.get_by_role("button", name="Reset view").click()
-    explorer.away()
-    explorer.wait(lambda: changed() < 0.01)  # names may come to lie a pixel beside
-    explorer.hover(lonely[0])
-    expect(page.get_by_text(lonely[0], exact=True).first).to_be_visible()
-
-
-def test_dark_page_is_dark_and_keeps_its_rings(explorer, lonely):
-    page = explorer.open(f"?theme=dark&sample={lonely[0]}").page
-    assert np.median(explorer.map_pixels()) < 60
-    explorer.wait(lambda: explorer.count_near(lonely[0], SELECTED) > 30)
-    keep(explorer, "dark")
-    page.get_by_role("button", name="Toggle theme").click()
-    explorer.wait(lambda: np.median(explorer.map_pixels()) > 200)
-
-
-def test_everything_fits_a_window_of_1280_pixels(new_page, url, layer_map):
-    explorer = Explorer(new_page(1280, 800), url, layer_map).open()
-    width = explorer.page.evaluate("document.documentElement.scrollWidth")
-    assert width <= 1280
-    for tab in ("Sample", "Generate", "Layers", "Run"):
-        explorer.tab(tab)
-        box = explorer.page.get_by_role("tab", name=tab, exact=True).bounding_box()
-        assert box["x"] + box["width"] <= 1280
-    assert explorer.box["width"] > 500
-    keep(explorer, "narrow")
