@@ -1,25 +1,17 @@
 """Two maps side by side in Chromium: linked by sample, and compared by what the test computes itself."""
 
 import json
-import os
 import re
-from pathlib import Path
 from urllib.parse import parse_qs, urlencode, urlsplit
 
 import numpy as np
 import pytest
-from explorer import SELECTED, count_colour
+from explorer import SELECTED, count_colour, keep
 from playwright.sync_api import expect
 from scipy.spatial.distance import cdist
 
 ALIKE = (247, 224, 75)
 TABLE = "table[aria-label^='Samples by how much'] tbody tr"
-
-
-def keep(page, name):
-    folder = os.environ.get("DIFFVIEWS_SCREENSHOTS")
-    if folder:
-        page.screenshot(path=Path(folder) / f"{name}.png")
 
 
 class Comparing:

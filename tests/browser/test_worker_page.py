@@ -4,9 +4,8 @@ import re
 import signal
 
 import pytest
-from explorer import Explorer
+from explorer import Explorer, keep
 from playwright.sync_api import expect
-from test_story import keep
 
 from diffviews.recipes import GenerationRecipe, Sampling
 from diffviews.serving.client import WorkerClient
