@@ -3,9 +3,8 @@
 import re
 
 import pytest
-from explorer import Explorer
+from explorer import Explorer, keep
 from playwright.sync_api import expect
-from test_story import keep
 
 from tests.dashboard_server import served
 from tests.s3_server import KEY, SECRET, fresh_bucket, proxied, s3_server, use_store
