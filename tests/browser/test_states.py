@@ -23,6 +23,7 @@ def test_empty_store_says_what_to_do_and_its_page_when_the_server_has_ended(new_
     keep(page, "server-gone")
 
 
+@pytest.mark.slow
 def test_unreachable_server_is_a_sentence(new_page):
     impatient = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "2"}
     with served("http://127.0.0.1:9", **impatient) as (_, url):

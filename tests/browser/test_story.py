@@ -229,4 +229,5 @@ def test_recomputed_map_is_a_new_run_and_is_opened(explorer, workspace, layer_ma
     explorer.choose("Map", "Logged with the layer")
     explorer.wait(lambda: "map" not in query(explorer))
     explorer.away()
-    explorer.wait(lambda: (np.abs(explorer.map_pixels() - own).max(axis=-1) > 30).mean() < 0.002)
+    # names may come to lie a pixel beside
+    explorer.wait(lambda: (np.abs(explorer.map_pixels() - own).max(axis=-1) > 30).mean() < 0.01)
