@@ -172,7 +172,8 @@ def test_same_sketch_is_reused_and_another_fit_is_not(drawn):
 KILLED = {"layers": ("midblock", "decoder_block_7"), "sigmas": (0.5, 2.0), "max_samples": 200}
 
 
-@pytest.mark.parametrize("written", [pytest.param("fitted-sketch.safetensors", marks=pytest.mark.slow), "sums"])
+@pytest.mark.slow
+@pytest.mark.parametrize("written", ["fitted-sketch.safetensors", "sums"])
 def test_killed_sketch_resumes_to_the_digests_of_an_uninterrupted_one(store, command_environment, written):
     experiment = f"killed-{written.partition('.')[0]}"
     maps = MapParameters(pca_components=20)

@@ -84,7 +84,8 @@ BLOCKS = (0.25, 0.5, 1.0, 2.0, 5.0)
 """A block of rows each."""
 
 
-@pytest.mark.parametrize("storage", ["full", pytest.param("sketch", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("storage", ["full", "sketch"])
 def test_extraction_that_lost_one_of_three_processes_is_gone_on_with_by_two(torchrun, own_store, storage):
     script = own_store / "job.py"
     script.write_text(DIES)

@@ -233,6 +233,7 @@ def test_nothing_of_visitors_stays_once_they_have_left(monkeypatch):
     assert served(monkeypatch, left_behind(browse)) == Counter()
 
 
+@pytest.mark.slow
 def test_visitor_who_leaves_before_the_page_is_ready_is_forgotten_too(monkeypatch):
     """HoloViews would wait for the page to be ready for ever, and the session for HoloViews."""
     assert served(monkeypatch, left_behind(redraw, ready=False)) == Counter()

@@ -38,7 +38,7 @@ def test_processes_know_what_the_first_looked_up_and_share_the_work(monkeypatch)
     ("how", "error", "sentence"),
     [
         ("fails", WorkerError, "^process 1 of the job failed, what is written is kept: OSError: the disk is on fire$"),
-        ("refuses", ConfigError, "^sigma -1 is not possible$"),
+        pytest.param("refuses", ConfigError, "^sigma -1 is not possible$", marks=pytest.mark.slow),
         ("killed", WorkerError, r"^process 1 .* kept: Signal 9 \(SIGKILL\)"),
     ],
 )
