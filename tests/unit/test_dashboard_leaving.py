@@ -13,6 +13,7 @@ from pathlib import Path
 
 import panel as pn
 import param
+import pytest
 from bokeh.document import Document
 from bokeh.events import RangesUpdate, Tap
 from bokeh.models import ImportedStyleSheet
