@@ -17,8 +17,10 @@ SELECTED, NEIGHBOUR, PATH = (47, 111, 237), (229, 72, 77), (15, 157, 138)
 PATIENCE = 180
 """Seconds that a test waits for a page: the machine may be busy, and a person would wait."""
 
-STILL = 5
-"""Equal pictures in a row, a quarter of a second apart: a busy server draws anew long after the page has its size."""
+STILL = 4
+"""Equal pictures in a row, while the line that says that the server is at work is not to be seen: a busy server draws
+anew long after the page has its size."""
+AT_WORK = "document.getElementById('busy-line')?.style.visibility === 'visible'"
 
 
 class Explorer:
@@ -47,11 +49,11 @@ class Explorer:
         while time.monotonic() < deadline:
             now = self.map_pixels()
             same = before is not None and now.shape == before.shape and (now == before).all()
-            still = still + 1 if same and np.ptp(now) > 40 else 0
+            still = still + 1 if same and np.ptp(now) > 40 and not self.page.evaluate(AT_WORK) else 0
             if still == STILL:
                 return
             before = now
-            self.page.wait_for_timeout(250)
+            self.page.wait_for_timeout(150)
         raise AssertionError("the map does not come to rest")
 
     # -- the map -----------------------------------------------------------------------

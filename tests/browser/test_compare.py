@@ -6,7 +6,7 @@ from urllib.parse import parse_qs, urlencode, urlsplit
 
 import numpy as np
 import pytest
-from explorer import SELECTED, count_colour, keep
+from explorer import AT_WORK, SELECTED, STILL, count_colour, keep
 from playwright.sync_api import expect
 from scipy.spatial.distance import cdist
 
@@ -38,15 +38,16 @@ class Comparing:
     def settle(self):
         """Wait until both maps have stood still for a while and are not empty."""
         before, still = None, 0
-        for _ in range(120):
+        for _ in range(600):
             now = [self.explorer.pixels(self.box(side)) for side in (0, 1)]
             pairs = [] if before is None else list(zip(now, before, strict=True))
             same = bool(pairs) and all(a.shape == b.shape and (a == b).all() for a, b in pairs)
-            still = still + 1 if same and all(np.ptp(pixels) > 40 for pixels in now) else 0
-            if still == 3:
+            full = all(np.ptp(pixels) > 40 for pixels in now)
+            still = still + 1 if same and full and not self.page.evaluate(AT_WORK) else 0
+            if still == STILL:
                 return
             before = now
-            self.page.wait_for_timeout(250)
+            self.page.wait_for_timeout(150)
         raise AssertionError("the maps do not come to rest")
 
     def query(self):

@@ -117,6 +117,7 @@ def after_capture(monkeypatch, action):
     monkeypatch.setattr(extract_module, "capture_activations", capture_then)
 
 
+@pytest.mark.slow
 def test_job_goes_on_when_the_server_is_restarted_under_it(server, member, monkeypatch):
     monkeypatch.setitem(Connection.__init__.__kwdefaults__, "patience", 120.0)
     restarts = []

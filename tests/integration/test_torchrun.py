@@ -147,6 +147,7 @@ main()
 """
 
 
+@pytest.mark.slow
 def test_failure_on_another_host_fails_the_run_with_its_reason_and_it_can_be_resumed(torchrun, own_store):
     script = own_store / "job.py"
     script.write_text(ONE_FAILS)
