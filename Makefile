@@ -5,9 +5,7 @@ SERVE ?= 1
 BIN := $(VENV)/bin
 # What `make test` runs: files or folders of tests, all when empty.
 TESTS ?=
-# Processes of tests: three on two cores, for each waits a quarter of its time for a server or a browser.
-WORKERS ?= 3
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder --durations 30
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --durations 30
 
 .PHONY: install demo test test-all lint clean
 
