@@ -19,7 +19,7 @@ PACKAGES = {
 }
 """Debian's packages of each, as one set or another where that is not to be had."""
 BROWSERS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-"""The first does as the others do for two thirds of their work: it has no windows to draw."""
+"""The best first: without windows to draw, the headless shell opens a page with two thirds of the others' work."""
 NO_CHROMIUM = (
     f"no Chromium here that Playwright drives; to bring it: apt-get install {' '.join(PACKAGES['Chromium'][0])}, "
     "or playwright install --with-deps chromium"

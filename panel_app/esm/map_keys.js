@@ -2,7 +2,7 @@
 const KEYS = new Set(["+", "=", "-", "0", "ArrowLeft", "ArrowRight", "ArrowUp", "ArrowDown", "Escape", "s", "?"])
 const RING = ".bk-events:focus-visible { outline: 2px solid #3457d5 !important; outline-offset: -3px; }"
 
-// A pointer held for 300 ms would be a press to Bokeh, which is neither a click nor the begin of a lasso.
+// A pointer held for 300 ms would be a press to Bokeh, neither a click nor the beginning of a lasso.
 window.Bokeh.require("core/ui_gestures").UIGestures.press_threshold = 1e9
 
 const find = (root) => {

@@ -43,13 +43,14 @@ class Explorer:
             assert time.monotonic() < deadline, f"{condition.__qualname__} never came true at {self.page.url}"
             self.page.wait_for_timeout(100)
 
-    def settle(self, seconds=PATIENCE):
-        """Wait until the map's picture has stood still for a while and is not empty."""
+    def settle(self, maps=1, seconds=PATIENCE):
+        """Wait until the pictures of so many maps have stood still for a while and none is empty."""
         deadline, before, still = time.monotonic() + seconds, None, 0
         while time.monotonic() < deadline:
-            now = self.map_pixels()
-            same = before is not None and now.shape == before.shape and (now == before).all()
-            still = still + 1 if same and np.ptp(now) > 40 and not self.page.evaluate(AT_WORK) else 0
+            now = [self.pixels(self.page.locator(".bk-events:visible").nth(i).bounding_box()) for i in range(maps)]
+            same = before is not None and all(map(np.array_equal, now, before))
+            full = all(np.ptp(pixels) > 40 for pixels in now)
+            still = still + 1 if same and full and not self.page.evaluate(AT_WORK) else 0
             if still == STILL:
                 return
             before = now

@@ -6,7 +6,7 @@ from urllib.parse import parse_qs, urlencode, urlsplit
 
 import numpy as np
 import pytest
-from explorer import AT_WORK, SELECTED, STILL, count_colour, keep
+from explorer import SELECTED, count_colour, keep, query
 from playwright.sync_api import expect
 from scipy.spatial.distance import cdist
 
@@ -36,22 +36,10 @@ class Comparing:
         return self
 
     def settle(self):
-        """Wait until both maps have stood still for a while and are not empty."""
-        before, still = None, 0
-        for _ in range(600):
-            now = [self.explorer.pixels(self.box(side)) for side in (0, 1)]
-            pairs = [] if before is None else list(zip(now, before, strict=True))
-            same = bool(pairs) and all(a.shape == b.shape and (a == b).all() for a, b in pairs)
-            full = all(np.ptp(pixels) > 40 for pixels in now)
-            still = still + 1 if same and full and not self.page.evaluate(AT_WORK) else 0
-            if still == STILL:
-                return
-            before = now
-            self.page.wait_for_timeout(150)
-        raise AssertionError("the maps do not come to rest")
+        self.explorer.settle(maps=2)
 
     def query(self):
-        return {key: values[0] for key, values in parse_qs(urlsplit(self.page.url).query).items()}
+        return query(self)
 
     def left(self):
         asked = self.query()

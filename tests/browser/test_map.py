@@ -177,7 +177,7 @@ def test_click_in_the_legend_highlights_and_another_shows_only_that_class(explor
     expect(page.get_by_text(f"{count:,} of {total:,} shown")).to_be_visible()
 
 
-def test_map_is_reached_by_tab_and_answers_to_its_keys(explorer, lonely):
+def test_map_is_reached_by_tab_and_answers_to_keys_buttons_and_wheel(explorer, lonely):
     page = explorer.open(f"?sample={lonely[0]}").page
     page.get_by_role("button", name="Keys and gestures").focus()
     for _ in range(4):

@@ -177,6 +177,9 @@ def test_class_filter_hides_points_but_never_mixes_samples_up(explorer, layer_ma
     expect(page.get_by_text("5 suggested, 0 chosen")).to_be_visible()
     expected = layer_map.neighbours(shown, 5, "activation")
     assert [row[0] for row in explorer.neighbours()] == [n.sample_id for n in expected]
+    page.get_by_role("list", name="Neighbours").get_by_role("listitem").first.focus()
+    page.keyboard.press("Delete")
+    assert [row[0] for row in explorer.neighbours(4)] == [n.sample_id for n in expected[1:]]
     explorer.away()
     picture = explorer.picture(page.locator(f'img[alt="{shown}"]'))
     assert (picture == layer_map.samples.images_of([shown])[0]).all()

@@ -8,11 +8,12 @@ import pytest
 
 from diffviews.errors import ConfigError, WorkerError
 from diffviews.lightning.process_group import ALONE, ProcessGroup
+from diffviews.pipelines.layers import runs
 from diffviews.pipelines.layers.runs import choose_workers, in_processes
 from diffviews.pipelines.workspace import open_workspace
 from tests.jobs import extract
 
-WANTED = {"layers": ("encoder_bottleneck", "midblock"), "sigmas": (2.0,), "max_samples": 60, "device": "cpu"}
+WANTED = {"layers": ("encoder_bottleneck", "decoder_block_8"), "sigmas": (2.0,), "max_samples": 60, "device": "cpu"}
 
 
 def files_of(run_id):
@@ -25,10 +26,19 @@ def files_of(run_id):
     return found
 
 
-def test_maps_of_two_workers_are_those_of_one_byte_for_byte(own_store, monkeypatch):
+def test_maps_of_two_workers_are_those_of_one_byte_for_byte_and_the_widest_comes_first(own_store, monkeypatch):
+    widths = []
+
+    def watched(jobs, workers):
+        widths.append([job.func.__self__.width for job in jobs])
+        return in_processes(jobs, workers)
+
+    monkeypatch.setattr(runs, "in_processes", watched)
     one, two = (extract(**WANTED, workers=workers, experiment=f"by-{workers}") for workers in (1, 2))
     assert files_of(one.run_id) == files_of(two.run_id)
     assert len([name for _, name in files_of(one.run_id) if name == "map/projector.safetensors"]) == 2
+    alone, shared = widths
+    assert alone == sorted(alone) != shared == sorted(shared, reverse=True)
 
 
 def die():

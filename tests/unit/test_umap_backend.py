@@ -186,3 +186,12 @@ def test_what_is_compiled_of_umap_is_kept_for_the_next_process():
 
     for function in (umap.umap_.smooth_knn_dist, umap.layouts._nb_optimize_layout_euclidean_single_epoch):
         assert function.stats.cache_path, function
+
+
+def test_where_no_folder_may_be_written_umap_is_compiled_as_before(monkeypatch):
+    from numba.core import caching
+
+    umap_backend.get_umap_class()
+    for locator in caching.CacheImpl._locator_classes:
+        monkeypatch.setattr(locator, "from_function", lambda *_: None)
+    umap_backend.keep_compiled.__wrapped__()
