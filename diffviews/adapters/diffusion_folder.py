@@ -2,11 +2,10 @@
 
 `model_index.json` and all configurations are data. A component is loaded by the one class that this project
 expects for it, from files in the folder alone; a folder that names another class is refused. A U-Net may take other
-weights than the folder's: a file of all its tensors, or a LoRA fused into it.
+weights than the folder's, from a file of all its tensors.
 """
 
 import json
-import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib import import_module
@@ -21,8 +20,6 @@ from torch import nn
 from diffviews.adapters.checkpoint import check_finite_weights, check_names_and_shapes, network_names
 from diffviews.data.checkpoints import read_checkpoint_file
 from diffviews.errors import CheckpointError, ConfigError
-
-_log = logging.getLogger(__name__)
 
 KNOWN_CLASSES = {
     "UNet2DConditionModel": "diffusers",
@@ -48,7 +45,7 @@ VARIANTS = (None, "fp16")
 
 
 def diffusion_package(name: str) -> Any:
-    """Import diffusers, transformers or peft.
+    """Import diffusers or transformers.
 
     Raises:
         ConfigError: if it is not installed, with the command that installs it.
@@ -285,49 +282,3 @@ def weights_config(folder: DiffusionFolder, weights: str | Path | None) -> dict[
     if weights is not None and Path(weights).is_dir():
         return read_json(Path(weights) / "config.json")
     return folder.config("unet")
-
-
-def is_lora(path: str | Path) -> bool:
-    """Tell whether a file of weights holds a LoRA and not a whole network.
-
-    Raises:
-        CheckpointError: if it is missing, damaged or hostile.
-    """
-    return any("lora" in name for name in read_checkpoint_file(path)[0])
-
-
-def fuse_lora(unet: Any, path: str | Path, scale: float = 1.0) -> None:
-    """Add a LoRA to a U-Net's weights: W + scale · alpha / rank · up @ down, for each layer it has.
-
-    Args:
-        unet: a UNet2DConditionModel, changed in place.
-        path: a LoRA file in diffusers', peft's or kohya's naming.
-        scale: its strength.
-
-    Raises:
-        CheckpointError: if the file is missing, damaged, hostile or does not fit.
-        ConfigError: if peft is not installed.
-    """
-    diffusion_package("peft")
-    loaders = diffusion_package("diffusers.loaders")
-    tensors, _ = read_checkpoint_file(path)
-    before = {name: (tensor.data_ptr(), tensor.shape) for name, tensor in unet.state_dict().items()}
-    try:
-        mixin = loaders.StableDiffusionXLLoraLoaderMixin
-        weights, alphas = mixin.lora_state_dict(tensors, unet_config=unet.config)
-        ours = {name: tensor for name, tensor in weights.items() if name.startswith("unet.")}
-        if not ours:
-            raise CheckpointError(f"LoRA {path} has no weights for the U-Net")
-        if len(ours) < len(weights):
-            _log.warning("LoRA %s changes the text encoder too; only its U-Net part is used", path)
-        mixin.load_lora_into_unet(ours, alphas, unet)
-        unet.fuse_lora(lora_scale=scale)
-        unet.unload_lora()
-    except (ValueError, KeyError, RuntimeError, TypeError) as error:
-        if isinstance(error, CheckpointError):
-            raise
-        raise CheckpointError(f"LoRA {path} does not fit the U-Net: {error}") from error
-    after = {name: tensor.shape for name, tensor in unet.state_dict().items()}
-    if after != {name: shape for name, (_, shape) in before.items()}:
-        raise CheckpointError(f"LoRA {path} left the U-Net with other tensors than before")
-    unet.requires_grad_(False).eval()

@@ -13,20 +13,19 @@ from diffviews.adapters.condition import Condition
 from diffviews.adapters.diffusers_unet import DiffusersUNetAdapter, network_dtype
 from diffviews.adapters.diffusion_folder import (
     DiffusionFolder,
-    fuse_lora,
-    is_lora,
     model_config,
     weights_config,
     with_weights,
 )
 from diffviews.adapters.diffusion_schedule import DiffusionSchedule
+from diffviews.adapters.lora import Loras, is_lora, merge_loras, with_strengths
 from diffviews.adapters.text_conditioning import PromptEncoder
 from diffviews.device import device_or_best
 from diffviews.errors import CheckpointError, ConfigError, unknown_name
 
 StrPath = str | Path
 
-OPTIONS = ("base", "unet", "lora", "lora_scale", "precision", "vae_slicing")
+OPTIONS = ("base", "unet", "lora", "lora_scale", "adapter_partial", "precision", "vae_slicing")
 """Keyword options of `from_checkpoint`."""
 
 PUBLISHED_SCHEDULE = {
@@ -189,8 +188,9 @@ class LatentDiffusionAdapter(DiffusersUNetAdapter):
         *,
         base: StrPath | None = None,
         unet: StrPath | None = None,
-        lora: StrPath | None = None,
-        lora_scale: float = 1.0,
+        lora: Loras | None = None,
+        lora_scale: float | Sequence[float] = 1.0,
+        adapter_partial: bool = False,
         precision: Precision | str = "auto",
         vae_slicing: bool = True,
         **kwargs: Any,
@@ -202,8 +202,9 @@ class LatentDiffusionAdapter(DiffusersUNetAdapter):
             device: where to put it; 'cuda' on a machine without CUDA falls back with a warning.
             base: folder with model_index.json, when the checkpoint is weights alone.
             unet: U-Net weights instead of the folder's: a file of plain tensors, or a folder of one U-Net.
-            lora: LoRA file to fuse into the U-Net.
-            lora_scale: its strength.
+            lora: LoRA to merge into U-Net and text encoders: a file, several, or several with a strength each.
+            lora_scale: its strength, or one each.
+            adapter_partial: leave out modules of a LoRA that the model does not have, instead of refusing it.
             precision: float32, float16, bfloat16; auto is float16 on CUDA and float32 elsewhere.
             vae_slicing: decode one image after the other, to save memory.
             kwargs: none is known.
@@ -217,21 +218,24 @@ class LatentDiffusionAdapter(DiffusersUNetAdapter):
         target = device_or_best(device)
         dtype = network_dtype(precision, target)
         path, unet, lora = cls._sorted_out(checkpoint_path, base, unet, lora)
+        loras = with_strengths(lora, lora_scale)
         folder = DiffusionFolder.open(path, cls.classes)
-        network = with_weights(folder, unet, dtype)
-        if lora is not None:
-            fuse_lora(network, lora, lora_scale)
+        network, prompts = with_weights(folder, unet, dtype), cls._read_prompts(folder, dtype)
+        encoders = zip(("text_encoder", "text_encoder_2"), prompts.encoders, strict=False)
+        left = merge_loras({"unet": network, **dict(encoders)}, loras, partial=adapter_partial)
         vae: Any = folder.load("vae", torch.float32)
         if vae_slicing:
             vae.enable_slicing()
         schedule = DiffusionSchedule.from_config(folder.config("scheduler"))
         config = {**cls._read_config(folder), "unet": model_config(weights_config(folder, unet))}
-        return cls(network, vae, cls._read_prompts(folder, dtype), schedule, config).to(target).eval()
+        if left:
+            config["adapter_partial"] = [str(file) for file in left]
+        return cls(network, vae, prompts, schedule, config).to(target).eval()
 
     @classmethod
     def _sorted_out(
-        cls, checkpoint: StrPath | None, base: StrPath | None, unet: StrPath | None, lora: StrPath | None
-    ) -> tuple[StrPath | None, StrPath | None, StrPath | None]:
+        cls, checkpoint: StrPath | None, base: StrPath | None, unet: StrPath | None, lora: Loras | None
+    ) -> tuple[StrPath | None, StrPath | None, Loras | None]:
         """Return folder, U-Net weights and LoRA, when the checkpoint may be any of them.
 
         Raises:

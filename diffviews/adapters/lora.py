@@ -1,0 +1,286 @@
+"""LoRA and its kin: files of small changes, merged into the weights of a U-Net and its text encoders.
+
+Every module that a file names is looked up among those of the networks, whatever the program that wrote it calls
+them: kohya (`lora_unet_…`, also by the original names of SDXL's blocks), peft, diffusers old and new, or bare paths.
+What is not found is counted, and refuses the file.
+"""
+
+import json
+import logging
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from diffviews.adapters.checkpoint import check_finite_weights
+from diffviews.adapters.low_rank import merged, rank_of, scaled_by_ia3, split_name
+from diffviews.adapters.module_names import find_module, spellings
+from diffviews.data.checkpoints import model_file, read_checkpoint_file
+from diffviews.errors import CheckpointError, ConfigError
+
+_log = logging.getLogger(__name__)
+
+StrPath = str | Path
+Loras = StrPath | Sequence[StrPath] | Mapping[StrPath, float]
+"""One file, several, or several with a strength each."""
+
+KINDS = "LoRA, DoRA, LoHa, LoKr, IA3 and plain differences"
+_TYPES = ("LORA", "LOHA", "LOKR", "IA3")
+_CHANGED_BASES = ("pissa", "olora", "corda", "loftq", "lora_ga")
+"""Ways of peft to begin a LoRA that change the weights beneath it, so that the file alone is not the change."""
+_OTHER_LAYERS = ("fan_in_fan_out", "layer_replication", "use_qalora", "use_bdlora")
+
+
+@dataclass(frozen=True, slots=True)
+class LoraFile:
+    """The changes in a file, by the module's name in it."""
+
+    path: Path
+    changes: dict[str, dict[str, Tensor]]
+    """Module as named → its tensors by kind."""
+    unknown: tuple[str, ...]
+    """Tensors that belong to no known kind of change."""
+    configs: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """What peft notes of its settings, by network; '' is for all."""
+
+    @classmethod
+    def read(cls, path: StrPath) -> "LoraFile":
+        """Read a file, or a folder with one.
+
+        Raises:
+            CheckpointError: if it is missing, damaged, hostile, holds NaN, or no such changes.
+        """
+        file = model_file(path)
+        tensors, metadata = read_checkpoint_file(file)
+        check_finite_weights(f"LoRA {file}", tensors)
+        changes: dict[str, dict[str, Tensor]] = defaultdict(dict)
+        unknown = []
+        for name, tensor in tensors.items():
+            split = split_name(name)
+            if split is None:
+                unknown.append(name)
+            else:
+                changes[split[0]][split[1]] = tensor
+        if not changes:
+            raise CheckpointError(f"LoRA {file} holds none of {KINDS}, but {', '.join(sorted(unknown)[:3])} …")
+        return cls(file, dict(changes), tuple(unknown), _configs(file, metadata))
+
+    def config(self, network: str) -> dict[str, Any]:
+        """Return what peft notes of its settings for a network, {} where it notes none."""
+        return self.configs.get(network, self.configs.get("", {}))
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """Modules of a file that the networks do not have."""
+
+    path: Path
+    modules: int
+    """How many were left out."""
+    named: int
+    """How many the file names."""
+
+    def __str__(self) -> str:
+        return f"{self.modules} of the {self.named} modules of {self.path.name}"
+
+
+def is_lora(path: StrPath) -> bool:
+    """Tell whether a file of weights holds changes and not a whole network.
+
+    Raises:
+        CheckpointError: if it is missing, damaged or hostile.
+    """
+    kinds = {split[1] for name in read_checkpoint_file(path)[0] if (split := split_name(name))}
+    return bool(kinds - {"alpha"})
+
+
+def with_strengths(loras: Loras | None, scale: float | Sequence[float] = 1.0) -> list[tuple[Path, float]]:
+    """Return files with their strengths.
+
+    Raises:
+        ConfigError: if there are not as many strengths as files, or one is not finite.
+    """
+    if loras is None:
+        return []
+    if isinstance(loras, Mapping):
+        pairs = [(Path(path), strength) for path, strength in loras.items()]
+    else:
+        paths = [loras] if isinstance(loras, str | Path) else list(loras)
+        scales = [scale] * len(paths) if isinstance(scale, int | float) else list(scale)
+        if len(paths) != len(scales):
+            raise ConfigError(f"lora_scale has {len(scales)} strengths for {len(paths)} files of lora; give one each")
+        pairs = [(Path(path), strength) for path, strength in zip(paths, scales, strict=True)]
+    for path, strength in pairs:
+        if isinstance(strength, bool) or not isinstance(strength, int | float) or not math.isfinite(strength):
+            raise ConfigError(f"the strength {strength!r} of LoRA {path} is not a finite number")
+    return [(path, float(strength)) for path, strength in pairs]
+
+
+def merge_loras(
+    networks: Mapping[str, nn.Module], loras: Sequence[tuple[Path, float]], *, partial: bool = False
+) -> list[LeftOut]:
+    """Merge files into networks, in place, one after another.
+
+    Args:
+        networks: 'unet' and, where the model has them, 'text_encoder' and 'text_encoder_2'.
+        loras: files with their strengths.
+        partial: leave out modules that the networks do not have, instead of refusing.
+
+    Returns:
+        What was left out, a file each.
+
+    Raises:
+        CheckpointError: if a file is missing, damaged, hostile, or of another model.
+    """
+    tables = {name: dict(spellings(name, network)) for name, network in networks.items()}
+    files = [(LoraFile.read(path), strength) for path, strength in loras]
+    return [left for file, strength in files if (left := _merge(networks, tables, file, strength, partial))]
+
+
+def _merge(
+    networks: Mapping[str, nn.Module],
+    tables: Mapping[str, Mapping[str, str]],
+    file: LoraFile,
+    strength: float,
+    partial: bool,
+) -> LeftOut | None:
+    changed: dict[tuple[str, str], dict[str, Tensor]] = {}
+    left = list(file.unknown)
+    for name, parts in file.changes.items():
+        place = find_module(name, tables)
+        module = None if place is None else networks[place[0]].get_submodule(place[1])
+        if place is None or module is None or place in changed:
+            left.append(name)
+            continue
+        try:
+            changed[place] = _changed(module, place, parts, file, strength)
+        except CheckpointError as error:
+            left.append(f"{name}, which {error}")
+    told = LeftOut(file.path, len(left), len(file.changes) + len(file.unknown))
+    if left and not (partial and changed):
+        raise CheckpointError(_refusal(told, left, len(changed)))
+    for (network, path), values in changed.items():
+        module = networks[network].get_submodule(path)
+        with torch.no_grad():
+            for name, value in values.items():
+                parameter = getattr(module, name)
+                parameter.copy_(value.to(parameter.dtype))
+    if not left:
+        return None
+    _log.warning("LoRA: %s are not in this model and were left out (%s)", told, ", ".join(left[:3]))
+    return told
+
+
+def _refusal(told: LeftOut, left: Sequence[str], fitting: int) -> str:
+    remedy = (
+        f"adapter_partial: true (--adapter_partial true) applies the other {fitting}"
+        if fitting
+        else f"what is read is {KINDS}; merge anything else into the model by the program that trained it"
+    )
+    return (
+        f"LoRA {told.path} belongs to another model: {told.modules} of its {told.named} modules are not in this one "
+        f"({'; '.join(left[:3])}); {remedy}"
+    )
+
+
+def _changed(
+    module: nn.Module, place: tuple[str, str], parts: Mapping[str, Tensor], file: LoraFile, strength: float
+) -> dict[str, Tensor]:
+    """Return a module's parameters with a change merged into them.
+
+    Raises:
+        CheckpointError: if it does not fit, without the module's name.
+    """
+    weight, bias = getattr(module, "weight", None), getattr(module, "bias", None)
+    if not isinstance(weight, Tensor):
+        raise CheckpointError("is no layer with weights")
+    config = file.config(place[0])
+    if "ia3" in parts:
+        forward = place[1].split(".")[-1] in _suffixes(config.get("feedforward_modules")) or (
+            parts["ia3"].shape[0] == 1 and weight.ndim == 2
+        )
+        new, changed_bias = scaled_by_ia3(weight, bias, parts["ia3"], strength, on_input=forward)
+        return {"weight": new} if changed_bias is None else {"weight": new, "bias": changed_bias}
+    scale = strength * _scale(parts, config, place[1])
+    values = {}
+    if set(parts) - {"alpha", "bias_difference"}:
+        if config.get("use_dora") and not {"magnitude", "dora_scale"} & parts.keys():
+            raise CheckpointError("is said to be DoRA but has no magnitudes")
+        values["weight"] = merged(weight, parts, scale)
+    for kind, amount in (("up_bias", scale), ("bias_difference", strength)):
+        if kind in parts:
+            if not isinstance(bias, Tensor) or parts[kind].numel() != bias.numel():
+                raise CheckpointError("changes a bias that is not there")
+            values["bias"] = bias.to(torch.float32) + amount * parts[kind].to(torch.float32).reshape(bias.shape)
+    if not values:
+        raise CheckpointError("has an alpha and nothing else")
+    return values
+
+
+def _scale(parts: Mapping[str, Tensor], config: Mapping[str, Any], path: str) -> float:
+    """Return alpha / rank, from the tensor that kohya stores or from peft's settings; 1 where neither is given."""
+    rank = rank_of(parts)
+    if "alpha" in parts:
+        return float(parts["alpha"]) / rank if rank else 1.0
+    alpha = _by_pattern(config, "alpha_pattern", path, config.get("lora_alpha", config.get("alpha")))
+    rank = rank or _by_pattern(config, "rank_pattern", path, config.get("r"))
+    if alpha is None or not rank or "difference" in parts:
+        return 1.0
+    return float(alpha) / (math.sqrt(rank) if config.get("use_rslora") else rank)
+
+
+def _by_pattern(config: Mapping[str, Any], name: str, path: str, default: Any) -> Any:
+    """Return what peft notes for modules whose path ends so."""
+    for ending, value in (config.get(name) or {}).items():
+        plain = str(ending).replace("\\.", ".").removeprefix("^")
+        if path == plain or path.endswith(f".{plain}"):
+            return value
+    return default
+
+
+def _suffixes(names: Any) -> set[str]:
+    return {str(name).split(".")[-1] for name in ([names] if isinstance(names, str) else names or ())}
+
+
+def _configs(file: Path, metadata: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return peft's settings: of a folder that it saved, or as diffusers notes them in the file.
+
+    Raises:
+        CheckpointError: if they cannot be read, or say of a change that it is none of those read here.
+    """
+    found: dict[str, dict[str, Any]] = defaultdict(dict)
+    beside = file.with_name("adapter_config.json")  # peft's; diffusers keeps its own in the file
+    try:
+        if "lora_adapter_metadata" in metadata:
+            for name, value in json.loads(metadata["lora_adapter_metadata"]).items():
+                network, _, key = name.partition(".")
+                found[network][key] = value
+        elif beside.is_file() and not file.name.startswith("pytorch_lora_weights"):
+            found[""] = dict(json.loads(beside.read_text(encoding="utf-8")))
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise CheckpointError(f"the settings of LoRA {file} cannot be read: {error}") from error
+    for config in found.values():
+        _check_config(file, config)
+    return dict(found)
+
+
+def _check_config(file: Path, config: Mapping[str, Any]) -> None:
+    kind, begun = str(config.get("peft_type") or "LORA").upper(), str(config.get("init_lora_weights")).lower()
+    if kind not in _TYPES:
+        raise CheckpointError(
+            f"LoRA {file} is peft's {kind}, which is not read; merge it by peft's merge_and_unload and give the "
+            f"whole weights (what is read is {KINDS})"
+        )
+    if begun.startswith(_CHANGED_BASES):
+        raise CheckpointError(
+            f"LoRA {file} was begun by {begun}, which changed the weights beneath it; save it once more by peft's "
+            "save_pretrained(…, path_initial_model_for_weight_conversion=…)"
+        )
+    odd = [name for name in _OTHER_LAYERS if config.get(name)]
+    if odd:
+        raise CheckpointError(f"LoRA {file} was made with {odd[0]}, which is not read; merge it by peft")
