@@ -18,7 +18,7 @@ from diffviews.adapters.diffusion_folder import (
     with_weights,
 )
 from diffviews.adapters.diffusion_schedule import DiffusionSchedule
-from diffviews.adapters.lora import Loras, is_lora, merge_loras, with_strengths
+from diffviews.adapters.lora import Loras, both_loras, is_lora, merge_loras, with_strengths
 from diffviews.adapters.text_conditioning import PromptEncoder
 from diffviews.device import device_or_best
 from diffviews.errors import CheckpointError, ConfigError, unknown_name
@@ -249,7 +249,7 @@ class LatentDiffusionAdapter(DiffusersUNetAdapter):
                 )
             return checkpoint or base, unet, lora
         if is_lora(checkpoint):
-            return base, unet, checkpoint
+            return base, unet, both_loras(checkpoint, lora)
         return base, checkpoint, lora
 
     @classmethod

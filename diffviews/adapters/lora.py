@@ -99,6 +99,15 @@ def is_lora(path: StrPath) -> bool:
     return bool(kinds - {"alpha"})
 
 
+def both_loras(first: StrPath, others: Loras | None) -> Loras:
+    """Return a LoRA and others in one list; strengths, if some have their own, are kept, and the first has 1."""
+    if others is None:
+        return first
+    if isinstance(others, Mapping):
+        return {first: 1.0, **others}
+    return [first, *([others] if isinstance(others, str | Path) else others)]
+
+
 def with_strengths(loras: Loras | None, scale: float | Sequence[float] = 1.0) -> list[tuple[Path, float]]:
     """Return files with their strengths.
 

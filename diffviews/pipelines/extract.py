@@ -23,7 +23,7 @@ from diffviews.pipelines.capture.layer_array import LayerArray
 from diffviews.pipelines.control import ControlExperiment
 from diffviews.pipelines.generate_dataset import DatasetJob
 from diffviews.pipelines.layers.runs import Further, LayerRuns, log_inputs, make_results
-from diffviews.pipelines.models import load_model
+from diffviews.pipelines.models import left_out, load_model
 from diffviews.pipelines.plan import ExtractionPlan, check_sample_count, check_sigmas, choose_layers
 from diffviews.pipelines.series import Series
 from diffviews.pipelines.summary import ExtractionSummary
@@ -135,7 +135,7 @@ class ExtractionJob:
             opened = tracker.resume(unfinished)
         else:
             model, dataset = plan.adapter.model_type, plan.recipe.dataset
-            tags = RunTags(model=model, dataset=dataset, fingerprint=fingerprint)
+            tags = RunTags(model, dataset, fingerprint, adapter_partial=left_out(plan.adapter))
             name = f"extract {model} on {dataset}"
             opened = tracker.start("extract", name, tags, params=plan.params(), system_metrics=True)
         parent = ending.enter_context(opened)
@@ -217,7 +217,9 @@ def _made_of_prompts(
     prompts = read_prompts(recipe.dataset.removeprefix(PROMPTS), max_prompts=recipe.max_samples)
     series = Series.of_prompts(adapter, prompts, samples_per_prompt=1)
     check_sample_count(series.total, recipe.maps)
-    own = DatasetRecipe(recipe.model, recipe.checkpoint, batch_size=recipe.batch_size)
+    own = DatasetRecipe(
+        recipe.model, recipe.checkpoint, adapter_partial=recipe.adapter_partial, batch_size=recipe.batch_size
+    )
     made = DatasetJob(adapter, series, own, workspace, Execution(resume=True), group, on_the_way=True).run()
     logger.info("images of %d prompts: run %s, %d made now", series.total, made.run_id, made.made)
     return lambda: SampleSet.read_parquet(samples_file(workspace, made.run_id))

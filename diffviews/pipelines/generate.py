@@ -15,7 +15,7 @@ from diffviews.core.generator import generate as sample
 from diffviews.data.pictures import encode_png
 from diffviews.errors import ConfigError
 from diffviews.pipelines.masks import check_weights, interventions_of
-from diffviews.pipelines.models import load_model
+from diffviews.pipelines.models import left_out, load_model
 from diffviews.pipelines.paths import place_path
 from diffviews.pipelines.workspace import Workspace
 from diffviews.recipes.generation import GenerationRecipe
@@ -63,6 +63,7 @@ def generate(
     adapter = adapter or load_model(recipe, workspace, device=device)
     layer = find_layer(recipe, workspace)
     tags = RunTags(model=recipe.model) if layer is None else layer.derived_tags(model=recipe.model)
+    tags = replace(tags, adapter_partial=left_out(adapter))
     with workspace.tracker.start("generation", _name(recipe, layer), tags, params=_params(recipe)) as run:
         _check_map(recipe, layer, workspace)
         result = run_recipe(recipe, layer, workspace, adapter, callback)

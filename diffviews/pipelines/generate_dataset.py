@@ -22,7 +22,7 @@ from diffviews.lightning.process_group import ALONE, ProcessGroup, joined_proces
 from diffviews.lightning.runner import GenerationModule, Span, predict
 from diffviews.noise import format_sigma
 from diffviews.pipelines.layers.runs import LayerRuns, log_inputs, make_results
-from diffviews.pipelines.models import absolute, load_model
+from diffviews.pipelines.models import absolute, left_out, load_model
 from diffviews.pipelines.plan import check_sample_count, choose_layers
 from diffviews.pipelines.series import Series
 from diffviews.pipelines.trajectories import TrajectoryArrays, write_trajectory
@@ -170,6 +170,7 @@ class DatasetJob:
         else:
             model, params = self.adapter.model_type, self._params()
             name, tags = f"generate {self.series.total} samples with {model}", RunTags(model, self._dataset, wanted)
+            tags = replace(tags, adapter_partial=left_out(self.adapter))
             run = tracker.start(
                 "generate-dataset", name, tags, params=params, system_metrics=True, on_the_way=self.on_the_way
             )

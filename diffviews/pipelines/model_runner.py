@@ -78,7 +78,7 @@ class ModelRunner:
         self.workspace = workspace
         self._device, self._checkpoint = device, checkpoint
         self._logging_to = functools.lru_cache(_OPEN_EXPERIMENTS)(self._open)
-        self._resident: tuple[tuple[str, str | None, str], GeneratorAdapter] | None = None
+        self._resident: tuple[tuple[object, ...], GeneratorAdapter] | None = None
         self._lock = threading.Lock()
 
     def generate(
@@ -119,7 +119,7 @@ class ModelRunner:
 
     def load(self, recipe: GenerationRecipe) -> GeneratorAdapter:
         """Return a recipe's model, resident from now on; another one is freed before: two large ones rarely fit."""
-        key = (recipe.model, recipe.checkpoint, recipe.precision)
+        key = (recipe.model, recipe.checkpoint, recipe.precision, recipe.adapter_partial)
         with self._lock:
             if self._resident is None or self._resident[0] != key:
                 self._free()

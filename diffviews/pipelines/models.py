@@ -24,9 +24,9 @@ from diffviews.tracking.profiles import Profile
 _log = logging.getLogger(__name__)
 
 _FILE_ENDINGS = PICKLED | {".safetensors", ".json"}
-FILES = ("base", "unet", "lora")
-"""Keys that name further weights, options of the adapter's `from_checkpoint`."""
-OPTIONS = ("lora_scale", "label_dropout")
+FILES = ("base", "unet")
+"""Keys that name further weights, options of the adapter's `from_checkpoint`; `lora` may name several files."""
+OPTIONS = ("lora_scale", "adapter_partial", "label_dropout")
 """Keys that are options of the adapter's `from_checkpoint` as they stand."""
 
 
@@ -40,6 +40,8 @@ class ModelFolder:
     """Path of the weights, or their address; None takes the adapter's own."""
     files: dict[str, str] = field(default_factory=dict)
     """Further weights by option, paths or addresses."""
+    loras: dict[str, float | None] = field(default_factory=dict)
+    """LoRA with their strengths, None where `lora_scale` says it; paths or addresses."""
     options: dict[str, Any] = field(default_factory=dict)
     """Further options of the adapter."""
     defaults: dict[str, Any] = field(default_factory=dict)
@@ -61,7 +63,12 @@ class ModelFolder:
             raise CheckpointError(f"{path} is not JSON: {error}") from error
         if not isinstance(said, dict) or "adapter" not in said:
             return None
-        known = {"adapter", "checkpoint", *FILES, *OPTIONS, *SamplingDefaults.names()}
+        if said.get("lora") and not (said.get("checkpoint") or said.get("base")):
+            raise CheckpointError(
+                f"{path} names a lora but no weights to merge it into; add \"base\": a diffusers folder or its "
+                "address, such as hf:stabilityai/stable-diffusion-xl-base-1.0"
+            )
+        known = {"adapter", "checkpoint", "lora", *FILES, *OPTIONS, *SamplingDefaults.names()}
         unused = sorted(said.keys() - known)
         if unused:
             _log.info("%s also says %s, which is not used", path, ", ".join(map(str, unused)))
@@ -70,9 +77,18 @@ class ModelFolder:
             adapter=str(said["adapter"]),
             checkpoint=named.pop("checkpoint", None),
             files=named,
+            loras=_loras(folder, said.get("lora")),
             options={name: said[name] for name in OPTIONS if name in said},
             defaults={name: said[name] for name in SamplingDefaults.names() if name in said},
         )
+
+
+def _loras(folder: Path, said: Any) -> dict[str, float | None]:
+    """Return the LoRA that a `config.json` names: one, a list, or a mapping to strengths."""
+    if isinstance(said, dict):
+        return {_inside(folder, "lora", name): strength for name, strength in said.items()}
+    several = said if isinstance(said, list) else [said] if said else []
+    return {_inside(folder, "lora", name): None for name in several}
 
 
 def _inside(folder: Path, name: str, value: Any) -> str:
@@ -107,7 +123,7 @@ def load_model(
     """
     model, checkpoint = recipe.model, recipe.checkpoint
     profile = None if workspace is None else workspace.profile
-    options = _precision_option(model, recipe.precision)
+    options = _precision_option(model, recipe.precision) | _partial_option(model, recipe.adapter_partial)
     folder = Path(checkpoint) if checkpoint is not None else None
     said = ModelFolder.read(folder) if folder is not None and folder.is_dir() else None
     if said is None or folder is None:
@@ -115,8 +131,10 @@ def load_model(
         return load_adapter(model, _weights(model, checkpoint, profile), device, **options)
     if said.adapter != model:
         raise ConfigError(f"{folder / 'config.json'} is for adapter {said.adapter!r}, not {model!r}; name that one")
-    options |= {name: resolve_checkpoint(place, profile) for name, place in said.files.items()} | said.options
-    adapter = load_adapter(model, _weights(model, said.checkpoint, profile), device, **options)
+    files = {name: resolve_checkpoint(place, profile) for name, place in said.files.items()}
+    options = said.options | files | _lora_option(said, profile) | options
+    weights = None if said.checkpoint is None and said.files else _weights(model, said.checkpoint, profile)
+    adapter = load_adapter(model, weights, device, **options)
     adapter.override_defaults(**said.defaults)
     return adapter
 
@@ -134,6 +152,35 @@ def _precision_option(model: str, precision: str) -> dict[str, Any]:
     if precision != "float32":
         raise ConfigError(f"model {model!r} runs in float32 alone, not in {precision}; take auto or float32")
     return {}
+
+
+def _partial_option(model: str, partial: bool) -> dict[str, Any]:
+    """Return the option `adapter_partial` for an adapter that takes LoRA.
+
+    Raises:
+        ConfigError: if it takes none.
+    """
+    if not partial:
+        return {}
+    if "adapter_partial" not in inspect.signature(get_adapter(model).from_checkpoint).parameters:
+        raise ConfigError(f"model {model!r} takes no LoRA of which a part could be left out; leave out adapter_partial")
+    return {"adapter_partial": True}
+
+
+def _lora_option(said: ModelFolder, profile: Profile | str | None) -> dict[str, Any]:
+    """Return the option `lora` of what a folder says, files fetched where they lie elsewhere."""
+    if not said.loras:
+        return {}
+    found = {place: resolve_checkpoint(place, profile) for place in said.loras}
+    if None in said.loras.values():
+        return {"lora": list(found.values())}
+    return {"lora": {found[place]: strength for place, strength in said.loras.items()}}
+
+
+def left_out(adapter: GeneratorAdapter) -> str | None:
+    """Return in words what a model did not take of its LoRA, None if it took all: a tag of every run with it."""
+    files = adapter.config.get("adapter_partial")
+    return ", ".join(files) if files else None
 
 
 def _weights(model: str, checkpoint: str | PathLike[str] | None, profile: Profile | str | None) -> Path | None:

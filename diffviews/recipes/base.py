@@ -110,6 +110,8 @@ class ModelRecipe(Recipe):
     """Weights: a file, a folder, an address or a name of the catalogue; null takes the adapter's own."""
     precision: Precision = "auto"
     """Floating-point format of the forward pass: auto (the adapter's choice), float32, float16 or bfloat16."""
+    adapter_partial: bool = False
+    """Leave out modules of a LoRA that the model does not have, instead of refusing it; the run is tagged."""
 
 
 @dataclass(frozen=True, slots=True)

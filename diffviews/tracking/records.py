@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 
+_SHARED = ("model", "dataset", "layer", "layer_index", "sigma", "adapter_partial")
+"""Tags that a run has in common with the one it is made from."""
+
+
 @dataclass(frozen=True, slots=True)
 class ExperimentRecord:
     """One experiment: its id, its name, and where its artifacts lie."""
@@ -68,7 +72,7 @@ class RunRecord(RunTags):
 
     def derived_tags(self, **changes: Any) -> RunTags:
         """Return the tags of a run that is made from this one: about the same layer, with this run as its source."""
-        shared = {name: getattr(self, name) for name in ("model", "dataset", "layer", "layer_index", "sigma")}
+        shared = {name: getattr(self, name) for name in _SHARED}
         return RunTags(**{**shared, "source_run": self.run_id, **changes})
 
     @classmethod

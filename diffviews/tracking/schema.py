@@ -71,6 +71,7 @@ class RunTags:
         sigma: noise level in EDM units; absent on parents.
         source_run: id of the run whose artifacts this one was made from.
         map: kind of map that the run holds.
+        adapter_partial: modules of a LoRA that the model did not take, in words.
     """
 
     model: str | None = None
@@ -81,6 +82,7 @@ class RunTags:
     sigma: float | None = None
     source_run: str | None = None
     map: MapKind | None = None
+    adapter_partial: str | None = None
 
     def __post_init__(self) -> None:
         if self.sigma is not None and not (math.isfinite(self.sigma) and self.sigma >= 0):
@@ -91,11 +93,12 @@ class RunTags:
             object.__setattr__(self, "map", _member(MapKind, "map", self.map))
 
     def filled_from(self, parent: "RunTags") -> "RunTags":
-        """Return these tags with model and dataset taken from `parent` where absent.
+        """Return these tags with what its model and its data are taken from `parent` where absent.
 
         The MLflow UI filters a child by the child's own tags, so a child repeats its parent's.
         """
-        return replace(self, model=self.model or parent.model, dataset=self.dataset or parent.dataset)
+        own = ("model", "dataset", "adapter_partial")
+        return replace(self, **{name: getattr(self, name) or getattr(parent, name) for name in own})
 
     def as_tags(self, kind: Kind | str) -> dict[str, str]:
         """Return the MLflow tags of a run of `kind`, schema version included.

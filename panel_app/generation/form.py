@@ -21,7 +21,7 @@ from panel_app.generation.sampling_section import MODELS_OWN, FirstValues, Sampl
 from panel_app.session import Session
 
 _FIRST_SAMPLES = 4
-_GIVEN = ("model", "checkpoint", "precision", "layer_run", "map_run", "sample_ids", "mask_steps")
+_GIVEN = ("model", "checkpoint", "precision", "adapter_partial", "layer_run", "map_run", "sample_ids", "mask_steps")
 """Fields that the map and the selection give, or that another stands for."""
 
 
@@ -102,6 +102,7 @@ class GenerationForm(Part):
             model=layer_map.layer.model,
             checkpoint=captured.get("checkpoint") or None,
             precision=precision if (precision := captured.get("precision")) in get_args(Precision) else "auto",
+            adapter_partial=captured.get("adapter_partial") == "True",
             layer_run=layer_map.layer.run_id,
             map_run=layer_map.map_run if own else None,
             sample_ids=samples,

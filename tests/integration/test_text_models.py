@@ -1,20 +1,25 @@
 """Text models through the jobs: prompts become images, maps, masks and new images, by tiny saved pipelines."""
 
+import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from diffviews.data.samples import SampleSet
-from diffviews.errors import ConfigError
+from diffviews.errors import CheckpointError, ConfigError
 from diffviews.pipelines.generate import generate
 from diffviews.pipelines.replay import replay
 from diffviews.pipelines.workspace import open_workspace, samples_file
 from diffviews.recipes import GenerationRecipe, Sampling
+from tests import loras
 from tests.diffusion_folders import draw_ddpm_pipeline, draw_sd_pipeline, draw_sdxl_pipeline, saved
 from tests.integration.conftest import ROOT, inside
 from tests.jobs import extract, generate_dataset, load_model
@@ -158,6 +163,30 @@ def test_sdxl_extracts_in_bfloat16_and_generates(workspace, folder):
         sample_ids=workspace.samples_of(record).sample_ids[:2], prompt="a red house", sampling=Sampling(num_steps=2),
     )  # fmt: skip
     assert generate(recipe, workspace, device="cpu").result.difference_images.any()
+
+
+def test_runs_with_a_lora_that_the_model_took_in_part_are_tagged(workspace, folder):
+    tensors = loras.kohya({"unet": loras.draw_factors(draw_sd_pipeline(1), 0)["unet"]}, 3.0)
+    save_file({**tensors, "lora_unet_nowhere.diff": torch.ones(3)}, folder / "odd.safetensors")
+    said = {"adapter": "sd-v1.5", "base": "sd", "lora": "odd.safetensors"}
+    (folder / "config.json").write_text(json.dumps(said))
+    model = {"model": "sd-v1.5", "checkpoint": str(folder)}
+    recipe = GenerationRecipe(**model, prompt="a red house", sampling=Sampling(num_steps=2))
+    with pytest.raises(CheckpointError, match="adapter_partial"):
+        generate(recipe, workspace, device="cpu")
+    partial = {**model, "adapter_partial": True}
+    told = f"1 of the {len(tensors) // 3 + 1} modules of odd.safetensors"
+    made = generate(replace(recipe, adapter_partial=True), workspace, device="cpu")
+    assert workspace.catalog.run(made.run_id).adapter_partial == told
+    series = generate_dataset(
+        num_steps=1, prompts=str(folder / "few.txt"), samples_per_prompt=9, device="cpu", **partial
+    )
+    outcome = extract(dataset=f"run:{series.run_id}", layers=("mid_block",), sigmas=(1.0,), device="cpu", **partial)
+    (layer,) = workspace.catalog.layers(outcome.run_id)
+    for record in (workspace.catalog.run(series.run_id), workspace.catalog.run(outcome.run_id), layer):
+        assert record.adapter_partial == told
+        assert record.params.get("adapter_partial", "True") == "True"
+    (folder / "config.json").unlink()
 
 
 def test_unconditional_ddpm_makes_and_maps_its_own_samples(workspace, folder):
