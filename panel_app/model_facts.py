@@ -3,11 +3,10 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Self, get_args
+from typing import Any, Self, get_args
 
+from diffviews.recipes.naming import Asks, asks_of
 from diffviews.sampling.samplers import SamplerName
-
-Asks = Literal["prompt", "class", "nothing"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +16,8 @@ class ModelFacts:
     takes_prompts: bool = False
     num_classes: int | None = None
     """None: not known; the classes of the samples are offered."""
+    class_names: Mapping[int, str] | None = None
+    """The model's own, by class, if it has any; None: not noted."""
     default_steps: int = 18
     default_guidance: float = 1.0
     default_sampler: SamplerName | None = None
@@ -28,20 +29,19 @@ class ModelFacts:
     @property
     def asks(self) -> Asks:
         """What a generation is asked for by."""
-        if self.takes_prompts:
-            return "prompt"
-        return "nothing" if self.num_classes == 0 else "class"
+        return asks_of(self.takes_prompts, self.num_classes)
 
     @classmethod
     def read(cls, noted: Any) -> Self:
         """Read an extraction's `model.json`; what is missing or malformed counts as not noted."""
         if not isinstance(noted, Mapping):
             return cls()
-        sampler, layers = noted.get("default_sampler"), noted.get("layers")
+        sampler, layers, names = (noted.get(name) for name in ("default_sampler", "layers", "class_names"))
         plain = cls()
         return cls(
             takes_prompts=noted.get("takes_prompts") is True,
             num_classes=_whole(noted.get("num_classes"), least=0),
+            class_names=_names(names) if "class_names" in noted else None,
             default_steps=_whole(noted.get("default_steps"), least=1) or plain.default_steps,
             default_guidance=_number(noted.get("default_guidance"), plain.default_guidance),
             default_sampler=sampler if sampler in get_args(SamplerName) else None,
@@ -57,6 +57,10 @@ NOTHING_NOTED = ModelFacts()
 
 def _items(value: Any) -> Any:
     return value.items() if isinstance(value, Mapping) else ()
+
+
+def _names(value: Any) -> Mapping[int, str]:
+    return dict(enumerate(map(str, value))) if isinstance(value, list | tuple) else {}
 
 
 def _whole(value: Any, least: int) -> int | None:

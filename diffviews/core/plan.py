@@ -11,7 +11,7 @@ from torch import Tensor
 
 from diffviews.adapters.base import GeneratorAdapter
 from diffviews.adapters.condition import Condition
-from diffviews.core.request import FIXED_SEED, ClassLabel, GenerationRequest
+from diffviews.core.request import FIXED_SEED, ClassLabel, GenerationRequest, NoiseMode
 from diffviews.errors import ConfigError
 from diffviews.noise import NoiseSource
 from diffviews.sampling.samplers import Noise, SamplerName
@@ -46,9 +46,7 @@ class GenerationPlan:
         """
         defaults = adapter.defaults
         scale = defaults.default_guidance if request.guidance_scale is None else request.guidance_scale
-        seed = request.seed
-        if seed is None:
-            seed = FIXED_SEED if request.noise_mode == "fixed" else secrets.randbits(31)
+        seed = draw_seed(request.noise_mode) if request.seed is None else request.seed
         return cls(
             request,
             seed,
@@ -118,6 +116,11 @@ def noise_levels(adapter: GeneratorAdapter, request: GenerationRequest) -> Tenso
     # A shorter range than the model's own ends where it starts, not above.
     sigma_min = min(defaults.sigma_min, sigma_max) if request.sigma_min is None else request.sigma_min
     return karras_sigmas(num_steps, sigma_max, sigma_min, request.rho)
+
+
+def draw_seed(noise_mode: NoiseMode) -> int:
+    """Return the seed of a generation that names none: fresh, or that of noise mode 'fixed'."""
+    return FIXED_SEED if noise_mode == "fixed" else secrets.randbits(31)
 
 
 def _classes(num_classes: int, request: GenerationRequest, seed: int) -> tuple[int, ...]:

@@ -16,6 +16,7 @@ from diffviews.processing.umap_backend import get_backend_name
 from diffviews.recipes import EmbeddingRecipe
 from diffviews.recipes.options import flatten
 from diffviews.tracking.catalog import LayerRecord
+from diffviews.tracking.notes import Note, code
 from diffviews.tracking.schema import MapKind, fingerprint
 
 
@@ -60,7 +61,9 @@ def embed(recipe: EmbeddingRecipe, workspace: Workspace, *, force: bool = False)
     tags = chosen.derived_tags(fingerprint=digest, sigma=chosen.sigma if kind is MapKind.SINGLE else None, map=kind)
     levels = ",".join(map(format_sigma, records))
     name, params = f"{kind.value} map of {chosen.layer} σ {levels}", {**flatten(recipe), "sigmas": levels}
-    with workspace.tracker.start("embedding", name, tags, params=params) as run:
+    told = f"{kind.value.capitalize()} map of {code(chosen.layer)} of {code(chosen.model)} at σ {levels}."
+    note = Note(told, recipe.command())
+    with workspace.tracker.start("embedding", name, tags, params=params, note=note) as run:
         run.log_text(recipe.to_json(), "config.json")
         for sigma, measured in _maps(chosen, records, kind, parameters, workspace).items():
             log_map(run, measured, slice_sigma=sigma)

@@ -18,6 +18,7 @@ from diffviews.data.samples import SampleSet
 from diffviews.errors import ConfigError, RunNotFoundError, SelectionError
 from diffviews.noise import format_sigma
 from diffviews.pipelines.workspace import Workspace
+from diffviews.tracking.notes import NOTE
 from diffviews.tracking.records import RunRecord
 from diffviews.tracking.schema import Kind
 
@@ -133,7 +134,7 @@ def log_export(workspace: Workspace, source_run: str, files: Mapping[str, bytes]
         for name, content in files.items():
             run.log_artifact_bytes(content, f"export/{safe_name(name)}")
         told = f"Exported from run {source_run}."
-        run.set_tag("mlflow.note.content", f"{told} [Open this view in the dashboard]({link})" if link else told)
+        run.set_tag(NOTE, f"{told} [Open this view in the dashboard]({link})" if link else told)
     return run.run_id
 
 

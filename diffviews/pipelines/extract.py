@@ -32,6 +32,7 @@ from diffviews.processing.judge import fit_judge
 from diffviews.recipes import DatasetRecipe, Execution, ExtractionRecipe
 from diffviews.tracking.active_run import ActiveRun
 from diffviews.tracking.artifacts import local_folder
+from diffviews.tracking.notes import Note, code
 from diffviews.tracking.schema import RunTags
 
 logger = logging.getLogger(__name__)
@@ -137,11 +138,14 @@ class ExtractionJob:
             model, dataset = plan.adapter.model_type, plan.recipe.dataset
             tags = RunTags(model, dataset, fingerprint, adapter_partial=left_out(plan.adapter))
             name = f"extract {model} on {dataset}"
-            opened = tracker.start("extract", name, tags, params=plan.params(), system_metrics=True)
+            params, samples = plan.params(), f"{len(plan.samples):,} samples of {code(dataset)}"
+            told = f"{params['layers']} layers of {code(model)} at σ {params['sigmas']}, captured over {samples}"
+            note = Note(f"{told}, mapped and measured.", plan.ordered().command())
+            opened = tracker.start("extract", name, tags, params=params, note=note, system_metrics=True)
         parent = ending.enter_context(opened)
         log_inputs(parent, plan.adapter, plan.samples, plan.recipe, dataset=plan.recipe.dataset)
         order = list(plan.adapter.hookable_layers)
-        about = (plan.samples, plan.recipe.maps, plan.params(), order, plan.layer_fingerprint)
+        about = (plan.samples, plan.recipe.maps, plan.layer_command, order, plan.layer_fingerprint)
         runs.append(LayerRuns(self.workspace, parent, *about))
         missing = [key for key in plan.keys if key not in runs[0].logged]
         return _Begun(parent.run_id, parent.work.absolute(), missing)

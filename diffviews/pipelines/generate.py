@@ -1,7 +1,7 @@
 """The `generate` job: one recipe becomes images, their paired baseline, a path on the map, and an MLflow run."""
 
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,16 +12,28 @@ import pandas as pd
 from diffviews.adapters.base import GeneratorAdapter
 from diffviews.core.generator import GenerationRequest, GenerationResult, Progress
 from diffviews.core.generator import generate as sample
+from diffviews.core.plan import draw_seed
 from diffviews.data.pictures import encode_png
 from diffviews.errors import ConfigError
+from diffviews.noise import format_sigma
 from diffviews.pipelines.masks import check_weights, interventions_of
 from diffviews.pipelines.models import left_out, load_model
 from diffviews.pipelines.paths import place_path
 from diffviews.pipelines.workspace import Workspace
 from diffviews.recipes.generation import GenerationRecipe
+from diffviews.recipes.naming import (
+    Subject,
+    asked_for,
+    asks_of,
+    generation_name,
+    mask_in_words,
+    masked_layers,
+    noise_in_words,
+)
 from diffviews.recipes.options import flatten
 from diffviews.tracking.active_run import ActiveRun
 from diffviews.tracking.catalog import LayerRecord
+from diffviews.tracking.notes import Note, code
 from diffviews.tracking.schema import RunTags
 
 
@@ -62,12 +74,12 @@ def generate(
     """
     adapter = adapter or load_model(recipe, workspace, device=device)
     layer = find_layer(recipe, workspace)
-    tags = RunTags(model=recipe.model) if layer is None else layer.derived_tags(model=recipe.model)
-    tags = replace(tags, adapter_partial=left_out(adapter))
-    with workspace.tracker.start("generation", _name(recipe, layer), tags, params=_params(recipe)) as run:
+    recipe = resolved(recipe, adapter)
+    told = described(recipe, layer, subject_of(recipe, layer, workspace, adapter))
+    tags = replace(told.tags, adapter_partial=left_out(adapter))
+    with workspace.tracker.start("generation", told.name, tags, params=told.params, note=told.note) as run:
         _check_map(recipe, layer, workspace)
         result = run_recipe(recipe, layer, workspace, adapter, callback)
-        recipe = replace(recipe, seed=result.seed)
         path = None if layer is None else _path(recipe.map_run or layer.run_id, layer.layer, workspace, result)
         _log(run, recipe, result, path)
     return LoggedGeneration(run.run_id, recipe, result, path)
@@ -119,22 +131,76 @@ def _check_map(recipe: GenerationRecipe, layer: LayerRecord | None, workspace: W
         )
 
 
-def _name(recipe: GenerationRecipe, layer: LayerRecord | None) -> str:
-    wanted = {-1: "uniform label", None: "random classes"}.get(recipe.class_label, f"class {recipe.class_label}")
-    if recipe.prompt is not None:
-        wanted = f"“{textwrap.shorten(recipe.prompt, 60, placeholder=' …')}”"
-    if not recipe.sample_ids or layer is None:
-        return f"generate {wanted}"
-    return f"generate {wanted}, {layer.layer} {recipe.mode} by {len(recipe.sample_ids)} samples"
+def resolved(recipe: GenerationRecipe, adapter: GeneratorAdapter) -> GenerationRecipe:
+    """Return a recipe with its seed drawn, and with its layers by their own names, so that every record says the same.
+
+    Args:
+        recipe: as it was ordered.
+        adapter: whose layers may have aliases.
+    """
+    seed = draw_seed(recipe.sampling.noise_mode) if recipe.seed is None else recipe.seed
+    layers = tuple(dict.fromkeys(adapter.layer_aliases.get(layer, layer) for layer in recipe.layers))
+    return replace(recipe, seed=seed, layers=layers)
 
 
-def _params(recipe: GenerationRecipe) -> dict[str, object]:
-    values = flatten(recipe)
-    values["num_selected"] = len(values.pop("sample_ids"))
-    values["layers"] = ",".join(values["layers"])
-    for name in ("prompt", "negative_prompt"):  # whole in recipe.json; a parameter is for comparing
-        values[name] = textwrap.shorten(values[name] or "", 500, placeholder=" …")
-    return values
+def subject_of(
+    recipe: GenerationRecipe, layer: LayerRecord | None, workspace: Workspace, adapter: GeneratorAdapter
+) -> Subject:
+    """Return what a recipe's ids and numbers stand for; its samples are looked up where it averages some."""
+    names = adapter.class_names
+    return Subject.of(
+        recipe,
+        layer=None if layer is None else layer.layer,
+        sigma=None if layer is None else layer.sigma,
+        samples=workspace.samples_of(layer) if layer is not None and recipe.sample_ids else None,
+        asks=asks_of(adapter.takes_prompts, adapter.num_classes),
+        class_names=dict(enumerate(names)) if names is not None else None,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Described:
+    """What the run of a generation is called and says of itself."""
+
+    name: str
+    tags: RunTags
+    params: dict[str, object]
+    note: Note
+
+
+def described(recipe: GenerationRecipe, layer: LayerRecord | None, subject: Subject) -> Described:
+    """Return name, tags, parameters and description of a generation's run, which all say the same."""
+    masked = masked_layers(recipe, subject.layer)
+    joined = ",".join(masked)
+    tags = RunTags(model=recipe.model)
+    if layer is not None:
+        own = masked == (layer.layer,)
+        tags = layer.derived_tags(
+            model=recipe.model,
+            layer=joined or None,
+            layer_index=layer.layer_index if own else None,
+            map_layer=layer.layer,
+        )
+    params: dict[str, object] = {name: value for name, value in flatten(recipe).items() if name != "sample_ids"}
+    params |= {"num_selected": len(recipe.sample_ids), "layers": joined, "averaged": subject.averaged}
+    params |= {"map_layer": subject.layer or "", "asked_for": asked_for(recipe, subject)}
+    for name in ("prompt", "negative_prompt", "averaged", "asked_for"):  # a parameter is for comparing
+        params[name] = textwrap.shorten(str(params[name] or ""), 500, placeholder=" …")
+    note = Note(_sentence(recipe, subject, masked), recipe.command(), shown=layer is not None)
+    return Described(generation_name(recipe, subject), tags, params, note)
+
+
+def _sentence(recipe: GenerationRecipe, subject: Subject, masked: Sequence[str]) -> str:
+    images = "1 image" if recipe.num_samples == 1 else f"{recipe.num_samples} images"
+    told = f"{images} of {code(recipe.model)}, {code(asked_for(recipe, subject))}, {noise_in_words(recipe)}"
+    at = "" if subject.sigma is None else f" at σ {format_sigma(subject.sigma)}"
+    if masked:
+        count = "1 sample" if len(recipe.sample_ids) == 1 else f"the average of {len(recipe.sample_ids):,} samples"
+        how = ", ".join(mask_in_words(recipe))
+        told += f", with {' and '.join(map(code, masked))} masked by {count}, {code(subject.averaged)}{at} ({how})"
+    if subject.layer is not None:
+        told += f"; the path is on the map of {code(subject.layer)}{at}"
+    return f"{told}."
 
 
 def _path(map_run: str, layer: str, workspace: Workspace, result: GenerationResult) -> pd.DataFrame:

@@ -32,6 +32,7 @@ from diffviews.recipes import DatasetRecipe, Execution
 from diffviews.recipes.options import flatten
 from diffviews.tracking.active_run import ActiveRun
 from diffviews.tracking.catalog import RunRecord
+from diffviews.tracking.notes import Note, code
 from diffviews.tracking.schema import RunTags, fingerprint
 
 logger = logging.getLogger(__name__)
@@ -171,8 +172,17 @@ class DatasetJob:
             model, params = self.adapter.model_type, self._params()
             name, tags = f"generate {self.series.total} samples with {model}", RunTags(model, self._dataset, wanted)
             tags = replace(tags, adapter_partial=left_out(self.adapter))
+            told = f"{self.series.total:,} samples made by {code(model)}, seed {self.recipe.seed}"
+            kept = f", and {len(self.recipe.layers)} layers kept along the denoising" if self.recipe.layers else ""
+            note = Note(f"{told}{kept}.", self.recipe.command(), shown=bool(self.recipe.layers))
             run = tracker.start(
-                "generate-dataset", name, tags, params=params, system_metrics=True, on_the_way=self.on_the_way
+                "generate-dataset",
+                name,
+                tags,
+                params=params,
+                note=note,
+                system_metrics=True,
+                on_the_way=self.on_the_way,
             )
         runs.append(ending.enter_context(run))
         folder = run.work.absolute() / "spans"
@@ -205,7 +215,7 @@ class DatasetJob:
         about = (
             samples,
             MapParameters(),
-            self._params(),
+            lambda layer, sigma: replace(self.recipe, layers=(layer,)).command(),
             list(self.adapter.hookable_layers),
             lambda layer, sigma: self.fingerprint(len(samples), layer=layer, sigma=format_sigma(sigma)),
         )

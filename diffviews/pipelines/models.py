@@ -259,6 +259,7 @@ def describe(adapter: GeneratorAdapter) -> dict[str, Any]:
     return {
         "takes_prompts": adapter.takes_prompts,
         "num_classes": adapter.num_classes,
+        "class_names": adapter.class_names,
         **asdict(adapter.defaults),
         "layers": {layer: list(shape) for layer, shape in adapter.get_layer_shapes().items()},
     }

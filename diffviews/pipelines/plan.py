@@ -161,6 +161,15 @@ class ExtractionPlan:
         """Digest of everything that determines one layer run, equal in every extraction that holds it."""
         return fingerprint(kind="layer", layer=layer, sigma=format_sigma(sigma), **self._determining())
 
+    def ordered(self) -> ExtractionRecipe:
+        """Return the recipe as one would write it: `all` for every layer of the model."""
+        everything = self.recipe.layers == tuple(self.adapter.hookable_layers)
+        return replace(self.recipe, layers=("all",)) if everything else self.recipe
+
+    def layer_command(self, layer: str, sigma: float) -> str:
+        """Return the command that makes one layer run alone."""
+        return replace(self.recipe, layers=(layer,), sigmas=(sigma,)).command()
+
     def params(self) -> dict[str, object]:
         """Few and comparable parameters for the run."""
         told = {

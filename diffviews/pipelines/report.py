@@ -4,11 +4,12 @@
 """
 
 import base64
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader
+from jinja2 import Environment, FileSystemLoader, Template
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +65,13 @@ class Report:
 
 def report_html(report: Report) -> bytes:
     """Return a report as one HTML file in UTF-8 without scripts, which loads nothing from anywhere."""
+    measures = {name: f"{value:.4g}" for name, value in report.measures.items()}
+    page = _template().render(report=report, measures=measures)
+    return page.encode("utf-8", "replace")
+
+
+@functools.cache
+def _template() -> Template:
     templates = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True)
     templates.filters["base64"] = lambda png: base64.b64encode(png).decode()
-    measures = {name: f"{value:.4g}" for name, value in report.measures.items()}
-    page = templates.get_template("report.html").render(report=report, measures=measures)
-    return page.encode("utf-8", "replace")
+    return templates.get_template("report.html")

@@ -1,6 +1,7 @@
 """The `train` job: a small class-conditional denoiser, such as the shipped edm-digits, as an MLflow run."""
 
 import json
+import shlex
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ from diffviews.pipelines.layers.measured_map import class_array
 from diffviews.pipelines.workspace import Workspace, open_workspace
 from diffviews.processing.judge import fit_judge
 from diffviews.tracking.active_run import ActiveRun
+from diffviews.tracking.notes import Note, code
 from diffviews.tracking.schema import RunTags, fingerprint
 
 
@@ -93,13 +95,22 @@ class _Training:
     group: ProcessGroup
     device: str
 
+    def command(self) -> str:
+        """Return the command of this training, with every option that is not its default."""
+        plain, chosen = asdict(TrainingConfig()), {**asdict(self.config), "dataset": self.dataset}
+        changed = {name: value for name, value in chosen.items() if value != plain.get(name, "digits")}
+        flags = [f"--{k}={v if isinstance(v, str) else json.dumps(v)}" for k, v in changed.items()]
+        return shlex.join(["diffviews", "train", *flags])
+
     def start(self, workspace: Workspace) -> ActiveRun:
         determined = fingerprint(
             kind="train", config=self.config, dataset=self.samples.digest, device=resolve_device(self.device).type
         )
         tags = RunTags(model="edm-digits", dataset=self.dataset, fingerprint=determined)
+        told = f"A denoiser trained on {len(self.samples):,} samples of {code(self.dataset)}"
+        note = Note(f"{told}, {self.config.steps:,} steps.", self.command(), shown=False)
         run = workspace.tracker.start(
-            "train", f"train on {self.dataset}", tags, params=asdict(self.config), system_metrics=True
+            "train", f"train on {self.dataset}", tags, params=asdict(self.config), note=note, system_metrics=True
         )
         run.log_input(self.samples, name=self.dataset, source=self.dataset, context="training")
         return run

@@ -21,6 +21,7 @@ from diffviews.core.request import GenerationRequest
 from diffviews.device import is_this_machine, resolve_device
 from diffviews.errors import ConfigError
 from diffviews.pipelines.models import absolute
+from diffviews.tracking.notes import DASHBOARD, dashboard_url
 from diffviews.tracking.profiles import Profile, activate, load_profile
 
 logger = logging.getLogger(__name__)
@@ -139,6 +140,7 @@ def viz(
             "DIFFVIEWS_DEVICE": device,
             "DIFFVIEWS_MLFLOW_UI": mlflow_ui or "",
             "DIFFVIEWS_EXPERIMENT": experiment or chosen.experiment,
+            DASHBOARD: dashboard_url() or f"http://{ADDRESS}:{port}/app",
         }
         named = {
             "MODEL": model,

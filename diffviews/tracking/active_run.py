@@ -63,8 +63,8 @@ class ActiveRun(StagedArtifacts):
         self._params: dict[str, str] = dict(run.data.params)
         self._monitoring = contextlib.ExitStack()
 
-    def log_params(self, params: Mapping[str, object]) -> None:
-        """Log parameters; the same value twice is no error.
+    def log_params(self, params: Mapping[str, object], *, tags: Mapping[str, str] | None = None) -> None:
+        """Log parameters, and tags with them; the same value twice is no error.
 
         In a run that `mlflow run` opened, MLflow has logged what the user typed. Where a value
         differs from that, it is logged as `resolved.<name>`.
@@ -72,12 +72,14 @@ class ActiveRun(StagedArtifacts):
         Raises:
             ConfigError: if a value is longer than 6,000 characters, or a logged one would change.
         """
-        from mlflow.entities import Param
+        from mlflow.entities import Param, RunTag
 
         with self._lock:
             fresh = self._fresh_params(params)
-            for batch in _batches([Param(name, text) for name, text in fresh.items()], _PARAMS_PER_BATCH):
-                self._log_batch(params=batch)
+            told = [RunTag(name, _checked("tag", name, value, MAX_TAG_LENGTH)) for name, value in (tags or {}).items()]
+            batches = list(_batches([Param(name, text) for name, text in fresh.items()], _PARAMS_PER_BATCH))
+            for number, batch in enumerate(batches or ([[]] if told else [])):
+                self._log_batch(params=batch, tags=told if number == 0 else ())
             self._params.update(fresh)
 
     def _fresh_params(self, params: Mapping[str, object]) -> dict[str, str]:

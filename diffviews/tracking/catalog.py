@@ -1,7 +1,7 @@
 """The catalog of logged runs, found by their tags and never by name or path."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Self, TypeVar
 
 from diffviews.errors import RunNotFoundError, SchemaVersionError, unknown_name
@@ -83,7 +83,8 @@ class Catalog:
         found = self._list(
             LayerRecord, Kind.LAYER, {Tag.PARENT: check_run_id(extraction_run_id)}, unfinished=unfinished
         )
-        return tuple(sorted(found, key=lambda record: record.network_order))
+        shared = self._params_of(extraction_run_id) if found else {}
+        return tuple(sorted((r.with_shared(shared) for r in found), key=lambda record: record.network_order))
 
     def layer(self, run_id: str) -> LayerRecord:
         """Return one layer run, finished or not.
@@ -92,7 +93,17 @@ class Catalog:
             RunNotFoundError: if there is no such run, or it is no layer run.
             SchemaVersionError: if a newer DiffViews logged it.
         """
-        return self._one(LayerRecord, (Kind.LAYER,), run_id)
+        record = self._one(LayerRecord, (Kind.LAYER,), run_id)
+        return record.with_shared(self._params_of(record.parent_id))
+
+    def _params_of(self, run_id: str | None) -> Mapping[str, str]:
+        """Return the params of a parent run; none where it was deleted."""
+        if run_id is None:
+            return {}
+        try:
+            return dict(self._run(run_id).data.params)
+        except RunNotFoundError:
+            return {}
 
     def extraction(self, run_id: str) -> ExtractionRecord:
         """Return one extraction, import or generated set; raises as `layer` does."""

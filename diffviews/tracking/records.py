@@ -1,7 +1,7 @@
 """What the catalog says of a run: immutable values, free of MLflow's own types."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Self
@@ -121,12 +121,16 @@ class ExtractionRecord(RunRecord):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerRecord(RunRecord):
-    """One layer at one sigma: activations, map and metrics, a child of its extraction."""
+    """One layer at one sigma: activations, map and metrics, a child of its extraction, whose params are its own too."""
 
     parent_id: str
     model: str
     layer: str
     sigma: float
+
+    def with_shared(self, params: Mapping[str, str]) -> Self:
+        """Return the record with the params that its parent holds for all layer runs; its own go first."""
+        return replace(self, params=MappingProxyType({**params, **self.params}))
 
     @property
     def network_order(self) -> tuple[bool, int, str, float]:

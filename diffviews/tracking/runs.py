@@ -17,6 +17,7 @@ from diffviews.data.storage.cache import check_fingerprint
 from diffviews.errors import TrackingError
 from diffviews.tracking.active_run import ActiveRun, check_params
 from diffviews.tracking.connection import Connection, check_run_id
+from diffviews.tracking.notes import NOTE, Note
 from diffviews.tracking.profiles import Profile, activate, find_profile
 from diffviews.tracking.records import ui_path
 from diffviews.tracking.schema import Kind, RunTags, Tag
@@ -76,6 +77,7 @@ class Tracker:
         *,
         parent: ActiveRun | None = None,
         params: Mapping[str, object] | None = None,
+        note: Note | None = None,
         system_metrics: bool = False,
         on_the_way: bool = False,
     ) -> ActiveRun:
@@ -89,6 +91,7 @@ class Tracker:
             tags: what it is about; a child takes model and dataset from its parent where absent.
             parent: run of the job that this one belongs to.
             params: parameters to log at once.
+            note: what its description says.
             system_metrics: log CPU, memory and GPU use, for long jobs.
             on_the_way: another job needs its result; that job takes the run `mlflow run` opened.
 
@@ -105,7 +108,7 @@ class Tracker:
         active = ActiveRun(self.connection, run, tags, lock, opened_elsewhere=opened is not None)
         with contextlib.ExitStack() as on_failure:
             on_failure.push(active)  # an error here ends the run with its reason
-            active.log_params(params or {})
+            active.log_params(params or {}, tags={} if note is None else {NOTE: note.text(active.run_id)})
             if system_metrics:
                 active.monitor_system()
             on_failure.pop_all()

@@ -66,12 +66,13 @@ class RunTags:
         model: adapter name.
         dataset: sample set, as the source notation or its digest.
         fingerprint: digest of everything that determines the result, from `fingerprint`.
-        layer: hook point, or the name of a combined layer.
+        layer: hook point, or the name of a combined layer; of a generation every layer that is masked, by commas.
         layer_index: position of the layer in the network's order, from 0.
         sigma: noise level in EDM units; absent on parents.
         source_run: id of the run whose artifacts this one was made from.
         map: kind of map that the run holds.
         adapter_partial: modules of a LoRA that the model did not take, in words.
+        map_layer: layer on whose map a generation's path is drawn.
     """
 
     model: str | None = None
@@ -83,6 +84,7 @@ class RunTags:
     source_run: str | None = None
     map: MapKind | None = None
     adapter_partial: str | None = None
+    map_layer: str | None = None
 
     def __post_init__(self) -> None:
         if self.sigma is not None and not (math.isfinite(self.sigma) and self.sigma >= 0):

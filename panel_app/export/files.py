@@ -151,7 +151,7 @@ def _generation(view: ExportedView, entry: GalleryEntry) -> ReportedGeneration:
     baselines = () if result.baseline_images is None else result.baseline_images[:_IMAGES]
     return ReportedGeneration(
         title=entry.title,
-        detail=f"{entry.detail} · seed {result.seed}",
+        detail=entry.detail,
         pngs=tuple(_light(image) for image in result.images[:_IMAGES]),
         baseline_pngs=tuple(_light(image) for image in baselines),
         link=view.generation_links.get(entry.run_id),

@@ -5,8 +5,10 @@ from typing import Literal
 
 import param
 
+from diffviews.recipes.naming import joined_layers
 from panel_app.cards import hint, thumbnail_strip
 from panel_app.fields import Part, choice, section, switch, text
+from panel_app.generation.form_model import FormModel
 from panel_app.points import short_sigma
 from panel_app.session import Session
 from panel_app.state import Group, Selection
@@ -19,7 +21,8 @@ _LARGEST_SELECTION = 50
 class AverageSection(Part):
     """Says which samples are averaged, and chooses between selection and group where there is a choice."""
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, model: FormModel) -> None:
+        self._model = model
         self.source = choice(
             "Average over", {"Selection": "selection", "Marked group": "group"}, "selection",
             "The selected sample and its neighbours, or all samples marked with lasso or box.",
@@ -32,6 +35,7 @@ class AverageSection(Part):
         self._text = text(margin=(12, 0, 8, 0))
         self._layout = section(self.source, self._text, self.include)
         super().__init__(session=session)
+        model.param.watch(lambda _: self.show(), "layers")
 
     @property
     def sample_ids(self) -> tuple[str, ...]:
@@ -59,7 +63,7 @@ class AverageSection(Part):
 
     @param.depends("source.value", "include.value", watch=True)
     def show(self) -> None:
-        """Say what is averaged: how many samples, of which layer, at which noise level."""
+        """Say which layers are masked, with how many samples, at which noise level."""
         layer_map, members = self.session.map, self.sample_ids
         by_group = self.source.visible and self.source.value == "group"
         self.include.visible = not by_group and bool(self.session.state.selection.neighbours)
@@ -70,9 +74,10 @@ class AverageSection(Part):
             )
             return
         samples = "1 sample" if len(members) == 1 else f"the average of {len(members):,} samples"
+        layers = joined_layers(self._model.layers or (layer_map.layer.layer,))
         where = f"at σ {short_sigma(layer_map.layer.sigma)}"
         self._text.object = (
-            f'<p style="margin-bottom:8px">Masks <b>{escape(layer_map.layer.layer)}</b> {where} with {samples}</p>'
+            f'<p style="margin-bottom:8px">Masks <b>{escape(layers)}</b> {where} with {samples}</p>'
             + thumbnail_strip(layer_map, members)
         )
 

@@ -10,12 +10,15 @@ from panel.widgets import WidgetBase
 from diffviews.errors import DiffViewsError, SelectionError
 from diffviews.recipes.base import Precision
 from diffviews.recipes.generation import GenerationRecipe
+from diffviews.recipes.naming import generation_name
 from diffviews.recipes.options import options_of
+from panel_app.cards import hint_small
 from panel_app.fields import Part, folded, section, text
 from panel_app.generation.average_section import AverageSection
 from panel_app.generation.conditioning_section import ConditioningSection
 from panel_app.generation.contradictions import check_recipe, remarks
 from panel_app.generation.form_model import form_model
+from panel_app.generation.gallery_entry import subject_on
 from panel_app.generation.mask_section import MaskSection
 from panel_app.generation.sampling_section import MODELS_OWN, FirstValues, SamplingSection
 from panel_app.session import Session
@@ -29,13 +32,15 @@ class GenerationForm(Part):
     """Every choice of a generation; `recipe()` reads it and `load()` fills it in."""
 
     _loading = False
+    name_of_order = ""
+    """What the generation that is asked for will be called, '' where something contradicts itself."""
     trouble = param.String("", doc="sentence on what contradicts itself in the form, '' where nothing does")
 
     def __init__(self, session: Session, first: FirstValues = MODELS_OWN) -> None:
         super().__init__(session=session)
         self.model = form_model()()
         self.model.num_samples = _FIRST_SAMPLES
-        self.average, self.conditioning = AverageSection(session), ConditioningSection(session, self.model)
+        self.average, self.conditioning = AverageSection(session, self.model), ConditioningSection(session, self.model)
         self.count = self.model.field(
             "num_samples", pmui.IntSlider, "Samples", "How many images to make; each starts from noise of its own.",
             start=1, end=16,
@@ -44,8 +49,9 @@ class GenerationForm(Part):
         self.mask = MaskSection(session, self.model)
         more = section(*filter(None, map(self.model.plain_field, self._further())), margin=(0, 2))
         parts = {"Mask": self.mask, "Sampling": self.sampling, **({"More": more} if len(more) else {})}
-        self._remarks = text(margin=(6, 0), visible=False)
-        self._layout = section(self.average, self.conditioning, self.count, folded(parts, toggle=False), self._remarks)
+        self._remarks, self._name = text(margin=(6, 0), visible=False), text(margin=(6, 0, 0, 0))
+        chosen = (self.average, self.conditioning, self.count, folded(parts, toggle=False))
+        self._layout = section(*chosen, self._name, self._remarks)
         self.sampling.steps.param.watch(lambda *_: self._follow_steps(), "value")
         for widget in self._layout.select(WidgetBase):
             widget.param.watch(lambda *_: self.check(), "value")
@@ -74,11 +80,13 @@ class GenerationForm(Part):
         if self.session.map is None or self._loading:
             return
         try:
-            sentences = remarks(self.recipe(), self.session.map.facts)
-            self.trouble = ""
+            recipe = self.recipe()
+            sentences = remarks(recipe, self.session.map.facts)
+            self.trouble, self.name_of_order = "", generation_name(recipe, subject_on(recipe, self.session.map))
         except DiffViewsError as error:
             sentences = (str(error),)
-            self.trouble = str(error)
+            self.trouble, self.name_of_order = str(error), ""
+        self._name.object = hint_small(self.name_of_order)
         colour = "var(--dv-neighbour)" if self.trouble else "inherit"
         self._remarks.object = "".join(f'<p class="small" style="color:{colour}">{escape(s)}</p>' for s in sentences)
         self._remarks.visible = bool(sentences)

@@ -6,11 +6,12 @@ from typing import Any, Self
 
 from diffviews.pipelines.generate import LoggedGeneration
 from diffviews.recipes.generation import GenerationRecipe
+from diffviews.recipes.naming import Subject, generation_detail, generation_name
+from diffviews.tracking.records import LayerRecord
 from panel_app.layer_map import LayerMap
 from panel_app.map.overlays import DrawnPath
-from panel_app.model_facts import Asks
 from panel_app.pictures import FRAME, INSET, difference_address, picture_address
-from panel_app.points import short_sigma, shortened
+from panel_app.points import short_sigma
 from panel_app.theme import PATHS
 
 
@@ -29,10 +30,11 @@ class GalleryEntry:
     @classmethod
     def on_map(cls, generation: LoggedGeneration, layer_map: LayerMap) -> Self:
         """Return the entry of a generation whose path was placed on a map."""
-        title, detail = describe(generation.recipe, layer_map.samples.classes, layer_map.facts.asks)
+        subject = subject_on(generation.recipe, layer_map)
+        title, detail = generation_name(generation.recipe, subject), generation_detail(generation.recipe, subject)
         measured = "distance_to_data" in layer_map.numeric_columns
         usual = layer_map.table["distance_to_data"].median() if measured else None
-        return cls(generation, title, f"{layer_map.layer.layer}, {detail}", layer_map.map_run, usual)
+        return cls(generation, title, detail, layer_map.map_run, usual)
 
     @property
     def run_id(self) -> str:
@@ -43,7 +45,7 @@ class GalleryEntry:
         """Return the samples as `ResultView` shows them."""
         result, rows = self.generation.result, []
         for index, image in enumerate(result.images):
-            row: dict[str, Any] = {"image": picture_address(image), "title": f"{self.title}, sample {index + 1}"}
+            row: dict[str, Any] = {"image": picture_address(image), "title": f"sample {index + 1} of {self.title}"}
             if result.baseline_images is not None and result.difference_images is not None:
                 row["baseline"] = picture_address(result.baseline_images[index])
                 row["difference"] = difference_address(result.difference_images[index])
@@ -99,21 +101,17 @@ class Track:
         return drawn
 
 
-def describe(recipe: GenerationRecipe, classes: Mapping[int, str], asks: Asks = "class") -> tuple[str, str]:
-    """Return a generation's title and detail: what was asked for, and what masked it."""
-    label = recipe.class_label
-    if asks == "prompt":
-        title = f"“{shortened(recipe.prompt, 60)}”" if recipe.prompt else "empty prompt"
-    elif asks == "nothing":
-        title = "unconditional"
-    elif label is None:
-        title = "random class"
-    elif label == -1:
-        title = "uniform label"
-    else:
-        title = f"{label}: {classes[label]}" if classes.get(label) else f"class {label}"
-    mask = f"{recipe.mode} by {len(recipe.sample_ids)}" if recipe.sample_ids else "no mask"
-    return title, mask
+def subject_on(recipe: GenerationRecipe, layer_map: LayerMap, layer: LayerRecord | None = None) -> Subject:
+    """Return what a recipe's ids stand for; `layer` is that of its layer run, where it is not the one of the map."""
+    facts, about = layer_map.facts, layer or layer_map.layer
+    return Subject.of(
+        recipe,
+        layer=about.layer,
+        sigma=about.sigma,
+        samples=layer_map.samples,
+        asks=facts.asks,
+        class_names=layer_map.samples.classes if facts.class_names is None else facts.class_names,
+    )
 
 
 def path_colours(run_ids: Sequence[str], before: Mapping[str, str]) -> dict[str, str]:

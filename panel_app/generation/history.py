@@ -12,6 +12,7 @@ from diffviews.errors import DiffViewsError
 from diffviews.pipelines.generate import LoggedGeneration
 from diffviews.pipelines.model_runner import Runner
 from diffviews.recipes.generation import GenerationRecipe
+from diffviews.recipes.naming import generation_detail, generation_name
 from diffviews.tracking.records import GenerationRecord
 from panel_app.cards import hint
 from panel_app.components import HistoryList
@@ -19,7 +20,7 @@ from panel_app.computing.background import Background
 from panel_app.computing.job_bar import JobBar, SessionJobs
 from panel_app.fields import Part, choice, folded, press, row, section, text
 from panel_app.generation.archive import GenerationArchive, Preview
-from panel_app.generation.gallery_entry import describe
+from panel_app.generation.gallery_entry import subject_on
 from panel_app.session import Session
 
 PAGE = 8
@@ -138,8 +139,10 @@ class GenerationHistory(Part):
         record, layer_map = entry.record, self.session.map
         title, detail, src = record.name, entry.trouble, ""
         if entry.preview is not None and layer_map is not None:
-            title, mask = describe(entry.preview.recipe, layer_map.samples.classes, layer_map.facts.asks)
-            detail, src = f"{record.layer}, {mask}, seed {entry.preview.recipe.seed}", entry.preview.thumbnail
+            recipe, src = entry.preview.recipe, entry.preview.thumbnail
+            layer = next((r for r in self.session.layers if r.run_id == recipe.layer_run), None)
+            subject = subject_on(recipe, layer_map, layer)
+            title, detail = generation_name(recipe, subject), generation_detail(recipe, subject)
         return {
             "id": record.run_id,
             "src": src,

@@ -61,8 +61,7 @@ class Results(Part):
         self.drawing.room_below = 600
         url = self.session.store.library.run_url(entry.run_id)
         where = link(url, "MLflow run") or f'<span class="muted small">run {entry.run_id[:12]}</span>'
-        detail = f"{escape(entry.detail)} · seed {result.seed}"
-        what = f'{escape(entry.title)} <span class="muted" style="font-weight:400">{detail}</span>'
+        what = f'{escape(entry.title)} <span class="muted" style="font-weight:400">{escape(entry.detail)}</span>'
         self._heading.object = (
             '<div style="display:flex;justify-content:space-between;align-items:baseline;gap:16px">'
             f'<span class="title">{what}</span><span class="small">{where}</span></div>'

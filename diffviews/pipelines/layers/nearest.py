@@ -42,6 +42,7 @@ from diffviews.processing.sketch import SKETCH_FILE, SketchRecord
 from diffviews.recipes import Execution, ExtractionRecipe
 from diffviews.tracking.active_run import ActiveRun
 from diffviews.tracking.artifacts import ArtifactFolder
+from diffviews.tracking.notes import Note, code
 from diffviews.tracking.schema import MapKind, RunTags, fingerprint
 
 logger = logging.getLogger(__name__)
@@ -262,13 +263,16 @@ def log_entry(workspace: Workspace, entry: CachedLayer) -> str:
         model=tags.model, dataset=tags.dataset, fingerprint=fingerprint(kind="import", layer=tags.fingerprint)
     )
     tracker, params = workspace.tracker, {str(k): str(v) for k, v in dict(about.get("params", {})).items()}
-    with tracker.start("import", name, whole, params=params, on_the_way=True) as parent:
+    own = {"layer": params.pop("layer", str(tags.layer)), "sigma": params.pop("sigma", format_sigma(about["sigma"]))}
+    told = f"{code(str(tags.layer))} of {code(str(tags.model))} at σ {own['sigma']}, as a cache held it"
+    note = Note(f"{told}; nothing was computed.")
+    with tracker.start("import", name, whole, params=params, note=note, on_the_way=True) as parent:
         samples = SampleSet.read_parquet(folder / "samples.parquet")
         for shared in SHARED_FILES:
             if (folder / shared).is_file():
                 parent.log_artifact_file(folder / shared, shared)
         parent.log_input(samples, name=tags.dataset or "samples", source=tags.dataset or "cache")
-        with tracker.start("layer", str(tags.layer), tags, parent=parent, params=params) as run:
+        with tracker.start("layer", str(tags.layer), tags, parent=parent, params=own, note=note) as run:
             _log_layer(run, entry)
         parent.log_table([{"layer": tags.layer, "sigma": tags.sigma, "run_id": run.run_id}], "layers.csv")
     return run.run_id

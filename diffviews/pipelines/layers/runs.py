@@ -31,6 +31,7 @@ from diffviews.processing.umap_backend import cuda_is_allowed
 from diffviews.recipes import Recipe
 from diffviews.tracking.active_run import ActiveRun
 from diffviews.tracking.catalog import LayerRecord
+from diffviews.tracking.notes import Note, code
 from diffviews.tracking.schema import MapKind, RunTags
 
 R = TypeVar("R")
@@ -89,8 +90,8 @@ class LayerRuns:
     parent: ActiveRun
     samples: SampleSet
     maps: MapParameters
-    params: Mapping[str, object]
-    """Parameters of each layer run."""
+    command: Callable[[str, float], str]
+    """Takes layer and sigma, returns the command that makes their run alone."""
     order: Sequence[str]
     """All layers of the model, in the network's order."""
     fingerprint: Callable[[str, float], str]
@@ -123,9 +124,10 @@ class LayerRuns:
     def _child(self, key: LayerKey) -> ActiveRun:
         """Start the layer run of `key`, or go on with the one that an earlier attempt has begun."""
         tracker, (layer, sigma) = self.workspace.tracker, key
+        params = {"layer": layer, "sigma": format_sigma(sigma)}  # what all share is the parent's
         if key in self._begun:
             run = tracker.resume(self._begun[key])
-            run.log_params(self.params)
+            run.log_params(params)
             return run
         tags = RunTags(
             fingerprint=self.fingerprint(*key),
@@ -136,7 +138,13 @@ class LayerRuns:
             map=MapKind.SINGLE,
         )
         name = f"{layer} σ {format_sigma(sigma)}"
-        return tracker.start("layer", name, tags, parent=self.parent, params=self.params)
+        return tracker.start("layer", name, tags, parent=self.parent, params=params, note=self._note(key))
+
+    def _note(self, key: LayerKey) -> Note:
+        (layer, sigma), about = key, self.parent.tags
+        samples = f"{len(self.samples):,} samples of {code(about.dataset or '')}"
+        told = f"{code(layer)} of {code(about.model or '')} at σ {format_sigma(sigma)}, over {samples}"
+        return Note(f"{told}: activations, map and measures.", self.command(*key))
 
 
 def make_results(

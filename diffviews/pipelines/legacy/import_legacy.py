@@ -1,6 +1,8 @@
 """The `import` job: a data folder in the legacy layout becomes runs like those of an extraction."""
 
+import json
 import logging
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from hashlib import sha256
@@ -27,6 +29,7 @@ from diffviews.processing.fitting import fit_given_map
 from diffviews.processing.map_parameters import MapParameters
 from diffviews.tracking.active_run import ActiveRun
 from diffviews.tracking.catalog import LayerRecord
+from diffviews.tracking.notes import Note, code
 from diffviews.tracking.schema import MapKind, RunTags, fingerprint
 
 logger = logging.getLogger(__name__)
@@ -162,9 +165,9 @@ class ImportJob:
         """Log everything of the plan and return the parent's id."""
         plan = self.plan
         name = f"import {plan.model.name} {plan.dataset.name}"
-        with self.workspace.tracker.start(
-            "import", name, self._tags(plan.fingerprint()), params=plan.params()
-        ) as parent:
+        told = f"The data set {code(plan.dataset.name)} of {code(plan.model.name)}, imported from a data folder."
+        note, tags = Note(told, self._command(*plan.layers)), self._tags(plan.fingerprint())
+        with self.workspace.tracker.start("import", name, tags, params=plan.params(), note=note) as parent:
             self._require_space(parent)
             self._log_inputs(parent)
             records = dict(self._layer_runs(parent))
@@ -173,6 +176,11 @@ class ImportJob:
                     self._log_original(parent, original, layer, records)
             self._log_summary(parent, records)
         return parent.run_id
+
+    def _command(self, *layers: str) -> str:
+        """Return the command that imports these layers."""
+        options = [f"--layers={json.dumps(list(layers))}", f"--model={self.plan.model.name}"]
+        return shlex.join(["diffviews", "import", str(self.plan.dataset.model.folder), *options])
 
     def _tags(self, digest: str, **more: Any) -> RunTags:
         return RunTags(model=self.plan.model.name, dataset=self.plan.dataset.name, fingerprint=digest, **more)
@@ -205,11 +213,12 @@ class ImportJob:
 
     def _layer_runs(self, parent: ActiveRun) -> Iterator[tuple[LayerKey, LayerRecord]]:
         """Store, map and measure every (layer, sigma), each a child run, as an extraction's are."""
-        plan, params = self.plan, self.plan.params()
+        plan = self.plan
         with tqdm(total=len(plan.keys), desc="layers", unit="layer", disable=None) as progress:
             for sigma in plan.dataset.sigmas:
                 samples = plan.samples.select(plan.ids_at(sigma))
-                about = (samples, plan.maps, params, plan.network_order, plan.layer_fingerprint)
+                order, digest = plan.network_order, plan.layer_fingerprint
+                about = (samples, plan.maps, lambda layer, _: self._command(layer), order, digest)
                 runs = LayerRuns(self.workspace, parent, *about)
                 for layer in plan.layers:
                     folder = parent.work / f"{format_sigma(sigma)}-{plan.layers.index(layer)}"
@@ -263,7 +272,9 @@ class ImportJob:
         levels = ",".join(map(format_sigma, sigmas))
         params = {"map": kind.value, "sigmas": levels, "imported": original.path.name}
         name = f"imported map {original.path.stem} of {layer} σ {levels}"
-        with self.workspace.tracker.start("embedding", name, tags, parent=parent, params=params) as run:
+        told = f"The map {code(original.path.name)} of {code(layer)} at σ {levels}, as it was imported."
+        note = Note(told, self._command(*plan.layers))
+        with self.workspace.tracker.start("embedding", name, tags, parent=parent, params=params, note=note) as run:
             fitted = fit_given_map(
                 plan.activations.rows(layer, original.samples),
                 [sample.sample_id for sample in samples],
