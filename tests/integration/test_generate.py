@@ -108,7 +108,7 @@ def test_class_zero_is_a_class(workspace, run):
     assert outcome.result.labels.tolist() == [0, 0]
     record = workspace.catalog.generation(outcome.run_id)
     assert record.params["class_label"] == "0"
-    assert record.name == "generate class 0"
+    assert record.name == "0: zero, seed 7, samples 0–1"
     for other in (-1, None, 1):
         assert not np.array_equal(run(class_label=other).result.images, outcome.result.images)
 
@@ -119,7 +119,7 @@ def test_uniform_and_random_labels_are_told_apart(workspace, run):
     assert set(random.result.labels) <= set(range(10))
     assert len(set(random.result.labels)) > 2
     names = [workspace.catalog.generation(outcome.run_id).name for outcome in (uniform, random)]
-    assert names == ["generate uniform label", "generate random classes"]
+    assert names == ["uniform label, seed 7, samples 0–1", "random classes, seed 7, samples 0–11"]
 
 
 def test_add_steers_by_the_difference_from_the_mean_of_all(workspace, layer_run, masked, threes):
@@ -174,6 +174,40 @@ def test_several_layers_are_masked_at_once(workspace, adapter, layer_run, masked
     assert np.array_equal(both.images, sample(adapter, request).images)
     for record in records:
         assert grey_levels_apart(both.images, masked(layers=(record.layer,), **half).result.images) > 20
+
+
+def test_run_names_the_layers_that_are_masked_and_not_the_one_of_the_map(workspace, layer_run, masked, monkeypatch):
+    monkeypatch.setenv("DIFFVIEWS_DASHBOARD_URL", "http://views.example:5006/app")
+    both = ("encoder_bottleneck", "decoder_block_4")
+    for layers, told in (((), "decoder_block_4"), (both[:1], both[0]), (both, "encoder_bottleneck + decoder_block_4")):
+        made = masked(layers=layers, mode="add", region=(0, 0, 2, 2), num_samples=2, seed=0)
+        run = workspace.catalog.connection.call(lambda client, run_id=made.run_id: client.get_run(run_id))
+        names = layers or ("decoder_block_4",)
+        assert run.info.run_name == f"three → {told}, add 1.0, part 2×2, seeds 0–1"
+        assert run.data.tags["diffviews.layer"] == run.data.params["layers"] == ",".join(names)
+        assert run.data.tags["diffviews.map_layer"] == run.data.params["map_layer"] == "decoder_block_4"
+        assert run.data.params["averaged"] == "three"
+        note = run.data.tags["mlflow.note.content"]
+        assert all(f"`{layer}`" in note for layer in names)
+        assert made.recipe.command() in note
+        assert note.endswith(f"(http://views.example:5006/app?run={made.run_id})")
+
+
+def test_layer_runs_hold_layer_and_sigma_and_what_they_share_is_their_parents(workspace, layer_run):
+    read = workspace.catalog.connection.call
+    child, parent = (read(lambda client, r=r: client.get_run(r)) for r in (layer_run.run_id, layer_run.parent_id))
+    assert child.data.params == {"layer": "decoder_block_4", "sigma": "2"}
+    assert parent.data.params["conditioning"] == layer_run.params["conditioning"] == "none"
+    for run, told in ((child, "--layers='[\"decoder_block_4\"]'"), (parent, "2 layers of `edm-digits` at σ 0.5,2")):
+        assert told in run.data.tags["mlflow.note.content"].replace("'--layers=[", "--layers='[")
+        assert "diffviews extract" in run.data.tags["mlflow.note.content"]
+
+
+def test_drawn_seed_is_the_same_in_every_record(workspace, run):
+    made = run(seed=None)
+    record = workspace.catalog.generation(made.run_id)
+    assert record.params["seed"] == str(made.result.seed)
+    assert f"seed {made.result.seed}," in record.name
 
 
 def test_only_samples_at_the_sigma_of_the_layer_run_are_averaged(workspace, adapter, layer_run, run, threes):

@@ -169,7 +169,16 @@ def test_list_costs_the_same_number_of_queries_however_long_it_is(catalog, store
     call = catalog.connection.call
     monkeypatch.setattr(catalog.connection, "call", lambda operation, **kw: calls.append(1) or call(operation, **kw))
     assert len(catalog.layers(store[1]["job"])) == 7
-    assert len(calls) == 2
+    assert len(calls) == 3  # experiments, the layer runs, and their parent's params
+
+
+def test_layer_runs_have_the_params_that_their_parent_holds_for_all(catalog, store):
+    ids = store[1]
+    one = catalog.layer(ids["conv_in", 2.0])
+    assert dict(one.params) == {"batch_size": "8"}
+    assert {tuple(record.params.items()) for record in catalog.layers(ids["job"])} == {(("batch_size", "8"),)}
+    # A run of an earlier version holds them itself, and its own go first.
+    assert dict(one.with_shared({"batch_size": "64", "more": "1"}).params) == {"batch_size": "8", "more": "1"}
 
 
 def test_list_longer_than_a_page_is_whole(catalog, store, monkeypatch):

@@ -75,7 +75,8 @@ def test_nothing_is_read_before_the_list_is_unfolded_and_then_one_page_newest_fi
     assert [row["id"] for row in past.list.entries] == [f"gen-{n}" for n in range(PAGE + 3, 3, -1)]
     assert sorted(runs.generations.read) == sorted(f"gen-{n}" for n in range(4, PAGE + 4))
     assert past.list.entries[0]["src"].endswith(f"gen-{PAGE + 3}")
-    assert past.list.entries[0]["detail"].endswith(f"seed {PAGE + 2}")
+    assert past.list.entries[0]["title"] == f"uniform label, seed {PAGE + 2}, samples 0–3"
+    assert past.list.entries[0]["detail"] == "no mask; path on the map of decoder_block_2 at σ 0.5"
     assert past.list.entries[0]["url"].endswith(f"/runs/gen-{PAGE + 3}")
     past._turn(1)
     until(lambda: not past._previews.busy, past._previews)

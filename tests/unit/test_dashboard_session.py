@@ -12,7 +12,6 @@ from panel_app.dashboard import Dashboard
 from panel_app.data import DataStore
 from panel_app.filter import Filter
 from panel_app.generation.conditioning_section import RANDOM, UNIFORM
-from panel_app.generation.gallery_entry import describe
 from panel_app.session import Session
 from panel_app.settings import Settings
 from panel_app.state import Address, Selection
@@ -221,15 +220,6 @@ def test_class_asked_for_arrives_as_chosen(dashboard, runner, value, label):
     assert runner.recipes[-1].class_label is label or label is not None
 
 
-def test_class_zero_is_called_by_its_name_and_not_random():
-    class Recipe:
-        class_label, sample_ids, mode = 0, (), "replace"
-
-    assert describe(Recipe, {0: "zero"})[0] == "0: zero"
-    Recipe.class_label = None
-    assert describe(Recipe, {0: "zero"})[0] == "random class"
-
-
 def test_every_choice_of_the_form_reaches_the_recipe(dashboard, runner):
     dashboard.session.click("digits-0003")
     generate(
@@ -315,7 +305,7 @@ def test_gallery_keeps_this_visits_generations_newest_first_each_with_its_link(d
     generate(dashboard, label=0)
     generate(dashboard, label=1)
     entries = dashboard.results.gallery.entries
-    assert [e["title"] for e in entries] == ["1: one", "0: zero"]
+    assert [e["title"] for e in entries] == ["1: one, seeds 0–3", "0: zero, seeds 0–3"]
     assert entries[0]["url"].endswith("/runs/gen-2")
     dashboard.results.gallery._on_message({"show": "gen-1"})
     assert dashboard.results.current.generation.run_id == "gen-1"
