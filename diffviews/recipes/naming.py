@@ -102,7 +102,8 @@ def asked_for(recipe: GenerationRecipe, subject: Subject) -> str:
         return "random classes"
     if label == -1:
         return "uniform label"
-    return cut(f"{label}: {subject.class_names[label]}", _PART) if subject.class_names.get(label) else f"class {label}"
+    name = subject.class_names.get(label)
+    return cut(f"{label}: {name}", _PART) if name and name != str(label) else f"class {label}"
 
 
 def mask_in_words(recipe: GenerationRecipe) -> list[str]:

@@ -108,7 +108,7 @@ def test_class_zero_is_a_class(workspace, run):
     assert outcome.result.labels.tolist() == [0, 0]
     record = workspace.catalog.generation(outcome.run_id)
     assert record.params["class_label"] == "0"
-    assert record.name == "0: zero, seed 7, samples 0–1"
+    assert record.name == "class 0, seed 7, samples 0–1"
     for other in (-1, None, 1):
         assert not np.array_equal(run(class_label=other).result.images, outcome.result.images)
 
