@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from diffviews.adapters.layouts import layout_of, other_layout
 from diffviews.data.checkpoints import model_file, read_checkpoint_file
 from diffviews.errors import CheckpointError
 
@@ -57,6 +58,9 @@ def read_checkpoint(path: str | Path) -> NetworkCheckpoint:
     """
     file = model_file(path)
     stored, metadata = read_checkpoint_file(file)
+    layout = layout_of(stored)
+    if layout not in ("EDM", "unknown"):
+        raise other_layout(file, layout, "a network of EDM")
     tensors = network_names(stored)
     check_finite_weights(f"checkpoint {file}", tensors)
     return NetworkCheckpoint(file, tensors, network_config(file, metadata))
@@ -119,7 +123,8 @@ def check_finite_weights(what: str, tensors: Mapping[str, Tensor]) -> None:
         CheckpointError: naming the first such tensor.
     """
     for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+        wide = tensor.to(torch.float16) if tensor.is_floating_point() and tensor.itemsize == 1 else tensor
+        if tensor.is_floating_point() and not torch.isfinite(wide).all():
             raise CheckpointError(f"{what}: tensor {name!r} holds NaN or infinite values")
 
 

@@ -1,8 +1,7 @@
 """Diffusers folders, read without running or importing anything that they name.
 
 `model_index.json` and all configurations are data. A component is loaded by the one class that this project
-expects for it, from files in the folder alone; a folder that names another class is refused. A U-Net may take other
-weights than the folder's, from a file of all its tensors.
+expects for it, from files in the folder alone; a folder that names another class is refused.
 """
 
 import json
@@ -17,8 +16,9 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
-from diffviews.adapters.checkpoint import check_finite_weights, check_names_and_shapes, network_names
-from diffviews.data.checkpoints import read_checkpoint_file
+from diffviews.adapters.checkpoint import check_finite_weights
+from diffviews.adapters.layouts import layout_of, other_layout
+from diffviews.data.checkpoints import read_checkpoint_file, tensor_names
 from diffviews.errors import CheckpointError, ConfigError
 
 KNOWN_CLASSES = {
@@ -83,6 +83,8 @@ class DiffusionFolder:
         if path is None:
             raise CheckpointError("this model ships no weights; give a diffusers folder as its checkpoint")
         folder = Path(path)
+        if folder.is_file():
+            raise other_layout(folder, layout_of(tensor_names(folder)), "a diffusers folder with model_index.json")
         if not folder.is_dir():
             raise CheckpointError(
                 f"checkpoint {folder} is not a folder; give the diffusers folder with model_index.json, and a file "
@@ -245,40 +247,3 @@ def _parts(file: Path) -> list[Path]:
         if Path(name).name != name:
             raise CheckpointError(f"{file} names the file {name!r}, which is not in the same folder")
     return [file.parent / name for name in sorted(set(names.values()))]
-
-
-
-def with_weights(folder: DiffusionFolder, weights: str | Path | None, dtype: torch.dtype) -> Any:
-    """Return the U-Net of a folder, with other weights if they are given.
-
-    Args:
-        folder: the pipeline, whose configuration the U-Net keeps.
-        weights: None: the folder's own; a folder: one U-Net with its own configuration; a file: plain tensors.
-        dtype: precision of its forward pass.
-
-    Raises:
-        CheckpointError: if the weights are missing, damaged, hostile or do not fit.
-    """
-    if weights is None:
-        return folder.load("unet", dtype)
-    path, name = Path(weights), folder.classes["unet"]
-    if path.is_dir():
-        return load_component(path, name, dtype)
-    tensors = network_names(read_checkpoint_file(path)[0])
-    with torch.device("meta"):
-        unet = getattr(diffusion_package("diffusers"), name).from_config(folder.config("unet"))
-    check_names_and_shapes(f"U-Net weights {path}", tensors, unet.state_dict())
-    check_finite_weights(f"U-Net weights {path}", tensors)
-    unet.load_state_dict({key: tensor.to(dtype) for key, tensor in tensors.items()}, assign=True)
-    return unet.requires_grad_(False).eval()
-
-
-def weights_config(folder: DiffusionFolder, weights: str | Path | None) -> dict[str, Any]:
-    """Return the configuration of the U-Net that `with_weights` gives, as its folder states it.
-
-    Raises:
-        CheckpointError: if it is missing or no JSON object.
-    """
-    if weights is not None and Path(weights).is_dir():
-        return read_json(Path(weights) / "config.json")
-    return folder.config("unet")

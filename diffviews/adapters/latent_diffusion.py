@@ -11,21 +11,19 @@ from torch import Tensor, nn
 from diffviews.adapters.base import Precision, single_pass
 from diffviews.adapters.condition import Condition
 from diffviews.adapters.diffusers_unet import DiffusersUNetAdapter, network_dtype
-from diffviews.adapters.diffusion_folder import (
-    DiffusionFolder,
-    model_config,
-    weights_config,
-    with_weights,
-)
+from diffviews.adapters.diffusion_folder import model_config
 from diffviews.adapters.diffusion_schedule import DiffusionSchedule
+from diffviews.adapters.layouts import layout_of, other_layout
 from diffviews.adapters.lora import Loras, both_loras, is_lora, merge_loras, with_strengths
+from diffviews.adapters.pipeline_files import Pipeline, is_pipeline, open_pipeline, weights_config, with_weights
 from diffviews.adapters.text_conditioning import PromptEncoder
+from diffviews.data.checkpoints import tensor_names
 from diffviews.device import device_or_best
 from diffviews.errors import CheckpointError, ConfigError, unknown_name
 
 StrPath = str | Path
 
-OPTIONS = ("base", "unet", "lora", "lora_scale", "adapter_partial", "precision", "vae_slicing")
+OPTIONS = ("base", "unet", "lora", "lora_scale", "adapter_partial", "prediction_type", "precision", "vae_slicing")
 """Keyword options of `from_checkpoint`."""
 
 PUBLISHED_SCHEDULE = {
@@ -191,20 +189,23 @@ class LatentDiffusionAdapter(DiffusersUNetAdapter):
         lora: Loras | None = None,
         lora_scale: float | Sequence[float] = 1.0,
         adapter_partial: bool = False,
+        prediction_type: str | None = None,
         precision: Precision | str = "auto",
         vae_slicing: bool = True,
         **kwargs: Any,
     ) -> Self:
-        """Load a diffusers folder, and into it other weights if given.
+        """Load a diffusers folder or a single file, and into it other weights if given.
 
         Args:
-            checkpoint_path: folder with model_index.json; or weights of a U-Net or a LoRA for the folder `base`.
+            checkpoint_path: folder with model_index.json; a file in the original layout, or its shards; or weights of
+                a U-Net or a LoRA for the folder `base`.
             device: where to put it; 'cuda' on a machine without CUDA falls back with a warning.
-            base: folder with model_index.json, when the checkpoint is weights alone.
+            base: folder with model_index.json, when the checkpoint is weights alone, or a file of unpublished sizes.
             unet: U-Net weights instead of the folder's: a file of plain tensors, or a folder of one U-Net.
             lora: LoRA to merge into U-Net and text encoders: a file, several, or several with a strength each.
             lora_scale: its strength, or one each.
             adapter_partial: leave out modules of a LoRA that the model does not have, instead of refusing it.
+            prediction_type: epsilon, v_prediction or sample, instead of what the scheduler's configuration says.
             precision: float32, float16, bfloat16; auto is float16 on CUDA and float32 elsewhere.
             vae_slicing: decode one image after the other, to save memory.
             kwargs: none is known.
@@ -217,47 +218,58 @@ class LatentDiffusionAdapter(DiffusersUNetAdapter):
             raise ConfigError(unknown_name("option", option, OPTIONS))
         target = device_or_best(device)
         dtype = network_dtype(precision, target)
-        path, unet, lora = cls._sorted_out(checkpoint_path, base, unet, lora)
+        folder, unet, lora = cls._sorted_out(checkpoint_path, base, unet, lora, prediction_type)
         loras = with_strengths(lora, lora_scale)
-        folder = DiffusionFolder.open(path, cls.classes)
         network, prompts = with_weights(folder, unet, dtype), cls._read_prompts(folder, dtype)
         encoders = zip(("text_encoder", "text_encoder_2"), prompts.encoders, strict=False)
         left = merge_loras({"unet": network, **dict(encoders)}, loras, partial=adapter_partial)
         vae: Any = folder.load("vae", torch.float32)
         if vae_slicing:
             vae.enable_slicing()
-        schedule = DiffusionSchedule.from_config(folder.config("scheduler"))
         config = {**cls._read_config(folder), "unet": model_config(weights_config(folder, unet))}
+        if prediction_type is not None:
+            config["scheduler"] = {**config["scheduler"], "prediction_type": prediction_type}
+        schedule = DiffusionSchedule.from_config(config["scheduler"])
         if left:
             config["adapter_partial"] = [str(file) for file in left]
         return cls(network, vae, prompts, schedule, config).to(target).eval()
 
     @classmethod
     def _sorted_out(
-        cls, checkpoint: StrPath | None, base: StrPath | None, unet: StrPath | None, lora: Loras | None
-    ) -> tuple[StrPath | None, StrPath | None, Loras | None]:
-        """Return folder, U-Net weights and LoRA, when the checkpoint may be any of them.
+        cls,
+        checkpoint: StrPath | None,
+        base: StrPath | None,
+        unet: StrPath | None,
+        lora: Loras | None,
+        prediction_type: str | None,
+    ) -> tuple[Pipeline, StrPath | None, Loras | None]:
+        """Return pipeline, U-Net weights and LoRA, when the checkpoint may be any of them.
 
         Raises:
+            CheckpointError: if a file is damaged, hostile, of another model or of a layout that is not read.
             ConfigError: if the checkpoint is a file of weights and the folder it belongs to is not given.
         """
-        if checkpoint is None or base is None:
-            if checkpoint is not None and Path(checkpoint).is_file():
-                raise ConfigError(
-                    f"checkpoint {checkpoint} is a file of weights; give the diffusers folder it belongs to, "
-                    f"such as a copy of {cls.published}, by base= or in a model folder (docs/checkpoints.md)"
-                )
-            return checkpoint or base, unet, lora
+        if checkpoint is None or not Path(checkpoint).exists() or is_pipeline(checkpoint):
+            own = base if checkpoint is not None else None
+            return open_pipeline(checkpoint or base, cls.classes, own, prediction_type), unet, lora
+        if base is None:
+            if (layout := layout_of(tensor_names(checkpoint))) not in ("LoRA", "diffusers U-Net"):
+                raise other_layout(checkpoint, layout, "a model with text")
+            raise ConfigError(
+                f"checkpoint {checkpoint} is a file of weights; give the diffusers folder it belongs to, "
+                f"such as a copy of {cls.published}, by base= or in a model folder (docs/checkpoints.md)"
+            )
+        pipeline = open_pipeline(base, cls.classes, None, prediction_type)
         if is_lora(checkpoint):
-            return base, unet, both_loras(checkpoint, lora)
-        return base, checkpoint, lora
+            return pipeline, unet, both_loras(checkpoint, lora)
+        return pipeline, checkpoint, lora
 
     @classmethod
-    def _read_prompts(cls, folder: DiffusionFolder, dtype: torch.dtype) -> PromptEncoder:
+    def _read_prompts(cls, folder: Pipeline, dtype: torch.dtype) -> PromptEncoder:
         return PromptEncoder([folder.tokenizer("tokenizer")], [folder.load("text_encoder", dtype)])
 
     @classmethod
-    def _read_config(cls, folder: DiffusionFolder) -> dict[str, Any]:
+    def _read_config(cls, folder: Pipeline) -> dict[str, Any]:
         parts = [name for name in cls.classes if not name.startswith("tokenizer") and name != "unet"]
         return {name: model_config(folder.config(name)) for name in [*parts, "scheduler"]}
 

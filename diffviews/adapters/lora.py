@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from diffviews.adapters.checkpoint import check_finite_weights
 from diffviews.adapters.low_rank import merged, rank_of, scaled_by_ia3, split_name
 from diffviews.adapters.module_names import find_module, spellings
-from diffviews.data.checkpoints import model_file, read_checkpoint_file
+from diffviews.data.checkpoints import model_file, read_checkpoint_file, tensor_names
 from diffviews.errors import CheckpointError, ConfigError
 
 _log = logging.getLogger(__name__)
@@ -95,7 +95,7 @@ def is_lora(path: StrPath) -> bool:
     Raises:
         CheckpointError: if it is missing, damaged or hostile.
     """
-    kinds = {split[1] for name in read_checkpoint_file(path)[0] if (split := split_name(name))}
+    kinds = {split[1] for name in tensor_names(path) if (split := split_name(name))}
     return bool(kinds - {"alpha"})
 
 

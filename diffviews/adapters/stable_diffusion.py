@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from diffviews.adapters.condition import Condition
-from diffviews.adapters.diffusion_folder import DiffusionFolder
 from diffviews.adapters.latent_diffusion import PUBLISHED_SCHEDULE, LatentDiffusionAdapter, rows_replaced
+from diffviews.adapters.pipeline_files import Pipeline
 from diffviews.adapters.text_conditioning import DualPromptEncoder, PromptEncoder
 
 
@@ -98,14 +98,14 @@ class StableDiffusionXLAdapter(LatentDiffusionAdapter):
         }
 
     @classmethod
-    def _read_prompts(cls, folder: DiffusionFolder, dtype: torch.dtype) -> PromptEncoder:
+    def _read_prompts(cls, folder: Pipeline, dtype: torch.dtype) -> PromptEncoder:
         return DualPromptEncoder(
             [folder.tokenizer("tokenizer"), folder.tokenizer("tokenizer_2")],
             [folder.load("text_encoder", dtype), folder.load("text_encoder_2", dtype)],
         )
 
     @classmethod
-    def _read_config(cls, folder: DiffusionFolder) -> dict[str, Any]:
+    def _read_config(cls, folder: Pipeline) -> dict[str, Any]:
         zeros = bool(folder.index.get("force_zeros_for_empty_prompt", True))
         return {**super()._read_config(folder), "force_zeros_for_empty_prompt": zeros}
 

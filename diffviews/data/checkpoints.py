@@ -62,6 +62,26 @@ def read_checkpoint_file(path: str | os.PathLike[str]) -> tuple[dict[str, "Tenso
     return read_safetensors(file)
 
 
+def tensor_names(path: str | os.PathLike[str]) -> list[str]:
+    """Return the names of the tensors of a checkpoint, without reading them where its format allows.
+
+    Raises:
+        CheckpointError: as `read_checkpoint_file`.
+    """
+    file = model_file(path)
+    if file.name.endswith(_INDEX):
+        return list(_shard_names(file))
+    if file.suffix.lower() in PICKLED:
+        return list(_read_pickled_network(file)[0])
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, framework="pt") as opened:
+            return list(opened.keys())
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(f"checkpoint {file} is not a whole safetensors file ({error}); fetch it again") from error
+
+
 def model_file(path: str | os.PathLike[str]) -> Path:
     """Return the file to read: `path` itself, or the one model file of a folder.
 

@@ -407,8 +407,9 @@ def test_text_with_a_lora_is_that_of_the_pipeline(folders: dict[str, Path], tmp_
         fused = type(pipeline)(**{**pipeline.components, **networks})
         fused.load_lora_weights(str(tmp_path), weight_name=file.name, local_files_only=True)
         given = ours.prompts.encode(["two dogs, blurry"])
-        theirs = fused.encode_prompt("two dogs, blurry", device="cpu", num_images_per_prompt=1,
-                                      do_classifier_free_guidance=False)
+        theirs = fused.encode_prompt(
+            "two dogs, blurry", device="cpu", num_images_per_prompt=1, do_classifier_free_guidance=False
+        )
         torch.testing.assert_close(given["prompt_embeds"], theirs[0], atol=1e-4, rtol=1e-4)
         if kind == "sdxl":
             torch.testing.assert_close(given["pooled_prompt_embeds"], theirs[2], atol=1e-4, rtol=1e-4)

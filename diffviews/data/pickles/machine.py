@@ -228,12 +228,12 @@ class _Machine:
 
 
 def check_key(key: Any) -> Any:
-    """Return `key` if hashing it is harmless: a plain scalar, or a tuple of such.
+    """Return `key` if hashing it is harmless: a plain scalar, a known global, or a tuple of such.
 
     A tuple nested a million deep would end the process while it is hashed.
     """
     parts = key if type(key) is tuple else (key,)
-    if not all(type(part) in _KEY_TYPES for part in parts):
+    if not all(type(part) in _KEY_TYPES or type(part) is Symbol for part in parts):
         raise TypeError(f"a {type(key).__name__} is used as a key")
     return key
 

@@ -37,7 +37,12 @@ _MODULES = {
     "torch.nn.modules.dropout": ("Dropout",),
 }
 """Classes of torch that hold the parameters of others, or none: their objects become records."""
-_DTYPES = ("float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool")
+_DTYPES = (
+    "float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool",
+    "float8_e4m3fn", "float8_e5m2",
+)  # fmt: skip
+_CALLBACKS = ("pytorch_lightning.callbacks.model_checkpoint", "lightning.pytorch.callbacks.model_checkpoint")
+"""Modules of a class by which Lightning's checkpoints, such as those of Stable Diffusion, name a part of theirs."""
 
 
 @dataclass(slots=True, eq=False)
@@ -172,6 +177,16 @@ def _same_type(storage: StorageBytes, dtype: torch.dtype) -> StorageBytes:
     return storage
 
 
+def _of_type(storage: Any, kind: Any) -> Any:
+    """Return a storage of bytes as one of elements of a type that has no class of storages, such as float8."""
+    if not isinstance(storage, StorageBytes) or not isinstance(kind, Symbol) or kind.name not in _DTYPES:
+        raise TypeError("a tensor is made of something that is no storage or no type")
+    dtype = getattr(torch, kind.name)
+    if storage.data is None or storage.size % dtype.itemsize:
+        raise CheckpointError(f"claims elements of {dtype} in {storage.size} bytes")
+    return StorageBytes(dtype, storage.size // dtype.itemsize, storage.data)
+
+
 def _dialect(budget: Budget, load: Callable[[Any], Any] | None = None) -> Dialect:
     table = _symbols(budget, nested=load is None)
 
@@ -188,6 +203,9 @@ def _symbols(budget: Budget, *, nested: bool) -> Mapping[tuple[str, str], Symbol
     calls: dict[tuple[str, str], Callable[..., Any] | None] = {
         ("torch._utils", "_rebuild_tensor"): lambda *a: tensor_record(budget, *a),
         ("torch._utils", "_rebuild_tensor_v2"): lambda s, o, n, t, grad, hooks, *_: tensor_record(budget, s, o, n, t),
+        ("torch._utils", "_rebuild_tensor_v3"): lambda s, o, n, t, grad, hooks, kind, *_: tensor_record(
+            budget, _of_type(s, kind), o, n, t
+        ),
         ("torch._utils", "_rebuild_parameter"): lambda tensor, grad, hooks: _tensor(tensor),
         ("torch._utils", "_rebuild_parameter_with_state"): lambda tensor, grad, hooks, state: _tensor(tensor),
         ("torch", "Size"): lambda sizes=(): tuple(_few(budget, sizes)),
@@ -220,6 +238,7 @@ def _symbols(budget: Budget, *, nested: bool) -> Mapping[tuple[str, str], Symbol
     for module, names in _MODULES.items():
         calls |= {(module, name): None for name in names}
     calls |= {("torch", name): None for name in _DTYPES}
+    calls |= {(module, "ModelCheckpoint"): None for module in _CALLBACKS}
     return {key: Symbol(*key, call) for key, call in calls.items()}
 
 
