@@ -126,7 +126,9 @@ class ChunkBuffer:
             )
         if self._overflowed:
             return
-        size, stop, self._device = self._writer.chunk_rows, start + len(values), values.device
+        size, stop = self._writer.chunk_rows, start + len(values)
+        if values.device.type != "cpu":  # rows that are known come from memory, between those of the device
+            self._device = values.device
         narrow = values if values.device.type == "cpu" else values.to(self._dtype)
         overlaps = values.device.type == "cuda"  # elsewhere nothing says when such a copy has arrived
         for number in range(start // size, -(-stop // size)):

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from diffviews.data.storage.cache import cache_folder
 from diffviews.lightning.process_group import ALONE, ProcessGroup, joined_process_group, run_processes
 from diffviews.noise import format_sigma
 from diffviews.pipelines.capture.arrays import capture_activations
+from diffviews.pipelines.capture.earlier import Earlier, counts, find_earlier, open_earlier
 from diffviews.pipelines.capture.layer_array import LayerArray
 from diffviews.pipelines.control import ControlExperiment
 from diffviews.pipelines.generate_dataset import DatasetJob
@@ -87,6 +88,8 @@ class _Begun:
     """Folder that all of them write in; None: a finished run answers."""
     missing: Sequence[LayerKey] = ()
     """Layer runs that are still to be made."""
+    earlier: Earlier = field(default_factory=dict)
+    """Layer runs that hold some of their rows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +110,8 @@ class ExtractionJob:
             begun = group.from_first(lambda: self._begin(ending, runs))
             if begun.work is None:
                 return ExtractionResult(begun.run_id, reused=True, digests={})
-            arrays = capture_activations(plan, begun.missing, begun.work / "arrays", group=group)
+            known = open_earlier(begun.earlier, self.workspace)
+            arrays = capture_activations(plan, begun.missing, begun.work / "arrays", group=group, known=known)
             make_results(
                 arrays,
                 plan.samples,
@@ -146,9 +150,15 @@ class ExtractionJob:
         log_inputs(parent, plan.adapter, plan.samples, plan.recipe, dataset=plan.recipe.dataset)
         order = list(plan.adapter.hookable_layers)
         about = (plan.samples, plan.recipe.maps, plan.layer_command, order, plan.layer_fingerprint)
-        runs.append(LayerRuns(self.workspace, parent, *about))
+        rows = plan.rows_fingerprint() if plan.recipe.storage == "full" else None
+        runs.append(LayerRuns(self.workspace, parent, *about, rows=rows))
         missing = [key for key in plan.keys if key not in runs[0].logged]
-        return _Begun(parent.run_id, parent.work.absolute(), missing)
+        earlier = {} if execution.force else find_earlier(plan, missing, self.workspace)
+        captured, reused = counts(plan, missing, earlier)
+        if reused:
+            logger.info("%d samples are captured, %d come from earlier extractions", captured, reused)
+        parent.log_metrics({"samples_captured": captured, "samples_reused": reused})
+        return _Begun(parent.run_id, parent.work.absolute(), missing, earlier)
 
     def _summary(self, runs: LayerRuns) -> dict[str, str]:
         """Log what the parent shows of all layer runs; return the digest of each one's activations."""

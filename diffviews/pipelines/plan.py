@@ -27,6 +27,9 @@ from diffviews.recipes.extraction import Conditioning, ExtractionRecipe
 from diffviews.recipes.options import flatten
 from diffviews.tracking.schema import fingerprint
 
+FEWEST = 16
+"""Rows of a forward pass from which on each row's result is that of any larger batch, bit by bit, as measured."""
+
 
 def check_sigmas(sigmas: Sequence[float]) -> tuple[float, ...]:
     """Return noise levels in ascending order.
@@ -139,8 +142,16 @@ class ExtractionPlan:
     def capture_rows(
         self, sigma: float, layers: Sequence[str], rows: np.ndarray, keep: Keep = copy_of
     ) -> dict[str, Any]:
-        """Return what `keep` makes of each layer's outputs, (n, *layer_shape), for n rows, from one forward pass."""
-        adapter, ids, conditions = self.adapter, self.samples.sample_ids, self._conditions
+        """Return what `keep` makes of each layer's outputs, (n, *layer_shape), for n rows, from one forward pass.
+
+        Few rows are filled up to `FEWEST` by repeating them: kernels for tiny batches round otherwise, and a sample's
+        activations must not depend on how many others are captured with it.
+        """
+        adapter, ids, conditions, count = self.adapter, self.samples.sample_ids, self._conditions, len(rows)
+        least = min(FEWEST, self.recipe.batch_size)
+        if count < least:
+            rows, whole = np.resize(rows, least), keep
+            keep = lambda layer, own: whole(layer, own[:count])  # noqa: E731
         given = {} if conditions is None else adapter.condition([conditions[row] for row in rows])
         x0 = adapter.encode(self.samples.pictures.pixels(rows))
         return capture(adapter, x0, [ids[row] for row in rows], given, sigma, layers, keep)
@@ -160,6 +171,17 @@ class ExtractionPlan:
     def layer_fingerprint(self, layer: str, sigma: float) -> str:
         """Digest of everything that determines one layer run, equal in every extraction that holds it."""
         return fingerprint(kind="layer", layer=layer, sigma=format_sigma(sigma), **self._determining())
+
+    def rows_fingerprint(self) -> str:
+        """Digest of all that determines a sample's activations but its image, the layer and the noise level."""
+        return fingerprint(
+            kind="rows",
+            model=self.adapter.digest(),
+            conditioning=self.recipe.conditioning,
+            precision=self.recipe.precision,
+            batch_size=self.recipe.batch_size,
+            device=self.adapter.device.type,
+        )
 
     def ordered(self) -> ExtractionRecipe:
         """Return the recipe as one would write it: `all` for every layer of the model."""

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Self, TypeVar
 
+from diffviews.data.storage.cache import check_fingerprint
 from diffviews.errors import RunNotFoundError, SchemaVersionError, unknown_name
 from diffviews.tracking.artifacts import ArtifactFolder
 from diffviews.tracking.connection import Connection, check_run_id
@@ -95,6 +96,10 @@ class Catalog:
         """
         record = self._one(LayerRecord, (Kind.LAYER,), run_id)
         return record.with_shared(self._params_of(record.parent_id))
+
+    def layers_of_rows(self, rows: str) -> tuple[LayerRecord, ...]:
+        """Return the finished layer runs whose rows depend on the same (`RunTags.rows`), newest first."""
+        return self._list(LayerRecord, Kind.LAYER, {Tag.ROWS: check_fingerprint(rows)})
 
     def _params_of(self, run_id: str | None) -> Mapping[str, str]:
         """Return the params of a parent run; none where it was deleted."""

@@ -28,6 +28,7 @@ class Tag:
     DATASET = "diffviews.dataset"
     SOURCE_RUN = "diffviews.source_run"
     FINGERPRINT = "diffviews.fingerprint"
+    ROWS = "diffviews.rows"
     MAP = "diffviews.map"
     ERROR = "diffviews.error"
     REUSED_RUN = "diffviews.reused_run"
@@ -73,6 +74,7 @@ class RunTags:
         map: kind of map that the run holds.
         adapter_partial: modules of a LoRA that the model did not take, in words.
         map_layer: layer on whose map a generation's path is drawn.
+        rows: digest of what determines a sample's activations, apart from layer, noise level and the sample.
     """
 
     model: str | None = None
@@ -85,6 +87,7 @@ class RunTags:
     map: MapKind | None = None
     adapter_partial: str | None = None
     map_layer: str | None = None
+    rows: str | None = None
 
     def __post_init__(self) -> None:
         if self.sigma is not None and not (math.isfinite(self.sigma) and self.sigma >= 0):

@@ -6,8 +6,11 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+
 from diffviews.data.activations import ActivationWriter
 from diffviews.data.disk import format_bytes, require_disk_space
+from diffviews.data.known_rows import KnownRows
 from diffviews.data.layout import LayerKey, estimate_bytes
 from diffviews.lightning.extraction import ExtractionModule, batches_of, block_rows, unfinished_blocks
 from diffviews.lightning.process_group import ALONE, ProcessGroup
@@ -27,12 +30,13 @@ def capture_activations(
     *,
     group: ProcessGroup = ALONE,
     progress: bool = True,
+    known: Mapping[LayerKey, KnownRows] | None = None,
 ) -> dict[LayerKey, LayerArray]:
     """Run the model over the sample set and write the outputs of `keys`, (layer, sigma), under `folder`.
 
     Chunks that `folder` already holds are kept. A layer with a value outside float16 is captured
-    again in float32. Every process of the group gives the same plan and keys, and takes its share of the
-    blocks; all of them write in `folder`.
+    again in float32. Rows that `known` holds are copied, and the model runs on the others only. Every process of
+    the group gives the same plan and keys, and takes its share of the blocks; all of them write in `folder`.
 
     Returns:
         {(layer, sigma): the finished array}.
@@ -51,10 +55,11 @@ def capture_activations(
     lacking, blocks = group.from_first(lambda: _lacking(opened, sketches))
     writers, own = opened or _writers(plan, folder, dtypes, sketches), group.share(blocks)
     if own:
-        _fill(plan, folder, own, {key: writers[key] for key in lacking}, sketches, progress=progress and group.leads)
+        filled = {key: writers[key] for key in lacking}
+        _fill(plan, folder, own, filled, sketches, known or {}, progress=progress and group.leads)
     group.wait()
     if group.from_first(lambda: _remove_overflowed(plan, folder, dtypes)):
-        return capture_activations(plan, keys, folder, group=group, progress=progress)
+        return capture_activations(plan, keys, folder, group=group, progress=progress, known=known)
     for key in group.share(keys):
         writers[key].finish()
     group.wait()
@@ -126,18 +131,31 @@ def _fill(
     blocks: Sequence[tuple[float, int]],
     writers: Mapping[LayerKey, ActivationWriter],
     sketches: Mapping[LayerKey, Path],
+    known: Mapping[LayerKey, KnownRows],
     *,
     progress: bool,
 ) -> None:
     """Capture some blocks of the arrays that lack chunks; those that overflow are noted in `folder`."""
     rows, device = block_rows(writers), plan.adapter.device
-    batches = batches_of(blocks, len(plan.samples), block_rows=rows, batch_size=plan.recipe.batch_size)
+    useful = {key: known[key] for key, writer in writers.items() if key in known and known[key].fits(writer.dtype)}
+    there = {sigma: _known_at(sigma, writers, useful) for _, sigma in writers}
+    batches = batches_of(blocks, len(plan.samples), block_rows=rows, batch_size=plan.recipe.batch_size, known=there)
     fitted = {key: sketches[key] for key in writers if key in sketches}
-    module = ExtractionModule(plan.capture_rows, device, writers, partial(_note_overflow, folder), fitted)
+    module = ExtractionModule(plan.capture_rows, device, writers, partial(_note_overflow, folder), fitted, useful)
     try:
         predict(module, batches, device, progress=progress)
     finally:
         module.abandon()
+
+
+def _known_at(
+    sigma: float, writers: Mapping[LayerKey, ActivationWriter], known: Mapping[LayerKey, KnownRows]
+) -> np.ndarray | None:
+    """Return which rows all arrays of a noise level find elsewhere, (N,) bool, None: none."""
+    keys = [key for key in writers if key[1] == sigma]
+    if not all(key in known for key in keys):
+        return None
+    return np.all([known[key].source >= 0 for key in keys], axis=0)
 
 
 def _writers(

@@ -96,6 +96,8 @@ class LayerRuns:
     """All layers of the model, in the network's order."""
     fingerprint: Callable[[str, float], str]
     """Takes layer and sigma, returns the digest of everything that determines their run."""
+    rows: str | None = None
+    """Digest by which a larger or smaller set finds the rows again; None: of no use to any."""
     logged: dict[LayerKey, LayerRecord] = field(init=False)
     """{(layer, sigma): its run}, of those that are finished."""
     _begun: dict[LayerKey, str] = field(init=False)
@@ -136,6 +138,7 @@ class LayerRuns:
             sigma=sigma,
             source_run=self.parent.run_id,
             map=MapKind.SINGLE,
+            rows=self.rows,
         )
         name = f"{layer} σ {format_sigma(sigma)}"
         return tracker.start("layer", name, tags, parent=self.parent, params=params, note=self._note(key))
