@@ -24,6 +24,9 @@ SAME_POINT = 1e-5
 """Two points are one sample if they are this close, relative to the points' root mean square length: far
 below any neighbour's distance, well above the rounding of a float32 projection."""
 
+FLOAT16_ROUNDING = 2.0**-11
+"""Relative error by which a stored float16 may be off: a sample that is captured again has lost nothing yet."""
+
 SUM_LENGTH = 1024
 """Features summed at a time in a projection."""
 
@@ -112,8 +115,14 @@ class Projector:
             ShapeError: if they are not of the mapped layer's size.
             CorruptDataError: if a value is NaN or infinite.
         """
+        return self._project(activations)[0]
+
+    def _project(self, activations: Any, *, lengths: bool = False) -> tuple[np.ndarray, np.ndarray]:
+        """Return activations in PCA space, and if wanted the length of each before it was centred, in its scale."""
         source, axes = self._source(activations), self.pca_components
         points = np.empty((source.num_rows, self.pca_points.shape[1]), np.float32)
+        length = np.zeros(source.num_rows if lengths else 0)
+        centre = self.scaler_mean / self.scaler_scale
 
         def of_rows(span: tuple[int, int]) -> bool:
             block = source.rows(*span)
@@ -122,11 +131,13 @@ class Projector:
             block -= self.scaler_mean
             block /= self.scaler_scale
             points[slice(*span)] = block if axes is None else _on_axes(block, axes)
+            if lengths:
+                length[slice(*span)] = np.linalg.norm(block + centre, axis=1)
             return True
 
         if not all(in_order(of_rows, source.row_spans())):
             source.require_finite([f"row {row}" for row in range(source.num_rows)])
-        return points
+        return points, length
 
     def transform(self, activations: Any) -> Placement:
         """Place activations (M, *shape) on the map, each for itself.
@@ -135,7 +146,8 @@ class Projector:
             ShapeError: if they are not of the mapped layer's size.
             CorruptDataError: if a value is NaN or infinite.
         """
-        return self._place(self.project(activations))
+        points, length = self._project(activations, lengths=True)
+        return self._place(points, FLOAT16_ROUNDING * length)
 
     def neighbors(
         self, query: int | np.integer | Any, k: int, space: Space = "activation"
@@ -183,10 +195,11 @@ class Projector:
         except ShapeError as error:
             raise CorruptDataError(f"{path} is damaged: {error}") from error
 
-    def _place(self, points: np.ndarray) -> Placement:
+    def _place(self, points: np.ndarray, rounding: np.ndarray) -> Placement:
+        """Place points, (M, d); `rounding` is how far each may be from its stored self, (M,)."""
         k = self.num_neighbors
         indices, distances = exact_neighbors(self.pca_points, k + 1, points, metric=self.parameters.metric)
-        same = self._is_sample(points, indices[:, 0])
+        same = self._is_sample(points, indices, rounding)
         weights = membership_strengths(distances[:, :k])
         placed = np.einsum("mk,mkn->mn", weights, self.embedding[indices[:, :k]].astype(np.float64))
         placed /= weights.sum(axis=1, keepdims=True)
@@ -197,10 +210,14 @@ class Projector:
         match = np.where(same, indices[:, 0], -1)
         return Placement(coordinates, away.astype(np.float32), others, match)
 
-    def _is_sample(self, points: np.ndarray, nearest: np.ndarray) -> np.ndarray:
-        own = self.pca_points[nearest]
+    def _is_sample(self, points: np.ndarray, indices: np.ndarray, rounding: np.ndarray) -> np.ndarray:
+        """Say which points are their nearest sample: as near as rounding puts them, and clearly nearer than any other.
+
+        The axes are orthonormal, so a point is no farther from its stored self than its activations were rounded.
+        """
+        away, next_away = (np.linalg.norm(points - self.pca_points[indices[:, i]], axis=1) for i in (0, 1))
         mean_square = np.einsum("ij,ij->", self.pca_points, self.pca_points, dtype=np.float64) / len(self)
-        return np.linalg.norm(points - own, axis=1) <= SAME_POINT * np.sqrt(mean_square)
+        return (away <= SAME_POINT * np.sqrt(mean_square)) | ((away <= rounding) & (away <= next_away / 2))
 
     def _query_point(self, query: Any, space: Space) -> np.ndarray:
         if space == "activation":

@@ -53,6 +53,31 @@ def test_sample_keeps_its_own_coordinates_exactly(monkeypatch, options):
     assert not (placed.neighbors == np.arange(len(ROWS))[:, None]).any()
 
 
+@pytest.mark.parametrize("options", VARIANTS, ids=str)
+@pytest.mark.parametrize("offset", [0.0, 3.0, -60.0])
+def test_sample_captured_again_is_recognised_although_it_was_stored_in_float16(monkeypatch, options, offset):
+    again = ROWS + np.float32(offset)
+    monkeypatch.setattr(sys.modules[__name__], "ROWS", again.astype(np.float16).astype(np.float32))
+    projector = fitted(monkeypatch, **options)
+    placed = projector.transform(again)
+    if options.get("pca_components") == 1 and offset:  # on one axis rounding is as large as the gaps between samples
+        assert set(placed.match) <= {-1, *range(len(ROWS))}
+        assert (placed.match[placed.match >= 0] == np.flatnonzero(placed.match >= 0)).mean() > 0.9
+        return
+    recognised = placed.match == np.arange(len(ROWS))
+    assert recognised.mean() >= (0.7 if options.get("pca_components") == 1 else 1.0)
+    np.testing.assert_array_equal(placed.coordinates[recognised], projector.embedding[recognised])
+
+
+def test_new_point_is_no_sample_however_large_its_values_are(monkeypatch):
+    monkeypatch.setattr(sys.modules[__name__], "ROWS", (ROWS + np.float32(60)).astype(np.float16).astype(np.float32))
+    projector = fitted(monkeypatch)
+    new = ROWS + RNG.standard_normal(ROWS.shape).astype(np.float32) * 0.2
+    assert (projector.transform(new).match == -1).all()
+    between = (ROWS[:20] + ROWS[20:40]) / 2
+    assert (projector.transform(between).match == -1).all()
+
+
 def test_new_point_lies_at_the_weighted_mean_of_its_neighbours(projector):
     new = ROWS[5:6] * 0.6 + ROWS[9:10] * 0.4
     placed = projector.transform(new)
