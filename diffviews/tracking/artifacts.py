@@ -1,5 +1,6 @@
 """The artifacts of a run, read from any store and compared with the run's manifest."""
 
+import hashlib
 import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -40,6 +41,7 @@ class ArtifactFolder:
         cache: folder in which downloads are kept instead of `cache_folder()`.
         finished: the run is FINISHED, so that its manifest, once fetched, is the last one.
         manifest: the manifest, where it is known already.
+        sealed: SHA-256 of the manifest, as the run's tag says.
     """
 
     def __init__(
@@ -51,6 +53,7 @@ class ArtifactFolder:
         cache: Path | None = None,
         finished: bool = False,
         manifest: Manifest | None = None,
+        sealed: str | None = None,
     ) -> None:
         self.run_id = check_run_id(run_id)
         self.root = local_folder(artifact_uri)
@@ -61,6 +64,7 @@ class ArtifactFolder:
         self._transfers: Transfers | None = None
         self._lock = threading.Lock()
         self._manifest = manifest
+        self._sealed = sealed
 
     def manifest(self) -> Manifest | None:
         """Return the run's manifest, None while it has none, which means it is not finished."""
@@ -166,20 +170,29 @@ class ArtifactFolder:
         source = f"{MANIFEST} of run {self.run_id}"
         if self.root is not None:
             path = self.root / MANIFEST
-            return Manifest.from_json(path.read_bytes(), source) if path.is_file() else None
+            return self._parsed(path.read_bytes(), source) if path.is_file() else None
         kept = self._cache.use(self.run_id, MANIFEST) if self._finished else None
         if kept is None:
             if not self._way().exists(MANIFEST):
                 return None
             kept = self._download(MANIFEST)
         try:
-            return Manifest.from_json(kept.read_bytes(), source)
+            return self._parsed(kept.read_bytes(), source)
         except (CorruptDataError, SchemaVersionError):
             kept.unlink(missing_ok=True)
             raise
         finally:
             if not self._finished:
                 kept.unlink(missing_ok=True)
+
+    def _parsed(self, content: bytes, source: str) -> Manifest:
+        """Read a manifest; the run's tag says its digest, and it says whose it is."""
+        manifest = Manifest.from_json(content, source)
+        if self._sealed is not None and hashlib.sha256(content).hexdigest() != self._sealed:
+            raise CorruptDataError(f"{source} has another digest than the run's tag says; it was changed or is damaged")
+        if manifest.owner != self.run_id:
+            raise CorruptDataError(f"{source} is that of {manifest.owner}; the artifacts are not this run's")
+        return manifest
 
     def _download(self, name: str, size: int | None = None) -> Path:
         target = self._cache.place(self.run_id, name)

@@ -151,10 +151,15 @@ class Catalog:
             RunNotFoundError: if there is no such run.
         """
         if isinstance(run, RunRecord):
-            return ArtifactFolder(run.run_id, run.artifact_uri, self.connection, finished=run.is_finished)
+            sealed = run.manifest if run.is_finished else None
+            return ArtifactFolder(
+                run.run_id, run.artifact_uri, self.connection, finished=run.is_finished, sealed=sealed
+            )
         found = self._run(run)
         finished = found.info.status == "FINISHED"
-        return ArtifactFolder(found.info.run_id, found.info.artifact_uri, self.connection, finished=finished)
+        sealed = found.data.tags.get(Tag.MANIFEST) if finished else None
+        address = found.info.artifact_uri
+        return ArtifactFolder(found.info.run_id, address, self.connection, finished=finished, sealed=sealed)
 
     def _run(self, run_id: str) -> "Run":
         check_run_id(run_id)

@@ -44,6 +44,7 @@ class RunRecord(RunTags):
         error: the sentence it failed with.
         metrics: last value of each.
         params: as logged.
+        manifest: SHA-256 of the manifest of its artifacts; None while it is not finished.
     """
 
     run_id: str
@@ -59,6 +60,7 @@ class RunRecord(RunTags):
     error: str | None
     metrics: Mapping[str, float]
     params: Mapping[str, str]
+    manifest: str | None = None
 
     @property
     def is_finished(self) -> bool:
@@ -106,6 +108,7 @@ class RunRecord(RunTags):
             error=tags.get(Tag.ERROR),
             metrics=MappingProxyType(dict(run.data.metrics)),
             params=MappingProxyType(dict(run.data.params)),
+            manifest=tags.get(Tag.MANIFEST),
         )
 
 

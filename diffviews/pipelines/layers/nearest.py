@@ -257,6 +257,7 @@ def log_entry(workspace: Workspace, entry: CachedLayer) -> str:
     Nothing is computed: coordinates, projector, activations and measures are those of the entry.
     """
     about, folder = entry.about, entry.folder
+    entry.manifest.verify(folder)  # what was damaged on this machine must not become a run
     tags = _tags(entry)
     name = f"import {tags.layer} σ {format_sigma(about['sigma'])} of {tags.model} from a cache"
     whole = RunTags(
