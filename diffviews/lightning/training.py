@@ -9,6 +9,7 @@ global one that is put back afterwards; a training leaves no trace in the caller
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import lightning
@@ -24,6 +25,7 @@ from diffviews.lightning.process_group import ALONE, ProcessGroup
 from diffviews.lightning.runner import interruptible, trainer
 from diffviews.lightning.training_config import TrainingConfig
 from diffviews.lightning.training_data import Batch, training_batches
+from diffviews.lightning.training_state import load_state, save_state
 from diffviews.models.adm_unet import ADMUNet
 from diffviews.models.preconditioning import EDMPrecond
 from diffviews.noise import NoiseSource, keyed_generator
@@ -86,8 +88,14 @@ class DenoiserTraining(lightning.LightningModule):
     def __init__(self, config: TrainingConfig, group: ProcessGroup = ALONE) -> None:
         super().__init__()
         self.config, self.group = config, group
+        self.first_step = 0
+        self._moments: dict[int, dict[str, Tensor]] = {}
         self.denoiser = build_denoiser(config)
         self.ema = AveragedModel(self.denoiser, avg_fn=self._averaged).requires_grad_(False)
+
+    def go_on_from(self, state: Path) -> None:
+        """Take up a training that was interrupted; raises as `load_state`."""
+        self.first_step, self._moments = load_state(state, self, self.config)
 
     def _averaged(self, average: Tensor, current: Tensor, updates: Tensor | int) -> Tensor:
         return torch.lerp(current, average, self.config.ema_decay(int(updates)))
@@ -116,14 +124,15 @@ class DenoiserTraining(lightning.LightningModule):
         Raises:
             CorruptDataError: if it is not finite.
         """
+        step = self.first_step + batch_idx
         if self.config.dropout:
             own = (self.group.rank,) if self.group.rank else ()  # each process drops other features
-            with forked_random_state("training dropout", self.config.seed, batch_idx, *own):
-                loss = self.loss(*batch, key=batch_idx)
+            with forked_random_state("training dropout", self.config.seed, step, *own):
+                loss = self.loss(*batch, key=step)
         else:
-            loss = self.loss(*batch, key=batch_idx)
+            loss = self.loss(*batch, key=step)
         if not torch.isfinite(loss):
-            raise CorruptDataError(f"the loss of step {batch_idx} is {loss.item()}; lower learning_rate")
+            raise CorruptDataError(f"the loss of step {step} is {loss.item()}; lower learning_rate")
         self.log("loss", loss.detach(), prog_bar=True, sync_dist=self.group.size > 1)
         return loss
 
@@ -133,7 +142,11 @@ class DenoiserTraining(lightning.LightningModule):
 
     def configure_optimizers(self) -> Any:
         optimizer = torch.optim.Adam(self.denoiser.parameters(), lr=self.config.learning_rate, betas=(0.9, 0.99))
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self.config.learning_rate_factor)
+        if self._moments:
+            optimizer.load_state_dict({**optimizer.state_dict(), "state": self._moments})
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: self.config.learning_rate_factor(self.first_step + step)
+        )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     @torch.no_grad()
@@ -167,20 +180,26 @@ class TrainingReport(Callback):
     on_grid: OnGrid | None
     metrics_every: int
     grid_every: int
+    state: Path | None
+    """File that all the next step depends on is written to, every `save_every` steps; None: none."""
+    save_every: int
     _losses: list[Tensor] = field(default_factory=list, init=False)
 
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        step, last = batch_idx + 1, batch_idx + 1 == trainer.max_steps
+        step = self.module.first_step + batch_idx + 1
+        last = step == self.module.config.steps
         self._losses.append(trainer.callback_metrics["loss"])
         if self.on_metrics is not None and (last or step % self.metrics_every == 0):
             config = self.module.config
-            rate = config.learning_rate * config.learning_rate_factor(batch_idx)
+            rate = config.learning_rate * config.learning_rate_factor(step - 1)
             self.on_metrics(step, {"loss": float(torch.stack(self._losses).mean()), "learning_rate": rate})
             self._losses.clear()
         if self.on_grid is not None and (last or step % self.grid_every == 0):
             self.on_grid(step, self.module.sample_grid())
+        if self.state is not None and (last or step % self.save_every == 0):
+            save_state(self.state, self.module, trainer.optimizers[0], self.module.config, step)
 
 
 def train_denoiser(
@@ -193,6 +212,8 @@ def train_denoiser(
     on_grid: OnGrid | None = None,
     metrics_every: int = 25,
     grid_every: int = 500,
+    state: Path | None = None,
+    save_every: int = 250,
     progress: bool = False,
     group: ProcessGroup = ALONE,
 ) -> dict[str, Tensor]:
@@ -212,6 +233,9 @@ def train_denoiser(
         on_grid: told the step and samples of the averaged weights, by the first process.
         metrics_every: steps between two calls of `on_metrics`.
         grid_every: steps between two calls of `on_grid`.
+        state: file that the training is kept in while it runs; where it is there already, the training goes on from
+            it, and ends with the weights of one that was never interrupted.
+        save_every: steps between two writings of `state`.
         progress: show Lightning's progress bar.
         group: processes that train together.
 
@@ -224,10 +248,11 @@ def train_denoiser(
     chosen = resolve_device(device)
     if config.batch_size < group.size:
         raise ConfigError(f"batch_size {config.batch_size} gives {group.size} processes no image each; raise it")
-    batches = training_batches(
-        images, labels, config.label_dim, batch_size=config.batch_size, steps=config.steps, seed=config.seed
-    )
     module = DenoiserTraining(config, group)
+    if state is not None and state.exists():
+        module.go_on_from(state)
+    order = {"batch_size": config.batch_size, "steps": config.steps, "seed": config.seed}
+    batches = training_batches(images, labels, config.label_dim, **order, first=module.first_step)
     tell = (on_metrics, on_grid) if group.leads else (None, None)
     # The options by which the processes of a group average their gradients.
     together: dict[str, Any] = {} if group.size == 1 else {
@@ -237,13 +262,16 @@ def train_denoiser(
     runner = trainer(
         chosen,
         progress=progress and group.leads,
-        max_steps=config.steps,
+        max_steps=config.steps - module.first_step,
         max_epochs=1,
-        limit_train_batches=config.steps,
+        limit_train_batches=config.steps - module.first_step,
         gradient_clip_val=config.max_gradient_norm or None,
-        callbacks=[TrainingReport(module, *tell, metrics_every, grid_every)],
+        callbacks=[
+            TrainingReport(module, *tell, metrics_every, grid_every, state if group.leads else None, save_every)
+        ],
         **together,
     )
-    with group.connected(), interruptible():
-        runner.fit(module, batches)
+    if module.first_step < config.steps:
+        with group.connected(), interruptible():
+            runner.fit(module, batches)
     return {name: tensor.detach().cpu().clone() for name, tensor in module.ema.module.state_dict().items()}

@@ -1,6 +1,7 @@
 """Labelled images as batches for training, their order fixed by a seed."""
 
 from collections.abc import Iterator
+from itertools import islice
 
 import numpy as np
 import torch
@@ -21,13 +22,15 @@ class ShuffledBatches(IterableDataset[Batch]):
     The order of pass n depends on (seed, n) alone. A batch may span two passes, so none is short.
     """
 
-    def __init__(self, x: Tensor, labels: Tensor | None, *, batch_size: int, steps: int, seed: int) -> None:
+    def __init__(
+        self, x: Tensor, labels: Tensor | None, *, batch_size: int, steps: int, seed: int, first: int = 0
+    ) -> None:
         self._x, self._labels = x, labels
-        self._batch_size, self._steps, self._seed = batch_size, steps, seed
+        self._batch_size, self._steps, self._seed, self._first = batch_size, steps, seed, first
 
     def __iter__(self) -> Iterator[Batch]:
-        for rows in self.batch_rows():
-            yield self._x[rows], None if self._labels is None else self._labels[rows]
+        for rows in islice(self.batch_rows(), self._first, None):
+            yield _scaled(self._x[rows]), None if self._labels is None else self._labels[rows]
 
     def batch_rows(self) -> Iterator[Tensor]:
         """Yield the rows of each batch, (B,) int64."""
@@ -41,9 +44,16 @@ class ShuffledBatches(IterableDataset[Batch]):
 
 
 def training_batches(
-    images: np.ndarray, labels: np.ndarray | None, num_classes: int, *, batch_size: int, steps: int, seed: int
+    images: np.ndarray,
+    labels: np.ndarray | None,
+    num_classes: int,
+    *,
+    batch_size: int,
+    steps: int,
+    seed: int,
+    first: int = 0,
 ) -> DataLoader[Batch]:
-    """Return images and labels as batches, all in memory.
+    """Return images and labels as batches; the images stay uint8 until their batch comes.
 
     Args:
         images: (N, H, W, C) uint8.
@@ -52,17 +62,23 @@ def training_batches(
         batch_size: images a step.
         steps: how many batches there are.
         seed: fixes their order.
+        first: batches that are left out, as a training has seen them before it was interrupted.
 
     Raises:
         ShapeError: if the images or labels have another shape, dtype or range.
     """
     if images.ndim != 4 or images.dtype != np.uint8 or not len(images):
         raise ShapeError(f"training images are {images.shape} {images.dtype}; give (N, H, W, C) uint8, N >= 1")
-    x = torch.from_numpy(images).permute(0, 3, 1, 2).to(torch.float32).contiguous() / 127.5 - 1
+    x = torch.from_numpy(images).permute(0, 3, 1, 2)
     one_hot = _one_hot(labels, num_classes, len(images)) if num_classes else None
-    batches = ShuffledBatches(x, one_hot, batch_size=batch_size, steps=steps, seed=seed)
+    batches = ShuffledBatches(x, one_hot, batch_size=batch_size, steps=steps, seed=seed, first=first)
     # Without a generator of its own a loader draws a base seed from torch's global one.
     return DataLoader(batches, batch_size=None, generator=keyed_generator("training loader", seed))
+
+
+def _scaled(x: Tensor) -> Tensor:
+    """Return images in [-1, 1]; those that are already float stay as they are."""
+    return x if x.is_floating_point() else x.to(torch.float32).contiguous() / 127.5 - 1
 
 
 def _one_hot(labels: np.ndarray | None, num_classes: int, count: int) -> Tensor:

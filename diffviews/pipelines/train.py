@@ -1,6 +1,8 @@
 """The `train` job: a small class-conditional denoiser, such as the shipped edm-digits, as an MLflow run."""
 
 import json
+import logging
+import math
 import shlex
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
@@ -11,7 +13,8 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from diffviews.adapters.registry import load_adapter
+from diffviews.adapters.edm import EDMAdapter
+from diffviews.adapters.registry import get_adapter, list_adapters, load_adapter
 from diffviews.core.generator import GenerationRequest, generate
 from diffviews.data.pictures import encode_png
 from diffviews.data.samples import SampleSet
@@ -23,10 +26,15 @@ from diffviews.lightning.training import train_denoiser
 from diffviews.lightning.training_config import TrainingConfig
 from diffviews.pipelines.layers.measured_map import class_array
 from diffviews.pipelines.workspace import Workspace, open_workspace
-from diffviews.processing.judge import fit_judge
+from diffviews.processing.judge import MOST_IMAGES, fit_judge
 from diffviews.tracking.active_run import ActiveRun
 from diffviews.tracking.notes import Note, code
 from diffviews.tracking.schema import RunTags, fingerprint
+
+logger = logging.getLogger(__name__)
+
+STATE = "training.safetensors"
+"""File, in the folder of a run while it is written, that an interrupted training goes on from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +44,7 @@ class TrainingResult:
     run_id: str
     checkpoint: Path
     class_accuracy: float
-    """Share of class-conditional samples that the judge puts into the class asked for."""
+    """Share of class-conditional samples that the judge puts into the class asked for; NaN without classes."""
 
     def __str__(self) -> str:
         return f"training {self.run_id}: {self.checkpoint}, class accuracy {self.class_accuracy:.3f}"
@@ -47,9 +55,11 @@ def train(
     dataset: str = "digits",
     output: str = "edm-digits.safetensors",
     *,
+    adapter: str = "edm-digits",
     eval_samples: int = 500,
     device: str = "auto",
     devices: int = 1,
+    resume: bool = False,
     profile: str | None = None,
     experiment: str | None = None,
 ) -> TrainingResult:
@@ -59,9 +69,11 @@ def train(
         training: network, loss and optimiser.
         dataset: sample source with a class for every sample.
         output: where the averaged weights go, a .safetensors file; its record lies beside it as .json.
+        adapter: name of the adapter that the weights are for, one that reads EDM's networks.
         eval_samples: class-conditional samples that a classifier judges at the end.
         device: auto, cpu, cuda or mps.
         devices: number of devices, whose processes share each batch; under torchrun leave it out.
+        resume: go on with a training of the same that was interrupted.
         profile: tracking profile of mlruns_config.
         experiment: MLflow experiment name.
 
@@ -72,16 +84,23 @@ def train(
         raise ConfigError(f"output {output!r} must end in .safetensors")
     if eval_samples < 1:
         raise ConfigError(f"eval_samples is {eval_samples}; judge 1 or more")
+    if not issubclass(get_adapter(adapter), EDMAdapter):
+        known = [name for name in list_adapters() if issubclass(get_adapter(name), EDMAdapter)]
+        raise ConfigError(f"adapter {adapter!r} does not read the networks that train makes; take {', '.join(known)}")
     if devices > 1:
         options = {"eval_samples": eval_samples, "device": device, "profile": profile, "experiment": experiment}
+        options |= {"adapter": adapter, "resume": resume}
         return run_processes(devices, train, training, dataset, output, **options)
     with joined_process_group() as group, ExitStack() as ending:
         samples = open_source(dataset, resolution=training.img_resolution)
-        if class_array(samples) is None:
-            raise ConfigError(f"dataset {dataset!r} has samples without a class; training needs one for each")
-        job = _Training(training, dataset, samples, group, group.own_device(device))
-        run = ending.enter_context(job.start(open_workspace(profile, experiment))) if group.leads else None
-        weights = job.weights(run)
+        if training.label_dim and class_array(samples) is None:
+            raise ConfigError(
+                f"dataset {dataset!r} has samples without a class; training needs one for each, or label_dim 0"
+            )
+        job = _Training(training, dataset, samples, group, group.own_device(device), adapter)
+        opened = job.start(open_workspace(profile, experiment), resume=resume) if group.leads else None
+        run = ending.enter_context(opened) if opened is not None else None
+        weights = job.weights(run, group.from_first(lambda: run.work.absolute() / STATE if run is not None else None))
         return group.from_first(lambda: job.finish(run, weights, Path(output), eval_samples))
 
 
@@ -94,19 +113,28 @@ class _Training:
     samples: SampleSet
     group: ProcessGroup
     device: str
+    adapter: str = "edm-digits"
 
     def command(self) -> str:
         """Return the command of this training, with every option that is not its default."""
-        plain, chosen = asdict(TrainingConfig()), {**asdict(self.config), "dataset": self.dataset}
-        changed = {name: value for name, value in chosen.items() if value != plain.get(name, "digits")}
+        plain = {**asdict(TrainingConfig()), "dataset": "digits", "adapter": "edm-digits"}
+        chosen = {**asdict(self.config), "dataset": self.dataset, "adapter": self.adapter}
+        changed = {name: value for name, value in chosen.items() if value != plain[name]}
         flags = [f"--{k}={v if isinstance(v, str) else json.dumps(v)}" for k, v in changed.items()]
         return shlex.join(["diffviews", "train", *flags])
 
-    def start(self, workspace: Workspace) -> ActiveRun:
+    def start(self, workspace: Workspace, *, resume: bool) -> ActiveRun:
+        """Open the run of the training, or go on with one that was interrupted."""
+        other = {} if self.adapter == "edm-digits" else {"adapter": self.adapter}
+        device = resolve_device(self.device).type
         determined = fingerprint(
-            kind="train", config=self.config, dataset=self.samples.digest, device=resolve_device(self.device).type
+            kind="train", config=self.config, dataset=self.samples.digest, device=device, **other
         )
-        tags = RunTags(model="edm-digits", dataset=self.dataset, fingerprint=determined)
+        unfinished = workspace.tracker.find_unfinished(determined) if resume else None
+        if unfinished is not None:
+            logger.info("going on with run %s", unfinished)
+            return workspace.tracker.resume(unfinished)
+        tags = RunTags(model=self.adapter, dataset=self.dataset, fingerprint=determined)
         told = f"A denoiser trained on {len(self.samples):,} samples of {code(self.dataset)}"
         note = Note(f"{told}, {self.config.steps:,} steps.", self.command(), shown=False)
         run = workspace.tracker.start(
@@ -115,14 +143,16 @@ class _Training:
         run.log_input(self.samples, name=self.dataset, source=self.dataset, context="training")
         return run
 
-    def weights(self, run: ActiveRun | None) -> dict[str, torch.Tensor]:
+    def weights(self, run: ActiveRun | None, state: Path | None) -> dict[str, torch.Tensor]:
+        """Train; what is kept at `state` is gone on from."""
         return train_denoiser(
             self.samples.images,
-            self.samples.class_labels,
+            self.samples.class_labels if self.config.label_dim else None,
             self.config,
             device=self.device,
             on_metrics=None if run is None else lambda step, values: run.log_metrics(values, step),
             on_grid=None if run is None else lambda step, images: run.log_image("samples", grid_png(images), step=step),
+            state=state,
             progress=True,
             group=self.group,
         )
@@ -135,7 +165,9 @@ class _Training:
         path.parent.mkdir(parents=True, exist_ok=True)
         network = {**self.config.network_options(), "sigma_data": self.config.sigma_data}
         save_file(weights, path, metadata={"config": json.dumps(network)})
-        measured = measure_classes(path, self.samples, eval_samples, self.device)
+        measured: dict[str, Any] = {}
+        if self.config.label_dim:
+            measured = measure_classes(path, self.samples, eval_samples, self.device, self.adapter)
         record = {
             "network": network,
             "training": asdict(self.config),
@@ -145,22 +177,25 @@ class _Training:
             "dataset": {"source": self.dataset, "digest": self.samples.digest, "num_samples": len(self.samples)},
             **measured,
         }
-        accuracy = measured["class_accuracy"]["value"]
+        accuracy = measured["class_accuracy"]["value"] if measured else math.nan
         path.with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n")
-        run.log_metrics({"class_accuracy": accuracy})
+        if measured:
+            run.log_metrics({"class_accuracy": accuracy})
         run.log_artifact_file(path, "weights.safetensors")
         run.log_artifact_file(path.with_suffix(".json"), "weights.json")
         return TrainingResult(run.run_id, path, accuracy)
 
 
-def measure_classes(checkpoint: Path, samples: SampleSet, num_samples: int, device: str = "auto") -> dict[str, Any]:
+def measure_classes(
+    checkpoint: Path, samples: SampleSet, num_samples: int, device: str = "auto", model: str = "edm-digits"
+) -> dict[str, Any]:
     """Measure how a trained model follows classes, by a judge fitted on `samples`.
 
     Returns:
         class_accuracy: the share of class-conditional samples that land in the class asked for; and
         class_shares: which classes samples land in whose label is uniform, or withheld.
     """
-    adapter = load_adapter("edm-digits", checkpoint=checkpoint, device=device)
+    adapter = load_adapter(model, checkpoint=checkpoint, device=device)
     judge = fit_judge(samples.images, samples.class_labels)
     classes = adapter.num_classes
     sampling = {"num_samples": num_samples, "seed": 0, "sampler": "heun", "num_steps": 18}
@@ -184,8 +219,8 @@ def measure_classes(checkpoint: Path, samples: SampleSet, num_samples: int, devi
             **sampling,
             "judge_accuracy": judge.accuracy,
             "measured": "share of class-conditional samples that an RBF support vector classifier, fitted on the "
-            "grey pixels of all digits, puts into the class asked for; judge_accuracy is its own share on held-out "
-            "digits, stratified 5-fold cross-validation",
+            f"grey pixels of {min(len(samples), MOST_IMAGES):,} images, stratified, puts into the class asked for; "
+            "judge_accuracy is its own share on held-out ones, stratified 5-fold cross-validation",
         },
         "class_shares": {"uniform": shares(1.0), "unconditional": shares(0.0), **sampling},
     }

@@ -6,7 +6,11 @@ import numpy as np
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from sklearn.svm import SVC
 
+from diffviews.data.samples import stratified_rows
 from diffviews.errors import SampleSetError
+
+MOST_IMAGES = 4000
+"""Images that a judge is fitted on, stratified by class: beyond, a support vector classifier takes hours."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +30,7 @@ def fit_judge(images: np.ndarray, labels: np.ndarray, folds: int = 5) -> Judge:
     """Fit a judge on labelled images and measure it on held-out ones.
 
     Args:
-        images: (N, H, W, 3) uint8.
+        images: (N, H, W, 3) uint8; of more than `MOST_IMAGES`, or two a class, so many are taken.
         labels: (N,) int64 classes.
         folds: of the cross-validation; fewer when a class has fewer images.
 
@@ -39,6 +43,11 @@ def fit_judge(images: np.ndarray, labels: np.ndarray, folds: int = 5) -> Judge:
             f"a judge needs two classes of two images or more, this set has {len(classes)} classes, "
             f"the smallest of {counts.min() if len(counts) else 0}; use a larger labelled sample set"
         )
+    most = max(MOST_IMAGES, 2 * len(classes))
+    if len(labels) > most:
+        rows = np.asarray(stratified_rows(labels.tolist(), most))
+        images, labels = images[rows], labels[rows]
+        counts = np.unique(labels, return_counts=True)[1]
     pixels = _pixels(images)
     classifier = SVC(C=10.0, gamma="scale")
     splits = StratifiedKFold(min(folds, int(counts.min())), shuffle=True, random_state=0)

@@ -10,8 +10,9 @@ from safetensors.torch import load_file
 from diffviews.adapters.registry import load_adapter
 from diffviews.data.samples import SampleSet
 from diffviews.data.sources import open_source
-from diffviews.errors import ConfigError
+from diffviews.errors import CancelledError, ConfigError
 from diffviews.lightning.training_config import TrainingConfig
+from diffviews.pipelines import train as training
 from diffviews.pipelines.train import train
 from diffviews.pipelines.workspace import open_workspace
 from tests.jobs import metric_series
@@ -83,6 +84,62 @@ def test_samples_without_classes_are_refused(store):
     with pytest.raises(ConfigError, match="without a class"):
         train(TINY, f"parquet:{store}/unlabelled.parquet", "never.safetensors")
     assert not (store / "never.safetensors").exists()
+
+
+def test_nothing_stands_between_reading_the_images_and_the_first_step(store, few_digits, monkeypatch):
+    """What takes time with the number of images (judging, comparing, decoding twice) waits for the training's end."""
+    done = []
+    for name in ("fit_judge", "measure_classes", "train_denoiser"):
+        def refuse(*_, called=name, **__):
+            done.append(called)
+            raise CancelledError("enough")
+
+        monkeypatch.setattr(f"diffviews.pipelines.train.{name}", refuse)
+    with pytest.raises(CancelledError):
+        train(TINY, few_digits, "never.safetensors", device="cpu")
+    assert done == ["train_denoiser"]
+
+
+def test_killed_training_is_resumed_in_its_run_and_ends_with_the_same_weights(trained, few_digits, store, monkeypatch):
+    config = replace(TINY, seed=5)
+    whole = train(config, few_digits, "whole.safetensors", eval_samples=20, device="cpu", experiment="whole")
+    real = training.train_denoiser
+
+    def stopped(*images, on_metrics, **options):
+        def stop(step, values):
+            on_metrics(step, values)
+            if step == 12:
+                raise KeyboardInterrupt
+
+        return real(*images, on_metrics=stop, metrics_every=4, save_every=5, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "train_denoiser", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            train(config, few_digits, "parts.safetensors", eval_samples=20, device="cpu")
+    resumed = train(config, few_digits, "parts.safetensors", eval_samples=20, device="cpu", resume=True)
+    (record,) = [r for r in open_workspace().catalog.runs("train", unfinished=True) if r.run_id == resumed.run_id]
+    assert record.is_finished
+    assert [step for step, _ in metric_series(open_workspace(), resumed.run_id, "loss")] == [4, 8, 12, 20]
+    first, second = (load_file(made.checkpoint) for made in (whole, resumed))
+    assert all(np.array_equal(first[name], second[name]) for name in first)
+
+
+def test_weights_are_for_the_adapter_that_is_named(store, few_digits):
+    made = train(TINY, few_digits, "named.safetensors", adapter="edm-imagenet-64", eval_samples=20, device="cpu")
+    record = next(r for r in open_workspace().catalog.runs("train") if r.run_id == made.run_id)
+    assert record.model == "edm-imagenet-64"
+    assert load_adapter("edm-imagenet-64", checkpoint=made.checkpoint, device="cpu").num_classes == 10
+    with pytest.raises(ConfigError, match="'ddpm' does not read the networks that train makes; take .*edm-digits"):
+        train(TINY, few_digits, adapter="ddpm")
+
+
+def test_set_without_classes_trains_a_network_without_labels(store):
+    digits = open_source("digits", max_samples=40, resolution=16)
+    SampleSet.from_images(digits.images, digits.sample_ids).write_parquet(store / "plain.parquet")
+    made = train(replace(TINY, label_dim=0), f"parquet:{store}/plain.parquet", "plain.safetensors", device="cpu")
+    assert np.isnan(made.class_accuracy)
+    assert load_adapter("edm-digits", checkpoint=made.checkpoint, device="cpu").num_classes == 0
 
 
 @pytest.mark.slow

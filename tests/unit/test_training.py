@@ -72,6 +72,46 @@ def test_training_is_bitwise_reproducible_from_the_seed() -> None:
     assert any(not torch.equal(first[name], other[name]) for name in first)
 
 
+@pytest.mark.parametrize("stopped_at", [2, 3, 5, 6])
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_interrupted_training_goes_on_to_the_weights_of_one_that_was_not(tmp_path, stopped_at, dropout) -> None:
+    config, state, told = replace(TINY, dropout=dropout), tmp_path / "training.safetensors", []
+    whole = weights(config)
+
+    def stop(step: int, metrics: dict[str, float]) -> None:
+        if step == stopped_at:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        weights(config, on_metrics=stop, metrics_every=1, state=state, save_every=1)
+    resumed = weights(
+        config, on_metrics=lambda step, m: told.append((step, m)), metrics_every=1, state=state, save_every=1
+    )
+    assert [step for step, _ in told] == list(range(stopped_at, config.steps + 1))
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    assert all(torch.equal(whole[name], value) for name, value in weights(config, state=state).items())  # it is done
+
+
+def test_state_of_another_training_or_a_damaged_one_is_refused(tmp_path) -> None:
+    state = tmp_path / "training.safetensors"
+    weights(TINY, state=state)
+    with pytest.raises(CorruptDataError, match="state of another training"):
+        weights(replace(TINY, seed=1), state=state)
+    state.write_bytes(state.read_bytes()[:100])
+    with pytest.raises(CorruptDataError, match=r"training\.safetensors cannot be read"):
+        weights(TINY, state=state)
+
+
+def test_images_stay_small_until_their_batch_comes() -> None:
+    """70,000 images of 32 × 32 are 215 MB, and four times that as floats, before the first step."""
+    images, labels = np.zeros((1000, 32, 32, 3), np.uint8), np.zeros(1000, np.int64)
+    batches = training_batches(images, labels, 2, batch_size=4, steps=3, seed=0)
+    held = [v for v in vars(batches.dataset).values() if isinstance(v, Tensor) and v.ndim == 4]
+    assert [v.dtype for v in held] == [torch.uint8]
+    assert held[0].data_ptr() == images.ctypes.data
+    assert next(iter(batches))[0].dtype == torch.float32
+
+
 def test_dropout_is_reproducible_as_well() -> None:
     config = replace(TINY, dropout=0.3)
     torch.manual_seed(1)
