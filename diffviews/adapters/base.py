@@ -19,6 +19,9 @@ from diffviews.sampling.samplers import SamplerName
 Precision = Literal["float32", "float16", "bfloat16"]
 """Floating-point format of a forward pass."""
 
+ClassInput = Literal["one-hot", "index"]
+"""How a forward pass takes classes: as rows of one-hot or mixed labels, or as one index a sample."""
+
 _Forward = TypeVar("_Forward", bound=Callable[..., Tensor])
 
 
@@ -71,7 +74,8 @@ class GeneratorAdapter(ABC):
         Args:
             x: noised inputs, (B, C, H, W) float32.
             sigma: noise level > 0 of each, (B,), or of all, a scalar.
-            class_labels: one-hot or mixed classes, (B, K); None: unconditional.
+            class_labels: one-hot or mixed classes, (B, K) float32, or where `class_input` is 'index' one class a
+                sample, (B,) int64; None: unconditional.
             kwargs: options of this model family alone.
         """
 
@@ -107,6 +111,10 @@ class GeneratorAdapter(ABC):
     """Sampler when the user names none."""
     takes_prompts: bool = False
     """Whether prompts condition the model."""
+    class_input: ClassInput = "one-hot"
+    """How `forward` takes classes."""
+    null_class: int | None = None
+    """Index by which a model of class indices is told that no class is meant; None: it has none."""
 
     @property
     def config(self) -> dict[str, Any]:
@@ -254,6 +262,25 @@ class GeneratorAdapter(ABC):
                 labels[row, class_id] = 1.0
         return labels.to(self.device)
 
+    def make_indices(self, class_ids: Sequence[int]) -> Tensor | None:
+        """Return the classes as indices, (B,) int64 on the model's device; -1, no class meant, is `null_class`.
+
+        None for a model without classes.
+
+        Raises:
+            ConfigError: if a class is outside -1 … K-1, or none is meant and the model cannot be told so.
+        """
+        labels = self.make_labels(class_ids)  # refuses a class that is none
+        if labels is None:
+            return None
+        if -1 in class_ids and self.null_class is None:
+            raise ConfigError(
+                f"model {self.model_type!r} takes one class a sample and knows no uniform label; ask for a class, "
+                f"0 … {self.num_classes - 1}"
+            )
+        chosen = [self.null_class if class_id == -1 else class_id for class_id in class_ids]
+        return torch.tensor(chosen, dtype=torch.int64, device=self.device)
+
     def condition(self, conditions: Sequence[Condition]) -> dict[str, Tensor]:
         """Return the keyword arguments of `forward` that condition a batch, each (B, …) on the model's device.
 
@@ -262,12 +289,15 @@ class GeneratorAdapter(ABC):
         """
         if any(condition.prompt is not None for condition in conditions):
             raise ConfigError(f"model {self.model_type!r} takes no prompts; leave the prompt out")
-        labels = self.make_labels([-1 if c.class_id is None else c.class_id for c in conditions])
+        classes = [-1 if c.class_id is None else c.class_id for c in conditions]
+        labels = self.make_indices(classes) if self.class_input == "index" else self.make_labels(classes)
         return {} if labels is None else {"class_labels": labels}
 
     def uncondition(self, conditions: Sequence[Condition]) -> dict[str, Tensor]:
         """Return the same for the unconditional pass; text models encode the negative prompts."""
-        return {}
+        if self.class_input != "index" or self.null_class is None:
+            return {}
+        return {"class_labels": torch.full((len(conditions),), self.null_class, device=self.device)}
 
     def digest(self) -> str:
         """Return the sha256 of model family, configuration, parameters and buffers, computed once."""

@@ -4,6 +4,7 @@ import inspect
 import json
 import logging
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from os import PathLike, fspath
 from pathlib import Path
@@ -15,7 +16,7 @@ from diffviews.adapters.registry import get_adapter, load_adapter
 from diffviews.data.checkpoint_catalog import PREFIX, catalogue, find_checkpoint, get_checkpoint
 from diffviews.data.checkpoints import PICKLED
 from diffviews.data.storage.fetch import fetch, is_remote
-from diffviews.errors import CheckpointError, ConfigError
+from diffviews.errors import CheckpointError, ConfigError, unknown_name
 from diffviews.pipelines.workspace import Workspace
 from diffviews.recipes.base import ModelRecipe
 from diffviews.tracking.models import SCHEME, download_model
@@ -28,6 +29,9 @@ FILES = ("base", "unet")
 """Keys that name further weights, options of the adapter's `from_checkpoint`; `lora` may name several files."""
 OPTIONS = ("lora_scale", "adapter_partial", "prediction_type", "label_dropout")
 """Keys that are options of the adapter's `from_checkpoint` as they stand."""
+
+_NO_OPTIONS = {"checkpoint_path", "device", "precision", "lora", *FILES}
+"""Arguments of `from_checkpoint` that `options` cannot give: they are said elsewhere, where places are checked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +72,7 @@ class ModelFolder:
                 f"{path} names a lora but no weights to merge it into; add \"base\": a diffusers folder or its "
                 "address, such as hf:stabilityai/stable-diffusion-xl-base-1.0"
             )
-        known = {"adapter", "checkpoint", "lora", *FILES, *OPTIONS, *SamplingDefaults.names()}
+        known = {"adapter", "checkpoint", "lora", "options", *FILES, *OPTIONS, *SamplingDefaults.names()}
         unused = sorted(said.keys() - known)
         if unused:
             _log.info("%s also says %s, which is not used", path, ", ".join(map(str, unused)))
@@ -78,9 +82,28 @@ class ModelFolder:
             checkpoint=named.pop("checkpoint", None),
             files=named,
             loras=_loras(folder, said.get("lora")),
-            options={name: said[name] for name in OPTIONS if name in said},
+            options=_own_options(path, said) | {name: said[name] for name in OPTIONS if name in said},
             defaults={name: said[name] for name in SamplingDefaults.names() if name in said},
         )
+
+
+def _own_options(path: Path, said: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `options` of a `config.json`, which go to the adapter's `from_checkpoint`; places of files are none.
+
+    Raises:
+        CheckpointError: if they are no mapping, or the adapter takes no such option.
+    """
+    options = said.get("options") or {}
+    if not isinstance(options, dict):
+        raise CheckpointError(f"{path}: options must be a mapping of names to values, not {options!r:.50}")
+    taken = inspect.signature(get_adapter(str(said["adapter"])).from_checkpoint).parameters
+    free = any(option.kind is option.VAR_KEYWORD for option in taken.values())
+    names = [name for name, option in taken.items() if name not in _NO_OPTIONS and option.kind is not option.VAR_KEYWORD]
+    for name in options:
+        if name in _NO_OPTIONS or not (free or name in names):
+            hint = unknown_name(f"option of adapter {said['adapter']!r}", str(name)[:100], names)
+            raise CheckpointError(f"{path}: {hint}")
+    return options
 
 
 def _loras(folder: Path, said: Any) -> dict[str, float | None]:

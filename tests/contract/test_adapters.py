@@ -13,8 +13,8 @@ import pytest
 from diffviews.adapters import GeneratorAdapter, get_adapter, list_adapters, load_adapter, registry
 from diffviews.adapters.edm_digits import EDMDigitsAdapter
 from diffviews.errors import AdapterNotFoundError
+from diffviews.testing import AdapterContract
 from tests.checkpoints import small_edm_checkpoint
-from tests.contract.adapter_contract import AdapterContract
 from tests.fakes import GaussianAdapter, SkipAdapter
 
 PACKAGE = Path(__file__).parent / "third_party_adapter"

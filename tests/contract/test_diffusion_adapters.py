@@ -10,8 +10,8 @@ import torch
 
 from diffviews.adapters import GeneratorAdapter, load_adapter
 from diffviews.errors import ShapeError
+from diffviews.testing import AdapterContract
 from tests.checkpoints import small_edm_checkpoint
-from tests.contract.adapter_contract import AdapterContract
 from tests.diffusion_folders import draw_ddpm_pipeline, draw_scheduler, draw_sd_pipeline, draw_sdxl_pipeline, saved
 
 

@@ -130,7 +130,7 @@ def test_weights_are_for_the_adapter_that_is_named(store, few_digits):
     record = next(r for r in open_workspace().catalog.runs("train") if r.run_id == made.run_id)
     assert record.model == "edm-imagenet-64"
     assert load_adapter("edm-imagenet-64", checkpoint=made.checkpoint, device="cpu").num_classes == 10
-    with pytest.raises(ConfigError, match="'ddpm' does not read the networks that train makes; take .*edm-digits"):
+    with pytest.raises(ConfigError, match=r"'ddpm' does not read the networks that train makes; take .*edm-digits"):
         train(TINY, few_digits, adapter="ddpm")
 
 

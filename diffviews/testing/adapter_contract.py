@@ -1,4 +1,4 @@
-"""What every adapter must do: subclass `AdapterContract`, give it an adapter, run pytest."""
+"""What every adapter must do, as tests."""
 
 import json
 from typing import Any
@@ -13,7 +13,7 @@ from diffviews.adapters.condition import conditioning_rows
 from diffviews.adapters.hooks import attach_hooks, detach_hooks, primary_tensor, replace_primary
 from diffviews.core import FixedTarget, GenerationRequest, Intervention, capture, generate
 from diffviews.core.extractor import mean_activations
-from diffviews.errors import LayerNotFoundError, ShapeError
+from diffviews.errors import ConfigError, LayerNotFoundError, ShapeError
 
 SIGMAS = (0.05, 1.5, 30.0)
 
@@ -22,6 +22,7 @@ class AdapterContract:
     """The contract as tests; a subclass says in `make` which adapter keeps it."""
 
     def make(self) -> GeneratorAdapter:
+        """Return the adapter, with the same weights at each call."""
         raise NotImplementedError
 
     @pytest.fixture
@@ -38,6 +39,10 @@ class AdapterContract:
             return [Condition(prompt=("a cat", "a red house by the sea", "")[i % 3]) for i in range(count)]
         return [Condition(class_id=i % max(adapter.num_classes, 1)) for i in range(count)]
 
+    def knows_no_class(self, adapter: GeneratorAdapter) -> bool:
+        """Say whether the model can be asked for no class in particular."""
+        return adapter.class_input == "one-hot" or adapter.num_classes == 0 or adapter.null_class is not None
+
     def test_adapter_describes_itself(self, adapter: GeneratorAdapter) -> None:
         assert isinstance(adapter, GeneratorAdapter)
         assert adapter.model_type
@@ -52,8 +57,8 @@ class AdapterContract:
 
     def test_forward_keeps_the_shape_with_and_without_labels(self, adapter: GeneratorAdapter) -> None:
         x, sigma, conditioning = self.inputs(adapter)
-        uniform = adapter.condition([Condition(class_id=-1)] * 3)
-        for given in (conditioning, uniform, adapter.uncondition(self.conditions(adapter, 3)), {}):
+        uniform = [adapter.condition([Condition(class_id=-1)] * 3)] if self.knows_no_class(adapter) else []
+        for given in (conditioning, *uniform, adapter.uncondition(self.conditions(adapter, 3)), {}):
             denoised = adapter.forward(x, sigma, **given)
             assert denoised.shape == x.shape
             assert torch.isfinite(denoised).all()
@@ -105,6 +110,19 @@ class AdapterContract:
         assert np.abs(adapter.decode(x0).astype(int) - images).max() <= 1
         with pytest.raises(ShapeError, match="resize"):
             adapter.encode(images[:, 1:])
+
+    def test_classes_are_given_as_the_model_takes_them(self, adapter: GeneratorAdapter) -> None:
+        if adapter.class_input == "one-hot" or adapter.num_classes == 0 or adapter.takes_prompts:
+            return
+        last = adapter.num_classes - 1
+        given = adapter.condition([Condition(class_id=0), Condition(class_id=last)])["class_labels"]
+        assert given.dtype == torch.int64
+        assert given.tolist() == [0, last]
+        if adapter.null_class is None:
+            with pytest.raises(ConfigError, match="ask for a class"):
+                adapter.condition([Condition(class_id=-1)])
+        else:
+            assert adapter.condition([Condition(class_id=-1)])["class_labels"].tolist() == [adapter.null_class]
 
     def test_labels_are_one_hot_or_uniform(self, adapter: GeneratorAdapter) -> None:
         classes = adapter.num_classes
