@@ -98,7 +98,7 @@ def _own_options(path: Path, said: Mapping[str, Any]) -> dict[str, Any]:
         raise CheckpointError(f"{path}: options must be a mapping of names to values, not {options!r:.50}")
     taken = inspect.signature(get_adapter(str(said["adapter"])).from_checkpoint).parameters
     free = any(option.kind is option.VAR_KEYWORD for option in taken.values())
-    names = [name for name, option in taken.items() if name not in _NO_OPTIONS and option.kind is not option.VAR_KEYWORD]
+    names = [n for n, option in taken.items() if n not in _NO_OPTIONS and option.kind is not option.VAR_KEYWORD]
     for name in options:
         if name in _NO_OPTIONS or not (free or name in names):
             hint = unknown_name(f"option of adapter {said['adapter']!r}", str(name)[:100], names)
