@@ -175,6 +175,29 @@ def detach_hooks(handles: Iterable[Handle]) -> None:
         handle.remove()
 
 
+def measured_layer_shapes(adapter: Any) -> dict[str, tuple[int, ...]]:
+    """Return the output shape of each hookable layer for one sample, from one unconditional pass over zeros.
+
+    Raises:
+        LayerNotFoundError: if the pass does not reach a layer.
+    """
+    shapes: dict[str, tuple[int, ...]] = {}
+
+    def measure(layer: str) -> Hook:
+        return lambda module, inputs, output: shapes.__setitem__(layer, tuple(primary_tensor(output).shape[1:]))
+
+    handles = attach_hooks(adapter, {layer: measure(layer) for layer in adapter.hookable_layers})
+    try:
+        with torch.no_grad():
+            adapter.forward(torch.zeros(1, *adapter.input_shape, device=adapter.device), 1.0)
+    finally:
+        detach_hooks(handles)
+    for layer in adapter.hookable_layers:
+        if layer not in shapes:
+            raise LayerNotFoundError(f"layer {layer!r} is not reached in a forward pass; leave it out")
+    return {layer: shapes[layer] for layer in adapter.hookable_layers}
+
+
 def extraction_hook(kept: dict[str, Tensor], layer: str) -> Hook:
     """Return a hook that keeps a layer's output in `kept`, detached and copied to the CPU."""
 
