@@ -187,9 +187,9 @@ class ArtifactFolder:
 
     def _parsed(self, content: bytes, source: str) -> Manifest:
         """Read a manifest; the run's tag says its digest, and it says whose it is."""
-        manifest = Manifest.from_json(content, source)
         if self._sealed is not None and hashlib.sha256(content).hexdigest() != self._sealed:
             raise CorruptDataError(f"{source} has another digest than the run's tag says; it was changed or is damaged")
+        manifest = Manifest.from_json(content, source)
         if manifest.owner != self.run_id:
             raise CorruptDataError(f"{source} is that of {manifest.owner}; the artifacts are not this run's")
         return manifest

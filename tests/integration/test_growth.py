@@ -103,7 +103,8 @@ def test_damaged_rows_of_an_earlier_extraction_are_captured_anew(workspace, pass
     first = extract(**options, max_samples=30)
     (record,) = workspace.catalog.layers(first.run_id)
     chunk = workspace.folder(record.run_id).path("activations.zarr/c/0/0/0/0")
-    chunk.write_bytes(chunk.read_bytes()[:-1] + b"\0")
+    whole = chunk.read_bytes()
+    chunk.write_bytes(whole[:100] + bytes([whole[100] ^ 1]) + whole[101:])
     passes.clear()
     grown = extract(**options, max_samples=45)
     assert sum(passes) == 45

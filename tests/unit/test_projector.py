@@ -72,7 +72,7 @@ def test_sample_captured_again_is_recognised_although_it_was_stored_in_float16(m
 def test_new_point_is_no_sample_however_large_its_values_are(monkeypatch):
     monkeypatch.setattr(sys.modules[__name__], "ROWS", (ROWS + np.float32(60)).astype(np.float16).astype(np.float32))
     projector = fitted(monkeypatch)
-    new = ROWS + RNG.standard_normal(ROWS.shape).astype(np.float32) * 0.2
+    new = ROWS + RNG.standard_normal(ROWS.shape).astype(np.float32) * 0.6
     assert (projector.transform(new).match == -1).all()
     between = (ROWS[:20] + ROWS[20:40]) / 2
     assert (projector.transform(between).match == -1).all()
