@@ -89,7 +89,7 @@ def _check_changed_images(passes, folder):
 def test_grown_generated_set_captures_the_new_rows_only(workspace, passes):
     options = {**QUICK, "layers": ("encoder_bottleneck",), "experiment": "generated"}
     sets = [generate_dataset(num_samples=count, num_steps=2, experiment="generated") for count in (20, 29)]
-    assert (sets[1].total, sets[1].made) == (29, 9)
+    assert (sets[1].num_samples, sets[1].made) == (29, 9)
     extract(**options, dataset=f"run:{sets[0].run_id}")
     passes.clear()
     grown = extract(**options, dataset=f"run:{sets[1].run_id}")
@@ -99,7 +99,7 @@ def test_grown_generated_set_captures_the_new_rows_only(workspace, passes):
 
 
 def test_damaged_rows_of_an_earlier_extraction_are_captured_anew(workspace, passes, caplog):
-    options = {**QUICK, "layers": ("encoder_bottleneck",), "experiment": "damaged"}
+    options = {**QUICK, "layers": ("encoder_bottleneck",), "sigmas": (3.5,), "experiment": "damaged"}
     first = extract(**options, max_samples=30)
     (record,) = workspace.catalog.layers(first.run_id)
     chunk = workspace.folder(record.run_id).path("activations.zarr/c/0/0/0/0")
