@@ -41,7 +41,11 @@ def test_denoised_is_that_of_the_package_itself(objective, timestep):
     x0, noise = torch.rand(2, 2, 3, 16, 16, generator=torch.Generator().manual_seed(1)) * 2 - 1
     times, classes = torch.full((2,), timestep), torch.tensor([3, 7])
     noised = package.q_sample(x0, times, noise)
-    wanted = package.model_predictions(noised, times, classes, cond_scale=1.0, clip_x_start=True).pred_x_start
+    returned = adapter.net(noised, times, classes, cond_drop_prob=0.0)
+    wanted = {
+        "pred_noise": package.predict_start_from_noise, "pred_v": package.predict_start_from_v,
+        "pred_x0": lambda noised, times, x0: x0,
+    }[objective](noised, times, returned).clamp(-1, 1)  # fmt: skip
     sigma = float(adapter.schedule.sigmas[timestep])
     given = adapter.condition([Condition(3), Condition(7)])
     ours = adapter.forward(noised * (1 + sigma**2) ** 0.5, sigma, **given)
