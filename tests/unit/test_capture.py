@@ -191,15 +191,15 @@ def test_ranks_share_the_blocks_without_overlap_or_gap(world):
 
 
 def test_rows_are_captured_with_their_own_images_ids_and_classes(plan, monkeypatch):
-    seen, rows, samples = [], np.arange(128, 140), plan.samples
+    seen, rows, samples = [], np.arange(128, 148), plan.samples
     monkeypatch.setattr("diffviews.pipelines.plan.capture", lambda *arguments: seen.append(arguments))
     labelled = ExtractionPlan(plan.adapter, samples, replace(plan.recipe, conditioning="label"))
     labelled.capture_rows(2.0, ["midblock"], rows)
     _, x0, sample_ids, given, *_ = seen[0]
-    assert tuple(sample_ids) == samples.sample_ids[128:140]
-    assert torch.equal(x0, plan.adapter.encode(samples.images[128:140]))
+    assert tuple(sample_ids) == samples.sample_ids[128:148]
+    assert torch.equal(x0, plan.adapter.encode(samples.images[128:148]))
     (classes,) = given.values()
-    assert classes.argmax(dim=1).tolist() == samples.class_labels[128:140].tolist()
+    assert classes.argmax(dim=1).tolist() == samples.class_labels[128:148].tolist()
 
 
 @pytest.fixture(scope="module")
