@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from scipy.spatial.distance import cdist
 
+from diffviews.data.class_order import same_classes
 from diffviews.data.samples import SampleSet
 from diffviews.errors import SelectionError
 from diffviews.processing.projector import Projector
@@ -159,6 +160,17 @@ class LayerMap:
         if self.is_joint:
             return np.flatnonzero(self.table["sample_id"].isin(list(sample_ids)).to_numpy(dtype=bool))
         return np.array([self.row_of[s] for s in sample_ids if s in self.row_of], np.int64)
+
+    @property
+    def model_classes(self) -> dict[int, str]:
+        """{class: name} of what the model can be asked for: its own classes, those that occur where they are the same.
+
+        An older run, which did not note the model's names, has those of its samples.
+        """
+        occurring, names = self.samples.classes, self.facts.class_names
+        if not names or (occurring and same_classes(self.samples, list(names.values()))):
+            return occurring
+        return dict(names)
 
     def samples_at(self, rows: np.ndarray) -> tuple[str, ...]:
         """Return the samples of points, each once, in the order of the rows."""

@@ -190,8 +190,23 @@ class GeneratorAdapter(ABC):
 
     @property
     def class_names(self) -> tuple[str, ...] | None:
-        """One name a class, or None."""
-        return None
+        """One name a class: those of `name_classes`, or 'class 7'; None for a model without classes."""
+        given: tuple[str, ...] | None = self.__dict__.get("_class_names")
+        return given or tuple(f"class {label}" for label in range(self.num_classes)) or None
+
+    def name_classes(self, names: Sequence[str]) -> None:
+        """Take the names of the classes, in the order of the labels, as a model folder's `config.json` gives them.
+
+        Raises:
+            ConfigError: if there is not one text a class.
+        """
+        if isinstance(names, str) or not all(isinstance(name, str) and name for name in names):
+            raise ConfigError(f"class_names {str(names)[:60]!r} is no list of names")
+        if len(names) != self.num_classes:
+            raise ConfigError(
+                f"class_names has {len(names)} names, but model {self.model_type!r} has {self.num_classes} classes"
+            )
+        self.__dict__["_class_names"] = tuple(names)
 
     @property
     def device(self) -> torch.device:

@@ -43,6 +43,8 @@ class EDMAdapter(HookMixin, GeneratorAdapter):
         self.model = model
         self._network: ADMUNet = model.model  # type: ignore[assignment]
         self._config = {**self.get_default_config(), **(config or {})}
+        if self._config.get("class_names"):
+            self.name_classes(self._config["class_names"])
 
     @property
     def model_type(self) -> str:

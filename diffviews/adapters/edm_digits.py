@@ -15,8 +15,10 @@ class EDMDigitsAdapter(EDMAdapter):
     name = "edm-digits"
 
     @property
-    def class_names(self) -> tuple[str, ...]:
-        return tuple(str(digit) for digit in range(self.num_classes))
+    def class_names(self) -> tuple[str, ...] | None:
+        if self.num_classes != 10 or "_class_names" in self.__dict__:
+            return super().class_names
+        return tuple(map(str, range(10)))
 
     @classmethod
     def get_default_config(cls) -> dict[str, Any]:

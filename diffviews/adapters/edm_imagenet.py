@@ -8,16 +8,21 @@ from diffviews.data.class_labels import load_class_labels
 
 
 class EDMImageNetAdapter(EDMAdapter):
-    """The class-conditional ImageNet model at 64×64, 1,000 classes in the standard ImageNet order."""
+    """The class-conditional ImageNet model at 64×64, 1,000 classes in the standard ImageNet order.
+
+    A network of the same kind with other classes loads too; its classes are not ImageNet's.
+    """
 
     name = "edm-imagenet-64"
     sample_steps = 256
     default_steps = 50
 
     @property
-    def class_names(self) -> tuple[str, ...]:
+    def class_names(self) -> tuple[str, ...] | None:
         names = load_class_labels()
-        return tuple(names[index] for index in range(self.num_classes))
+        if self.num_classes != len(names) or "_class_names" in self.__dict__:
+            return super().class_names
+        return tuple(names[index] for index in range(len(names)))
 
     @classmethod
     def get_default_config(cls) -> dict[str, Any]:

@@ -37,6 +37,11 @@ def load_class_labels_map(labels_path: StrPath | None = None) -> dict[str, list[
     return {index: list(entry) for index, entry in _load(_path(labels_path, _STANDARD))}
 
 
+def load_downsampled_names() -> dict[int, str]:
+    """Return {class index: name} of the down-sampled ImageNet-64 data set's order."""
+    return {int(index): name for index, (_, name) in _load(_path(None, _DOWNSAMPLED))}
+
+
 def load_synsets() -> dict[str, tuple[int, str]]:
     """Return {synset: (standard index, name)}, as folders of ImageNet are named."""
     return {synset: (int(index), name) for index, (synset, name) in _load(_path(None, _STANDARD))}

@@ -1,118 +1,148 @@
-"""The source `folder:<path>`: images in folders by class, decoded when asked for."""
+"""The source `folder:<path>`: images in folders by class, or an EDM data set, in a folder or a zip archive."""
 
+import json
 import logging
-import os
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import PurePosixPath
 
 import numpy as np
 import pandas as pd
 
-from diffviews.data.class_labels import load_synsets
-from diffviews.data.pictures import Pictures, PixelPictures, StoredPictures, decode_image, stack_images
+from diffviews.data.class_order import NamedClasses
+from diffviews.data.encoded import open_pictures
+from diffviews.data.file_tree import Archive, FileTree, TreeImages, open_tree
+from diffviews.data.pictures import image_suffixes
 from diffviews.data.samples import SampleSet, stratified_rows
 from diffviews.errors import CorruptDataError, SampleSetError
 
 logger = logging.getLogger(__name__)
 
-IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp"})
-EAGER_BYTES = 256 * 2**20
-"""Up to this many bytes of pixels are kept in memory; a set is read about four times in an extraction."""
+SPLITS = frozenset({"train", "training", "val", "valid", "validation", "dev", "test", "testing", "eval"})
+"""Folders that divide a set and are no classes of it."""
+EDM_FILE = "dataset.json"
+"""Labels of an EDM data set: {"labels": [["00000/img00000000.png", 3], …]}, or null where it has none."""
 
 
 def folder_samples(location: str, max_samples: int | None, resolution: int | None) -> SampleSet:
-    """Return the images below a folder, sorted by path; ids are the paths relative to it.
+    """Return the images below a folder or in a zip archive, sorted by path; ids are the paths relative to it.
 
-    The first sub-folder names a sample's class; images beside the sub-folders have none. Labels
-    count the sorted class names, except that folders named by ImageNet synsets get the label and
-    name of the standard ImageNet-1K order. A link that leads out of the folder is refused.
+    The first sub-folder names a sample's class; images beside the sub-folders have none. Labels count the sorted
+    class names, except that names which are all whole numbers are the labels, and folders named by ImageNet synsets
+    get the label and name of the standard ImageNet-1K order. In an EDM data set the labels are those of its
+    `dataset.json`. Hidden files are passed over, and a link that leads out of the folder is refused.
+
+    Raises:
+        SampleSetError: if there is no image, or only splits such as train and val, one of which is to be named.
+        CorruptDataError: if an archive or `dataset.json` is damaged.
     """
-    root = Path(location)
-    if not location or not root.is_dir():
-        raise SampleSetError(f"folder {location!r} does not exist; write folder:<path of a folder>")
-    names = sorted(_image_names(root), key=lambda name: name.split("/"))
+    tree = open_tree(location)
+    tree, files = _within(tree, tree.names())
+    names = _images(tree, files)
     if not names:
-        raise SampleSetError(f"folder {location} holds no image ({', '.join(sorted(IMAGE_SUFFIXES))})")
-    folders = [name.split("/")[0] if "/" in name else None for name in names]
-    classes, class_order = _folder_classes({folder for folder in folders if folder is not None})
-    labels = [None if folder is None else classes[folder][0] for folder in folders]
-    rows = range(len(names)) if max_samples is None else stratified_rows(labels, max_samples)
+        raise SampleSetError(f"folder {location} holds no image ({', '.join(sorted(image_suffixes()))})")
+    classes = (_edm_classes(tree, names) if EDM_FILE in files else None) or _folder_classes(tree, names)
+    rows = list(range(len(names))) if max_samples is None else stratified_rows(classes.labels, max_samples).tolist()
     chosen = tuple(names[row] for row in rows)
     frame = {
         "sample_id": chosen,
-        "class_label": [labels[row] for row in rows],
-        "class_name": [None if (folder := folders[row]) is None else classes[folder][1] for row in rows],
-        "source": [f"folder:{root.name}"] * len(chosen),
+        "class_label": [classes.labels[row] for row in rows],
+        "class_name": [classes.names[row] for row in rows],
+        "source": [f"folder:{PurePosixPath(tree.place).name}"] * len(chosen),
     }
-    return SampleSet(pd.DataFrame(frame, dtype=object), open_pictures(root, chosen, resolution), class_order)
+    pictures = open_pictures(TreeImages(tree, chosen), np.arange(len(chosen)), resolution)
+    return SampleSet(pd.DataFrame(frame, dtype=object), pictures, classes.order)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class FilePictures(StoredPictures):
-    """Image files, decoded and fitted to a square."""
+@dataclass(frozen=True, slots=True)
+class SampleClasses:
+    """Class of each sample, None for one without."""
 
-    root: Path
-    names: tuple[str, ...]
-    """Paths of all files below `root`."""
-
-    def pixels(self, rows: np.ndarray) -> np.ndarray:
-        """Return (n, H, W, 3) uint8."""
-        images = np.empty((len(rows), *self.size, 3), dtype=np.uint8)
-        for image, number in zip(images, self.rows[rows], strict=True):
-            image[...] = _decode_file(self.root / self.names[number], self.size[0])
-        return images
+    labels: Sequence[int | None]
+    names: Sequence[str | None]
+    order: str
 
 
-def open_pictures(root: Path, names: tuple[str, ...], resolution: int | None) -> Pictures:
-    """Return image files as pictures: decoded now when they are few, else when asked for.
-
-    Args:
-        root: folder.
-        names: paths of the files below it.
-        resolution: side to fit them to; None: all are decoded now, since their sizes must agree.
-
-    Raises:
-        CorruptDataError: if a file is damaged, as soon as it is decoded.
-        ShapeError: if sizes differ and there is no resolution.
-    """
-    if resolution is not None and len(names) * resolution**2 * 3 > EAGER_BYTES:
-        return FilePictures(np.arange(len(names)), (resolution, resolution), root.absolute(), names)
-    return PixelPictures(stack_images([_decode_file(root / name, resolution) for name in names], list(names)))
+def classes_of(given: Sequence[str | None]) -> SampleClasses:
+    """Return the classes of samples that name theirs: labels count the sorted names, unless these say otherwise."""
+    occurring = sorted({name for name in given if name is not None})
+    named = NamedClasses.of(occurring)
+    by_name = {name: (label, known) for name, label, known in zip(occurring, named.labels, named.names, strict=True)}
+    pairs = [(None, None) if name is None else by_name[name] for name in given]
+    own = named.labels == tuple(range(len(occurring))) and named.order == "own"
+    return SampleClasses([p[0] for p in pairs], [p[1] for p in pairs], "folders" if own else named.order)
 
 
-def _image_names(root: Path) -> Iterator[str]:
-    """Yield the relative path of each image below `root`, refusing links that lead out of it."""
-    inside = root.resolve()
-    ignored = 0
-    for folder, folders, files in os.walk(root):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in [*folders, *files]:
-            path = Path(folder, name)
-            if path.is_symlink() and not path.resolve().is_relative_to(inside):
-                raise SampleSetError(f"{path} is a link that leads out of {root}; copy the images instead")
-            if path.is_symlink() and path.is_dir():
-                raise SampleSetError(f"{path} is a link to a folder, whose images would count twice")
-        for name in files:
-            if name.startswith(".") or Path(name).suffix.lower() not in IMAGE_SUFFIXES:
-                ignored += 1
-                continue
-            yield Path(folder, name).relative_to(root).as_posix()
-    if ignored:
-        logger.warning("%d files in %s are not images by their names and were left out", ignored, root)
+def _within(tree: FileTree, names: list[str]) -> tuple[FileTree, list[str]]:
+    """Return the part of an archive below its one folder, if that holds nothing but folders, and its files."""
+    tops = {name.partition("/")[0] for name in names}
+    if isinstance(tree, Archive) and len(tops) == 1 and not tops & SPLITS:
+        below = [name.partition("/")[2] for name in names]
+        if all("/" in name or name == EDM_FILE for name in below):
+            return Archive(tree.path, f"{tree.prefix}{tops.pop()}/"), below
+    return tree, names
 
 
-def _folder_classes(folders: set[str]) -> tuple[dict[str, tuple[int, str]], str]:
-    """Return {folder: (label, name)} and the order the labels count in."""
-    synsets = load_synsets()
-    if folders and folders <= synsets.keys():
-        return {folder: synsets[folder] for folder in folders}, "standard"
-    return {folder: (label, folder) for label, folder in enumerate(sorted(folders))}, "folders"
+def _images(tree: FileTree, names: list[str]) -> list[str]:
+    """Return the paths of the images, and say once what else there is."""
+    images = [name for name in names if PurePosixPath(name).suffix.lower() in image_suffixes()]
+    others = [name for name in names if name != EDM_FILE and PurePosixPath(name).suffix.lower() not in image_suffixes()]
+    if others:
+        logger.warning(
+            "%d files in %s are not images by their names and were left out: %s",
+            len(others), tree.place, ", ".join([*others[:3], *(["…"] if len(others) > 3 else [])]),
+        )  # fmt: skip
+    return images
 
 
-def _decode_file(path: Path, resolution: int | None) -> np.ndarray:
+def _folder_classes(tree: FileTree, names: Sequence[str]) -> SampleClasses:
+    parts = [name.split("/")[:-1] for name in names]
+    tops = sorted({folders[0] if folders else "" for folders in parts})
+    depth = 0
+    if all(top.lower() in SPLITS for top in tops):
+        if len(tops) > 1:
+            raise SampleSetError(
+                f"folder {tree.place} holds the splits {', '.join(tops)}; choose one: folder:{tree.place}/{tops[0]}"
+            )
+        depth = 1
+    return classes_of([folders[depth] if len(folders) > depth else None for folders in parts])
+
+
+def _edm_classes(tree: FileTree, names: Sequence[str]) -> SampleClasses | None:
+    """Return the labels of an EDM data set, None for a folder of another kind."""
+    said = _json(tree)
+    if not isinstance(said, dict) or "labels" not in said:
+        return None
+    labels = said["labels"]
+    none = [None] * len(names)
+    if labels is None:
+        return SampleClasses(none, none, "own")
     try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise CorruptDataError(f"image {path} cannot be read: {error.strerror}") from error
-    return decode_image(data, str(path), resolution)
+        by_name = {str(name).replace("\\", "/"): _edm_label(label) for name, label in labels}
+    except (TypeError, ValueError) as error:
+        raise CorruptDataError(
+            f"the labels in {tree.place}/{EDM_FILE} are no list of [file name, class]: {error}"
+        ) from error
+    absent = [name for name in names if name not in by_name]
+    if absent:
+        raise CorruptDataError(
+            f"{tree.place}/{EDM_FILE} has no label for {len(absent)} of {len(names)} images, such as {absent[0]}; the "
+            "data set is not whole"
+        )
+    return SampleClasses([by_name[name] for name in names], none, "own")
+
+
+def _json(tree: FileTree) -> object:
+    try:
+        return json.loads(tree.read(EDM_FILE))
+    except (ValueError, RecursionError) as error:
+        raise CorruptDataError(f"{tree.place}/{EDM_FILE} is not JSON: {error}") from error
+
+
+def _edm_label(value: object) -> int:
+    """Return a class: a whole number, or a one-hot list."""
+    if isinstance(value, list) and value.count(1) == 1 and value.count(0) == len(value) - 1:
+        return value.index(1)
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise ValueError(f"{value!r} is no class")
+    return value

@@ -2,12 +2,15 @@
 
 Keys: `images_shape`, the text "N C H W"; `images_{i}_data`, raw uint8 in that shape; `labels_{i}_data`,
 one int64. DMD2 writes channels first, from the ImageNet-64 of EDM, whose labels count the sorted synset
-folders: the standard order. A database of the down-sampled ImageNet data set has another:
+folders: the standard order. So a database whose labels go up to 999 is taken for ImageNet, and one of fewer or
+more classes is not, unless one says:
 
-    lmdb:imagenet64_lmdb?order=downsampled      its labels are turned into standard ones
+    lmdb:some_classes_of_imagenet?order=standard
+    lmdb:imagenet64_lmdb?order=downsampled      the order of the down-sampled data set, turned into the standard one
     lmdb:flowers_lmdb?order=own                 classes without names
 """
 
+import logging
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,9 +22,12 @@ import numpy as np
 import pandas as pd
 
 from diffviews.data.class_labels import load_class_labels, remap_imagenet64_labels_to_standard
+from diffviews.data.class_order import IMAGENET_CLASSES
 from diffviews.data.pictures import StoredPictures, check_resolution, resize_images
 from diffviews.data.samples import SampleSet, stratified_rows
 from diffviews.errors import CorruptDataError, SampleSetError, unknown_name
+
+logger = logging.getLogger(__name__)
 
 ORDERS = ("standard", "downsampled", "own")
 _OPENING = Lock()
@@ -33,7 +39,7 @@ def lmdb_samples(location: str, max_samples: int | None, resolution: int | None)
 
     Args:
         location: folder or file of the database, then perhaps `?order=` and one of ORDERS: what its
-            labels count. Without it: standard.
+            labels count. Without it: standard where they go up to 999, else own.
         max_samples: keep at most so many, evenly over the classes.
         resolution: side to fit the images to; None keeps their size.
 
@@ -47,6 +53,7 @@ def lmdb_samples(location: str, max_samples: int | None, resolution: int | None)
     rows = np.arange(database.count)
     if max_samples is not None:
         rows = stratified_rows([None] * len(rows) if labels is None else labels.tolist(), max_samples)
+    order = order or _order_of(labels, path)
     standard = None if labels is None else _standard(labels[rows], order, path)
     names = load_class_labels() if order != "own" else {}
     side = None if resolution is None else check_resolution(resolution)
@@ -179,22 +186,33 @@ def _check_whole(path: Path, environment: Any) -> None:
 
 
 def _parse(location: str) -> tuple[Path, str]:
-    """Return path and label order of `<path>[?order=<name>]`."""
+    """Return path and label order of `<path>[?order=<name>]`, '' for none."""
     name, marked, order = location.partition("?order=")
     if marked and order not in ORDERS:
         raise SampleSetError(f"{unknown_name('label order', order, ORDERS)}; write lmdb:<path>?order=downsampled")
     path = Path(name)
     if not name or not (path.is_file() or (path / "data.mdb").is_file()):
         raise SampleSetError(f"there is no LMDB database at {name!r}; write lmdb:<folder that holds data.mdb>")
-    return path, order or "standard"
+    return path, order
+
+
+def _order_of(labels: np.ndarray | None, path: Path) -> str:
+    """Return the order of labels of which nobody says what they count."""
+    if labels is None or not labels.size or labels.max() == IMAGENET_CLASSES - 1:
+        return "standard"
+    logger.info(
+        "the labels of %s go up to %d and not to 999, so they are not taken for ImageNet's; write "
+        "lmdb:%s?order=standard if they are", path, labels.max(), path,
+    )  # fmt: skip
+    return "own"
 
 
 def _standard(labels: np.ndarray, order: str, path: Path) -> np.ndarray:
     """Return labels of `order` as labels of the standard order; those of a database's own are kept."""
     if order == "downsampled":
         return remap_imagenet64_labels_to_standard(labels)
-    if order == "standard" and labels.size and not 0 <= labels.min() <= labels.max() < 1000:
-        outside = labels[(labels < 0) | (labels >= 1000)][0]
+    if order == "standard" and labels.size and not 0 <= labels.min() <= labels.max() < IMAGENET_CLASSES:
+        outside = labels[(labels < 0) | (labels >= IMAGENET_CLASSES)][0]
         raise SampleSetError(
             f"label {outside} in {path} is no class of ImageNet; write lmdb:{path}?order=own if it is other data"
         )

@@ -1,8 +1,11 @@
 """Images as pixels and as the bytes of files: safe decoding, PNG encoding, fitting, thumbnails."""
 
 import io
+import struct
+import zlib
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Self
 
 import numpy as np
@@ -14,23 +17,48 @@ THUMBNAIL_SIDE = 256
 MAX_PIXELS = 64_000_000
 """A larger image is refused before it is decoded: a few kilobytes of file can claim gigabytes of pixels."""
 
-_FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
-_BROKEN = (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError)
+_FORMATS = (
+    "PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "AVIF", "PPM", "JPEG2000", "TGA", "ICO", "PCX", "SGI", "DDS", "QOI",
+)  # fmt: skip
+"""Formats of Pillow that hold pixels and nothing to run: EPS starts a program. JPEG also reads MPO."""
+
+_BROKEN = (
+    OSError, ValueError, SyntaxError, EOFError, LookupError, ArithmeticError, TypeError, AttributeError, MemoryError,
+    NotImplementedError, struct.error, zlib.error, Image.DecompressionBombError,
+)  # fmt: skip
+"""What Pillow's readers raise on damaged files."""
+
+
+@cache
+def image_suffixes() -> frozenset[str]:
+    """Return the endings of files that `decode_image` reads, with their dot, in lower case."""
+    return frozenset(ending for ending, name in Image.registered_extensions().items() if name in (*_formats(), "MPO"))
+
+
+@cache
+def _formats() -> tuple[str, ...]:
+    """Return those of the formats that this build of Pillow knows."""
+    Image.init()
+    return tuple(name for name in _FORMATS if name in Image.OPEN)
 
 
 def decode_image(data: bytes, name: str, resolution: int | None = None) -> np.ndarray:
     """Return the pixels of an encoded image, (H, W, 3) uint8, upright and without transparency.
 
+    Of an animation it is the first frame. Grey levels of 16 bits are scaled to 8, v · 255 / 65535, and those of
+    floating-point files, which must be in [0, 1], by 255.
+
     Args:
-        data: the bytes of a PNG, JPEG, WebP or BMP file.
+        data: the bytes of an image file that Pillow opens: PNG, JPEG, WebP, BMP, GIF, TIFF, AVIF, ….
         name: what an error calls the image.
         resolution: side to fit the image to (centre crop to a square, then resize); None keeps its size.
 
     Raises:
-        CorruptDataError: if it is not such an image, is cut short, or has more than 64 million pixels.
+        CorruptDataError: if it is not such an image, is cut short, has more than 64 million pixels, or grey
+            levels of which nothing says how bright they are.
     """
     try:
-        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+        with Image.open(io.BytesIO(data), formats=_formats()) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise CorruptDataError(
                     f"image {name} claims {image.width}×{image.height} pixels, but at most "
@@ -100,10 +128,25 @@ def check_resolution(resolution: int) -> int:
 
 def _opaque(image: Image.Image) -> Image.Image:
     """Return `image` in RGB, with anything transparent laid on white."""
+    if image.mode == "F" or image.mode.startswith("I"):
+        image = _eight_bits(image)
     if image.has_transparency_data:
         layered = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), layered).convert("RGB")
     return image.convert("RGB")
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """Return a deep grey image in 8 bits; `convert` would clip its levels at 255."""
+    levels = np.asarray(image).astype(np.float64)
+    low, high = float(levels.min()), float(levels.max())
+    most = 1.0 if image.mode == "F" else 65535.0
+    if not (low >= 0 and high <= most):
+        kind = "floating-point" if image.mode == "F" else "32-bit"
+        raise ValueError(
+            f"its {kind} grey levels are {low:g} … {high:g}, and only 0 … {most:g} are scaled; save it with 8 or 16 bits"
+        )
+    return Image.fromarray(np.rint(levels * (255.0 / most)).astype(np.uint8))
 
 
 def _fit(image: Image.Image, resolution: int | None) -> Image.Image:

@@ -38,7 +38,8 @@ class SampleSet:
     pictures: Pictures
     """The images by row, in memory or read from a Parquet file as needed."""
     class_order: str = "own"
-    """What the class labels count: 'digits', 'standard' (ImageNet-1K), 'folders' (sorted names) or 'own'."""
+    """What the class labels count: 'digits', 'standard' (ImageNet-1K), 'folders' (sorted names), 'model' (those of the
+    model, by a class_map), 'categories' (of prompts) or 'own'."""
     index: SampleIndex = field(init=False, repr=False)
     _cache: dict[str, str] = field(init=False, repr=False, default_factory=dict)
 
@@ -183,7 +184,7 @@ class SampleSet:
             return next((text for text in (prompt, name) if text is not pd.NA), "")
         if label == -1:
             return "uniform"
-        return str(label) if name is pd.NA or not name else f"{label}: {name}"
+        return str(label) if name is pd.NA or name in ("", str(label), f"class {label}") else f"{label}: {name}"
 
     def write_parquet(self, path: str | os.PathLike[str]) -> None:
         """Write the set as a Parquet file that `datasets.load_dataset("parquet", …)` opens too."""

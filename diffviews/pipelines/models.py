@@ -4,7 +4,7 @@ import inspect
 import json
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from os import PathLike, fspath
 from pathlib import Path
@@ -50,6 +50,8 @@ class ModelFolder:
     """Further options of the adapter."""
     defaults: dict[str, Any] = field(default_factory=dict)
     """Sampling defaults that replace the adapter's."""
+    class_names: Sequence[str] | None = None
+    """Names of the model's classes in the order of its labels."""
 
     @classmethod
     def read(cls, folder: Path) -> Self | None:
@@ -72,7 +74,7 @@ class ModelFolder:
                 f"{path} names a lora but no weights to merge it into; add \"base\": a diffusers folder or its "
                 "address, such as hf:stabilityai/stable-diffusion-xl-base-1.0"
             )
-        known = {"adapter", "checkpoint", "lora", "options", *FILES, *OPTIONS, *SamplingDefaults.names()}
+        known = {"adapter", "checkpoint", "lora", "options", "class_names", *FILES, *OPTIONS, *SamplingDefaults.names()}
         unused = sorted(said.keys() - known)
         if unused:
             _log.info("%s also says %s, which is not used", path, ", ".join(map(str, unused)))
@@ -84,6 +86,7 @@ class ModelFolder:
             loras=_loras(folder, said.get("lora")),
             options=_own_options(path, said) | {name: said[name] for name in OPTIONS if name in said},
             defaults={name: said[name] for name in SamplingDefaults.names() if name in said},
+            class_names=said.get("class_names"),
         )
 
 
@@ -159,6 +162,8 @@ def load_model(
     weights = None if said.checkpoint is None and said.files else _weights(model, said.checkpoint, profile)
     adapter = load_adapter(model, weights, device, **options)
     adapter.override_defaults(**said.defaults)
+    if said.class_names is not None:
+        adapter.name_classes(said.class_names)
     return adapter
 
 

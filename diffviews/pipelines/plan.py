@@ -18,12 +18,13 @@ from diffviews.data.layout import LayerKey
 from diffviews.data.samples import SampleSet
 from diffviews.errors import ConfigError, LayerNotFoundError, unknown_name
 from diffviews.noise import format_sigma
+from diffviews.pipelines.conditioning import mapped, resolve_conditioning
 from diffviews.pipelines.control import ControlSettings
 from diffviews.pipelines.models import absolute
 from diffviews.pipelines.workspace import conditions_of
 from diffviews.processing.map_parameters import MapParameters
 from diffviews.processing.umap_backend import get_backend_name
-from diffviews.recipes.extraction import Conditioning, ExtractionRecipe
+from diffviews.recipes.extraction import ExtractionRecipe
 from diffviews.recipes.options import flatten
 from diffviews.tracking.schema import fingerprint
 
@@ -91,11 +92,12 @@ class ExtractionPlan:
 
     @classmethod
     def of(cls, recipe: ExtractionRecipe, adapter: GeneratorAdapter, samples: SampleSet) -> Self:
-        """Resolve what a recipe leaves to the model and the samples.
+        """Resolve what a recipe leaves to the model and the samples, whose classes become the model's by its class_map.
 
         Raises:
             ConfigError, LayerNotFoundError: if they do not fit each other.
         """
+        samples = mapped(samples, recipe.class_map, adapter)
         resolved = replace(
             recipe,
             layers=choose_layers(adapter, recipe.layers),
@@ -109,22 +111,14 @@ class ExtractionPlan:
     def __post_init__(self) -> None:
         recipe, maps = self.recipe, self.recipe.maps
         check_sample_count(len(self.samples), maps)
-        if recipe.conditioning in ("label", "uniform") and not self.adapter.num_classes:
-            raise ConfigError(
-                f"conditioning {recipe.conditioning!r} needs a model with classes, and {self.adapter.model_type!r} "
-                "has none; take none, prompt or auto"
-            )
-        if recipe.conditioning == "prompt":
-            _check_prompts(self.adapter, self.samples)
         if recipe.storage == "sketch" and not (maps.pca_components and recipe.sketch_samples > maps.n_neighbors):
             raise ConfigError(
                 f"storage 'sketch' keeps pca_components numbers a sample and fits them on sketch_samples samples; "
                 f"{maps.pca_components} and {recipe.sketch_samples} are too few"
             )
         unlabelled = int((self.samples.class_labels < 0).sum())
-        if unlabelled and (recipe.control_seeds or recipe.conditioning == "label"):
-            wanting = "control_seeds" if recipe.control_seeds else "conditioning 'label'"
-            raise ConfigError(f"{wanting} needs a class for each sample, but {unlabelled} have none; leave it out")
+        if unlabelled and recipe.control_seeds:
+            raise ConfigError(f"control_seeds needs a class for each sample, but {unlabelled} have none; leave it out")
         object.__setattr__(self, "_conditions", conditions_of(self.samples, recipe.conditioning))
 
     @property
@@ -213,22 +207,3 @@ class ExtractionPlan:
             "backend": get_backend_name(),
             "control": asdict(self.control) if self.control else None,
         }
-
-
-def _check_prompts(adapter: GeneratorAdapter, samples: SampleSet) -> None:
-    if not adapter.takes_prompts:
-        raise ConfigError(f"conditioning 'prompt' needs a model that takes prompts; {adapter.model_type!r} does not")
-    lacking = sum(prompt is None for prompt in samples.prompts)
-    if lacking:
-        raise ConfigError(f"conditioning 'prompt' needs a prompt for each sample, but {lacking} have none")
-
-
-def resolve_conditioning(
-    adapter: GeneratorAdapter, samples: SampleSet, conditioning: Conditioning
-) -> Conditioning:
-    """Return what the forward passes are conditioned on; see docs/adr/0001 and 0005."""
-    if conditioning != "auto":
-        return conditioning
-    if adapter.takes_prompts:
-        return "none" if None in samples.prompts else "prompt"
-    return "none" if adapter.label_dropout or not adapter.num_classes else "label"

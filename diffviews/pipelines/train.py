@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from diffviews.adapters.edm import EDMAdapter
 from diffviews.adapters.registry import get_adapter, list_adapters, load_adapter
 from diffviews.core.generator import GenerationRequest, generate
+from diffviews.data.class_order import named_classes
 from diffviews.data.pictures import encode_png
 from diffviews.data.samples import SampleSet
 from diffviews.data.sources import open_source
@@ -24,7 +25,6 @@ from diffviews.errors import ConfigError
 from diffviews.lightning.process_group import ProcessGroup, joined_process_group, run_processes
 from diffviews.lightning.training import train_denoiser
 from diffviews.lightning.training_config import TrainingConfig
-from diffviews.pipelines.layers.measured_map import class_array
 from diffviews.pipelines.workspace import Workspace, open_workspace
 from diffviews.processing.judge import MOST_IMAGES, fit_judge
 from diffviews.tracking.active_run import ActiveRun
@@ -93,7 +93,7 @@ def train(
         return run_processes(devices, train, training, dataset, output, **options)
     with joined_process_group() as group, ExitStack() as ending:
         samples = open_source(dataset, resolution=training.img_resolution)
-        if training.label_dim and class_array(samples) is None:
+        if training.label_dim and (samples.class_labels < 0).any():
             raise ConfigError(
                 f"dataset {dataset!r} has samples without a class; training needs one for each, or label_dim 0"
             )
@@ -164,7 +164,9 @@ class _Training:
         assert run is not None  # in the first process
         path.parent.mkdir(parents=True, exist_ok=True)
         network = {**self.config.network_options(), "sigma_data": self.config.sigma_data}
-        save_file(weights, path, metadata={"config": json.dumps(network)})
+        known = named_classes(self.samples)
+        names = [known.get(label, f"class {label}") for label in range(self.config.label_dim)]
+        save_file(weights, path, metadata={"config": json.dumps({**network, "class_names": names})})
         measured: dict[str, Any] = {}
         if self.config.label_dim:
             measured = measure_classes(path, self.samples, eval_samples, self.device, self.adapter)

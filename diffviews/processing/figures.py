@@ -271,7 +271,7 @@ def _classes(labels: Sequence[Any] | np.ndarray | None, count: int) -> pd.Catego
 def _name(category: Any, class_names: ClassNames | None, longest: int) -> str:
     name = str(category)
     if isinstance(class_names, Mapping):
-        name = str(class_names.get(category, category))
+        name = str(class_names.get(category) or category)
     elif class_names is not None and isinstance(category, int | np.integer) and 0 <= category < len(class_names):
         name = str(class_names[int(category)])
     return name if len(name) <= longest else name[: longest - 1] + "…"

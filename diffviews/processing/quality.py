@@ -57,7 +57,7 @@ def map_quality(fitted: FittedMap, labels: Sequence[Any] | np.ndarray | None = N
       same with the spaces exchanged. A rank counts the points that are nearer, so that equally near ones share
       the better one.
     * knn_accuracy_activation, knn_accuracy_map: share of samples whose class is the commonest among their
-      10 nearest others, in PCA space and on the map.
+      10 nearest others, in PCA space and on the map. A sample without a class neither votes nor counts.
     * silhouette, silhouette_map (Rousseeuw 1987) by class, in PCA space and on the map.
     * effective_rank (Roy & Vetterli 2007), intrinsic_dimension (TwoNN, Facco et al. 2017).
     * per point: the share of a sample's 10 nearest in PCA space that are among its 10 nearest on the
@@ -83,7 +83,7 @@ def map_quality(fitted: FittedMap, labels: Sequence[Any] | np.ndarray | None = N
         **ranks,
         "neighborhood_preservation": float(preserved.mean()),
         "effective_rank": effective_rank(fitted.eigenvalues),
-        "intrinsic_dimension": intrinsic_dimension(*fitted.neighbor_distances[:, :2].T),
+        "intrinsic_dimension": intrinsic_dimension(*_lengths(fitted.neighbor_distances[:, :2], metric).T),
         "explained_variance": float(fitted.explained_variance_ratio.sum()),
         # A map is only fitted to finite values; the key says so in every run.
         "nan_count": 0.0,
@@ -111,13 +111,18 @@ def knn_accuracy(neighbors: np.ndarray, classes: np.ndarray) -> float:
 
     Args:
         neighbors: (N, k) rows of each sample's nearest others: leaving one out costs nothing.
-        classes: (N,) int from 0, −1 for none. Neighbours without a class have no vote; among equally
-            common classes the smallest wins, as in scikit-learn.
+        classes: (N,) int from 0, −1 for none. Neighbours without a class have no vote, and a sample without
+            any that votes is left out; among equally common classes the smallest wins, as in scikit-learn.
+
+    Returns:
+        The share; NaN where no labelled sample has a labelled neighbour.
     """
     votes = classes[neighbors]
     counts = np.stack([np.count_nonzero(votes == c, axis=1) for c in range(classes.max() + 1)], axis=1)
-    labelled = classes >= 0
-    return float(np.mean(np.argmax(counts, axis=1)[labelled] == classes[labelled]))
+    counted = (classes >= 0) & (counts.sum(axis=1) > 0)
+    if not counted.any():
+        return float("nan")
+    return float(np.mean(np.argmax(counts, axis=1)[counted] == classes[counted]))
 
 
 def effective_rank(eigenvalues: np.ndarray) -> float:
@@ -153,6 +158,11 @@ def intrinsic_dimension(nearest: np.ndarray, second: np.ndarray, discard: float 
     x, y = np.log(ratios[:kept]), -np.log1p(-share)
     spread = float(x @ x)
     return float(x @ y) / spread if spread > 0 else float("nan")
+
+
+def _lengths(distances: np.ndarray, metric: str) -> np.ndarray:
+    """Return distances that grow as lengths do: 1 − cos is half the square of the chord between two directions."""
+    return np.sqrt(2 * distances) if metric in ("cosine", "correlation") else distances
 
 
 def _mean_measures(

@@ -24,13 +24,16 @@ class ExtractionRecipe(ModelRecipe):
     COMMAND: ClassVar[str] = "extract"
     ALWAYS_DETERMINING: ClassVar[tuple[str, ...]] = ("dtype", "batch_size", "conditioning", "precision", "maps")
     NOT_DETERMINING: ClassVar[frozenset[str]] = frozenset(
-        {"model", "checkpoint", "dataset", "max_samples", "layers", "sigmas"}
+        {"model", "checkpoint", "dataset", "max_samples", "class_map", "layers", "sigmas"}
         | {"storage", "sketch_samples", "control_seeds", "control_windows"}
     )
 
     dataset: str = "digits"
-    """Sample source: digits, folder:<path>, parquet:<path>, lmdb:<path>, run:<id> or prompts:<path>, of which the
-    model makes an image each first."""
+    """Sample source: digits, folder:<path>, hf:<id or folder>, parquet:<path>, tar:<path>, lmdb:<path>, run:<id>, or
+    prompts:<path>, of which the model makes an image each first."""
+    class_map: dict[str, int | str] | None = None
+    """What the classes of the samples are in the model, {name of the set: name or number of the model}, as YAML or a
+    YAML file; null takes them for the model's only where their names are."""
     layers: tuple[str, ...] = ("all",)
     """Hook points, or all."""
     sigmas: tuple[float, ...] = (0.5, 2.0)
@@ -39,7 +42,7 @@ class ExtractionRecipe(ModelRecipe):
     """Use at most so many samples, stratified by class."""
     conditioning: Conditioning = "auto"
     """none, label, uniform or prompt; auto takes the prompts where there are any, else none where the model has an
-    unconditional pass."""
+    unconditional pass, else the labels where they are the model's classes, else uniform."""
     batch_size: int = 128
     """Samples in one forward pass."""
     dtype: Dtype = "float16"
@@ -58,6 +61,8 @@ class ExtractionRecipe(ModelRecipe):
 
     def __post_init__(self) -> None:
         ModelRecipe.__post_init__(self)
+        if self.class_map is not None:
+            object.__setattr__(self, "class_map", {str(name): value for name, value in self.class_map.items()})
         if self.batch_size < 1:
             raise ConfigError(f"batch_size is {self.batch_size}; take 1 or more")
 

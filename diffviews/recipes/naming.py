@@ -103,7 +103,7 @@ def asked_for(recipe: GenerationRecipe, subject: Subject) -> str:
     if label == -1:
         return "uniform label"
     name = subject.class_names.get(label)
-    return cut(f"{label}: {name}", _PART) if name and name != str(label) else f"class {label}"
+    return cut(f"{label}: {name}", _PART) if name and name not in (str(label), f"class {label}") else f"class {label}"
 
 
 def mask_in_words(recipe: GenerationRecipe) -> list[str]:

@@ -78,8 +78,8 @@ class ConditioningSection(Part):
         self.take.visible = own is not None and own != self.prompt.value
 
     def _follow_classes(self, layer_map: LayerMap) -> None:
-        """Offer the classes that occur, or all numbers where the samples have none; those the model lacks never."""
-        count, named = layer_map.facts.num_classes, layer_map.samples.classes
+        """Offer the model's classes, those that occur where the samples' are the same; those the model lacks never."""
+        count, named = layer_map.facts.num_classes, layer_map.model_classes
         labels = list(named) or list(range(count or 0))
         classes = {_class_text(label, named.get(label)): label for label in labels if count is None or label < count}
         offer(
@@ -94,4 +94,4 @@ def _stripped(text: str | None) -> str:
 
 
 def _class_text(label: int, name: str | None) -> str:
-    return f"{label}: {name}" if name and name != str(label) else str(label)
+    return f"{label}: {name}" if name and name not in (str(label), f"class {label}") else str(label)

@@ -164,6 +164,27 @@ def test_intrinsic_dimension_of_cubes_and_spheres_is_known(shape, dimension):
     assert intrinsic_dimension(*distances.T) == pytest.approx(dimension, rel=0.12)
 
 
+def test_samples_without_a_class_do_not_vote_as_class_zero():
+    neighbors = np.array([[1, 2], [2, 3], [3, 1], [2, 1], [5, 1], [4, 0]])
+    # The neighbours of sample 0, of class 0, have no class: nothing can be said of it.
+    classes = np.array([0, -1, -1, -1, 1, 1])
+    assert knn_accuracy(neighbors, classes) == pytest.approx(0.5)  # sample 5 has one vote of each class, and 0 comes first
+    assert knn_accuracy(neighbors, np.array([0, -1, -1, -1, 0, 0])) == 1.0
+    assert np.isnan(knn_accuracy(np.array([[1], [2], [1]]), np.array([0, -1, -1])))
+
+
+@pytest.mark.parametrize("sides", [3, 6])
+@pytest.mark.parametrize("metric", ["euclidean", "cosine", "correlation"])
+def test_intrinsic_dimension_of_directions_does_not_depend_on_the_metric(monkeypatch, metric, sides):
+    monkeypatch.setattr(fitting, "embed_neighbors", lambda points, *_, initial, **options: initial)
+    directions = np.random.default_rng(1).normal(size=(2000, sides)).astype(np.float32)
+    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+    chosen = MapParameters(pca_components=None, normalize=False, metric=metric)
+    summary = map_quality(fit_map(directions, [str(row) for row in range(2000)], chosen)).summary
+    # A sphere has one dimension less than the space it lies in; correlation takes the mean of a row away, one more.
+    assert summary["intrinsic_dimension"] == pytest.approx(sides - 1 - (metric == "correlation"), rel=0.15)
+
+
 def test_intrinsic_dimension_ignores_the_largest_ratios():
     share = np.arange(1, 1001) / 1000
     ratios = np.append((1 - share[:-1]) ** (-1 / 3), 1e9)

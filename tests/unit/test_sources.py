@@ -128,7 +128,7 @@ def test_folders_of_synsets_have_the_standard_imagenet_order(tmp_path: Path) -> 
 def test_folder_of_mixed_sizes_is_fitted_or_refused(tmp_path: Path) -> None:
     save(tmp_path / "a.png", size=(6, 6))
     save(tmp_path / "b.png", size=(8, 6))
-    with pytest.raises(ShapeError, match=r"b\.png is 6×8, but a\.png is 6×6; give a resolution"):
+    with pytest.raises(ShapeError, match=r"b\.png is 6×8, but .*a\.png is 6×6; give a resolution"):
         open_source(f"folder:{tmp_path}")
     assert open_source(f"folder:{tmp_path}", resolution=4).images.shape == (2, 4, 4, 3)
 
@@ -182,7 +182,7 @@ def png_claiming(width: int, height: int) -> bytes:
         b"",
         b"plain text",
         b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n",
-        b"GIF89a\1\0\1\0\x80\0\0\0\0\0\xff\xff\xff,\0\0\0\0\1\0\1\0\0\2\2D\1\0;",
+        b"SIMPLE  =                    T" + b"BITPIX  =                    8".rjust(80) + b" " * 2770,
     ],
     ids=["large", "bomb", "short", "empty", "text", "postscript", "unlisted-format"],
 )
@@ -250,7 +250,7 @@ def test_run_source_is_the_sample_set_of_that_run(tmp_path: Path) -> None:
 def test_large_folder_decodes_only_the_images_that_are_asked_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("diffviews.data.folder_source.EAGER_BYTES", 2 * 4 * 4 * 3 - 1)
+    monkeypatch.setattr("diffviews.data.encoded.EAGER_BYTES", 2 * 4 * 4 * 3 - 1)
     save(tmp_path / "a" / "1.png", (1, 2, 3))
     save(tmp_path / "b" / "2.png", (4, 5, 6))
     samples = open_source(f"folder:{tmp_path}", resolution=4)
@@ -269,7 +269,7 @@ def test_folder_decoded_later_is_the_same_set_and_survives_parquet(
     for number in range(5):
         save(tmp_path / "set" / "a" / f"{number}.png", (number, 0, 0), size=(9, 6))
     now = open_source(f"folder:{tmp_path / 'set'}", resolution=4)
-    monkeypatch.setattr("diffviews.data.folder_source.EAGER_BYTES", 0)
+    monkeypatch.setattr("diffviews.data.encoded.EAGER_BYTES", 0)
     samples = open_source(f"folder:{tmp_path / 'set'}", resolution=4)
     assert samples.digest == now.digest
     assert type(samples.pictures) is not type(now.pictures)
@@ -330,7 +330,8 @@ def test_lmdb_of_the_downsampled_order_gets_standard_labels(tmp_path: Path) -> N
 def test_lmdb_with_labels_of_its_own_or_none(tmp_path: Path) -> None:
     own = write_lmdb(tmp_path / "own", labels=np.arange(1995, 2007))
     with pytest.raises(SampleSetError, match=r"label 1995 .*order=own"):
-        open_source(f"lmdb:{own}")
+        open_source(f"lmdb:{own}?order=standard")
+    assert open_source(f"lmdb:{own}").class_order == "own"
     samples = open_source(f"lmdb:{own}?order=own")
     assert (samples.class_order, samples.classes[2006]) == ("own", "")
     without = open_source(f"lmdb:{write_lmdb(tmp_path / 'none', labels=None)}", max_samples=5)

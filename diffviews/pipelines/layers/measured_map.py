@@ -31,9 +31,16 @@ class MeasuredMap:
 
 
 def class_array(samples: SampleSet) -> np.ndarray | None:
-    """Return the classes, (N,) int64, or None when a sample has none."""
+    """Return the classes, (N,): int64, or objects with None for a sample without one; None when no sample has one."""
     labels = samples.class_labels
-    return None if (labels < 0).any() else labels
+    absent = labels < 0
+    if absent.all():
+        return None
+    if not absent.any():
+        return labels
+    partial = labels.astype(object)
+    partial[absent] = None
+    return partial
 
 
 def measure(fitted: FittedMap, samples: SampleSet, *, title: str) -> MeasuredMap:

@@ -5,17 +5,18 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from math import prod
 
+import numpy as np
 import pandas as pd
 import torch
 
 from diffviews.adapters.base import GeneratorAdapter
 from diffviews.adapters.edm import NETWORK_OPTIONS, EDMAdapter
 from diffviews.adapters.registry import get_adapter, load_adapter
-from diffviews.data.folder_source import open_pictures
+from diffviews.data.encoded import open_pictures
+from diffviews.data.file_tree import Folder, TreeImages
 from diffviews.data.legacy.arrays import PlacedActivations
 from diffviews.data.legacy.datasets import UNKNOWN_MODEL_DIGEST, LegacyDataset, LegacyModel, digest_files
 from diffviews.data.legacy.maps import LegacyMap
-from diffviews.data.pictures import check_resolution
 from diffviews.data.samples import SampleSet
 from diffviews.errors import AdapterNotFoundError, ConfigError, DiffViewsError, LayerNotFoundError, unknown_name
 from diffviews.models.adm_unet import ADMUNet
@@ -222,7 +223,7 @@ def _sample_set(dataset: LegacyDataset, resolution: int | None) -> SampleSet:
         "source": [dataset.source] * len(unique),
     }
     names = tuple(sample.image for sample in unique.values())
-    pictures = open_pictures(dataset.model.folder, names, resolution and check_resolution(resolution))
+    pictures = open_pictures(TreeImages(Folder(dataset.model.folder), names), np.arange(len(names)), resolution)
     # Labels of the down-sampled order have been turned into standard ones.
     order = "own" if dataset.class_order == "own" else "standard"
     return SampleSet(pd.DataFrame(columns, dtype=object), pictures, order)

@@ -1,0 +1,159 @@
+"""Which classes labels count: those of a sample set, those of a model, and the way from one to the other.
+
+A label is a number, and two lists of classes may give one number to different things. A set's label stands for
+a class of a model only where both call it by the same name, or where somebody says which is which.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from diffviews.data.class_labels import load_class_labels, load_downsampled_names, load_synsets
+from diffviews.data.class_labels import load_imagenet64_to_standard_mapping as standard_of_downsampled
+from diffviews.data.samples import SampleSet
+from diffviews.errors import ConfigError, unknown_name
+
+IMAGENET_CLASSES = 1000
+_ALIKE = 0.8
+"""A list of 1,000 names is ImageNet's when this share of them stands where ImageNet has it: spellings vary."""
+_DIGITS = {name: str(n) for n, name in enumerate("zero one two three four five six seven eight nine".split())}
+
+
+@dataclass(frozen=True, slots=True)
+class NamedClasses:
+    """What the numbers or names of a set's classes mean."""
+
+    labels: tuple[int, ...]
+    """Class label of each, in the order given."""
+    names: tuple[str, ...]
+    """Name of each."""
+    order: str
+    """What the labels count: 'standard' (ImageNet-1K) or 'own'."""
+
+    @classmethod
+    def of(cls, names: Sequence[str]) -> "NamedClasses":
+        """Return the classes of a list of names, whose places are the labels unless the names say otherwise.
+
+        Names that are whole numbers are the labels themselves; synsets, and ImageNet's 1,000 names in either of
+        their orders, have the labels of the standard order.
+        """
+        given = tuple(names)
+        numbers = _whole_numbers(given)
+        if numbers is not None:
+            return cls(numbers, given, "own")
+        synsets, standard = load_synsets(), load_class_labels()
+        if given and set(given) <= synsets.keys():
+            labels = tuple(synsets[name][0] for name in given)
+        elif _share_alike(given, standard) >= _ALIKE:
+            labels = tuple(range(IMAGENET_CLASSES))
+        elif _share_alike(given, load_downsampled_names()) >= _ALIKE:
+            labels = tuple(standard_of_downsampled()[label] for label in range(IMAGENET_CLASSES))
+        else:
+            return cls(tuple(range(len(given))), given, "own")
+        return cls(labels, tuple(standard[label] for label in labels), "standard")
+
+
+def same_classes(samples: SampleSet, model: Sequence[str]) -> bool:
+    """Say whether each class of `samples` is the model's class of the same number, by its name.
+
+    Classes without names are known by their numbers, and the same only as a model's that have none either.
+
+    Args:
+        samples: with at least one class.
+        model: name of each class of the model, 'class 7' for one without.
+    """
+    return all(
+        label < len(model) and _plain(called(samples, label), label) == _plain(model[label], label)
+        for label in samples.classes
+    )
+
+
+def numbered(samples: SampleSet) -> bool:
+    """Say whether the classes of `samples` are numbers alone, without names."""
+    return all(_plain(called(samples, label), label) == f"class {label}" for label in samples.classes)
+
+
+def called(samples: SampleSet, label: int) -> str:
+    """Return the name of a class of `samples`, 'class 7' for one without."""
+    name = samples.classes.get(label)
+    if not name and samples.class_order == "standard":
+        name = load_class_labels().get(label)
+    return name or f"class {label}"
+
+
+def in_words(classes: Mapping[int, str], most: int = 5) -> str:
+    """Return a list of classes as '0 cat, 1 dog' or '0 tench, 1 goldfish, … 999 toilet_tissue'."""
+    texts = [f"{label} {name}" if name and name != str(label) else str(label) for label, name in classes.items()]
+    return ", ".join(texts if len(texts) <= most else [*texts[: most - 1], f"… {texts[-1]}"])
+
+
+def map_classes(samples: SampleSet, class_map: Mapping[str, int | str], model: Sequence[str]) -> SampleSet:
+    """Return the samples with the model's labels and names, by {class of the set: class of the model}.
+
+    Args:
+        samples: whose classes are meant by name, or by number where they have none.
+        class_map: each class of the set, and the model's class by name or number.
+        model: name of each class of the model.
+
+    Raises:
+        ConfigError: if a class of the set is left out, or one of the model unknown or ambiguous.
+    """
+    own = {label: called(samples, label) for label in samples.classes}
+    exact: dict[str, int | str] = {str(key): value for key, value in class_map.items()}
+    spelled: dict[str, int | str] = {}
+    for key, value in exact.items():
+        spelled.setdefault(_spelled(key), value)
+    wanted: dict[int, int] = {}
+    for label, name in own.items():
+        given = exact.get(name, exact.get(str(label), spelled.get(_spelled(name))))
+        if given is None:
+            raise ConfigError(f"class_map leaves out {name!r}; it must name each class of the samples: {in_words(own)}")
+        wanted[label] = _model_class(given, model)
+    table = samples.table
+    labels = [label if label is pd.NA or label < 0 else wanted[label] for label in table["class_label"]]
+    table["class_label"] = labels
+    table["class_name"] = [None if label is pd.NA or label < 0 else model[label] for label in labels]
+    return SampleSet(table, samples.pictures, "model")
+
+
+def _model_class(value: int | str, model: Sequence[str]) -> int:
+    text = str(value).strip()
+    found = [label for label, name in enumerate(model) if _spelled(name) == _spelled(text)]
+    if len(found) > 1:
+        raise ConfigError(f"class_map names {text!r}, which is class {' and '.join(map(str, found))}; give the number")
+    if found:
+        return found[0]
+    if re.fullmatch("[0-9]{1,9}", text):
+        if int(text) < len(model):
+            return int(text)
+        raise ConfigError(f"class_map names class {text}, but the model's classes are 0 … {len(model) - 1}")
+    raise ConfigError(unknown_name("class of the model", text, model))
+
+
+def _whole_numbers(names: Sequence[str]) -> tuple[int, ...] | None:
+    """Return the numbers that all of these names are, None when one is none or two are the same."""
+    if not names or not all(re.fullmatch("[0-9]{1,9}", name) for name in names):
+        return None
+    numbers = tuple(map(int, names))
+    return numbers if len(set(numbers)) == len(numbers) else None
+
+
+def _share_alike(names: Sequence[str], imagenet: Mapping[int, str]) -> float:
+    if len(names) != IMAGENET_CLASSES:
+        return 0.0
+    return float(np.mean([_spelled(name) == _spelled(imagenet[label]) for label, name in enumerate(names)]))
+
+
+def _spelled(name: str) -> str:
+    """Return a name without its synonyms ('tench, Tinca tinca'), case, and marks between words."""
+    return re.sub(r"[\s_\-]+", " ", name.partition(",")[0]).strip().lower()
+
+
+def _plain(name: str, label: int) -> str:
+    """Return the spelled name of a class, and 'class 7' for every way of writing class 7 without a name."""
+    spelled = _spelled(name)
+    number = _DIGITS.get(spelled, spelled)
+    return f"class {label}" if number.isdecimal() and int(number) == label else spelled
