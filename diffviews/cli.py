@@ -292,11 +292,36 @@ def _as_yaml(value: str, kind: Any) -> str:
     """Return a value as YAML reads it: 'a,b' is a list where one is wanted, 'none' is null."""
     if value.lower() == "none" and type(None) in get_args(kind):
         return "null"
+    if _is_mapping(kind):
+        return _mapping(value)
     return f"[{value}]" if _is_list(kind) and not value.startswith("[") and value != "null" else value
 
 
 def _is_list(kind: Any) -> bool:
     return any(get_origin(option) in (list, tuple) for option in (kind, *get_args(kind)))
+
+
+def _is_mapping(kind: Any) -> bool:
+    return any(get_origin(option) is dict for option in (kind, *get_args(kind)))
+
+
+def _mapping(value: str) -> str:
+    """Return '{cats: 281}', or a YAML file that holds such, as JSON; names may be numbers.
+
+    Raises:
+        ConfigError: if it is neither.
+    """
+    import json
+
+    import yaml
+
+    try:
+        read = yaml.safe_load(Path(value).read_text(encoding="utf-8") if Path(value).is_file() else value)
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise ConfigError(f"{value[:60]!r} is no YAML: {' '.join(str(error).split())}") from error
+    if read is not None and not isinstance(read, dict):
+        raise ConfigError(f"{value[:60]!r} is no mapping such as {{cats: 281}}, nor a YAML file of one")
+    return json.dumps(read if read is None else {str(name): item for name, item in read.items()}, ensure_ascii=False)
 
 
 def _comments(spelled: Sequence[str], options: Mapping[str, Any]) -> dict[str, str]:

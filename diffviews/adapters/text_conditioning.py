@@ -49,16 +49,25 @@ class PromptEncoder:
         """Return the token ids (1, T) of one tokenizer, padded and cut to its length, and the mask if one is used."""
         tokenizer, encoder = self.tokenizers[number], self.encoders[number]
         length = tokenizer.model_max_length
-        whole = len(tokenizer(prompt).input_ids)
-        if whole > length and number == 0:
-            _log.warning(
-                "prompt %r is %d tokens long, but the text encoder reads %d: the last %d are lost",
-                prompt, whole, length, whole - length,
-            )  # fmt: skip
+        self._say_cut(number, prompt, tokenizer(prompt).input_ids)
         given = tokenizer(prompt, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
         device = next(encoder.parameters()).device
         masked = getattr(encoder.config, "use_attention_mask", False)
         return given.input_ids.to(device), given.attention_mask.to(device) if masked else None
+
+    def _say_cut(self, number: int, prompt: str, tokens: Sequence[int]) -> None:
+        """Say where a prompt is cut that is longer than an encoder reads; tokens begin and end with a mark."""
+        tokenizer = self.tokenizers[number]
+        length = tokenizer.model_max_length
+        if len(tokens) <= length:
+            return
+        lost = tokens[length - 1 : -1]
+        _log.warning(
+            "prompt %r is cut for text encoder %d of %d, which reads %d tokens: of its %d, those from token %d on "
+            "are lost, %r",
+            _beginning(prompt), number + 1, len(self.encoders), length, len(tokens), length - 1,
+            _beginning(tokenizer.decode(lost[:8])),
+        )  # fmt: skip
 
 
 class DualPromptEncoder(PromptEncoder):
@@ -75,3 +84,8 @@ class DualPromptEncoder(PromptEncoder):
         ]
         states = torch.cat([output.hidden_states[-2] for output in outputs], dim=-1)
         return {"prompt_embeds": states, "pooled_prompt_embeds": outputs[-1][0]}
+
+
+def _beginning(text: str, most: int = 40) -> str:
+    """Return the beginning of a text."""
+    return text if len(text) <= most else f"{text[: most - 1]}…"

@@ -56,6 +56,25 @@ class NamedClasses:
         return cls(labels, tuple(standard[label] for label in labels), "standard")
 
 
+@dataclass(frozen=True, slots=True)
+class SampleClasses:
+    """Class of each sample, None for one without."""
+
+    labels: Sequence[int | None]
+    names: Sequence[str | None]
+    order: str
+
+
+def classes_of(given: Sequence[str | None]) -> SampleClasses:
+    """Return the classes of samples that name theirs: labels count the sorted names, unless these say otherwise."""
+    occurring = sorted({name for name in given if name is not None})
+    named = NamedClasses.of(occurring)
+    by_name = {name: (label, known) for name, label, known in zip(occurring, named.labels, named.names, strict=True)}
+    pairs = [(None, None) if name is None else by_name[name] for name in given]
+    own = named.labels == tuple(range(len(occurring))) and named.order == "own"
+    return SampleClasses([p[0] for p in pairs], [p[1] for p in pairs], "folders" if own else named.order)
+
+
 def same_classes(samples: SampleSet, model: Sequence[str]) -> bool:
     """Say whether each class of `samples` is the model's class of the same number, by its name.
 
@@ -66,27 +85,25 @@ def same_classes(samples: SampleSet, model: Sequence[str]) -> bool:
         model: name of each class of the model, 'class 7' for one without.
     """
     return all(
-        label < len(model) and _plain(called(samples, label), label) == _plain(model[label], label)
-        for label in samples.classes
+        label < len(model) and _plain(name, label) == _plain(model[label], label)
+        for label, name in named_classes(samples).items()
     )
 
 
 def numbered(samples: SampleSet) -> bool:
     """Say whether the classes of `samples` are numbers alone, without names."""
-    return all(_plain(called(samples, label), label) == f"class {label}" for label in samples.classes)
+    return all(_plain(name, label) == f"class {label}" for label, name in named_classes(samples).items())
 
 
-def called(samples: SampleSet, label: int) -> str:
-    """Return the name of a class of `samples`, 'class 7' for one without."""
-    name = samples.classes.get(label)
-    if not name and samples.class_order == "standard":
-        name = load_class_labels().get(label)
-    return name or f"class {label}"
+def named_classes(samples: SampleSet) -> dict[int, str]:
+    """Return {label: name} of the classes that occur, 'class 7' for one without a name."""
+    known = load_class_labels() if samples.class_order == "standard" else {}
+    return {label: name or known.get(label) or f"class {label}" for label, name in samples.classes.items()}
 
 
 def in_words(classes: Mapping[int, str], most: int = 5) -> str:
     """Return a list of classes as '0 cat, 1 dog' or '0 tench, 1 goldfish, … 999 toilet_tissue'."""
-    texts = [f"{label} {name}" if name and name != str(label) else str(label) for label, name in classes.items()]
+    texts = [str(label) if name in (str(label), f"class {label}") else f"{label} {name}" for label, name in classes.items()]
     return ", ".join(texts if len(texts) <= most else [*texts[: most - 1], f"… {texts[-1]}"])
 
 
@@ -101,7 +118,7 @@ def map_classes(samples: SampleSet, class_map: Mapping[str, int | str], model: S
     Raises:
         ConfigError: if a class of the set is left out, or one of the model unknown or ambiguous.
     """
-    own = {label: called(samples, label) for label in samples.classes}
+    own = named_classes(samples)
     exact: dict[str, int | str] = {str(key): value for key, value in class_map.items()}
     spelled: dict[str, int | str] = {}
     for key, value in exact.items():

@@ -3,13 +3,12 @@
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 import numpy as np
 import pandas as pd
 
-from diffviews.data.class_order import NamedClasses
+from diffviews.data.class_order import SampleClasses, classes_of
 from diffviews.data.encoded import open_pictures
 from diffviews.data.file_tree import Archive, FileTree, TreeImages, open_tree
 from diffviews.data.pictures import image_suffixes
@@ -52,25 +51,6 @@ def folder_samples(location: str, max_samples: int | None, resolution: int | Non
     }
     pictures = open_pictures(TreeImages(tree, chosen), np.arange(len(chosen)), resolution)
     return SampleSet(pd.DataFrame(frame, dtype=object), pictures, classes.order)
-
-
-@dataclass(frozen=True, slots=True)
-class SampleClasses:
-    """Class of each sample, None for one without."""
-
-    labels: Sequence[int | None]
-    names: Sequence[str | None]
-    order: str
-
-
-def classes_of(given: Sequence[str | None]) -> SampleClasses:
-    """Return the classes of samples that name theirs: labels count the sorted names, unless these say otherwise."""
-    occurring = sorted({name for name in given if name is not None})
-    named = NamedClasses.of(occurring)
-    by_name = {name: (label, known) for name, label, known in zip(occurring, named.labels, named.names, strict=True)}
-    pairs = [(None, None) if name is None else by_name[name] for name in given]
-    own = named.labels == tuple(range(len(occurring))) and named.order == "own"
-    return SampleClasses([p[0] for p in pairs], [p[1] for p in pairs], "folders" if own else named.order)
 
 
 def _within(tree: FileTree, names: list[str]) -> tuple[FileTree, list[str]]:

@@ -69,13 +69,14 @@ def write_samples(path: str | os.PathLike[str], table: pd.DataFrame, pictures: P
 def read_samples(path: str | os.PathLike[str], resolution: int | None = None) -> tuple[pd.DataFrame, Pictures, str]:
     """Return table, images and class order of a Parquet file of samples."""
     opened = ParquetImages(Path(path))
-    absent = {"image", "sample_id"} - set(opened.columns)
-    if absent:
-        raise SampleSetError(f"{path} lacks the column {' and '.join(sorted(absent))} of a sample set")
+    if not opened.written:
+        from diffviews.data.parquet_source import read_plain
+
+        return read_plain([opened], opened.path.stem, resolution)
+    size = opened.written["size"]  # of every image
     frame = opened.frame([name for name in _FIELDS if name not in {"image", "thumbnail"}])
     rows = np.arange(len(frame))
-    size = opened.written.get("size")  # of every image; a file that others wrote does not say it
-    if size and (resolution is None or size == [resolution, resolution]):
+    if resolution is None or size == [resolution, resolution]:
         return frame, ParquetPictures(rows, (size[0], size[1]), opened), opened.class_order
     ids = [str(sample_id) for sample_id in frame["sample_id"]]
     return frame, PixelPictures(_decode_all(opened, rows, ids, resolution)), opened.class_order
@@ -102,6 +103,16 @@ class ParquetImages:
         self.written = self._own_metadata()
         if self.written and self.columns != list(_FIELDS):
             raise self._corrupt(f"its columns are {', '.join(self.columns)}")
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Names and types of the file's columns, with what Hugging Face says of them."""
+        return self._file.schema_arrow
+
+    @property
+    def rows(self) -> int:
+        """Number of rows."""
+        return int(self._ends[-1]) if len(self._ends) else 0
 
     @property
     def columns(self) -> list[str]:
@@ -140,8 +151,10 @@ class ParquetImages:
     def _read_group(self, group: int, column: str) -> list[bytes | None]:
         try:
             with self._lock:
-                table = self._file.read_row_group(group, columns=[f"{column}.bytes"])
-            return list(table.column(0).combine_chunks().field("bytes").to_pylist())
+                struct = pa.types.is_struct(self.schema.field(column).type)
+                table = self._file.read_row_group(group, columns=[f"{column}.bytes" if struct else column])
+            values = table.column(0).combine_chunks()
+            return list((values.field("bytes") if struct else values).to_pylist())
         except _UNREADABLE as error:
             raise self._corrupt(error) from error
 

@@ -1,25 +1,26 @@
 """Prompt files: text to be drawn, by `prompts:<path>`.
 
-A `.txt` file has one prompt a line; blank lines and lines that begin with '#' are skipped. A `.csv` file
-has a header with the column `prompt`, and perhaps `negative_prompt`, `category`, `seed` and `name` (or `id`).
+A `.txt` file has one prompt a line; blank lines and lines that begin with '#' are skipped. A `.csv`, `.tsv` or
+`.jsonl` file has a column `prompt`, and perhaps `negative_prompt`, `category`, `seed` and `name`, in the usual
+spellings ('Negative Prompt', 'caption', 'id'); a `.json` file is a list of prompts or COCO's captions; and
+`prompts:hf:<id or folder>` takes the text column of a data set.
 """
 
-import csv
-import io
 import os
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Self
 
+from diffviews.data.columns import find_column, say_unused
+from diffviews.data.prompt_files import PromptTable, open_prompts
 from diffviews.data.sample_index import SampleIndex
 from diffviews.data.samples import stratified_rows
-from diffviews.errors import SampleSetError, unknown_name
+from diffviews.errors import SampleSetError
 
 MAX_PROMPT_LENGTH = 10_000
 MAX_SEED = 2**63 - 1
-COLUMNS = ("prompt", "negative_prompt", "category", "seed", "name", "id")
+COLUMNS = ("prompt", "negative_prompt", "category", "seed", "name")
+"""What a prompt may have, by the names in `diffviews.data.columns.SPELLINGS`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,91 +82,41 @@ def read_prompts(path: str | os.PathLike[str], max_prompts: int | None = None) -
     """Read a prompt file.
 
     Args:
-        path: a .txt or .csv file in UTF-8, perhaps with a byte-order mark.
+        path: a file in UTF-8, perhaps with a byte-order mark, or `hf:<id or folder>[:split]`.
         max_prompts: keep at most so many, evenly over the categories, the same ones every time.
 
     Raises:
-        SampleSetError: if the file is missing, empty, of another format or encoding, lacks the column
-            `prompt`, or has an impossible value; file and line are named.
+        SampleSetError: if the file is missing, empty, of another format or encoding, lacks a column of
+            prompts, or has an impossible value; file and line are named.
     """
-    file = Path(path)
-    readers = {".txt": _text_prompts, ".csv": _csv_prompts}
-    if file.suffix.lower() not in readers:
-        raise SampleSetError(f"prompt file {file} must be .txt, one prompt a line, or .csv with a column prompt")
-    prompts = tuple(readers[file.suffix.lower()](file, _read_text(file)))
-    if not prompts:
-        raise SampleSetError(f"prompt file {file} holds no prompt")
+    table = open_prompts(os.fspath(path))
+    columns = {meaning: find_column(meaning, table.names) for meaning in COLUMNS}
+    if columns["category"] == columns["name"]:
+        columns["name"] = None
+    say_unused(table.place, [name for name in table.names if name and name not in columns.values()])
+    found = tuple(
+        _prompt(table, number, {m: row.get(name, "") if name else "" for m, name in columns.items()}, count)
+        for count, (number, row) in enumerate(table.rows)
+    )
+    if not found:
+        raise SampleSetError(f"{table.place} holds no prompt")
     try:
-        found = PromptSet(prompts)
+        prompts = PromptSet(found)
     except SampleSetError as error:
-        raise SampleSetError(f"prompt file {file}: {error}") from error
-    return found if max_prompts is None else found.stratified(max_prompts)
+        raise SampleSetError(f"{table.place}: {error}") from error
+    return prompts if max_prompts is None else prompts.stratified(max_prompts)
 
 
-def _read_text(file: Path) -> str:
-    try:
-        data = file.read_bytes()
-    except OSError as error:
-        raise SampleSetError(f"prompt file {file} cannot be read: {error.strerror}") from error
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise SampleSetError(f"prompt file {file} is not UTF-8 text (line {line}); save it as UTF-8") from error
-
-
-def _text_prompts(file: Path, text: str) -> Iterator[Prompt]:
-    count = 0
-    for number, line in enumerate(re.split(r"\r\n|\r|\n", text), start=1):
-        prompt = line.strip()
-        if prompt and not prompt.startswith("#"):
-            yield Prompt(_numbered(count), _checked(prompt, file, number))
-            count += 1
-
-
-def _csv_prompts(file: Path, text: str) -> Iterator[Prompt]:
-    lines = csv.reader(io.StringIO(text, newline=""), strict=True)
-    header, count = None, 0
-    try:
-        for cells in lines:
-            if not any(cell.strip() for cell in cells):
-                continue
-            if header is None:
-                header = _header(cells, file)
-                continue
-            yield _csv_prompt(header, cells, count, file, lines.line_num)
-            count += 1
-    except csv.Error as error:
-        raise SampleSetError(f"prompt file {file}, line {lines.line_num}, is not valid CSV: {error}") from error
-
-
-def _header(cells: Sequence[str], file: Path) -> tuple[str, ...]:
-    names = tuple(cell.strip().lower() for cell in cells)
-    if "prompt" not in names:
-        raise SampleSetError(
-            f"prompt file {file} has no column prompt in its first line: {unknown_name('column', 'prompt', names)}"
-        )
-    repeated = [name for name in COLUMNS if names.count(name) > 1]
-    if repeated:
-        raise SampleSetError(f"prompt file {file} has the column {repeated[0]} more than once")
-    return names
-
-
-def _csv_prompt(header: Sequence[str], cells: Sequence[str], count: int, file: Path, line: int) -> Prompt:
-    if len(cells) > len(header):
-        raise SampleSetError(
-            f"prompt file {file}, line {line}, has {len(cells)} cells under {len(header)} columns; "
-            'write a text that holds a comma in "quotation marks"'
-        )
-    row: Mapping[str, str] = {name: cell.strip() for name, cell in zip(header, cells, strict=False)}
-    if not row.get("prompt"):
-        raise SampleSetError(f"prompt file {file}, line {line}, has no prompt")
+def _prompt(table: PromptTable, number: int, row: Mapping[str, str], count: int) -> Prompt:
+    place = f"{table.place}, {table.unit} {number}"
+    if not row["prompt"]:
+        raise SampleSetError(f"{place}, has no prompt")
     return Prompt(
-        prompt_id=row.get("name") or row.get("id") or _numbered(count),
-        prompt=_checked(row["prompt"], file, line),
-        negative_prompt=_checked(row.get("negative_prompt", ""), file, line),
-        category=row.get("category") or None,
-        seed=_seed(row.get("seed", ""), file, line),
+        prompt_id=row["name"] or _numbered(count),
+        prompt=_checked(row["prompt"], place),
+        negative_prompt=_checked(row["negative_prompt"], place),
+        category=row["category"] or None,
+        seed=_seed(row["seed"], place),
     )
 
 
@@ -173,18 +124,19 @@ def _numbered(count: int) -> str:
     return f"prompt-{count:04d}"
 
 
-def _checked(text: str, file: Path, line: int) -> str:
+def _checked(text: str, place: str) -> str:
     if len(text) > MAX_PROMPT_LENGTH:
         raise SampleSetError(
-            f"prompt file {file}, line {line}: a prompt has {len(text):,} characters, at most {MAX_PROMPT_LENGTH:,} "
+            f"{place}: a prompt has {len(text):,} characters, at most {MAX_PROMPT_LENGTH:,} "
             "are taken; shorten it"
         )
     return text
 
 
-def _seed(text: str, file: Path, line: int) -> int | None:
+def _seed(text: str, place: str) -> int | None:
     if not text:
         return None
+    text = text.removesuffix(".0")  # as tables with gaps write whole numbers
     if not (text.isascii() and text.isdigit() and len(text) < 20 and int(text) <= MAX_SEED):
-        raise SampleSetError(f"prompt file {file}, line {line}: seed {text[:40]!r} is no whole number below 2^63")
+        raise SampleSetError(f"{place}: seed {text[:40]!r} is no whole number below 2^63")
     return int(text)

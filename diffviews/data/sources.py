@@ -1,4 +1,4 @@
-"""Where sample sets come from, by one notation: `digits`, `folder:<path>`, `parquet:<path>`, `lmdb:<path>`, `run:<id>`.
+"""Where sample sets come from, by one notation: `digits`, `folder:<path>`, `hf:<id or folder>`, `run:<id>`, ….
 
 `prompts:<path>` belongs to the same notation, but a prompt file holds no images: see `diffviews.data.prompts`.
 """
@@ -10,9 +10,12 @@ import numpy as np
 from PIL import Image
 
 from diffviews.data.folder_source import folder_samples
+from diffviews.data.hf_source import hf_samples
 from diffviews.data.lmdb_source import lmdb_samples
+from diffviews.data.parquet_source import parquet_samples
 from diffviews.data.pictures import check_resolution
 from diffviews.data.samples import SampleSet, stratified_rows
+from diffviews.data.tar_source import tar_samples
 from diffviews.errors import SampleSetError, unknown_name
 
 DIGIT_NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
@@ -28,8 +31,11 @@ def open_source(
     """Return the sample set that `spec` names.
 
     - `digits`: the 1,797 real handwritten digits of scikit-learn, 16×16 unless `resolution` says otherwise.
-    - `folder:<path>`: a folder of images; each sub-folder is a class, see `folder_samples`.
-    - `parquet:<path>`: a file that `SampleSet.write_parquet` wrote, or any with `image` and `sample_id`.
+    - `folder:<path>`: a folder or zip archive of images; each sub-folder is a class, see `folder_samples`.
+    - `hf:<id or folder>[:split]`: what Hugging Face `datasets` opens, see `hf_samples`.
+    - `parquet:<path>[:split]`: a file that `SampleSet.write_parquet` wrote, or any with images, or a folder of shards,
+      see `parquet_samples`.
+    - `tar:<path>`: WebDataset, see `tar_samples`.
     - `lmdb:<path>[?order=downsampled]`: a database in DMD2's layout, see `lmdb_samples`.
     - `run:<id>`: the sample set of an earlier run.
 
@@ -81,19 +87,13 @@ def digits_samples(location: str, max_samples: int | None, resolution: int | Non
     )
 
 
-def parquet_samples(location: str, max_samples: int | None, resolution: int | None) -> SampleSet:
-    """Return the samples of a Parquet file."""
-    if not location:
-        raise SampleSetError("the source parquet needs a path; write parquet:<file>")
-    samples = SampleSet.read_parquet(location, resolution)
-    return samples if max_samples is None else samples.stratified(max_samples)
-
-
 _READERS: dict[str, Callable[[str, int | None, int | None], SampleSet]] = {
     "digits": digits_samples,
     "folder": folder_samples,
     "parquet": parquet_samples,
     "lmdb": lmdb_samples,
+    "hf": hf_samples,
+    "tar": tar_samples,
 }
 SOURCES = (*_READERS, "prompts", "run")
 """Kinds of sources, the words before the colon."""

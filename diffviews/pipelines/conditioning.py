@@ -4,7 +4,7 @@ import logging
 from collections.abc import Mapping
 
 from diffviews.adapters.base import GeneratorAdapter
-from diffviews.data.class_order import called, in_words, map_classes, numbered, same_classes
+from diffviews.data.class_order import in_words, map_classes, named_classes, numbered, same_classes
 from diffviews.data.samples import SampleSet
 from diffviews.errors import ConfigError
 from diffviews.recipes.extraction import Conditioning
@@ -81,9 +81,8 @@ def _check_labels(adapter: GeneratorAdapter, samples: SampleSet) -> None:
 
 
 def _difference(adapter: GeneratorAdapter, samples: SampleSet) -> str:
-    own = {label: called(samples, label) for label in samples.classes}
     return (
-        f"the classes of the samples ({in_words(own)}) are not those of model {adapter.model_type!r} "
+        f"the classes of the samples ({in_words(named_classes(samples))}) are not those of model {adapter.model_type!r} "
         f"({in_words(dict(enumerate(model_classes(adapter))))}); class_map says which is which"
     )
 
