@@ -63,9 +63,8 @@ class PromptEncoder:
             return
         lost = tokens[length - 1 : -1]
         _log.warning(
-            "prompt %r is cut for text encoder %d of %d, which reads %d tokens: of its %d, those from token %d on "
-            "are lost, %r",
-            _beginning(prompt), number + 1, len(self.encoders), length, len(tokens), length - 1,
+            "prompt %r is cut at token %d for text encoder %d of %d, which reads %d: the last %d are lost, from %r on",
+            _beginning(prompt), length - 1, number + 1, len(self.encoders), length, len(lost),
             _beginning(tokenizer.decode(lost[:8])),
         )  # fmt: skip
 

@@ -1,5 +1,6 @@
 """Prompt files: what they give, and what is said of those that cannot be read."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -108,3 +109,72 @@ def test_missing_file_and_empty_set_are_refused(tmp_path: Path) -> None:
         read_prompts(tmp_path / "no.txt")
     with pytest.raises(SampleSetError, match="at least one"):
         PromptSet(())
+
+
+def read(folder: Path, name: str, content: str) -> list[tuple[str, str, str, str | None, int | None]]:
+    found = read_prompts(written(folder, name, content))
+    return [(p.prompt_id, p.prompt, p.negative_prompt, p.category, p.seed) for p in found]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("p.csv", "Prompt,Negative Prompt,Category,Seed,ID\na heron,blurry,birds,7,x\n"),
+        ("p.csv", "caption;negative-prompt;class;seed;name\na heron;blurry;birds;7;x\n"),
+        ("p.csv", '"text"\t"negative"\t"label"\t"sd_seed"\t"prompt_id"\na heron\tblurry\tbirds\t7.0\tx\n'),
+        ("p.tsv", "Prompts\tneg_prompt\tcategories\tseed\tid\na heron\tblurry\tbirds\t7\tx\n"),
+        ("p.jsonl", '{"prompt": "a heron", "negative_prompt": "blurry", "category": "birds", "seed": 7, "id": "x"}\n'),
+        ("p.json", '[{"Description": "a heron", "negative": "blurry", "class": "birds", "seeds": 7, "key": "x"}]'),
+    ],
+)
+def test_columns_are_known_by_their_usual_spellings(tmp_path: Path, name: str, content: str) -> None:
+    assert read(tmp_path, name, content) == [("x", "a heron", "blurry", "birds", 7)]
+
+
+def test_prompt_files_of_known_collections_are_read(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    drawbench = 'Prompts,Category\n"A red colored car.",Colors\n"One cat, one dog",Counting\n'
+    assert [row[1:4] for row in read(tmp_path, "drawbench.csv", drawbench)] == [
+        ("A red colored car.", "", "Colors"), ("One cat, one dog", "", "Counting"),
+    ]  # fmt: skip
+    parti = 'Prompt\tCategory\tChallenge\tNote\n"Hello" on a sign\tAbstract\tBasic\tWords\n'
+    with caplog.at_level("INFO"):
+        assert read(tmp_path, "PartiPrompts.tsv", parti)[0][1:4] == ('"Hello" on a sign', "", "Abstract")
+    assert caplog.messages[-1].endswith("that are not used: Challenge, Note")
+    i2p = ",prompt,categories,hard,sd_seed,sd_guidance_scale\n0,a heron,shocking,0,77,7.5\n"
+    assert read(tmp_path, "i2p.csv", i2p) == [("prompt-0000", "a heron", "", "shocking", 77)]
+
+
+def test_coco_captions_are_prompts_by_their_ids(tmp_path: Path) -> None:
+    coco = {
+        "info": {}, "images": [{"id": 5, "file_name": "5.jpg"}],
+        "annotations": [{"image_id": 5, "id": n, "caption": f"caption {n} "} for n in (38, 39)],
+    }  # fmt: skip
+    found = read(tmp_path, "captions_val2017.json", json.dumps(coco))
+    assert found == [("38", "caption 38", "", None, None), ("39", "caption 39", "", None, None)]
+
+
+def test_lists_of_texts_are_prompts(tmp_path: Path) -> None:
+    expected = [("prompt-0000", "a", "", None, None), ("prompt-0001", "b", "", None, None)]
+    assert read(tmp_path, "p.json", '["a", "b"]') == expected
+    assert read(tmp_path, "p.json", '{"prompts": ["a", {"text": "b"}]}'.replace('{"text": "b"}', '"b"')) == expected
+    assert read(tmp_path, "p.jsonl", '"a"\n\n"b"\n') == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("p.jsonl", '{"prompt": "a"}\n{"prompt"\n', "line 2, is not JSON"),
+        ("p.jsonl", '{"promt": "a"}\n', "no field prompt.*did you mean 'promt'"),
+        ("p.jsonl", "3\n", "line 1, is neither a text nor an object"),
+        ("p.jsonl", '{"prompt": "a"}\n{"id": 3}\n', "line 2, has no prompt"),
+        ("p.json", '{"a": 1}', "holds no list of prompts"),
+        ("p.json", "[]", "holds no prompt"),
+        ("p.json", "[" * 100_000, "is not JSON"),
+        ("p.tsv", "a\tb\n1\t2\n", "no column prompt"),
+    ],
+)
+def test_unusable_json_and_tables_are_refused_and_named(tmp_path: Path, name: str, content: str, said: str) -> None:
+    path = written(tmp_path, name, content)
+    with pytest.raises(SampleSetError, match=said) as caught:
+        read_prompts(path)
+    assert str(path) in str(caught.value)

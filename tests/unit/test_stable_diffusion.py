@@ -87,6 +87,8 @@ def test_long_prompt_is_cut_with_a_warning_of_what_is_lost(
         given = sd.condition([Condition(prompt=LONG)])
     assert given["prompt_embeds"].shape[1] == tokenizer.model_max_length
     assert f"the last {tokens - tokenizer.model_max_length} are lost" in caplog.text
+    assert f"cut at token {tokenizer.model_max_length - 1} for text encoder 1 of 1" in caplog.text
+    assert LONG not in caplog.text
     caplog.clear()
     sd.condition([Condition(prompt="a cat")])
     assert "lost" not in caplog.text
