@@ -109,6 +109,9 @@ class TableLayout:
             names = self.columns.get("class_name")
             return None if names is None else classes_of([_text(value) for value in table[names]])
         values = list(table[column])
+        if any(isinstance(value, list | dict | np.ndarray) for value in values):
+            logger.info("column %s of %s holds lists and not one class a row; it is not used", column, self.place)
+            return None
         if column in self.class_lists:
             return self._listed(column, values)
         if any(isinstance(value, str) for value in values):

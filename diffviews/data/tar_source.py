@@ -79,7 +79,7 @@ def tar_samples(location: str, max_samples: int | None, resolution: int | None) 
     columns = [_fields(parts) for _, parts in images]
     names = list(dict.fromkeys(name for row in columns for name in row))
     table: dict[str, list[Any]] = {name: [row.get(name) for row in columns] for name in names}
-    table["image"], table["__key__"] = [None] * len(images), [key for key, _ in images]
+    table["image"], table["sample_id"] = [None] * len(images), [key for key, _ in images]
     layout = TableLayout.of(f"tar:{location}", list(table), ["image"])
     classes = layout.classes(table) or _by_folder([key for key, _ in images])
     frame = layout.frame(table, classes, archives[0].stem)

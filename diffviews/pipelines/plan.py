@@ -1,5 +1,6 @@
 """The plan of an extraction: its resolved options, checked, with the fingerprint of what they determine."""
 
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -190,6 +191,7 @@ class ExtractionPlan:
         """Few and comparable parameters for the run."""
         told = {
             "checkpoint": self.recipe.checkpoint or "",
+            "class_map": json.dumps(self.recipe.class_map, ensure_ascii=False) if self.recipe.class_map else "",
             "layers": len(self.recipe.layers),
             "sigmas": ",".join(map(format_sigma, self.recipe.sigmas)),
         }

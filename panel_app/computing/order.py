@@ -1,5 +1,6 @@
 """Ordering what is not extracted yet: further layers or noise levels of the model on show, over the same samples."""
 
+import json
 from collections.abc import Collection, Sequence
 from html import escape
 from typing import Any
@@ -181,6 +182,7 @@ def recipe_of(
     return ExtractionRecipe.from_values(
         {
             **{name: None if text in ("", "None") else text for name, text in noted.items()},
+            "class_map": json.loads(noted.get("class_map") or "null"),
             "model": layer_map.layer.model,
             "layers": list(layers),
             "sigmas": list(sigmas),
