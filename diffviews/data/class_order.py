@@ -19,7 +19,7 @@ from diffviews.errors import ConfigError, unknown_name
 IMAGENET_CLASSES = 1000
 _ALIKE = 0.8
 """A list of 1,000 names is ImageNet's when this share of them stands where ImageNet has it: spellings vary."""
-_DIGITS = {name: str(n) for n, name in enumerate("zero one two three four five six seven eight nine".split())}
+_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +103,7 @@ def named_classes(samples: SampleSet) -> dict[int, str]:
 
 def in_words(classes: Mapping[int, str], most: int = 5) -> str:
     """Return a list of classes as '0 cat, 1 dog' or '0 tench, 1 goldfish, … 999 toilet_tissue'."""
-    texts = [str(label) if name in (str(label), f"class {label}") else f"{label} {name}" for label, name in classes.items()]
+    texts = [str(c) if name in (str(c), f"class {c}") else f"{c} {name}" for c, name in classes.items()]
     return ", ".join(texts if len(texts) <= most else [*texts[: most - 1], f"… {texts[-1]}"])
 
 
@@ -172,5 +172,5 @@ def _spelled(name: str) -> str:
 def _plain(name: str, label: int) -> str:
     """Return the spelled name of a class, and 'class 7' for every way of writing class 7 without a name."""
     spelled = _spelled(name)
-    number = _DIGITS.get(spelled, spelled)
+    number = str(_WORDS.index(spelled)) if spelled in _WORDS else spelled
     return f"class {label}" if number.isdecimal() and int(number) == label else spelled

@@ -1,4 +1,4 @@
-"""Columns of tables that others made, known by the usual spellings of their names, and made into those of a sample set."""
+"""Columns of tables that others made, known by the usual spellings of their names, as those of a sample set."""
 
 import logging
 import re
@@ -22,8 +22,8 @@ SPELLINGS: dict[str, tuple[str, ...]] = {
     ),
     "class_name": ("class_name", "label_name", "class_text", "label_text"),
     "prompt": (
-        "prompt", "prompts", "text", "texts", "txt", "caption", "captions", "description", "positive_prompt", "positive",
-        "sentence", "sentences", "en_text", "blip_caption",
+        "prompt", "prompts", "text", "texts", "txt", "caption", "captions", "description", "positive_prompt",
+        "positive", "sentence", "sentences", "en_text", "blip_caption",
     ),
     "negative_prompt": (
         "negative_prompt", "negative_prompts", "negative", "negativeprompt", "neg_prompt", "neg", "uncond_prompt",

@@ -110,7 +110,7 @@ class DatasetImages:
             return bytes(image["bytes"])
         path = Path(image["path"]).resolve()
         if not any(path.is_relative_to(root) for root in self.roots):
-            raise CorruptDataError(f"the image in row {number} of {self.place} is {image['path']}, outside the data set")
+            raise CorruptDataError(f"the image in row {number} of {self.place} is {path}, outside the data set")
         if not path.is_file() or path.stat().st_size > MAX_FILE_BYTES:
             raise CorruptDataError(f"the image in row {number} of {self.place}, {path}, is missing or no image file")
         return path.read_bytes()
@@ -150,7 +150,7 @@ def _streamed(rows: Any, max_samples: int) -> Any:
             counts[label] = counts.get(label, 0) + 1
             kept.append(row)
     if len(kept) < max_samples:
-        logger.info("%d samples of %d were found, at most %d a class, in the rows looked at", len(kept), max_samples, share)
+        logger.info("%d samples of %d were found, at most %d a class", len(kept), max_samples, share)
     return datasets.Dataset.from_list(kept, features=rows.features)
 
 
@@ -163,7 +163,8 @@ def _choose(name: str, split: str | None, known: list[str]) -> str:
         return known[0]
     if "train" not in known:
         raise SampleSetError(f"hf:{name} has the splits {', '.join(known)}; choose one: hf:{name}:{known[0]}")
-    logger.info("hf:%s has the splits %s; train is taken, write hf:%s:<split> for another", name, ", ".join(known), name)
+    others = ", ".join(known)
+    logger.info("hf:%s has the splits %s; train is taken, write hf:%s:<split> for another", name, others, name)
     return "train"
 
 

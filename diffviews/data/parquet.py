@@ -69,14 +69,13 @@ def write_samples(path: str | os.PathLike[str], table: pd.DataFrame, pictures: P
 def read_samples(path: str | os.PathLike[str], resolution: int | None = None) -> tuple[pd.DataFrame, Pictures, str]:
     """Return table, images and class order of a Parquet file of samples."""
     opened = ParquetImages(Path(path))
-    if not opened.written:
-        from diffviews.data.parquet_source import read_plain
-
-        return read_plain([opened], opened.path.stem, resolution)
-    size = opened.written["size"]  # of every image
+    absent = {"image", "sample_id"} - set(opened.columns)
+    if absent:
+        raise SampleSetError(f"{path} lacks the column {' and '.join(sorted(absent))} of a sample set")
     frame = opened.frame([name for name in _FIELDS if name not in {"image", "thumbnail"}])
     rows = np.arange(len(frame))
-    if resolution is None or size == [resolution, resolution]:
+    size = opened.written.get("size")  # of every image; a file that others wrote does not say it
+    if size and (resolution is None or size == [resolution, resolution]):
         return frame, ParquetPictures(rows, (size[0], size[1]), opened), opened.class_order
     ids = [str(sample_id) for sample_id in frame["sample_id"]]
     return frame, PixelPictures(_decode_all(opened, rows, ids, resolution)), opened.class_order

@@ -8,13 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 
 from diffviews.data.columns import TableLayout
 from diffviews.data.encoded import open_pictures
 from diffviews.data.parquet import ParquetImages
-from diffviews.data.pictures import Pictures
 from diffviews.data.samples import SampleSet, stratified_rows
 from diffviews.errors import SampleSetError
 
@@ -39,16 +37,17 @@ def parquet_samples(location: str, max_samples: int | None, resolution: int | No
     if not location:
         raise SampleSetError("the source parquet needs a path; write parquet:<file>")
     files, split = _files(location)
-    if len(files) == 1 and Path(location).is_file():
+    shards = [ParquetImages(file) for file in files]
+    if len(files) == 1 and shards[0].written:
         samples = SampleSet.read_parquet(files[0], resolution)
         return samples if max_samples is None else samples.stratified(max_samples)
-    return SampleSet(*read_plain([ParquetImages(file) for file in files], split, resolution, max_samples))
+    return _plain_samples(shards, split, resolution, max_samples)
 
 
-def read_plain(
-    shards: Sequence[ParquetImages], prefix: str, resolution: int | None, max_samples: int | None = None
-) -> tuple[pd.DataFrame, Pictures, str]:
-    """Return table, images and class order of Parquet files that others wrote, in the order given.
+def _plain_samples(
+    shards: Sequence[ParquetImages], prefix: str, resolution: int | None, max_samples: int | None
+) -> SampleSet:
+    """Return the samples of Parquet files that others wrote, in the order given.
 
     Args:
         shards: the files, of the same columns.
@@ -60,7 +59,8 @@ def read_plain(
     for shard in shards:
         if shard.schema.names != first.schema.names:
             raise SampleSetError(f"{shard.path} has other columns than {first.path}; name one of the files")
-    layout = TableLayout.of(str(first.path), first.schema.names, _image_columns(first.schema), _class_lists(first.schema))
+    schema = first.schema
+    layout = TableLayout.of(str(first.path), schema.names, _image_columns(schema), _class_lists(schema))
     wanted = list(layout.columns.values())
     frames = [shard.frame(wanted) for shard in shards]
     counts = [shard.rows for shard in shards]
@@ -72,7 +72,7 @@ def read_plain(
         rows = stratified_rows([None] * len(rows) if classes is None else classes.labels, max_samples)
         frame = frame.iloc[rows].reset_index(drop=True)
     files = ShardImages(tuple(shards), tuple(np.cumsum(counts).tolist()), layout.image)
-    return frame, open_pictures(files, rows, resolution), "own" if classes is None else classes.order
+    return SampleSet(frame, open_pictures(files, rows, resolution), "own" if classes is None else classes.order)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -116,10 +116,11 @@ def _files(location: str) -> tuple[list[Path], str]:
         if any(part.startswith(".") for part in file.relative_to(path).parts):
             continue
         shard = _SHARD.fullmatch(file.stem)
-        by_split.setdefault(shard["split"] if shard else file.parent.name if file.parent != path else "", []).append(file)
+        name = shard["split"] if shard else file.parent.name if file.parent != path else ""
+        by_split.setdefault(name, []).append(file)
     if not by_split:
         raise SampleSetError(f"folder {path} holds no .parquet file")
-    if split and split not in by_split or not split and len(by_split) > 1:
+    if (split and split not in by_split) or (not split and len(by_split) > 1):
         known = ", ".join(sorted(name or "(without a name)" for name in by_split))
         raise SampleSetError(f"{path} holds the splits {known}; choose one: parquet:{path}:{max(by_split)}")
     chosen = split or next(iter(by_split))
@@ -134,7 +135,7 @@ def _check_whole(files: Sequence[Path]) -> None:
     absent = sorted(set(range(max((int(shard["count"]) for shard in shards), default=0))) - there)
     if absent:
         raise SampleSetError(
-            f"shard {absent[0]:05d} of {files[0].parent} is missing, of {shards[0]['count']}; bring it, or name one file"
+            f"shard {absent[0]:05d} of {files[0].parent} is missing, of {shards[0]['count']}; bring it, or name a file"
         )
 
 

@@ -144,7 +144,7 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     if not (low >= 0 and high <= most):
         kind = "floating-point" if image.mode == "F" else "32-bit"
         raise ValueError(
-            f"its {kind} grey levels are {low:g} … {high:g}, and only 0 … {most:g} are scaled; save it with 8 or 16 bits"
+            f"its {kind} grey levels are {low:g} … {high:g}, and only 0 … {most:g} are scaled; save it in 8 or 16 bits"
         )
     return Image.fromarray(np.rint(levels * (255.0 / most)).astype(np.uint8))
 

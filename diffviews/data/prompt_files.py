@@ -86,7 +86,7 @@ def _delimited_table(file: Path, text: str) -> PromptTable:
     names = [plain(name) for name in header]
     if find_column("prompt", header) is None:
         raise SampleSetError(
-            f"{place} has no column prompt in its first line: {unknown_name('column', 'prompt', [n for n in names if n])}"
+            f"{place} has no column prompt in its first line: {unknown_name('column', 'prompt', filter(None, names))}"
         )
     known = {spelling for spellings in SPELLINGS.values() for spelling in spellings}
     repeated = [name for name in names if name in known and names.count(name) > 1]
@@ -164,8 +164,9 @@ def _hf_table(location: str) -> PromptTable:
 
     data, _ = open_dataset(location)
     place = f"hf:{location}"
-    texts = [name for name, feature in data.features.items() if getattr(feature, "dtype", None) in ("string", "large_string")]
-    values = [name for name, feature in data.features.items() if type(feature).__name__ in ("Value", "List", "Sequence")]
+    kinds = {name: type(feature).__name__ for name, feature in data.features.items()}
+    values = [name for name, kind in kinds.items() if kind in ("Value", "List", "Sequence")]
+    texts = [name for name in values if getattr(data.features[name], "dtype", "") in ("string", "large_string")]
     prompt = find_column("prompt", values) or (texts[0] if len(texts) == 1 else None)
     if prompt is None:
         raise SampleSetError(f"{place} has no column of prompts; its columns are {', '.join(data.column_names)}")

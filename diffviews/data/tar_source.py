@@ -101,7 +101,8 @@ def _archives(location: str) -> list[Path]:
         found = [Path(name) for name in _expanded(location)] if location else []
     absent = [file for file in found if not file.is_file()]
     if not found or absent:
-        raise SampleSetError(f"there is no tar archive at {str(absent[0]) if absent else location!r}; write tar:<file or folder>")
+        missing = str(absent[0]) if absent else location
+        raise SampleSetError(f"there is no tar archive at {missing!r}; write tar:<file or folder>")
     return found
 
 
@@ -146,7 +147,9 @@ def _members(archive: Path) -> Iterator[Member]:
         with archive.open("rb") as file:
             head = file.read(6)
         if head[:2] == b"\x1f\x8b" or head[:3] == b"BZh" or head == b"\xfd7zXZ\0":
-            raise SampleSetError(f"{archive} is compressed, and its files cannot be read in place; unpack it to a plain tar") from error
+            raise SampleSetError(
+                f"{archive} is compressed, and its files cannot be read in place; unpack it to a plain tar"
+            ) from error
         raise CorruptDataError(f"{archive} is damaged or no tar archive: {error}") from error
 
 

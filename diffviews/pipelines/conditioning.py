@@ -24,8 +24,8 @@ def resolve_conditioning(
     """
     if conditioning in ("label", "uniform") and not adapter.num_classes:
         raise ConfigError(
-            f"conditioning {conditioning!r} needs a model with classes, and {adapter.model_type!r} has none; take none, "
-            "prompt or auto"
+            f"conditioning {conditioning!r} needs a model with classes, and {adapter.model_type!r} has none; take "
+            "none, prompt or auto"
         )
     if conditioning == "label":
         _check_labels(adapter, samples)
@@ -81,8 +81,9 @@ def _check_labels(adapter: GeneratorAdapter, samples: SampleSet) -> None:
 
 
 def _difference(adapter: GeneratorAdapter, samples: SampleSet) -> str:
+    own = in_words(named_classes(samples))
     return (
-        f"the classes of the samples ({in_words(named_classes(samples))}) are not those of model {adapter.model_type!r} "
+        f"the classes of the samples ({own}) are not those of model {adapter.model_type!r} "
         f"({in_words(dict(enumerate(model_classes(adapter))))}); class_map says which is which"
     )
 

@@ -81,7 +81,7 @@ def test_splits_are_chosen_by_name(tmp_path: Path, caplog: pytest.LogCaptureFixt
     with caplog.at_level(logging.INFO, "diffviews"):
         assert len(open_source(f"hf:{tmp_path / 'set'}")) == 12
     assert "has the splits train, test; train is taken" in caplog.text
-    with pytest.raises(SampleSetError, match="split 'tset'.*did you mean 'test'"):
+    with pytest.raises(SampleSetError, match=r"split 'tset'.*did you mean 'test'"):
         open_source(f"hf:{tmp_path / 'set'}:tset")
     datasets.DatasetDict(one=data, two=data).save_to_disk(str(tmp_path / "both"))
     with pytest.raises(SampleSetError, match=r"splits one, two; choose one: hf:.*:one"):
@@ -144,7 +144,8 @@ def test_imagenet_by_its_names_is_imagenet(tmp_path: Path) -> None:
     names = [f"{entries[str(n)][1].replace('_', ' ')}, {n}" for n in range(1000)]  # 'tench, Tinca tinca'
     made(label=named(names, [207, 0, 999] * 4)).save_to_disk(str(tmp_path / "set"))
     samples = open_source(f"hf:{tmp_path / 'set'}")
-    assert (samples.class_order, samples.classes) == ("standard", {0: "tench", 207: "golden_retriever", 999: "toilet_tissue"})
+    assert samples.class_order == "standard"
+    assert samples.classes == {0: "tench", 207: "golden_retriever", 999: "toilet_tissue"}
 
 
 def test_image_folder_of_the_library_is_read_from_its_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -159,13 +160,6 @@ def test_image_folder_of_the_library_is_read_from_its_files(tmp_path: Path, monk
 
 def test_images_outside_the_data_set_are_refused(tmp_path: Path) -> None:
     Image.fromarray(PIXELS[0]).save(tmp_path / "secret.png")
-    features = datasets.Features({"image": datasets.Image()})
-    table = pa.table({"image": pa.array([{"bytes": None, "path": str(tmp_path / "secret.png")}], features.arrow_schema.field("image").type)})
-    datasets.Dataset(table.cast(features.arrow_schema)).save_to_disk(str(tmp_path / "set"))
-    data = datasets.load_from_disk(str(tmp_path / "set")).cast_column("image", datasets.Image(decode=False))
-    if data[0]["image"]["bytes"] is None:
-        with pytest.raises(CorruptDataError, match="outside the data set"):
-            open_source(f"hf:{tmp_path / 'set'}")
     files = hf_source.DatasetImages([{}], "image", "hf:x", (tmp_path / "set",))
     with pytest.raises(CorruptDataError, match="outside the data set"):
         files._bytes({"bytes": None, "path": str(tmp_path / "secret.png")}, 0)
@@ -192,7 +186,7 @@ def test_large_sets_are_streamed_evenly_over_their_classes(tmp_path: Path, monke
 
 @pytest.mark.parametrize(
     ("spec", "said"),
-    [("hf:", "needs a name"), ("hf:/no/such/folder", "cannot be opened"), ("hf:x:y:z w", "cannot be opened|needs a name")],
+    [("hf:", "needs a name"), ("hf:/no/such/folder", "cannot be opened"), ("hf:no/such:test", "cannot be opened")],
 )
 def test_data_sets_that_are_not_there_are_refused(spec: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
@@ -238,7 +232,7 @@ def test_shards_of_a_folder_are_one_set_and_splits_a_choice(tmp_path: Path) -> N
         open_source(f"parquet:{tmp_path / 'one'}")
     assert len(open_source(f"parquet:{tmp_path / 'one'}:test")) == 3
     (tmp_path / "one" / "data" / "train-00000-of-00002.parquet").unlink()
-    with pytest.raises(SampleSetError, match="shard 00000 of .* is missing, of 00002"):
+    with pytest.raises(SampleSetError, match=r"shard 00000 of .* is missing, of 00002"):
         open_source(f"parquet:{tmp_path / 'one'}:train")
 
 

@@ -91,6 +91,7 @@ def test_truncated_files_are_named_and_refused(kind: str) -> None:
             decode_image(data[: int(len(data) * share)], "c/a.img")
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")
 def test_damaged_files_of_any_kind_are_refused_in_a_sentence() -> None:
     random = np.random.default_rng(0)
     noise = Image.fromarray(random.integers(0, 256, (8, 8, 3), np.uint8))

@@ -168,7 +168,7 @@ def test_samples_without_a_class_do_not_vote_as_class_zero():
     neighbors = np.array([[1, 2], [2, 3], [3, 1], [2, 1], [5, 1], [4, 0]])
     # The neighbours of sample 0, of class 0, have no class: nothing can be said of it.
     classes = np.array([0, -1, -1, -1, 1, 1])
-    assert knn_accuracy(neighbors, classes) == pytest.approx(0.5)  # sample 5 has one vote of each class, and 0 comes first
+    assert knn_accuracy(neighbors, classes) == pytest.approx(0.5)  # 5 has a vote of each
     assert knn_accuracy(neighbors, np.array([0, -1, -1, -1, 0, 0])) == 1.0
     assert np.isnan(knn_accuracy(np.array([[1], [2], [1]]), np.array([0, -1, -1])))
 
