@@ -22,6 +22,9 @@ Precision = Literal["float32", "float16", "bfloat16"]
 ClassInput = Literal["one-hot", "index"]
 """How a forward pass takes classes: as rows of one-hot or mixed labels, or as one index a sample."""
 
+LUMA = (0.299, 0.587, 0.114)
+"""Weights of red, green and blue in grey, ITU-R BT.601."""
+
 _Forward = TypeVar("_Forward", bound=Callable[..., Tensor])
 
 
@@ -236,6 +239,8 @@ class GeneratorAdapter(ABC):
     def encode(self, images: np.ndarray) -> Tensor:
         """Return the x0 of images: uint8 (N, H, W, 3) → (N, C, H, W) float32 in [-1, 1], on the CPU.
 
+        A model of one channel is given the luma of BT.601, as Pillow's mode L.
+
         Raises:
             ShapeError: if the images are not uint8 or not of the model's resolution.
         """
@@ -245,13 +250,16 @@ class GeneratorAdapter(ABC):
                 f"images are {images.dtype} of shape {images.shape}; model {self.model_type!r} takes uint8 "
                 f"of shape (N, {', '.join(map(str, expected))}), so resize them first"
             )
-        x0 = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2)
-        return x0.to(torch.float32) / 127.5 - 1.0
+        x0 = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).to(torch.float32)
+        if self.input_shape[0] == 1:
+            x0 = torch.einsum("nchw,c->nhw", x0, torch.tensor(LUMA)).unsqueeze(1)
+        return x0 / 127.5 - 1.0
 
     def decode(self, x0: Tensor) -> np.ndarray:
         """Return the images of x0: (N, C, H, W) in [-1, 1] → uint8 (N, H, W, 3), rounded and clipped."""
         grey_levels = (x0.detach().to(torch.float32) * 127.5 + 128.0).clamp(0, 255)
-        return grey_levels.to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+        pixels = grey_levels.to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+        return np.repeat(pixels, 3, axis=3) if pixels.shape[3] == 1 else pixels
 
     def make_labels(self, class_ids: Sequence[int]) -> Tensor | None:
         """Return the class labels (B, K) float32 on the model's device; -1 is uniform, 1/K each.

@@ -9,26 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from diffviews.adapters.edm_networks import pickled_config
 from diffviews.adapters.layouts import layout_of, other_layout
 from diffviews.data.checkpoints import model_file, read_checkpoint_file
-from diffviews.errors import CheckpointError
+from diffviews.errors import CheckpointError, ConfigError
 
 _WRAPPERS = ("module.", "_orig_mod.", "feedforward_model.", "generator.", "unet.", "ema.")
 """Names that training programs put before a network's own: those of wrappers, and of one network of several."""
-EDM_DEFAULTS: Mapping[str, Any] = {
-    "label_dim": 0,
-    "sigma_min": 0.0,
-    "sigma_max": float("inf"),
-    "sigma_data": 0.5,
-    "model_channels": 192,
-    "channel_mult": [1, 2, 3, 4],
-    "channel_mult_emb": 4,
-    "num_blocks": 3,
-    "attn_resolutions": [32, 16, 8],
-    "dropout": 0.1,
-    "label_dropout": 0.0,
-}
-"""What EDM's EDMPrecond and DhariwalUNet take where they are told nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +31,7 @@ class NetworkCheckpoint:
 
 
 def read_checkpoint(path: str | Path) -> NetworkCheckpoint:
-    """Read the weights of an ADM network with EDM preconditioning.
+    """Read the weights of a network of EDM, EDM2 or this project.
 
     Its configuration is in the metadata of a safetensors file, in `<name>.json` beside it, or in the
     pickled network of EDM itself.
@@ -86,7 +73,10 @@ def network_config(file: Path, metadata: Mapping[str, Any]) -> dict[str, Any]:
         CheckpointError: if it cannot be read or is that of another kind of network.
     """
     if "init_kwargs" in metadata:
-        return _edm_config(file, metadata)
+        try:
+            return pickled_config(str(metadata.get("class_name")), metadata["init_args"], metadata["init_kwargs"])
+        except ConfigError as error:
+            raise CheckpointError(f"checkpoint {file}: {error}") from error
     beside = file.with_suffix(".json")
     try:
         if "config" in metadata:
@@ -97,19 +87,6 @@ def network_config(file: Path, metadata: Mapping[str, Any]) -> dict[str, Any]:
     except (json.JSONDecodeError, UnicodeDecodeError, TypeError) as error:
         raise CheckpointError(f"the configuration of checkpoint {file} cannot be read: {error}") from error
     return {}
-
-
-def _edm_config(file: Path, metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options of a network that EDM pickled, those it left to their defaults included."""
-    options, made = metadata["init_kwargs"], metadata.get("class_name")
-    inner = options.get("model_type", "DhariwalUNet")
-    if made != "EDMPrecond" or inner != "DhariwalUNet":
-        raise CheckpointError(
-            f"checkpoint {file} holds a {made} around a {inner}; only the ADM network with EDM "
-            "preconditioning (EDMPrecond around DhariwalUNet) can be loaded"
-        )
-    known = {*EDM_DEFAULTS, "img_resolution", "img_channels"}
-    return {**EDM_DEFAULTS, **{key: value for key, value in options.items() if key in known}}
 
 
 def check_finite_weights(what: str, tensors: Mapping[str, Tensor]) -> None:

@@ -1,4 +1,5 @@
-"""Adapter for class-conditional ADM U-Nets with EDM preconditioning (Karras et al. 2022)."""
+"""Adapters for the networks of EDM and EDM2 (Karras et al. 2022, 2024): ADM, DDPM++, NCSN++ and magnitude-preserving,
+with classes or without, in colour or grey."""
 
 import secrets
 from collections.abc import Mapping, Sequence
@@ -10,20 +11,28 @@ from torch import Tensor
 
 from diffviews.adapters.base import GeneratorAdapter, Precision, precision_dtype, precision_of, single_pass
 from diffviews.adapters.checkpoint import NetworkCheckpoint, check_names_and_shapes, read_checkpoint
+from diffviews.adapters.edm_networks import (
+    NETWORKS,
+    PRECONDITIONERS,
+    classes_of,
+    merged_config,
+    options_of,
+    parameters_of,
+)
 from diffviews.adapters.hooks import Handle, Hook, HookMixin, check_layers
 from diffviews.device import device_or_best
 from diffviews.errors import CheckpointError, ConfigError, unknown_name
-from diffviews.models.adm_unet import ADMUNet
-from diffviews.models.preconditioning import EDMPrecond
+from diffviews.models.blocks import ADM_STYLE, BlockStyle
+from diffviews.models.preconditioning import Denoiser, IDDPMPrecond
+from diffviews.models.unet import HookedUNet
 from diffviews.noise import NoiseSource
 from diffviews.sampling.samplers import Churn, heun, samples
 from diffviews.sampling.schedules import karras_sigmas
 
-NETWORK_OPTIONS = (
-    "img_resolution", "img_channels", "label_dim", "model_channels", "channel_mult",
-    "channel_mult_emb", "num_blocks", "attn_resolutions", "dropout", "label_dropout",
-)  # fmt: skip
-PRECONDITIONING_OPTIONS = ("sigma_min", "sigma_max", "sigma_data")
+LATENT_CHANNELS = 4
+"""Channels of the latents of Stability AI's VAE; images have 1 or 3."""
+_FLOAT32_BUFFERS = ("freqs", "phases")
+"""Buffers that stay in float32 in a network of half precision."""
 
 
 class EDMAdapter(HookMixin, GeneratorAdapter):
@@ -39,9 +48,9 @@ class EDMAdapter(HookMixin, GeneratorAdapter):
     sample_steps = 18
     """Steps of `sample` when the caller names none."""
 
-    def __init__(self, model: EDMPrecond, config: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, model: Denoiser, config: Mapping[str, Any] | None = None) -> None:
         self.model = model
-        self._network: ADMUNet = model.model  # type: ignore[assignment]
+        self._network: HookedUNet = model.model  # type: ignore[assignment]
         self._config = {**self.get_default_config(), **(config or {})}
         if self._config.get("class_names"):
             self.name_classes(self._config["class_names"])
@@ -69,6 +78,24 @@ class EDMAdapter(HookMixin, GeneratorAdapter):
     @property
     def input_shape(self) -> tuple[int, int, int]:
         return (self._network.img_channels, self.resolution, self.resolution)
+
+    @property
+    def sigma_range(self) -> tuple[float, float]:
+        lowest, highest = super().sigma_range
+        return max(lowest, self.model.sigma_min), min(highest, self.model.sigma_max)
+
+    def model_sigmas(
+        self, num_steps: int, sigma_max: float | None = None, sigma_min: float | None = None
+    ) -> Tensor | None:
+        """Return the levels of Karras et al. 2022, eq. 5, as near as a network of discrete levels knows them.
+
+        None: the network knows all levels.
+        """
+        lowest, highest = self.sigma_range
+        highest = highest if sigma_max is None else sigma_max
+        exact = karras_sigmas(num_steps, highest, min(lowest, highest) if sigma_min is None else sigma_min)
+        rounded = self.model.round_sigma(exact)
+        return None if rounded is exact else rounded
 
     @property
     def precision(self) -> Precision:
@@ -119,16 +146,38 @@ class EDMAdapter(HookMixin, GeneratorAdapter):
             CheckpointError: if the file is missing, damaged or of another network.
             ConfigError: if an option is unknown.
         """
-        known = (*NETWORK_OPTIONS, *PRECONDITIONING_OPTIONS)
+        checkpoint = read_checkpoint(checkpoint_path or cls.shipped_weights())
+        if "input_blocks.0.0.weight" in checkpoint.tensors:
+            raise CheckpointError(
+                f"checkpoint {checkpoint.path} has the names of guided-diffusion's networks; those open as adapter "
+                "adm-imagenet-64, -128, -256 or -512"
+            )
+        try:
+            config = merged_config(cls.get_default_config(), checkpoint.config, kwargs)
+            known = options_of(config)
+        except ConfigError as error:
+            raise CheckpointError(f"checkpoint {checkpoint.path}: {error}") from error
         for option in kwargs:
             if option not in known:
                 raise ConfigError(unknown_name("network option", option, known))
-        checkpoint = read_checkpoint(checkpoint_path or cls.shipped_weights())
-        config = {**cls.get_default_config(), **checkpoint.config, **kwargs}
         if label_dropout:
             config["label_dropout"] = label_dropout
-        network = _build(checkpoint, config, precision_dtype(precision))
-        return cls(network, config).to(device_or_best(device)).eval()
+        cls._check_channels(checkpoint.path, config.get("img_channels", 3))
+        model = build_denoiser(checkpoint, config, precision_dtype(precision))
+        return cls(model, config).to(device_or_best(device)).eval()
+
+    @classmethod
+    def _check_channels(cls, path: Path, channels: Any) -> None:
+        """Refuse a network whose input is no image.
+
+        Raises:
+            CheckpointError: saying what it may be.
+        """
+        if channels not in (1, 3):
+            raise CheckpointError(
+                f"checkpoint {path} takes {channels} channels, which are no image's but likely a VAE's latents; "
+                "grey and RGB networks open here, EDM2's of ImageNet at 512 pixels as adapter 'edm2-imagenet-512'"
+            )
 
     @classmethod
     def shipped_weights(cls) -> Path:
@@ -172,7 +221,7 @@ class EDMAdapter(HookMixin, GeneratorAdapter):
             device: move the model there first; None leaves it where it is.
 
         Returns:
-            Images (N, C, H, W) float32, clipped to [-1, 1], and class ids (N,) int64.
+            Images (N, C, H, W) float32, clipped to [-1, 1] unless they are latents, and class ids (N,) int64.
         """
         if device is not None:
             self.to(device_or_best(device))
@@ -188,7 +237,8 @@ class EDMAdapter(HookMixin, GeneratorAdapter):
             return self.forward(noised.to(torch.float32).to(self.device), sigma.to(torch.float32), labels)
 
         images = samples(heun(denoiser, x, sigmas, noise.normal, churn=churn))
-        return images.to(torch.float32).clamp(-1, 1), torch.tensor(classes)
+        images = images.to(torch.float32)
+        return images if self.input_shape[0] == LATENT_CHANNELS else images.clamp(-1, 1), torch.tensor(classes)
 
 
 def _class_ids(class_label: int | None, num_classes: int, random: NoiseSource) -> Sequence[int]:
@@ -198,16 +248,64 @@ def _class_ids(class_label: int | None, num_classes: int, random: NoiseSource) -
     return [-1 if class_label is None else class_label] * len(drawn)
 
 
-def _build(checkpoint: NetworkCheckpoint, config: Mapping[str, Any], dtype: torch.dtype) -> EDMPrecond:
-    """Return the network with its weights, built without drawing random numbers."""
-    options = {key: config[key] for key in NETWORK_OPTIONS if key in config}
-    scaling = {key: float(config[key]) for key in PRECONDITIONING_OPTIONS if key in config}
+def build_denoiser(checkpoint: NetworkCheckpoint, config: Mapping[str, Any], dtype: torch.dtype) -> Denoiser:
+    """Return the denoiser of a checkpoint, built without drawing random numbers.
+
+    Args:
+        checkpoint: the network's weights.
+        config: its whole configuration.
+        dtype: of the network.
+
+    Raises:
+        CheckpointError: if the weights do not fit the configuration, or no network can be made of it.
+    """
+    what = f"checkpoint {checkpoint.path}"
+    weights = dict(checkpoint.tensors)
+    levels = weights.pop("u", None)
     try:
-        with torch.device("meta"):
-            network = ADMUNet(**options)
-    except (TypeError, ConfigError) as error:
-        raise CheckpointError(f"the configuration of checkpoint {checkpoint.path} is wrong: {error}") from error
-    check_names_and_shapes(f"checkpoint {checkpoint.path}", checkpoint.tensors, network.state_dict())
-    weights = {name: tensor.to(dtype) for name, tensor in checkpoint.tensors.items()}
-    network.load_state_dict(weights, assign=True)
-    return EDMPrecond(network, **scaling).requires_grad_(False)
+        precond, _ = classes_of(config)
+        scaling = {name: float(config[name]) for name in parameters_of(PRECONDITIONERS[precond]) if name in config}
+        network = network_of(config, BlockStyle(narrow_attention=_has_narrow_attention(weights)))
+        denoiser = PRECONDITIONERS[precond](network, **scaling)
+    except (TypeError, ValueError, ConfigError) as error:
+        raise CheckpointError(f"the configuration of {what} is wrong: {error}") from error
+    check_names_and_shapes(what, weights, network.state_dict())
+    network.load_state_dict({name: _cast(name, tensor, dtype) for name, tensor in weights.items()}, assign=True)
+    if isinstance(denoiser, IDDPMPrecond) and levels is not None and not _close(levels, denoiser.u):
+        raise CheckpointError(f"{what} has noise levels other than those of its configuration")
+    return denoiser.requires_grad_(False)
+
+
+def network_of(config: Mapping[str, Any], style: BlockStyle = ADM_STYLE) -> HookedUNet:
+    """Return the network of a configuration on the meta device, where its weights take no memory.
+
+    Args:
+        config: its options, and which network it is.
+        style: of the blocks of an ADM network.
+
+    Raises:
+        ConfigError: if no network can be made of it.
+        TypeError, ValueError: if an option is of another type.
+    """
+    precond, kind = classes_of(config)
+    options = {name: config[name] for name in parameters_of(NETWORKS[kind]) if name in config}
+    if kind == "DhariwalUNet":
+        options["style"] = style
+    if precond == "iDDPMPrecond":
+        options["out_channels"] = 2 * config.get("img_channels", 3)
+    with torch.device("meta"):
+        return NETWORKS[kind](**options)
+
+
+def _cast(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    return tensor.to(torch.float32 if name.rpartition(".")[2] in _FLOAT32_BUFFERS else dtype)
+
+
+def _close(levels: Tensor, own: Tensor) -> bool:
+    return levels.shape == own.shape and torch.allclose(levels.to(own), own, rtol=1e-3)
+
+
+def _has_narrow_attention(tensors: Mapping[str, Tensor]) -> bool:
+    """Tell whether layers too narrow for a head of 64 channels have attention, as in networks trained here."""
+    least = ADM_STYLE.head_channels
+    return any(name.endswith(".qkv.weight") and tensor.shape[1] < least for name, tensor in tensors.items())

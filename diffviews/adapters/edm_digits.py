@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from diffviews import models
-from diffviews.adapters.checkpoint import EDM_DEFAULTS
 from diffviews.adapters.edm import EDMAdapter
+from diffviews.adapters.edm_networks import EDM_DEFAULTS
 from diffviews.errors import CheckpointError
 
 

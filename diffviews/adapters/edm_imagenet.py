@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from diffviews.adapters.checkpoint import EDM_DEFAULTS
 from diffviews.adapters.edm import EDMAdapter
+from diffviews.adapters.edm_networks import EDM_DEFAULTS
 from diffviews.data.class_labels import load_class_labels
 
 

@@ -16,13 +16,23 @@ ENTRY_POINT_GROUP = "diffviews.adapters"
 """Entry-point group by which a third-party package offers adapters: `name = "module:Class"`."""
 
 BUILT_IN = {
+    "adm-imagenet-64": "diffviews.adapters.guided_diffusion:ADMImageNet64Adapter",
+    "adm-imagenet-128": "diffviews.adapters.guided_diffusion:ADMImageNet128Adapter",
+    "adm-imagenet-256": "diffviews.adapters.guided_diffusion:ADMImageNet256Adapter",
+    "adm-imagenet-512": "diffviews.adapters.guided_diffusion:ADMImageNet512Adapter",
     "ddpm": "diffviews.adapters.diffusers_ddpm:DDPMAdapter",
     "dmd2-imagenet-64": "diffviews.adapters.dmd2:DMD2ImageNetAdapter",
     "dmd2-sd-v1.5": "diffviews.adapters.dmd2:DMD2StableDiffusionAdapter",
     "dmd2-sdxl-1step": "diffviews.adapters.dmd2:DMD2OneStepAdapter",
     "dmd2-sdxl-4step": "diffviews.adapters.dmd2:DMD2FourStepAdapter",
+    "edm": "diffviews.adapters.edm_published:OwnEDMAdapter",
+    "edm-afhqv2-64": "diffviews.adapters.edm_published:EDMAFHQv2Adapter",
+    "edm-cifar10": "diffviews.adapters.edm_published:EDMCifar10Adapter",
     "edm-digits": "diffviews.adapters.edm_digits:EDMDigitsAdapter",
+    "edm-ffhq-64": "diffviews.adapters.edm_published:EDMFFHQAdapter",
     "edm-imagenet-64": "diffviews.adapters.edm_imagenet:EDMImageNetAdapter",
+    "edm2-imagenet-512": "diffviews.adapters.edm2_latent:LatentEDM2Adapter",
+    "edm2-imagenet-64": "diffviews.adapters.edm_published:EDM2ImageNetAdapter",
     "sd-v1.5": "diffviews.adapters.stable_diffusion:StableDiffusionAdapter",
     "sdxl": "diffviews.adapters.stable_diffusion:StableDiffusionXLAdapter",
 }

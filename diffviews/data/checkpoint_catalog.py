@@ -26,7 +26,7 @@ class CatalogueEntry:
     note: str
     """What it is, in a few words."""
     base: str | None = None
-    """Name of the catalogue's folder that this part of a pipeline belongs to."""
+    """Name in the catalogue, or address, of the folder that this part of a pipeline belongs to."""
     steps: int | None = None
     """Sampling steps it is meant for; None: as many as one likes."""
     size: int | None = None

@@ -48,7 +48,7 @@ def read_checkpoint_file(path: str | os.PathLike[str]) -> tuple[dict[str, "Tenso
         path: a file, or a folder with one model file in it.
 
     Returns:
-        The tensors as stored, and: the metadata of a safetensors file, or `class_name` and
+        The tensors as stored, and: the metadata of a safetensors file, or `class_name`, `init_args` and
         `init_kwargs` of a pickled network of EDM, or nothing.
 
     Raises:

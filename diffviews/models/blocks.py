@@ -1,6 +1,8 @@
-"""The parts an ADM U-Net is built of: noise embedding, residual block, self-attention."""
+"""The parts that ADM, DDPM++ and NCSN++ are built of: noise embeddings, residual block, self-attention."""
 
 import math
+from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
@@ -9,66 +11,157 @@ from torch.nn import functional as F
 
 from diffviews.errors import ConfigError
 
-HEAD_CHANNELS = 64
-"""Channels of one attention head, as in ADM."""
+
+@dataclass(frozen=True, slots=True)
+class BlockStyle:
+    """What the networks do differently in a residual block; the defaults are ADM's."""
+
+    num_heads: int | None = None
+    """Heads of self-attention; None: one for every `head_channels` channels, at least one."""
+    head_channels: int = 64
+    """Channels of one head where their number is not given."""
+    narrow_attention: bool = True
+    """Whether layers of fewer channels have self-attention; EDM's own have none."""
+    eps: float = 1e-5
+    """Added to the variance in normalisations."""
+    skip_scale: float = 1.0
+    """Factor on the sum of a block's two branches."""
+    scale_shift: bool = True
+    """Whether the embedding scales and shifts the normalised features, or is added before."""
+    resample_filter: tuple[float, ...] = (1.0, 1.0)
+    """Taps of the separable filter that changes the resolution."""
+    project_skip: bool = False
+    """Whether the skip of a block that changes the resolution has a 1×1 convolution."""
+    group_channels: int = 4
+    """Least number of channels of a normalisation group."""
 
 
-def group_norm(channels: int) -> nn.GroupNorm:
-    """Return a group normalisation with at most 32 groups of at least 4 channels each.
+ADM_STYLE = BlockStyle()
+
+
+def group_norm(channels: int, group_channels: int = 4, eps: float = 1e-5) -> nn.GroupNorm:
+    """Return a group normalisation with at most 32 groups of at least `group_channels` channels each.
 
     Raises:
         ConfigError: if the channels do not divide into that many groups.
     """
-    groups = min(32, channels // 4)
+    groups = min(32, channels // group_channels)
     if groups < 1 or channels % groups:
         raise ConfigError(
             f"a layer with {channels} channels cannot be normalised in {max(groups, 1)} groups; "
             "choose model_channels and channel_mult so that every level, and the sum of any two that a skip "
             "connection joins, has a multiple of 4 channels, and of 32 above 128"
         )
-    return nn.GroupNorm(groups, channels, eps=1e-5)
+    return nn.GroupNorm(groups, channels, eps=eps)
 
 
 class PositionalEmbedding(nn.Module):
-    """Sinusoids of the noise label at geometrically spaced frequencies from 1 to 1/10,000."""
+    """Sinusoids of the noise label at geometrically spaced frequencies from 1 to 1/10,000.
 
-    def __init__(self, num_channels: int, max_period: float = 10_000.0) -> None:
+    Args:
+        num_channels: width of the embedding.
+        endpoint: whether the last frequency is 1/10,000 itself, as in DDPM++, or the next one would be, as in ADM.
+    """
+
+    def __init__(self, num_channels: int, max_period: float = 10_000.0, *, endpoint: bool = False) -> None:
         super().__init__()
         self.num_channels = num_channels
         self.max_period = max_period
+        self.endpoint = endpoint
 
     def forward(self, noise_labels: Tensor) -> Tensor:
         """Return (B, num_channels) float32, cosines before sines, of `noise_labels` (B,)."""
         half = self.num_channels // 2
-        exponents = torch.arange(half, dtype=torch.float32, device=noise_labels.device) / half
+        exponents = torch.arange(half, dtype=torch.float32, device=noise_labels.device) / (half - self.endpoint)
         angles = torch.outer(noise_labels, (1.0 / self.max_period) ** exponents)
         return torch.cat([angles.cos(), angles.sin()], dim=1)
 
 
-class ResampledConv(nn.Module):
-    """Change of resolution by a 2×2 box, followed by a convolution if it has one.
+class FourierEmbedding(nn.Module):
+    """Sinusoids of the noise label at random frequencies, drawn once and kept (Song et al. 2021, NCSN++)."""
 
-    The box [1, 1] makes down-sampling the mean of 2×2 pixels and up-sampling their repetition.
-    The checkpoints carry it as a buffer, which is kept here so that their keys match.
+    freqs: Tensor
+
+    def __init__(self, num_channels: int, scale: float = 16.0) -> None:
+        super().__init__()
+        self.register_buffer("freqs", torch.randn(num_channels // 2) * scale)
+
+    def forward(self, noise_labels: Tensor) -> Tensor:
+        """Return (B, num_channels) float32, cosines before sines, of `noise_labels` (B,)."""
+        angles = torch.outer(noise_labels, 2 * math.pi * self.freqs.to(torch.float32))
+        return torch.cat([angles.cos(), angles.sin()], dim=1)
+
+
+class ResampledConv(nn.Module):
+    """Change of resolution by a separable filter, followed by a convolution if it has one.
+
+    With the box [1, 1] down-sampling is the mean of 2×2 pixels and up-sampling their repetition. The
+    checkpoints carry the filter as a buffer, which is kept here so that their keys match.
+
+    Args:
+        channels: of the input.
+        resample: halve ('down') or double ('up') the resolution.
+        kernel: size of the convolution; 0: none.
+        taps: of the filter, an even number of them.
+        out_channels: of the convolution; None: as many as the input has.
+        filter_last: filter a downward convolution's output instead of its input.
+        stored: whether the checkpoints carry the filter.
     """
 
     resample_filter: Tensor
 
-    def __init__(self, channels: int, resample: Literal["down", "up"], *, kernel: int) -> None:
+    def __init__(
+        self,
+        channels: int,
+        resample: Literal["down", "up"],
+        *,
+        kernel: int,
+        taps: tuple[float, ...] = (1.0, 1.0),
+        out_channels: int | None = None,
+        filter_last: bool = False,
+        stored: bool = True,
+    ) -> None:
         super().__init__()
-        self.resample = resample
-        self.register_buffer("resample_filter", torch.full((1, 1, 2, 2), 0.25))
+        self.resample, self.filter_last = resample, filter_last
+        self.out_channels = out_channels or channels
+        self._box = tuple(taps) == (1.0, 1.0)
+        self.register_buffer("resample_filter", _separable(taps), persistent=stored)
         self.weight = self.bias = None
         if kernel:
-            like = nn.Conv2d(channels, channels, kernel)
+            like = nn.Conv2d(channels, self.out_channels, kernel)
             self.weight, self.bias = like.weight, like.bias
 
     def forward(self, x: Tensor) -> Tensor:
         """Return `x` (B, C, H, W) at half or twice its resolution, convolved."""
-        x = F.avg_pool2d(x, 2) if self.resample == "down" else F.interpolate(x, scale_factor=2.0)
+        margin = (self.resample_filter.shape[-1] - 1) // 2
         if self.weight is None:
-            return x
-        return F.conv2d(x, self.weight, self.bias, padding=self.weight.shape[-1] // 2)
+            return self._resampled(x, margin)
+        around = self.weight.shape[-1] // 2
+        if self.filter_last:
+            # The margin that the filter needs is convolved too, which differs from filtering first at the edge.
+            return self._resampled(F.conv2d(x, self.weight, self.bias, padding=around + margin), 0)
+        return F.conv2d(self._resampled(x, margin), self.weight, self.bias, padding=around)
+
+    def _resampled(self, x: Tensor, padding: int) -> Tensor:
+        down = self.resample == "down"
+        if self._box:
+            return F.avg_pool2d(x, 2) if down else F.interpolate(x, scale_factor=2.0)
+        taps = self.resample_filter.to(x.dtype).expand(x.shape[1], -1, -1, -1)
+        if down:
+            return F.conv2d(x, taps, stride=2, padding=padding, groups=x.shape[1])
+        return F.conv_transpose2d(x, 4 * taps, stride=2, padding=padding, groups=x.shape[1])
+
+
+def _separable(taps: tuple[float, ...]) -> Tensor:
+    """Return the filter (1, 1, T, T) of one-dimensional taps, whose sum is 1.
+
+    Raises:
+        ConfigError: if their number is not even or their sum not above 0.
+    """
+    if len(taps) < 2 or len(taps) % 2 or not 0 < sum(taps) < math.inf:
+        raise ConfigError(f"resample_filter {tuple(taps)} must be an even number of taps whose sum is above 0")
+    line = torch.tensor(taps, dtype=torch.float32, device="cpu")  # also where a network is built on the meta device
+    return (torch.outer(line, line) / line.sum().square())[None, None]
 
 
 class UNetBlock(nn.Module):
@@ -76,14 +169,16 @@ class UNetBlock(nn.Module):
 
     h = conv0(silu(norm0(x))); (scale, shift) = affine(emb);
     h = conv1(silu(norm1(h) · (1 + scale) + shift)); x = skip(x) + h; x = x + attention(x).
+    Without scale and shift, h = conv1(silu(norm1(h + affine(emb)))); both sums are times `skip_scale`.
 
     Args:
         in_channels: channels of the input.
         out_channels: channels of the output.
         emb_channels: width of the embedding of noise level and class.
         resample: halve ('down') or double ('up') the resolution; None keeps it.
-        attention: whether self-attention follows, in heads of 64 channels.
+        attention: whether self-attention follows.
         dropout: probability of zeroing a feature before the second convolution, in training.
+        style: what the networks do differently.
     """
 
     def __init__(
@@ -95,30 +190,36 @@ class UNetBlock(nn.Module):
         resample: Literal["down", "up"] | None = None,
         attention: bool = False,
         dropout: float = 0.0,
+        style: BlockStyle = ADM_STYLE,
     ) -> None:
         super().__init__()
-        self.in_channels, self.out_channels, self.dropout = in_channels, out_channels, dropout
-        self.num_heads = max(1, out_channels // HEAD_CHANNELS) if attention else 0
-        self.norm0 = group_norm(in_channels)
+        self.in_channels, self.out_channels, self.dropout, self.style = in_channels, out_channels, dropout, style
+        attention = attention and (style.narrow_attention or out_channels >= style.head_channels)
+        self.num_heads = (style.num_heads or max(1, out_channels // style.head_channels)) if attention else 0
+        if self.num_heads and out_channels % self.num_heads:
+            raise ConfigError(f"a layer of {out_channels} channels has no {self.num_heads} heads of attention")
+        norm = partial(group_norm, group_channels=style.group_channels, eps=style.eps)
+        taps = style.resample_filter
+        self.norm0 = norm(in_channels)
         self.conv0 = (
             nn.Conv2d(in_channels, out_channels, 3, padding=1)
             if resample is None
-            else ResampledConv(in_channels, resample, kernel=3)
+            else ResampledConv(in_channels, resample, kernel=3, taps=taps)
         )
         # Made here and registered below: initial weights follow the order in which parts are made (the
         # recorded training started from this one), checkpoints that in which they are registered.
         skip: nn.Module | None = None
         if resample is not None:
-            skip = ResampledConv(in_channels, resample, kernel=0)
+            skip = ResampledConv(in_channels, resample, kernel=int(style.project_skip), taps=taps)
         elif in_channels != out_channels:
             skip = nn.Conv2d(in_channels, out_channels, 1)
-        self.affine = nn.Linear(emb_channels, 2 * out_channels)
-        self.norm1 = group_norm(out_channels)
+        self.affine = nn.Linear(emb_channels, (2 if style.scale_shift else 1) * out_channels)
+        self.norm1 = norm(out_channels)
         self.conv1 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
         _zero(self.conv1)
         self.skip = skip
         if self.num_heads:
-            self.norm2 = group_norm(out_channels)
+            self.norm2 = norm(out_channels)
             self.qkv = nn.Conv2d(out_channels, 3 * out_channels, 1)
             self.proj = nn.Conv2d(out_channels, out_channels, 1)
             _zero(self.proj)
@@ -126,11 +227,18 @@ class UNetBlock(nn.Module):
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
         """Return (B, out_channels, H', W') from `x` (B, in_channels, H, W) and `emb` (B, E)."""
         h = self.conv0(F.silu(self.norm0(x)))
-        scale, shift = self.affine(emb)[:, :, None, None].chunk(2, dim=1)
-        h = F.silu(torch.addcmul(shift, self.norm1(h), scale + 1))
-        h = self.conv1(F.dropout(h, self.dropout, self.training))
-        x = h + (x if self.skip is None else self.skip(x))
-        return x + self._attend(x) if self.num_heads else x
+        told = self.affine(emb)[:, :, None, None]
+        if self.style.scale_shift:
+            scale, shift = told.chunk(2, dim=1)
+            h = torch.addcmul(shift, self.norm1(h), scale + 1)
+        else:
+            h = self.norm1(h + told)
+        h = self.conv1(F.dropout(F.silu(h), self.dropout, self.training))
+        x = self._scaled(h + (x if self.skip is None else self.skip(x)))
+        return self._scaled(x + self._attend(x)) if self.num_heads else x
+
+    def _scaled(self, x: Tensor) -> Tensor:
+        return x if self.style.skip_scale == 1 else x * self.style.skip_scale
 
     def _attend(self, x: Tensor) -> Tensor:
         batch, channels, height, width = x.shape

@@ -28,7 +28,7 @@ def state_dict_of(content: Any) -> tuple[dict[str, Tensor], dict[str, Any]]:
             under one of `WRAPPERS`.
 
     Returns:
-        The tensors on the CPU, and for a record its `class_name` and `init_kwargs`.
+        The tensors on the CPU, and for a record its `class_name`, `init_args` and `init_kwargs`.
 
     Raises:
         CheckpointError: if there is no network in it. The message has no file name.
@@ -36,7 +36,7 @@ def state_dict_of(content: Any) -> tuple[dict[str, Tensor], dict[str, Any]]:
     network = _network_in(content)
     if isinstance(network, Record):
         tensors = {name: record.read() for name, record in _named_tensors(network)}
-        return tensors, {"class_name": network.class_name, "init_kwargs": _settings(network)}
+        return tensors, {"class_name": network.class_name, **_settings(network)}
     return {name: value.read() for name, value in network.items() if isinstance(value, TensorRecord)}, {}
 
 
@@ -84,10 +84,13 @@ def _members(module: Record, kind: str) -> list[tuple[str, Any]]:
 
 
 def _settings(network: Record) -> dict[str, Any]:
-    """Return the arguments the network was made with, plain values only."""
-    arguments, left = network.state.get("_init_kwargs"), [MAX_SETTINGS]
-    plain = _plain(arguments, left, MAX_NESTING) if isinstance(arguments, Mapping) else {}
-    return {key: value for key, value in plain.items() if isinstance(key, str)}
+    """Return the arguments the network was made with, plain values only, as `init_args` and `init_kwargs`."""
+    positional, named, left = network.state.get("_init_args"), network.state.get("_init_kwargs"), [MAX_SETTINGS]
+    plain = _plain(named, left, MAX_NESTING) if isinstance(named, Mapping) else {}
+    return {
+        "init_args": _plain(positional, left, MAX_NESTING) if isinstance(positional, tuple | list) else [],
+        "init_kwargs": {key: value for key, value in plain.items() if isinstance(key, str)},
+    }
 
 
 def _plain(value: Any, left: list[int], depth: int) -> Any:

@@ -7,10 +7,9 @@ from math import prod
 
 import numpy as np
 import pandas as pd
-import torch
 
 from diffviews.adapters.base import GeneratorAdapter
-from diffviews.adapters.edm import NETWORK_OPTIONS, EDMAdapter
+from diffviews.adapters.edm import EDMAdapter, network_of
 from diffviews.adapters.registry import get_adapter, load_adapter
 from diffviews.data.encoded import open_pictures
 from diffviews.data.file_tree import Folder, TreeImages
@@ -19,7 +18,6 @@ from diffviews.data.legacy.datasets import UNKNOWN_MODEL_DIGEST, LegacyDataset, 
 from diffviews.data.legacy.maps import LegacyMap
 from diffviews.data.samples import SampleSet
 from diffviews.errors import AdapterNotFoundError, ConfigError, DiffViewsError, LayerNotFoundError, unknown_name
-from diffviews.models.adm_unet import ADMUNet
 from diffviews.noise import format_sigma
 from diffviews.processing.map_parameters import MapParameters
 from diffviews.processing.umap_backend import get_backend_name
@@ -193,12 +191,9 @@ def _loaded(model: LegacyModel, name: str) -> GeneratorAdapter | None:
 
 def _usual_shapes(kind: type[GeneratorAdapter]) -> dict[str, tuple[int, ...]]:
     """Return the layer shapes of an EDM or DMD2 network by its default configuration, without weights."""
-    config = kind.get_default_config()
     if not issubclass(kind, EDMAdapter):
         return {}
-    with torch.device("meta"):
-        network = ADMUNet(**{option: config[option] for option in NETWORK_OPTIONS if option in config})
-    return dict(network.layer_shapes())
+    return dict(network_of(kind.get_default_config()).layer_shapes())
 
 
 def _chosen_layers(stored: tuple[str, ...], wanted: tuple[str, ...], model: ImportedModel) -> tuple[str, ...]:
