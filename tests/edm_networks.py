@@ -35,9 +35,9 @@ def fill(tensors: Iterable[tuple[str, Tensor]]) -> None:
     for name, tensor in tensors:
         if name.endswith(("resample_filter", ".u")) or name == "u":
             continue
-        steps = torch.arange(tensor.numel(), dtype=torch.float64) * (0.5 + crc32(name.encode()) % 997 / 997)
-        scale = 1.0 if tensor.ndim < 2 else 0.6 / math.sqrt(tensor[0].numel())
-        values = steps.sin() * scale
+        steps = torch.arange(tensor.numel(), dtype=torch.float64) * 12.9898 + crc32(name.encode()) % 997
+        scale = 1.0 if tensor.ndim < 2 else math.sqrt(3 / tensor[0].numel())
+        values = (2 * (steps.sin() * 43758.5453).frac() - steps.sin().sign()) * scale  # as good as uniform noise
         if tensor.ndim == 1 and name.endswith("weight"):
             values = 1 + 0.3 * values
         tensor.data.copy_((0.7 + values if tensor.ndim == 0 else values).reshape(tensor.shape))
@@ -173,3 +173,14 @@ def guided_file(path: Path, case: Mapping[str, Any]) -> Path:
     torch.save(weights, path)
     path.with_suffix(".json").write_text(json.dumps({"network": options}))
     return path
+
+
+def tiny_vae(folder: Path) -> Path:
+    """Write a random AutoencoderKL that makes 8 × 8 latents of 32 × 32 pixels, as diffusers does, and return the path."""
+    from diffusers import AutoencoderKL
+
+    torch.manual_seed(0)
+    widths = (8, 8, 8)
+    blocks = {"down_block_types": ("DownEncoderBlock2D",) * 3, "up_block_types": ("UpDecoderBlock2D",) * 3}
+    AutoencoderKL(block_out_channels=widths, latent_channels=4, norm_num_groups=4, **blocks).save_pretrained(folder)
+    return folder

@@ -6,7 +6,8 @@ import pytest
 
 from diffviews.adapters import GeneratorAdapter, load_adapter
 from tests.contract.adapter_contract import AdapterContract
-from tests.edm_networks import cases, edm_snapshot, guided_file
+from tests.contract.test_diffusion_adapters import LatentContract
+from tests.edm_networks import cases, edm_snapshot, guided_file, tiny_vae
 
 
 class SnapshotContract(AdapterContract):
@@ -64,3 +65,18 @@ class TestGuidedDiffusion(AdapterContract):
 
     def make(self) -> GeneratorAdapter:
         return load_adapter("adm-imagenet-64", self.path, device="cpu")
+
+
+class TestLatentEDM2(LatentContract):
+    """Of a network over a tiny random VAE's latents."""
+
+    @pytest.fixture(autouse=True, scope="class")
+    def _folder(self, tmp_path_factory: pytest.TempPathFactory) -> None:
+        folder, case = tmp_path_factory.mktemp("latent"), cases("edm2")["edm2"]
+        type(self).path = edm_snapshot(folder / "net.pkl", case["class_name"], {**case["options"], "img_channels": 4})
+        type(self).vae = tiny_vae(folder / "vae")
+
+    vae: Path
+
+    def make(self) -> GeneratorAdapter:
+        return load_adapter("edm2-imagenet-512", self.path, device="cpu", base=self.vae)

@@ -22,7 +22,7 @@ from diffviews.models.edm2_unet import EDM2UNet, MPConv, mp_cat, mp_silu, mp_sum
 from diffviews.models.preconditioning import IDDPMPrecond, VEPrecond, VPPrecond
 from diffviews.models.song_unet import SongUNet
 from diffviews.pipelines.convert_checkpoint import convert_checkpoint
-from tests.edm_networks import cases, edm_snapshot, expected, inputs, listing_digest, sampled, tables
+from tests.edm_networks import cases, edm_snapshot, expected, inputs, listing_digest, sampled, tables, tiny_vae
 
 EDM_CASES = {**cases("edm"), **cases("edm2")}
 TOLERANCE = 2e-5
@@ -186,6 +186,26 @@ def test_latent_network_is_refused_with_the_way_named(tmp_path: Path) -> None:
     file = snapshot(tmp_path, "edm2", img_channels=4)
     with pytest.raises(CheckpointError, match=r"takes 4 channels.*VAE's latents.*edm2-imagenet-512"):
         load_adapter("edm2-imagenet-64", file, device="cpu")
+
+
+def test_latent_network_makes_images_as_its_authors_encoder_does(tmp_path: Path) -> None:
+    """Pixels in [0, 1] to the VAE; its mode, less 5.81 and times 0.5 / 4.17 in the first channel, and so on."""
+    file, vae = snapshot(tmp_path, "edm2", img_channels=4), tiny_vae(tmp_path / "pipeline" / "vae")
+    with pytest.raises(ConfigError, match=r"give the diffusers folder of its VAE, a copy of hf:stabilityai/sd-vae-ft"):
+        load_adapter("edm2-imagenet-512", file, device="cpu")
+    adapter = load_adapter("edm2-imagenet-512", file, device="cpu", base=vae.parent)
+    assert (adapter.resolution, adapter.input_shape) == (32, (4, 8, 8))
+    images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
+    pixels = torch.from_numpy(images).permute(0, 3, 1, 2) / 255
+    mode = adapter.vae.encode(pixels).latent_dist.mode()
+    latents = adapter.encode(images)
+    for channel, (mean, deviation) in enumerate([(5.81, 4.17), (3.25, 4.62), (0.12, 3.71), (-2.15, 3.28)]):
+        torch.testing.assert_close(latents[:, channel], (mode[:, channel] - mean) * 0.5 / deviation)
+    own = adapter.vae.decode(mode, return_dict=False)[0].clamp(0, 1) * 255
+    decoded = torch.from_numpy(adapter.decode(latents)).permute(0, 3, 1, 2)
+    assert (decoded - own).abs().max() <= 1
+    with pytest.raises(CheckpointError, match="takes 3 channels instead of a VAE's 4"):
+        load_adapter("edm2-imagenet-512", snapshot(tmp_path, "edm2"), device="cpu", base=vae)
 
 
 def test_wrong_size_is_refused_by_name(tmp_path: Path) -> None:
