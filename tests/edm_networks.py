@@ -1,4 +1,4 @@
-"""Small networks of EDM, EDM2 and guided-diffusion with weights by formula, and what the authors' own code makes of them.
+"""Small networks of EDM, EDM2 and guided-diffusion with weights by formula, and what their authors' code makes of them.
 
 `data/edm_networks_reference.safetensors` has, for each case, every seventh number of the denoised images that the
 authors' implementations (NVlabs/edm, NVlabs/edm2, openai/guided-diffusion) return for `inputs` with weights by
@@ -135,7 +135,8 @@ def tables(kind: str | None) -> dict[str, tuple[str | None, dict[str, Any], int,
 
 def listing_digest(shapes: Mapping[str, Iterable[int]]) -> str:
     """Return the sha256 of parameter names and shapes."""
-    return hashlib.sha256(json.dumps([[name, list(shape)] for name, shape in sorted(shapes.items())]).encode()).hexdigest()
+    listed = json.dumps([[name, list(shape)] for name, shape in sorted(shapes.items())])
+    return hashlib.sha256(listed.encode()).hexdigest()
 
 
 def guided_shapes(config: Mapping[str, Any], network: torch.nn.Module) -> dict[str, list[int]]:
@@ -176,7 +177,7 @@ def guided_file(path: Path, case: Mapping[str, Any]) -> Path:
 
 
 def tiny_vae(folder: Path) -> Path:
-    """Write a random AutoencoderKL that makes 8 × 8 latents of 32 × 32 pixels, as diffusers does, and return the path."""
+    """Write a random AutoencoderKL, which makes 8 × 8 latents of 32 × 32 pixels, in its folder, and return the path."""
     from diffusers import AutoencoderKL
 
     torch.manual_seed(0)

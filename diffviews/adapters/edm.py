@@ -40,7 +40,7 @@ class EDMAdapter(HookMixin, GeneratorAdapter):
 
     Args:
         model: preconditioned network, D(x; sigma) of eq. 7.
-        config: the configuration it was built with.
+        config: the whole configuration it was built with; None: the default one.
     """
 
     name = "edm"
@@ -51,7 +51,7 @@ class EDMAdapter(HookMixin, GeneratorAdapter):
     def __init__(self, model: Denoiser, config: Mapping[str, Any] | None = None) -> None:
         self.model = model
         self._network: HookedUNet = model.model  # type: ignore[assignment]
-        self._config = {**self.get_default_config(), **(config or {})}
+        self._config = dict(config or self.get_default_config())
         if self._config.get("class_names"):
             self.name_classes(self._config["class_names"])
 
@@ -163,7 +163,7 @@ class EDMAdapter(HookMixin, GeneratorAdapter):
         if label_dropout:
             config["label_dropout"] = label_dropout
         cls._check_channels(checkpoint.path, config.get("img_channels", 3))
-        model = build_denoiser(checkpoint, config, precision_dtype(precision))
+        model = denoiser_of(checkpoint, config, precision_dtype(precision))
         return cls(model, config).to(device_or_best(device)).eval()
 
     @classmethod
@@ -248,7 +248,7 @@ def _class_ids(class_label: int | None, num_classes: int, random: NoiseSource) -
     return [-1 if class_label is None else class_label] * len(drawn)
 
 
-def build_denoiser(checkpoint: NetworkCheckpoint, config: Mapping[str, Any], dtype: torch.dtype) -> Denoiser:
+def denoiser_of(checkpoint: NetworkCheckpoint, config: Mapping[str, Any], dtype: torch.dtype) -> Denoiser:
     """Return the denoiser of a checkpoint, built without drawing random numbers.
 
     Args:

@@ -113,7 +113,7 @@ def test_early_stop_ends_after_the_last_wanted_layer(tmp_path: Path) -> None:
         adapter = load_adapter("edm", snapshot(tmp_path, name), device="cpu")
         ran: list[str] = []
         for key, block in adapter.model.model.dec.items():
-            block.register_forward_hook(lambda *_, key=key: ran.append(key))
+            block.register_forward_hook(lambda *_, key=key, ran=ran: ran.append(key))
         x = torch.zeros(2, *adapter.input_shape)
         captured = capture(adapter, x, ["a", "b"], {}, 1.0, ["encoder_bottleneck"])
         assert captured["encoder_bottleneck"].shape[0] == 2
