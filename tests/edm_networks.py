@@ -19,9 +19,10 @@ from safetensors import safe_open
 from torch import Tensor
 
 from diffviews.adapters.edm import network_of
-from diffviews.adapters.edm_networks import PRECONDITIONERS, pickled_config
+from diffviews.adapters.edm_networks import PRECONDITIONERS, parameters_of, pickled_config
 from diffviews.adapters.guided_diffusion import adm_network
 from diffviews.adapters.guided_diffusion_weights import places
+from diffviews.models.blocks import BlockStyle
 from tests.checkpoints import Persistent, edm_persistence
 
 REFERENCE = Path(__file__).parent / "data" / "edm_networks_reference.safetensors"
@@ -82,7 +83,7 @@ def edm_snapshot(path: Path, class_name: str, options: Mapping[str, Any], **besi
         beside: what else the file has.
     """
     config = pickled_config(class_name, (), options)
-    network = network_of(config).to_empty(device="cpu")
+    network = network_of(config, BlockStyle(narrow_attention=False)).to_empty(device="cpu")
     for name, buffer in network.named_buffers():
         if name.endswith("resample_filter"):
             line = torch.tensor(config.get("resample_filter", [1, 1]), dtype=torch.float32)
@@ -96,7 +97,8 @@ def edm_snapshot(path: Path, class_name: str, options: Mapping[str, Any], **besi
         named += [("logvar_fourier.freqs", torch.ones(8)), ("logvar_linear.weight", torch.ones(1, 8))]
     fill(named)
     if class_name == "iDDPMPrecond":
-        named.append(("u", PRECONDITIONERS[class_name](network).u))
+        scaling = {name: config[name] for name in parameters_of(PRECONDITIONERS[class_name])}
+        named.append(("u", PRECONDITIONERS[class_name](network, **scaling).u))
     dtype = torch.float16 if class_name == "Precond" else torch.float32
     root = _modules(named, class_name, dtype)
     root._init_args, root._init_kwargs = (), dict(options)

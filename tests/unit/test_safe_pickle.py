@@ -96,11 +96,11 @@ def test_half_precision_parameters_load_as_float32(tmp_path: Path) -> None:
 def test_network_of_another_kind_is_refused_by_name(tmp_path: Path) -> None:
     weights = load_file(small_edm_checkpoint(tmp_path / "w.safetensors"))
     network = edm_modules(weights, SMALL)
-    network._init_kwargs = {**network._init_kwargs, "model_type": "SongUNet"}
+    network._init_kwargs = {**network._init_kwargs, "model_type": "StyleGAN"}
     with edm_persistence():
-        (tmp_path / "song.pkl").write_bytes(pickle.dumps({"ema": network}))
-    with pytest.raises(CheckpointError, match=r"song\.pkl holds a EDMPrecond around a SongUNet"):
-        EDMDigitsAdapter.from_checkpoint(tmp_path / "song.pkl", device="cpu")
+        (tmp_path / "style.pkl").write_bytes(pickle.dumps({"ema": network}))
+    with pytest.raises(CheckpointError, match=r"style\.pkl: a EDMPrecond around a StyleGAN is none of"):
+        EDMDigitsAdapter.from_checkpoint(tmp_path / "style.pkl", device="cpu")
 
 
 def test_options_that_edm_left_to_their_defaults_are_edms_own(tmp_path: Path) -> None:
