@@ -28,7 +28,7 @@ class LatentEDM2Adapter(PublishedAdapter):
     """
 
     name = "edm2-imagenet-512"
-    vae: Any
+    vae: Any = None
 
     @property
     def resolution(self) -> int:
@@ -39,7 +39,7 @@ class LatentEDM2Adapter(PublishedAdapter):
         return (LATENT_CHANNELS, self._network.img_resolution, self._network.img_resolution)
 
     def _networks(self) -> list[nn.Module]:
-        return [self.model, self.vae]
+        return [self.model] if self.vae is None else [self.model, self.vae]
 
     @torch.no_grad()
     def encode(self, images: np.ndarray) -> Tensor:
