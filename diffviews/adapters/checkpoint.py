@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from diffviews.adapters.edm_networks import pickled_config
-from diffviews.adapters.layouts import layout_of, other_layout
+from diffviews.adapters.layouts import Layout, layout_of, other_layout
 from diffviews.data.checkpoints import model_file, read_checkpoint_file
 from diffviews.errors import CheckpointError, ConfigError
 
@@ -30,8 +30,8 @@ class NetworkCheckpoint:
     """Network configuration; empty when the checkpoint brings none."""
 
 
-def read_checkpoint(path: str | Path) -> NetworkCheckpoint:
-    """Read the weights of a network of EDM, EDM2 or this project.
+def read_checkpoint(path: str | Path, wanted: Layout = "EDM") -> NetworkCheckpoint:
+    """Read the weights of a network of EDM, EDM2 or this project, or of guided-diffusion.
 
     Its configuration is in the metadata of a safetensors file, in `<name>.json` beside it, or in the
     pickled network of EDM itself.
@@ -39,6 +39,7 @@ def read_checkpoint(path: str | Path) -> NetworkCheckpoint:
     Args:
         path: a safetensors file, a pickle of EDM, a state dict of torch such as DMD2's
             `pytorch_model.bin`, or a folder with one of them in it.
+        wanted: layout of the names in it.
 
     Raises:
         CheckpointError: if it is missing, truncated, hostile, of another network or holds NaN.
@@ -46,8 +47,8 @@ def read_checkpoint(path: str | Path) -> NetworkCheckpoint:
     file = model_file(path)
     stored, metadata = read_checkpoint_file(file)
     layout = layout_of(stored)
-    if layout not in ("EDM", "unknown"):
-        raise other_layout(file, layout, "a network of EDM")
+    if layout not in (wanted, "unknown"):
+        raise other_layout(file, layout, f"a network of {wanted}")
     tensors = network_names(stored)
     check_finite_weights(f"checkpoint {file}", tensors)
     return NetworkCheckpoint(file, tensors, network_config(file, metadata))

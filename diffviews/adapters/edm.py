@@ -47,6 +47,8 @@ class EDMAdapter(HookMixin, GeneratorAdapter):
     """Registered name, and `model_type`."""
     sample_steps = 18
     """Steps of `sample` when the caller names none."""
+    reads_trained = True
+    """Whether it reads the networks that the job `train` makes."""
 
     def __init__(self, model: Denoiser, config: Mapping[str, Any] | None = None) -> None:
         self.model = model
@@ -147,11 +149,6 @@ class EDMAdapter(HookMixin, GeneratorAdapter):
             ConfigError: if an option is unknown.
         """
         checkpoint = read_checkpoint(checkpoint_path or cls.shipped_weights())
-        if "input_blocks.0.0.weight" in checkpoint.tensors:
-            raise CheckpointError(
-                f"checkpoint {checkpoint.path} has the names of guided-diffusion's networks; those open as adapter "
-                "adm-imagenet-64, -128, -256 or -512"
-            )
         try:
             config = merged_config(cls.get_default_config(), checkpoint.config, kwargs)
             known = options_of(config)

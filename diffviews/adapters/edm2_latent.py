@@ -28,6 +28,7 @@ class LatentEDM2Adapter(PublishedAdapter):
     """
 
     name = "edm2-imagenet-512"
+    reads_trained = False
     vae: Any = None
 
     @property

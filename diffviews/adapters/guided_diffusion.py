@@ -126,6 +126,7 @@ class ADMAdapter(EDMAdapter):
 
     default_steps = 50
     default_sampler = "euler"
+    reads_trained = False
     model: TimestepPrecond
 
     @property
@@ -193,7 +194,7 @@ class ADMAdapter(EDMAdapter):
         for option in kwargs:
             if option not in OPTIONS:
                 raise ConfigError(unknown_name("network option", option, OPTIONS))
-        checkpoint = read_checkpoint(checkpoint_path or cls.shipped_weights())
+        checkpoint = read_checkpoint(checkpoint_path or cls.shipped_weights(), wanted="guided-diffusion")
         what = f"checkpoint {checkpoint.path}"
         try:
             architecture = read_architecture(checkpoint.tensors)

@@ -28,7 +28,7 @@ def read_architecture(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     stem, out = tensors.get("input_blocks.0.0.weight"), tensors.get("out.2.weight")
     embedding = tensors.get("time_embed.0.weight")
     if stem is None or embedding is None:
-        raise ConfigError("it holds no network of guided-diffusion; EDM's own open as edm-imagenet-64 or edm")
+        raise ConfigError("it holds no network of guided-diffusion")
     if out is None or "output_blocks.0.0.in_layers.0.weight" not in tensors:
         raise ConfigError("it holds no denoiser; guided-diffusion's classifiers are not supported")
     if stem.shape[1] not in (1, 3) or out.shape[0] not in (stem.shape[1], 2 * stem.shape[1]):

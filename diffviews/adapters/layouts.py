@@ -34,11 +34,10 @@ _WAYS: dict[Layout, str] = {
     "Stable Diffusion": "load it as model sd-v1.5 (Stable Diffusion 1 and 2) or sdxl",
     "latent diffusion": "it has no text; its published folders in diffusers' layout name the pipeline that reads them, "
     f"otherwise {_OWN}",
-    "guided-diffusion": f"its sizes stand in the options it was trained with and not in the file; {_OWN}, with "
-    "create_model_and_diffusion of guided-diffusion as the network",
+    "guided-diffusion": "load it as model adm-imagenet-64, -128, -256 or -512 (docs/adapters.md)",
     "lucidrains": f"{_OWN}, with Unet and GaussianDiffusion of denoising-diffusion-pytorch as the network",
     "k-diffusion": f"{_OWN}, with make_denoiser_wrapper of k-diffusion as the network: it denoises at sigma as it is",
-    "EDM": "load it as model edm-imagenet-64 or another of EDM's",
+    "EDM": "load it as model edm, edm-imagenet-64 or another of EDM's",
     "LoRA": "give it by lora= with the model it was trained for as the checkpoint",
     "ControlNet": "it steers another network and makes no images by itself; give the model it belongs to",
     "VAE": "it is a part of a latent diffusion model; give the whole model",

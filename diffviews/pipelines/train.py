@@ -84,8 +84,8 @@ def train(
         raise ConfigError(f"output {output!r} must end in .safetensors")
     if eval_samples < 1:
         raise ConfigError(f"eval_samples is {eval_samples}; judge 1 or more")
-    if not issubclass(get_adapter(adapter), EDMAdapter):
-        known = [name for name in list_adapters() if issubclass(get_adapter(name), EDMAdapter)]
+    if not _reads_trained(adapter):
+        known = [name for name in list_adapters() if _reads_trained(name)]
         raise ConfigError(f"adapter {adapter!r} does not read the networks that train makes; take {', '.join(known)}")
     if devices > 1:
         options = {"eval_samples": eval_samples, "device": device, "profile": profile, "experiment": experiment}
@@ -102,6 +102,11 @@ def train(
         run = ending.enter_context(opened) if opened is not None else None
         weights = job.weights(run, group.from_first(lambda: run.work.absolute() / STATE if run is not None else None))
         return group.from_first(lambda: job.finish(run, weights, Path(output), eval_samples))
+
+
+def _reads_trained(adapter: str) -> bool:
+    kind = get_adapter(adapter)
+    return issubclass(kind, EDMAdapter) and kind.reads_trained
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from diffviews.adapters import GeneratorAdapter, load_adapter
-from tests.contract.adapter_contract import AdapterContract
+from diffviews.testing import AdapterContract
 from tests.contract.test_diffusion_adapters import LatentContract
 from tests.edm_networks import cases, edm_snapshot, guided_file, tiny_vae
 

@@ -123,10 +123,10 @@ def test_networks_of_other_kinds_are_refused_with_what_they_are(tmp_path: Path) 
 
 
 def test_each_kind_names_the_others_adapter(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="open as adapter adm-imagenet-64"):
+    with pytest.raises(CheckpointError, match="weights of guided-diffusion, not a network of EDM; load it as model adm-"):
         load_adapter("edm-imagenet-64", written(tmp_path), device="cpu")
     options = {"img_resolution": 8, "img_channels": 3, "model_channels": 16, "channel_mult": [1, 2], "num_blocks": 1}
-    with pytest.raises(CheckpointError, match="EDM's own open as edm-imagenet-64 or edm"):
+    with pytest.raises(CheckpointError, match=r"weights of EDM, not .* of guided-diffusion; load it as model edm,"):
         load_adapter("adm-imagenet-64", edm_snapshot(tmp_path / "edm.pkl", "EDMPrecond", options), device="cpu")
 
 
