@@ -20,6 +20,7 @@ from diffviews.adapters.diffusion_schedule import DiffusionSchedule
 from diffviews.adapters.edm import EDMAdapter
 from diffviews.adapters.edm_published import imagenet_names
 from diffviews.adapters.guided_diffusion_weights import read_architecture, renamed
+from diffviews.adapters.timesteps import clip_x0, schedule_of_betas
 from diffviews.device import device_or_best
 from diffviews.errors import CheckpointError, ConfigError, unknown_name
 from diffviews.models.adm_unet import ADMUNet
@@ -81,8 +82,8 @@ PUBLISHED: Mapping[str, PublishedADM] = {
 """The networks by the names of their adapters; LSUN's are that of 256 pixels without classes."""
 
 
-def schedule_sigmas(kind: str, steps: int) -> Tensor:
-    """Return the noise levels of guided-diffusion's schedules, (T,) float64 ascending.
+def noise_schedule(kind: str, steps: int) -> DiffusionSchedule:
+    """Return a schedule of guided-diffusion's.
 
     'linear': beta from 0.1 / T to 20 / T (Ho et al. 2020); 'cosine': Nichol and Dhariwal 2021, eq. 17.
 
@@ -99,8 +100,7 @@ def schedule_sigmas(kind: str, steps: int) -> Tensor:
         betas = (1 - curve[1:] / curve[:-1]).clamp(max=0.999)
     else:
         raise ConfigError(unknown_name("noise_schedule", kind, ("linear", "cosine")))
-    kept = (1 - betas).cumprod(0)
-    return ((1 - kept) / kept).sqrt()
+    return schedule_of_betas(betas)
 
 
 class TimestepPrecond(Denoiser):
@@ -159,7 +159,7 @@ class ADMAdapter(EDMAdapter):
     def forward(self, x: Tensor, sigma: Tensor | float, class_labels: Tensor | None = None, **kwargs: Any) -> Tensor:
         """Return D(x; sigma, labels), (B, C, H, W) float32, clipped to [-1, 1] as `clip_denoised` says."""
         denoised = self.model(x, sigma, class_labels)
-        return denoised.clamp(-1, 1) if self._config.get("clip_denoised", True) else denoised
+        return clip_x0(denoised) if self._config["clip_denoised"] else denoised
 
     @classmethod
     def get_default_config(cls) -> dict[str, Any]:
@@ -199,7 +199,7 @@ class ADMAdapter(EDMAdapter):
         try:
             architecture = read_architecture(checkpoint.tensors)
             options = cls._options(architecture, {**checkpoint.config, **kwargs})
-            sigmas = schedule_sigmas(str(options["noise_schedule"]), int(options["diffusion_steps"]))
+            schedule = noise_schedule(str(options["noise_schedule"]), int(options["diffusion_steps"]))
             config = {**architecture, **options, "label_dropout": label_dropout}
             config["attn_resolutions"] = [int(options["image_size"]) >> n for n in architecture["attn_levels"]]
             network = adm_network(config)
@@ -211,7 +211,7 @@ class ADMAdapter(EDMAdapter):
         check_names_and_shapes(what, weights, network.state_dict())
         dtype = precision_dtype(precision)
         network.load_state_dict({name: tensor.to(dtype) for name, tensor in weights.items()}, assign=True)
-        denoiser = TimestepPrecond(network.requires_grad_(False), DiffusionSchedule(sigmas))
+        denoiser = TimestepPrecond(network.requires_grad_(False), schedule)
         del config["attn_levels"]
         return cls(denoiser, config).to(device_or_best(device)).eval()
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from diffviews.adapters import get_adapter, list_adapters, load_adapter
-from diffviews.adapters.guided_diffusion import PUBLISHED, adm_network, schedule_sigmas
+from diffviews.adapters.guided_diffusion import PUBLISHED, adm_network, noise_schedule
 from diffviews.adapters.guided_diffusion_weights import read_architecture
 from diffviews.core import GenerationRequest, capture, generate
 from diffviews.errors import CheckpointError, ConfigError
@@ -123,7 +123,7 @@ def test_networks_of_other_kinds_are_refused_with_what_they_are(tmp_path: Path) 
 
 
 def test_each_kind_names_the_others_adapter(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="weights of guided-diffusion, not a network of EDM; load it as model adm-"):
+    with pytest.raises(CheckpointError, match="of guided-diffusion, not a network of EDM; load it as model adm-"):
         load_adapter("edm-imagenet-64", written(tmp_path), device="cpu")
     options = {"img_resolution": 8, "img_channels": 3, "model_channels": 16, "channel_mult": [1, 2], "num_blocks": 1}
     with pytest.raises(CheckpointError, match=r"weights of EDM, not .* of guided-diffusion; load it as model edm,"):
@@ -143,13 +143,13 @@ def test_levels_are_those_of_evenly_spread_timesteps(tmp_path: Path, steps: int)
     """`timestep_respacing` counts from the first timestep to the last by a stride that need not be whole."""
     adapter = load_adapter("adm-imagenet-64", written(tmp_path), device="cpu")
     own = [round(i * 999 / (steps - 1)) for i in reversed(range(steps))]
-    torch.testing.assert_close(adapter.model_sigmas(steps), schedule_sigmas("cosine", 1000)[own], rtol=1e-12, atol=0)
+    torch.testing.assert_close(adapter.model_sigmas(steps), noise_schedule("cosine", 1000).sigmas[own], rtol=1e-12, atol=0)
     with pytest.raises(ConfigError, match=r"num_steps 1001 must be 1 … 1000"):
         adapter.model_sigmas(1001)
 
 
 def test_schedules_are_the_papers() -> None:
-    linear, cosine = schedule_sigmas("linear", 1000), schedule_sigmas("cosine", 1000)
+    linear, cosine = (noise_schedule(kind, 1000).sigmas for kind in ("linear", "cosine"))
     # Ho et al. 2020: beta_1 = 1e-4, beta_T = 0.02.
     assert linear[0] == pytest.approx((1e-4 / (1 - 1e-4)) ** 0.5)
     assert 1 - (1 + linear[-2] ** 2) / (1 + linear[-1] ** 2) == pytest.approx(0.02)
