@@ -143,7 +143,8 @@ def test_levels_are_those_of_evenly_spread_timesteps(tmp_path: Path, steps: int)
     """`timestep_respacing` counts from the first timestep to the last by a stride that need not be whole."""
     adapter = load_adapter("adm-imagenet-64", written(tmp_path), device="cpu")
     own = [round(i * 999 / (steps - 1)) for i in reversed(range(steps))]
-    torch.testing.assert_close(adapter.model_sigmas(steps), noise_schedule("cosine", 1000).sigmas[own], rtol=1e-12, atol=0)
+    levels = noise_schedule("cosine", 1000).sigmas
+    torch.testing.assert_close(adapter.model_sigmas(steps), levels[own], rtol=1e-12, atol=0)
     with pytest.raises(ConfigError, match=r"num_steps 1001 must be 1 … 1000"):
         adapter.model_sigmas(1001)
 
