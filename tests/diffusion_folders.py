@@ -123,14 +123,14 @@ def _livened(network: torch.nn.Module, seed: int, scale: float) -> Any:
     return network.eval()
 
 
-def draw_sd_pipeline(seed: int, scheduler: Any = None) -> StableDiffusionPipeline:
-    """Return a random Stable Diffusion pipeline; everything about it depends on the seed."""
+def draw_sd_pipeline(seed: int, scheduler: Any = None, **unet_options: Any) -> StableDiffusionPipeline:
+    """Return a random Stable Diffusion pipeline; everything about it depends on the seed and the options."""
     draw = random.Random(f"sd-{seed}")
     torch.manual_seed(seed)
     tokenizer = tiny_tokenizer(draw.choice([12, 16]))
     width = draw.choice([8, 16])
     return StableDiffusionPipeline(
-        unet=_livened(_unet(draw, width), seed, 0.8),
+        unet=_livened(_unet(draw, width, **unet_options), seed, 0.8),
         vae=_livened(_vae(draw), seed + 1, 1.2),
         text_encoder=_livened(CLIPTextModel(_text_config(draw, tokenizer, width)), seed + 2, 1.0),
         tokenizer=tokenizer,
@@ -171,8 +171,8 @@ def draw_sdxl_pipeline(seed: int, scheduler: Any = None) -> StableDiffusionXLPip
     )
 
 
-def draw_ddpm_pipeline(seed: int, scheduler: Any = None) -> DDPMPipeline:
-    """Return a random unconditional pixel pipeline."""
+def draw_ddpm_pipeline(seed: int, scheduler: Any = None, **unet_options: Any) -> DDPMPipeline:
+    """Return a random pixel pipeline, unconditional unless options of its network say otherwise."""
     draw = random.Random(f"ddpm-{seed}")
     torch.manual_seed(seed)
     depth = draw.choice([2, 3])
@@ -186,6 +186,7 @@ def draw_ddpm_pipeline(seed: int, scheduler: Any = None) -> DDPMPipeline:
         attention_head_dim=draw.choice([2, 4]),
         norm_num_groups=draw.choice([2, 4]),
         add_attention=draw.random() < 0.5,
+        **unet_options,
     )
     return DDPMPipeline(_livened(unet, seed, 0.8), scheduler or draw_scheduler(draw, DDIMScheduler))
 

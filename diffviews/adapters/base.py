@@ -4,6 +4,7 @@ import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal, Self, TypeVar, get_args
 
 import numpy as np
@@ -15,6 +16,7 @@ from diffviews.adapters.defaults import SamplingDefaults
 from diffviews.adapters.hooks import Handle, Hook
 from diffviews.errors import ConfigError, ShapeError, unknown_name
 from diffviews.sampling.samplers import SamplerName
+from diffviews.sampling.x0_limit import X0Limit
 
 Precision = Literal["float32", "float16", "bfloat16"]
 """Floating-point format of a forward pass."""
@@ -24,6 +26,17 @@ ClassInput = Literal["one-hot", "index"]
 
 LUMA = (0.299, 0.587, 0.114)
 """Weights of red, green and blue in grey, ITU-R BT.601."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How a sampling by a model's own schedule ends."""
+
+    sigma: float = 0.0
+    """Noise level of the result; 0: none."""
+    scale: float = 1.0
+    """What the result is multiplied by before it is decoded."""
+
 
 _Forward = TypeVar("_Forward", bound=Callable[..., Tensor])
 
@@ -106,6 +119,15 @@ class GeneratorAdapter(ABC):
 
     # What follows has working defaults.
 
+    def unlimited(self, x: Tensor, sigma: Tensor | float, class_labels: Tensor | None = None, **kwargs: Any) -> Tensor:
+        """Return `forward` before `x0_limit`, which guidance comes before and a sampler applies in each step."""
+        return self.forward(x, sigma, class_labels, **kwargs)
+
+    x0_limit: X0Limit | None = None
+    """Clipping or thresholding of x0; None: there is none."""
+    embeds_guidance: bool = False
+    """Whether guidance is an input of the network, the keyword argument `guidance` (B,), in place of a second pass."""
+
     default_steps: int = 18
     """Sampler steps when the user names none."""
     default_guidance: float = 1.0
@@ -171,6 +193,10 @@ class GeneratorAdapter(ABC):
             sigma_min: last level above 0; None: the schedule's own.
         """
         return None
+
+    def model_ending(self, num_steps: int) -> Ending:
+        """Return how a sampling by the levels of `model_sigmas` ends; most end without noise."""
+        return Ending()
 
     def start_scale(self, sigma_max: float) -> float:
         """Return the standard deviation of a sampler's start; variance-preserving models have sqrt(1 + sigma²)."""
@@ -256,7 +282,10 @@ class GeneratorAdapter(ABC):
         return x0 / 127.5 - 1.0
 
     def decode(self, x0: Tensor) -> np.ndarray:
-        """Return the images of x0: (N, C, H, W) in [-1, 1] → uint8 (N, H, W, 3), rounded and clipped."""
+        """Return the images of x0: (N, C, H, W) in [-1, 1] → uint8 (N, H, W, 3), rounded and clipped.
+
+        Grey is the same in all three channels.
+        """
         grey_levels = (x0.detach().to(torch.float32) * 127.5 + 128.0).clamp(0, 255)
         pixels = grey_levels.to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
         return np.repeat(pixels, 3, axis=3) if pixels.shape[3] == 1 else pixels

@@ -8,10 +8,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from diffviews.adapters.base import GeneratorAdapter, Precision, precision_dtype, precision_of
+from diffviews.adapters.base import Ending, GeneratorAdapter, Precision, precision_dtype, precision_of, single_pass
 from diffviews.adapters.diffusion_schedule import DiffusionSchedule
 from diffviews.adapters.hooks import Handle, Hook, HookMixin, check_layers, known_layers, primary_tensor
 from diffviews.errors import CheckpointError
+from diffviews.sampling.samplers import SamplerName
 
 
 class DiffusersUNetAdapter(HookMixin, GeneratorAdapter):
@@ -28,8 +29,12 @@ class DiffusersUNetAdapter(HookMixin, GeneratorAdapter):
 
     name: ClassVar[str]
     """Registered name, and `model_type`."""
+    family: ClassVar[str]
+    """Model whose pipelines of diffusers it takes."""
+    follows_scheduler: ClassVar[bool] = True
+    """Whether levels and sampler are those of the folder's scheduler; a student has its own."""
     default_steps = 50
-    default_sampler = "euler"
+    default_sampler: SamplerName = "euler"
 
     def __init__(self, unet: Any, schedule: DiffusionSchedule, config: Mapping[str, Any]) -> None:
         self.unet: Any = unet
@@ -38,6 +43,10 @@ class DiffusersUNetAdapter(HookMixin, GeneratorAdapter):
         self._points = unet_hook_points(unet)
         self._size = _sample_size(unet.config)
         self._shapes: dict[str, tuple[int, ...]] | None = None
+        scheduler = schedule.scheduler
+        self.x0_limit = None if scheduler is None else scheduler.limit
+        if self.follows_scheduler and scheduler is not None and scheduler.kind == "LCMScheduler":
+            self.default_sampler, self.default_steps = "renoise", FEW_STEPS
 
     @property
     def model_type(self) -> str:
@@ -82,6 +91,15 @@ class DiffusersUNetAdapter(HookMixin, GeneratorAdapter):
     def start_scale(self, sigma_max: float) -> float:
         return float((1 + sigma_max**2) ** 0.5)
 
+    def model_ending(self, num_steps: int) -> Ending:
+        return self.schedule.ending(num_steps)
+
+    @single_pass
+    def forward(self, x: Tensor, sigma: Tensor | float, class_labels: Tensor | None = None, **kwargs: Any) -> Tensor:
+        """Return the denoised x0, (B, C, H, W) float32, within the limit that the folder's scheduler sets it."""
+        x0 = self.unlimited(x, sigma, class_labels, **kwargs)
+        return x0 if self.x0_limit is None else self.x0_limit(x0)
+
     def _denoised(self, x: Tensor, sigma: Tensor | float, **unet_arguments: Any) -> Tensor:
         """Return x0 from one pass of the network, (B, C, H, W) float32.
 
@@ -92,10 +110,16 @@ class DiffusersUNetAdapter(HookMixin, GeneratorAdapter):
         """
         x = x.to(torch.float32)
         levels = torch.as_tensor(sigma, dtype=torch.float32, device=x.device).expand(len(x))
+        self._tell_outside(sigma)
         shaped = levels.reshape(-1, 1, 1, 1)
         scaled = (x / (1 + shaped**2).sqrt()).to(self.unet.dtype)
         output = self.unet(scaled, self.schedule.timestep_of(levels), **unet_arguments, return_dict=False)[0]
-        return self.schedule.denoised(output.to(torch.float32), x, shaped)
+        # Of a network with a learned variance the first half is the prediction (Nichol and Dhariwal 2021).
+        return self.schedule.denoised(output[:, : x.shape[1]].to(torch.float32), x, shaped)
+
+    def _tell_outside(self, sigma: Tensor | float) -> None:
+        for level in torch.as_tensor(sigma).aminmax():
+            self.schedule.tell_outside(float(level), "so the network is told the nearest end's timestep")
 
     def register_activation_hooks(self, layer_names: list[str], hook_fn: Hook) -> list[Handle]:
         """Hook the named layers; what replaces a block's output reaches its copy among the skips as well."""
@@ -139,19 +163,25 @@ def _sample_size(config: Any) -> int:
         size = size[0]
     if not isinstance(size, int):
         raise CheckpointError(f"the U-Net's sample_size is {size!r}; only square inputs of a known size are supported")
-    if config.time_embedding_type != "positional" or getattr(config, "time_cond_proj_dim", None) is not None:
+    if config.time_embedding_type != "positional":
         raise CheckpointError(
             f"the U-Net's time embedding ({config.time_embedding_type}) is not the plain positional one of timesteps"
         )
-    if config.class_embed_type is not None or config.num_class_embeds is not None:
-        raise CheckpointError("the U-Net is conditioned on classes, which this adapter does not support")
-    if config.out_channels != config.in_channels:
+    if config.class_embed_type is not None:
         raise CheckpointError(
-            f"the U-Net maps {config.in_channels} channels to {config.out_channels}; models for inpainting or with "
-            "a learned variance are not supported"
+            f"the U-Net's class_embed_type {config.class_embed_type!r} is not supported; of classes, only "
+            "num_class_embeds of a pixel model are"
+        )
+    if config.out_channels not in (config.in_channels, 2 * config.in_channels):
+        raise CheckpointError(
+            f"the U-Net maps {config.in_channels} channels to {config.out_channels}; models for inpainting and the "
+            "like are not supported"
         )
     return size
 
+
+FEW_STEPS = 4
+"""Steps of a latent consistency model when the user names none, as in diffusers."""
 
 H_SPACE = {"h_space": "mid_block"}
 """The name that the literature gives to the bottleneck's output (Kwon et al. 2023)."""

@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from diffviews.adapters.checkpoint import check_finite_weights
+from diffviews.adapters.diffusion_pipelines import check_pipeline
 from diffviews.adapters.layouts import layout_of, other_layout
 from diffviews.data.checkpoints import read_checkpoint_file, tensor_names
 from diffviews.errors import CheckpointError, ConfigError
@@ -62,7 +63,7 @@ def diffusion_package(name: str) -> Any:
 class DiffusionFolder:
     """A pipeline saved by diffusers: one sub-folder a component.
 
-    folder = DiffusionFolder.open(path, {"unet": "UNet2DConditionModel", "vae": "AutoencoderKL"})
+    folder = DiffusionFolder.open(path, {"unet": "UNet2DConditionModel", "vae": "AutoencoderKL"}, "sd-v1.5")
     unet = folder.load("unet", torch.float16)
     """
 
@@ -74,11 +75,17 @@ class DiffusionFolder:
     """Class of each component that is wanted of it."""
 
     @classmethod
-    def open(cls, path: str | Path | None, classes: Mapping[str, str]) -> "DiffusionFolder":
+    def open(cls, path: str | Path | None, classes: Mapping[str, str], family: str) -> "DiffusionFolder":
         """Return the folder after a look at its index.
 
+        Args:
+            path: the folder.
+            classes: components that are wanted, and their classes.
+            family: model that its pipeline must fit, see `diffusion_pipelines`.
+
         Raises:
-            CheckpointError: if it is no diffusers folder, or its components are not of these classes.
+            CheckpointError: if it is no diffusers folder, of a pipeline or with components that do not fit, or its
+                components are not of these classes.
         """
         if path is None:
             raise CheckpointError("this model ships no weights; give a diffusers folder as its checkpoint")
@@ -91,6 +98,7 @@ class DiffusionFolder:
                 "of U-Net or LoRA weights by unet= or lora="
             )
         index = read_json(folder / "model_index.json")
+        check_pipeline(folder, index, classes, family)
         for component, expected in classes.items():
             found = _class_named(index.get(component))
             if found != expected:
@@ -108,6 +116,15 @@ class DiffusionFolder:
         """
         name = "scheduler_config.json" if component == "scheduler" else "config.json"
         return read_json(self._folder(component) / name)
+
+    def scheduler(self) -> dict[str, Any]:
+        """Return the scheduler's configuration, with the class that the index names, as diffusers takes it.
+
+        Raises:
+            CheckpointError: if it is missing or no JSON object.
+        """
+        config, named = self.config("scheduler"), _class_named(self.index.get("scheduler"))
+        return {**config, "_class_name": named} if named else config
 
     def load(self, component: str, dtype: torch.dtype) -> nn.Module:
         """Return a network with its weights, in inference mode, on the CPU.

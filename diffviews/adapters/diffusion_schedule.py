@@ -4,15 +4,21 @@ Such a model sees x_t = sqrt(abar_t) x0 + sqrt(1 - abar_t) n. Divided by sqrt(ab
 sigma_t = sqrt((1 - abar_t) / abar_t), so every timestep is a noise level and the rest of DiffViews needs no other.
 """
 
+import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
 import torch
 from torch import Tensor
 
+from diffviews.adapters.base import Ending
+from diffviews.adapters.diffusion_scheduler import FolderScheduler, Spaced
 from diffviews.errors import CheckpointError, ConfigError
+
+_log = logging.getLogger(__name__)
 
 Prediction = Literal["epsilon", "v_prediction", "sample"]
 """What the network returns: the noise, v = alpha n - sigma_vp x0 (Salimans and Ho 2022, app. D), or x0 itself."""
@@ -20,21 +26,18 @@ Prediction = Literal["epsilon", "v_prediction", "sample"]
 Spacing = Literal["leading", "linspace", "trailing"]
 """How few timesteps are spread over all (Lin et al. 2024, table 2)."""
 
-LINSPACE_SCHEDULERS = (
-    "DPMSolverMultistepScheduler", "DPMSolverSinglestepScheduler", "EulerAncestralDiscreteScheduler",
-    "EulerDiscreteScheduler", "HeunDiscreteScheduler", "KDPM2AncestralDiscreteScheduler", "KDPM2DiscreteScheduler",
-    "LMSDiscreteScheduler", "UniPCMultistepScheduler",
-)  # fmt: skip
-"""Schedulers of diffusers that space linearly when their configuration does not say; the others lead."""
-
-LATENT_BETAS = ("LCMScheduler",)
-"""Schedulers of diffusers whose betas, when not said, are those of latent diffusion."""
+Reading = Literal["log", "linear", "rounded", "floored"]
+"""How a level between two timesteps is told to the network: interpolated in log sigma or in sigma; in log sigma, and
+then as the nearest whole timestep or the one below."""
 
 ZERO_SNR_ABAR = 2.0**-24
 """abar of the last timestep after rescaling to zero terminal SNR: near 0, so that its sigma, 4096, is finite."""
 
 SNAP = 1e-3
 """A timestep nearer than this to a whole one is that one; float32 sigmas are off by less."""
+
+PROBED_STEPS = 7
+"""Steps by which the reading of a scheduler is told; with linear spacing their timesteps are not whole."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -45,13 +48,12 @@ class DiffusionSchedule:
     """(T,) float64 ascending: sigma of timesteps 0 … T-1."""
     prediction: Prediction = "epsilon"
     """What the network returns."""
-    spacing: Spacing = "leading"
-    """How `timesteps` spreads few steps over all."""
-    steps_offset: int = 0
-    """Added to timesteps of leading spacing."""
-    karras: bool = False
-    """Whether sampling takes Karras et al. 2022, eq. 5, between the spacing's ends."""
-    _log_sigmas: dict[torch.device, Tensor] = field(default_factory=dict, init=False, repr=False)
+    scheduler: FolderScheduler | None = None
+    """Scheduler whose levels sampling takes; None: timesteps evenly from 0 up to below T."""
+    reading: Reading = "log"
+    """How levels between timesteps are read."""
+    _tables: dict[torch.device, Tensor] = field(default_factory=dict, init=False, repr=False)
+    _told: set[str] = field(default_factory=set, init=False, repr=False)
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> "DiffusionSchedule":
@@ -59,20 +61,40 @@ class DiffusionSchedule:
 
         Raises:
             CheckpointError: if it describes another kind of schedule, naming what.
+            ConfigError: if diffusers is missing.
         """
-        kind = str(config.get("_class_name", ""))
-        if "FlowMatch" in kind or kind.startswith("EDM") or config.get("timestep_type") == "continuous":
-            raise CheckpointError(f"scheduler {kind} is not that of a variance-preserving model with whole timesteps")
         prediction = _choice(config, "prediction_type", "epsilon", get_args(Prediction))
-        spaced = "linspace" if kind in LINSPACE_SCHEDULERS else "leading"
-        spacing = _choice(config, "timestep_spacing", spaced, get_args(Spacing))
-        return cls(
-            sigmas=_sigmas(_betas(config, kind), bool(config.get("rescale_betas_zero_snr"))),
-            prediction=cast(Prediction, prediction),
-            spacing=cast(Spacing, spacing),
-            steps_offset=int(config.get("steps_offset") or 0),
-            karras=bool(config.get("use_karras_sigmas")),
-        )
+        _choice(config, "timestep_spacing", "leading", get_args(Spacing))
+        scheduler = FolderScheduler.from_config(config)
+        made = scheduler.new()
+        schedule = cls(_rising(made.alphas_cumprod), cast(Prediction, prediction), scheduler)
+        if schedule.num_timesteps != made.config.num_train_timesteps:
+            raise CheckpointError(
+                f"the scheduler has {schedule.num_timesteps} trained_betas for {made.config.num_train_timesteps} "
+                "num_train_timesteps; there must be one for each"
+            )
+        return schedule._read_as_by(scheduler)
+
+    def _read_as_by(self, scheduler: FolderScheduler) -> "DiffusionSchedule":
+        """Return the schedule with the reading by which the network is told what diffusers tells it.
+
+        Raises:
+            CheckpointError: if by none it is.
+        """
+        try:
+            spaced = scheduler.spaced(min(PROBED_STEPS, self.num_timesteps)) if scheduler.has_levels else None
+        except ConfigError as error:
+            raise CheckpointError(str(error)) from error
+        if spaced is None or spaced.sigmas is None:
+            return self
+        readings = [DiffusionSchedule(self.sigmas, self.prediction, scheduler, name) for name in get_args(Reading)]
+        errors = [float((r.timestep_of(spaced.sigmas) - spaced.timesteps).abs().mean()) for r in readings]
+        if min(errors) > 1:
+            raise CheckpointError(
+                f"scheduler {scheduler.kind} tells the network timesteps that are not those of its noise levels, which "
+                "is not followed; leave interpolation_type at 'linear'"
+            )
+        return readings[errors.index(min(errors))]
 
     @property
     def num_timesteps(self) -> int:
@@ -85,11 +107,12 @@ class DiffusionSchedule:
         return float(self.sigmas[0]), float(self.sigmas[-1])
 
     def sigma_at(self, timesteps: Tensor | float) -> Tensor:
-        """Return sigma of timesteps, fractional ones interpolated in log sigma; float64, of the same shape."""
+        """Return sigma of timesteps, fractional ones interpolated; float64, of the same shape."""
         t = torch.as_tensor(timesteps, dtype=torch.float64).clamp(0, self.num_timesteps - 1)
         below = t.floor().long().clamp(max=self.num_timesteps - 2)
-        logs, share = self.sigmas.log(), t - below
-        between = (logs[below] * (1 - share) + logs[below + 1] * share).exp()
+        table, share = self._table(torch.device("cpu")), t - below
+        between = table[below] * (1 - share) + table[below + 1] * share
+        between = between if self.reading == "linear" else between.exp()
         return torch.where(t == t.round(), self.sigmas[t.round().long()], between)
 
     def timestep_of(self, sigma: Tensor) -> Tensor:
@@ -102,36 +125,45 @@ class DiffusionSchedule:
             The same shape, float32 on the same device; exactly whole at the schedule's own levels.
         """
         home = torch.device("cpu") if sigma.device.type == "mps" else sigma.device
-        logs = self._logs(home)
-        wanted = sigma.to(home, torch.float64).log().clamp(logs[0], logs[-1]).contiguous()
-        above = torch.searchsorted(logs, wanted).clamp(1, self.num_timesteps - 1)
-        low, high = logs[above - 1], logs[above]
+        table = self._table(home)
+        wanted = sigma.to(home, torch.float64)
+        wanted = (wanted if self.reading == "linear" else wanted.log()).clamp(table[0], table[-1]).contiguous()
+        above = torch.searchsorted(table, wanted).clamp(1, self.num_timesteps - 1)
+        low, high = table[above - 1], table[above]
         t = above - 1 + (wanted - low) / (high - low)
         whole = t.round()
-        return torch.where((t - whole).abs() < SNAP, whole, t).to(sigma.device, torch.float32)
+        t = torch.where((t - whole).abs() < SNAP, whole, t)
+        t = {"rounded": whole, "floored": t.floor()}.get(self.reading, t)
+        return t.to(sigma.device, torch.float32)
 
-    def _logs(self, device: torch.device) -> Tensor:
-        if device not in self._log_sigmas:
-            self._log_sigmas[device] = self.sigmas.log().to(device)
-        return self._log_sigmas[device]
+    def _table(self, device: torch.device) -> Tensor:
+        """Return what is interpolated: sigmas or their logarithms, (T,) float64."""
+        if device not in self._tables:
+            self._tables[device] = (self.sigmas if self.reading == "linear" else self.sigmas.log()).to(device)
+        return self._tables[device]
 
-    def timesteps(self, num_steps: int) -> Tensor:
-        """Return `num_steps` timesteps by the model's own spacing, (S,) float64 descending.
+    def spaced(self, num_steps: int) -> Spaced:
+        """Return timesteps and levels by the model's own spacing.
 
         Raises:
-            ConfigError: unless 1 <= num_steps <= T.
+            ConfigError: unless 1 <= num_steps <= T, and the scheduler takes so many.
         """
         total = self.num_timesteps
         if not 1 <= num_steps <= total:
             raise ConfigError(f"num_steps {num_steps} must be 1 … {total}, the timesteps the model was trained with")
-        steps = torch.arange(num_steps, dtype=torch.float64)
-        if self.spacing == "linspace":
-            chosen = torch.linspace(0, total - 1, num_steps, dtype=torch.float64).flip(0)
-        elif self.spacing == "trailing":
-            chosen = (total - steps * (total / num_steps)).round() - 1
-        else:
-            chosen = (steps * (total // num_steps)).flip(0) + self.steps_offset
-        return chosen.clamp(0, total - 1)
+        if self.scheduler is None:
+            return Spaced((torch.arange(num_steps, dtype=torch.float64) * (total // num_steps)).flip(0), None, 0.0)
+        return self.scheduler.spaced(num_steps)
+
+    def timesteps(self, num_steps: int) -> Tensor:
+        """Return the timesteps of a sampling, (S,) float64 descending; see `spaced`."""
+        return self.spaced(num_steps).timesteps.clamp(0, self.num_timesteps - 1)
+
+    def ending(self, num_steps: int) -> Ending:
+        """Return at which level a sampling of the scheduler ends, and how its result is scaled."""
+        end = self.spaced(num_steps).end
+        keeps = self.scheduler is not None and self.scheduler.keeps_variance
+        return Ending(end, (1 + end**2) ** -0.5 if keeps else 1.0)
 
     def levels(self, num_steps: int, sigma_max: float | None = None, sigma_min: float | None = None) -> Tensor:
         """Return the noise levels of a sampling, (S,) float64 descending, without a final zero.
@@ -146,11 +178,11 @@ class DiffusionSchedule:
         Raises:
             ConfigError: unless 1 <= num_steps <= T and 0 < sigma_min <= sigma_max < infinity.
         """
-        own = self.timesteps(num_steps)
+        spaced = self.spaced(num_steps)
+        levels = self.sigma_at(spaced.timesteps) if spaced.sigmas is None else spaced.sigmas
         if sigma_max is None and sigma_min is None:
-            levels = self.sigma_at(own)
-            return _karras(levels) if self.karras and num_steps > 1 else levels
-        return self.levels_between(own, sigma_max, sigma_min)
+            return levels
+        return self.levels_between(self.timestep_of(levels).double(), sigma_max, sigma_min)
 
     def levels_between(self, own: Tensor, sigma_max: float | None, sigma_min: float | None) -> Tensor:
         """Return as many levels as there are `own` timesteps, even in timestep, whose ends are given or own.
@@ -161,6 +193,9 @@ class DiffusionSchedule:
         if not 0 < (sigma_min or 1e-9) <= (math.inf if sigma_max is None else sigma_max):
             raise ConfigError(f"sigma_min {sigma_min} and sigma_max {sigma_max} are not 0 < sigma_min <= sigma_max")
         lowest, highest = self.sigma_range
+        for sigma in (sigma_max, sigma_min):
+            if sigma is not None:
+                self.tell_outside(sigma, "so sampling takes the nearest end")
         first = self.sigma_at(own[0]).item() if sigma_max is None else min(max(sigma_max, lowest), highest)
         last = self.sigma_at(own[-1]).item() if sigma_min is None else min(max(sigma_min, lowest), highest)
         # A range given only from above may lie below the schedule's own end; it then stays where it starts.
@@ -170,6 +205,20 @@ class DiffusionSchedule:
         levels = self.sigma_at(torch.linspace(float(ends[0]), float(ends[1]), len(own), dtype=torch.float64))
         levels[-1], levels[0] = last, first
         return levels
+
+    def tell_not_followed(self, folder: Path) -> None:
+        """Log what of the scheduler's configuration has no effect here."""
+        if self.scheduler is not None and self.scheduler.notices:
+            kind, notices = self.scheduler.kind, "; ".join(self.scheduler.notices)
+            _log.warning("checkpoint %s: the noise levels of its %s are followed; %s", folder, kind, notices)
+
+    def tell_outside(self, sigma: float, what: str) -> None:
+        """Log once that a level is outside of the model's range, and what is made of that."""
+        lowest, highest = self.sigma_range
+        if lowest * (1 - SNAP) <= sigma <= highest * (1 + SNAP) or what in self._told:
+            return
+        self._told.add(what)
+        _log.warning("sigma %g is outside of the model's noise levels, %.4g … %.4g, %s", sigma, lowest, highest, what)
 
     def denoised(self, output: Tensor, x: Tensor, sigma: Tensor) -> Tensor:
         """Return x0 from what the network returned.
@@ -194,60 +243,24 @@ def _choice(config: Mapping[str, Any], name: str, default: str, options: tuple[s
     return str(value)
 
 
-def _betas(config: Mapping[str, Any], kind: str) -> Tensor:
-    """Return the betas, (T,) float32: the precision in which diffusers makes them."""
-    latent = kind in LATENT_BETAS
-    total = int(config.get("num_train_timesteps") or 1000)
-    start = float(config.get("beta_start") or (0.00085 if latent else 0.0001))
-    end = float(config.get("beta_end") or (0.012 if latent else 0.02))
-    named = config.get("beta_schedule") or ("scaled_linear" if latent else "linear")
-    if config.get("trained_betas") is not None:
-        betas = torch.tensor(config["trained_betas"], dtype=torch.float32)
-    elif named == "linear":
-        betas = torch.linspace(start, end, total, dtype=torch.float32)
-    elif named == "scaled_linear":
-        betas = torch.linspace(start**0.5, end**0.5, total, dtype=torch.float32) ** 2
-    elif named == "squaredcos_cap_v2":
-        betas = _cosine_betas(total)
-    else:
-        raise CheckpointError(
-            f"the scheduler's beta_schedule {named!r} is not one of: linear, scaled_linear, squaredcos_cap_v2, "
-            "nor are trained_betas given"
-        )
-    if betas.ndim != 1 or len(betas) < 2 or not bool(((betas > 0) & (betas < 1)).all()):
+def _rising(abar: Tensor) -> Tensor:
+    """Return sigma of each timestep, (T,) float64, finite and rising.
+
+    With zero terminal SNR (Lin et al. 2024, Alg. 1) the last is infinite, and becomes the larger of that of
+    `ZERO_SNR_ABAR` and twice the one before; or diffusers has set it to that of `ZERO_SNR_ABAR`, and levels before it
+    that are higher are lowered.
+
+    Raises:
+        CheckpointError: if these are no cumulative products of 1 - beta.
+    """
+    falling = abar.ndim == 1 and len(abar) > 1 and bool(((abar > 0) & (abar < 1))[:-1].all())
+    falling = falling and bool((abar[:-1].diff() < 0).all())
+    if not falling or not (0 < abar[-1] < abar[-2] or float(abar[-1]) in (0.0, ZERO_SNR_ABAR)):
         raise CheckpointError("the scheduler's betas must be at least two numbers between 0 and 1")
-    return betas
-
-
-def _cosine_betas(total: int) -> Tensor:
-    """Return the betas of the cosine schedule (Nichol and Dhariwal 2021, eq. 17)."""
-
-    def abar(time: float) -> float:
-        return math.cos((time + 0.008) / 1.008 * math.pi / 2) ** 2
-
-    steps = [min(1 - abar((i + 1) / total) / abar(i / total), 0.999) for i in range(total)]
-    return torch.tensor(steps, dtype=torch.float32)
-
-
-def _sigmas(betas: Tensor, zero_snr: bool) -> Tensor:
-    abar = (1 - betas).cumprod(0)
-    if zero_snr:
-        abar = _rescaled_to_zero_snr(abar)
-    return ((1 - abar) / abar).double().sqrt()
-
-
-def _rescaled_to_zero_snr(abar: Tensor) -> Tensor:
-    """Return abar shifted and scaled so that the last timestep is pure noise (Lin et al. 2024, Alg. 1)."""
-    root = abar.sqrt()
-    rescaled = ((root - root[-1]) * root[0] / (root[0] - root[-1])) ** 2
-    # Where the level before is already nearer to pure noise than that, the last stays above it.
-    rescaled[-1] = ZERO_SNR_ABAR if rescaled[-2] > ZERO_SNR_ABAR else rescaled[-2] / 4
-    return rescaled
-
-
-def _karras(levels: Tensor, rho: float = 7.0) -> Tensor:
-    """Return as many levels between the same ends, spaced by Karras et al. 2022, eq. 5."""
-    first, last = float(levels[0]) ** (1 / rho), float(levels[-1]) ** (1 / rho)
-    between = torch.linspace(first, last, len(levels), dtype=torch.float64) ** rho
-    between[0], between[-1] = levels[0], levels[-1]
-    return between
+    sigmas = ((1 - abar) / abar).double().sqrt()
+    if abar[-1] == 0:
+        sigmas[-1] = max((1 / ZERO_SNR_ABAR - 1) ** 0.5, 2 * float(sigmas[-2]))
+    lower = int((sigmas < sigmas[-1]).sum())
+    ends = sigmas[[lower - 1, -1]].log().tolist()
+    sigmas[lower:-1] = torch.linspace(*ends, len(sigmas) - lower + 1, dtype=torch.float64)[1:-1].exp()
+    return sigmas

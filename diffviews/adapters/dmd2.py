@@ -6,6 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from diffviews.adapters.base import Ending
 from diffviews.adapters.diffusers_unet import DiffusersUNetAdapter
 from diffviews.adapters.edm_imagenet import EDMImageNetAdapter
 from diffviews.adapters.stable_diffusion import StableDiffusionAdapter, StableDiffusionXLAdapter
@@ -19,6 +20,7 @@ class FewStepStudent(DiffusersUNetAdapter):
     S steps at (first + 1) · (1 - i / S) - 1: 999, 749, 499, 249 for four. It was trained without guidance.
     """
 
+    follows_scheduler = False
     first_timestep: ClassVar[int] = 999
     """Timestep that the network is given first."""
     most_steps: ClassVar[int] = 4
@@ -32,6 +34,9 @@ class FewStepStudent(DiffusersUNetAdapter):
     def sigma_range(self) -> tuple[float, float]:
         lowest, _ = self.schedule.sigma_range
         return lowest, float(self.schedule.sigma_at(self.first_timestep))
+
+    def model_ending(self, num_steps: int) -> Ending:
+        return Ending()
 
     def model_sigmas(self, num_steps: int, sigma_max: float | None = None, sigma_min: float | None = None) -> Tensor:
         """Return the student's levels, (S,) float64 descending; given ends are joined evenly in timestep.

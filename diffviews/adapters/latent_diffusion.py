@@ -1,5 +1,6 @@
 """Latent diffusion models of diffusers: what Stable Diffusion and SDXL share."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -8,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from diffviews.adapters.base import Precision, single_pass
+from diffviews.adapters.base import Precision
 from diffviews.adapters.condition import Condition
 from diffviews.adapters.diffusers_unet import DiffusersUNetAdapter, network_dtype
 from diffviews.adapters.diffusion_folder import model_config
@@ -56,6 +57,8 @@ class LatentDiffusionAdapter(DiffusersUNetAdapter):
     """Components a folder must have, and their classes."""
     published: ClassVar[str]
     """Address of the public folder that the model, or the base of a student, is in."""
+    addition: ClassVar[str | None] = None
+    """The U-Net's `addition_embed_type`."""
     caption_dropout: ClassVar[float] = 0.1
     """Share of captions withheld in training; 0 for a student that never saw the empty prompt."""
     takes_prompts = True
@@ -66,6 +69,14 @@ class LatentDiffusionAdapter(DiffusersUNetAdapter):
         super().__init__(unet, schedule, config)
         self.vae: Any = vae
         self.prompts = prompts
+        self.embeds_guidance = unet.config.time_cond_proj_dim is not None
+        for option, expected in (("addition_embed_type", self.addition), ("encoder_hid_dim_type", None)):
+            if unet.config[option] != expected:
+                raise CheckpointError(
+                    f"the U-Net's {option} is {unet.config[option]!r}, but in model {self.family!r} it is {expected!r}"
+                )
+        if unet.config.num_class_embeds is not None or unet.config.out_channels != unet.config.in_channels:
+            raise CheckpointError("the U-Net has classes or a learned variance, which text models here do not have")
         channels = vae.config.latent_channels
         if channels != unet.config.in_channels:
             raise CheckpointError(
@@ -88,8 +99,7 @@ class LatentDiffusionAdapter(DiffusersUNetAdapter):
         self.prompts.forget()
         return super().to(device)
 
-    @single_pass
-    def forward(
+    def unlimited(
         self,
         x: Tensor,
         sigma: Tensor | float,
@@ -98,9 +108,10 @@ class LatentDiffusionAdapter(DiffusersUNetAdapter):
         prompt_embeds: Tensor | None = None,
         pooled_prompt_embeds: Tensor | None = None,
         time_ids: Tensor | None = None,
+        guidance: Tensor | None = None,
         **kwargs: Any,
     ) -> Tensor:
-        """Return the denoised latents, (B, C, H, W) float32.
+        """Return the denoised latents before clipping, (B, C, H, W) float32.
 
         Args:
             x: noised latents x0 + sigma n, (B, C, H, W).
@@ -109,6 +120,7 @@ class LatentDiffusionAdapter(DiffusersUNetAdapter):
             prompt_embeds: text, (B, T, D); without it the text of the unconditional pass is taken.
             pooled_prompt_embeds: pooled text of SDXL, (B, D).
             time_ids: sizes and crop of SDXL, (B, 6).
+            guidance: scale that a latent consistency model is told, (B,); None: the default one.
             kwargs: not used.
         """
         if prompt_embeds is None:
@@ -117,7 +129,12 @@ class LatentDiffusionAdapter(DiffusersUNetAdapter):
             named = {"pooled_prompt_embeds": pooled_prompt_embeds, "time_ids": time_ids}
             given = {"prompt_embeds": prompt_embeds, **{k: v for k, v in named.items() if v is not None}}
         typed = {name: value.to(x.device, self.unet.dtype) for name, value in given.items()}
-        return self._denoised(x, sigma, **self._unet_arguments(typed))
+        arguments = self._unet_arguments(typed)
+        if self.embeds_guidance:
+            scale = torch.full((len(x),), self.defaults.default_guidance) if guidance is None else guidance
+            embedded = guidance_embedding(scale, self.unet.config.time_cond_proj_dim)
+            arguments["timestep_cond"] = embedded.to(x.device, self.unet.dtype)
+        return self._denoised(x, sigma, **arguments)
 
     def _unet_arguments(self, given: Mapping[str, Tensor]) -> dict[str, Any]:
         """Return the U-Net's own keyword arguments for what conditions a batch."""
@@ -146,7 +163,10 @@ class LatentDiffusionAdapter(DiffusersUNetAdapter):
         return self.prompts.encode([prompt or "" for prompt in prompts])
 
     def _shadow_arguments(self) -> dict[str, Any]:
-        return self._unet_arguments(self._shadow_text())
+        arguments = self._unet_arguments(self._shadow_text())
+        if self.embeds_guidance:
+            arguments["timestep_cond"] = torch.empty(1, self.unet.config.time_cond_proj_dim, device="meta")
+        return arguments
 
     def _shadow_text(self) -> dict[str, Tensor]:
         """Return text of one sample on the meta device."""
@@ -226,10 +246,12 @@ class LatentDiffusionAdapter(DiffusersUNetAdapter):
         vae: Any = folder.load("vae", torch.float32)
         if vae_slicing:
             vae.enable_slicing()
+        given = {} if prediction_type is None else {"prediction_type": prediction_type}
+        schedule = DiffusionSchedule.from_config({**cls._read_scheduler(folder), **given})
+        if cls.follows_scheduler:
+            schedule.tell_not_followed(folder.path)
         config = {**cls._read_config(folder), "unet": model_config(weights_config(folder, unet))}
-        if prediction_type is not None:
-            config["scheduler"] = {**config["scheduler"], "prediction_type": prediction_type}
-        schedule = DiffusionSchedule.from_config(config["scheduler"])
+        config["scheduler"] |= given
         if left:
             config["adapter_partial"] = [str(file) for file in left]
         return cls(network, vae, prompts, schedule, config).to(target).eval()
@@ -251,7 +273,7 @@ class LatentDiffusionAdapter(DiffusersUNetAdapter):
         """
         if checkpoint is None or not Path(checkpoint).exists() or is_pipeline(checkpoint):
             own = base if checkpoint is not None else None
-            return open_pipeline(checkpoint or base, cls.classes, own, prediction_type), unet, lora
+            return open_pipeline(checkpoint or base, cls.classes, cls.family, own, prediction_type), unet, lora
         if base is None:
             if (layout := layout_of(tensor_names(checkpoint))) not in ("LoRA", "diffusers U-Net"):
                 raise other_layout(checkpoint, layout, "a model with text")
@@ -259,7 +281,7 @@ class LatentDiffusionAdapter(DiffusersUNetAdapter):
                 f"checkpoint {checkpoint} is a file of weights; give the diffusers folder it belongs to, "
                 f"such as a copy of {cls.published}, by base= or in a model folder (docs/checkpoints.md)"
             )
-        pipeline = open_pipeline(base, cls.classes, None, prediction_type)
+        pipeline = open_pipeline(base, cls.classes, cls.family, None, prediction_type)
         if is_lora(checkpoint):
             return pipeline, unet, both_loras(checkpoint, lora)
         return pipeline, checkpoint, lora
@@ -271,7 +293,24 @@ class LatentDiffusionAdapter(DiffusersUNetAdapter):
     @classmethod
     def _read_config(cls, folder: Pipeline) -> dict[str, Any]:
         parts = [name for name in cls.classes if not name.startswith("tokenizer") and name != "unet"]
-        return {name: model_config(folder.config(name)) for name in [*parts, "scheduler"]}
+        configs = {name: model_config(folder.config(name)) for name in parts}
+        return {**configs, "scheduler": model_config(folder.scheduler())}
+
+    @classmethod
+    def _read_scheduler(cls, folder: Pipeline) -> dict[str, Any]:
+        """Return the scheduler's configuration as the folder's pipeline uses it."""
+        return folder.scheduler()
+
+
+def guidance_embedding(scale: Tensor, width: int) -> Tensor:
+    """Return the embedding of guidance scales, (B, width): of w = scale - 1 in thousandths, as diffusers has it.
+
+    Luo et al. 2023, "Latent Consistency Models", sec. 4.2; frequencies as of a timestep (Vaswani et al. 2017).
+    """
+    half = width // 2
+    frequencies = torch.exp(torch.arange(half, dtype=torch.float32) * (-math.log(10000.0) / (half - 1)))
+    angles = 1000.0 * (scale.to("cpu", torch.float32) - 1)[:, None] * frequencies
+    return nn.functional.pad(torch.cat([angles.sin(), angles.cos()], dim=1), (0, width % 2))
 
 
 def rows_replaced(given: Mapping[str, Tensor], rows: Tensor, other: Mapping[str, Tensor]) -> dict[str, Tensor]:

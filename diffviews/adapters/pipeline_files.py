@@ -31,6 +31,7 @@ def is_pipeline(path: StrPath) -> bool:
 def open_pipeline(
     path: StrPath | None,
     classes: Mapping[str, str],
+    family: str,
     base: StrPath | None = None,
     prediction_type: str | None = None,
 ) -> Pipeline:
@@ -39,6 +40,7 @@ def open_pipeline(
     Args:
         path: either.
         classes: components that are wanted, and their classes.
+        family: model that a folder's pipeline must fit, see `diffusion_pipelines`.
         base: folder for what a single file does not hold.
         prediction_type: what the network returns, for single files that do not say it.
 
@@ -46,11 +48,11 @@ def open_pipeline(
         CheckpointError: if it is neither, damaged, hostile or of another model.
     """
     if path is None or _is_folder(path) or not Path(path).exists():
-        return DiffusionFolder.open(path, classes)
+        return DiffusionFolder.open(path, classes, family)
     layout = layout_of(tensor_names(path))
     if layout != "Stable Diffusion":
         raise other_layout(path, layout, "a whole model with text")
-    whole = None if base is None else DiffusionFolder.open(base, classes)
+    whole = None if base is None else DiffusionFolder.open(base, classes, family)
     return SingleFile.open(path, classes, whole, prediction_type)
 
 

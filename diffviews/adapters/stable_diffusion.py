@@ -1,6 +1,7 @@
 """Stable Diffusion 1.x and 2.x: a text-conditioned U-Net over the latents of a VAE (Rombach et al. 2022); and SDXL,
 with two text encoders and a U-Net told of image sizes (Podell et al. 2023)."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -8,15 +9,22 @@ import torch
 from torch import Tensor
 
 from diffviews.adapters.condition import Condition
+from diffviews.adapters.diffusion_scheduler import scheduler_keys
 from diffviews.adapters.latent_diffusion import PUBLISHED_SCHEDULE, LatentDiffusionAdapter, rows_replaced
 from diffviews.adapters.pipeline_files import Pipeline
 from diffviews.adapters.text_conditioning import DualPromptEncoder, PromptEncoder
+
+_log = logging.getLogger(__name__)
+
+FIXED = {"steps_offset": 1, "clip_sample": False}
+"""What diffusers' pipelines of Stable Diffusion set in their scheduler, whatever the folder says."""
 
 
 class StableDiffusionAdapter(LatentDiffusionAdapter):
     """Stable Diffusion 1.5: latents 4×64×64 of 512×512 images, prompts through CLIP-L."""
 
     name = "sd-v1.5"
+    family = "sd-v1.5"
     published = "hf:stable-diffusion-v1-5/stable-diffusion-v1-5"
     default_guidance = 7.5
     classes = {  # noqa: RUF012 - a constant
@@ -25,6 +33,19 @@ class StableDiffusionAdapter(LatentDiffusionAdapter):
         "text_encoder": "CLIPTextModel",
         "tokenizer": "CLIPTokenizer",
     }
+
+    @classmethod
+    def _read_scheduler(cls, folder: Pipeline) -> dict[str, Any]:
+        """Return the scheduler's configuration with what diffusers' pipelines of Stable Diffusion set in it."""
+        config = folder.scheduler()
+        if "LatentConsistency" in str(folder.index.get("_class_name")):
+            return config
+        told = {key: value for key, value in FIXED.items() if key not in config or config[key] != value}
+        told = {key: value for key, value in told.items() if key in scheduler_keys(config)}
+        if told and cls.follows_scheduler:
+            settings = ", ".join(f"{key} {value}" for key, value in told.items())
+            _log.warning("checkpoint %s: %s is taken, as by diffusers' StableDiffusionPipeline", folder.path, settings)
+        return {**config, **told}
 
     @classmethod
     def get_default_config(cls) -> dict[str, Any]:
@@ -41,6 +62,8 @@ class StableDiffusionXLAdapter(LatentDiffusionAdapter):
     """SDXL base: latents 4×128×128 of 1024×1024 images, prompts through CLIP-L and OpenCLIP-G."""
 
     name = "sdxl"
+    family = "sdxl"
+    addition = "text_time"
     published = "hf:stabilityai/stable-diffusion-xl-base-1.0"
     default_guidance = 5.0
     classes = {  # noqa: RUF012 - a constant

@@ -41,7 +41,11 @@ _log = logging.getLogger(__name__)
 
 @torch.no_grad()
 def generate(
-    adapter: GeneratorAdapter, request: GenerationRequest, *, callback: ProgressCallback | None = None
+    adapter: GeneratorAdapter,
+    request: GenerationRequest,
+    *,
+    callback: ProgressCallback | None = None,
+    notices: bool = True,
 ) -> GenerationResult:
     """Generate images, with interventions if there are any, and then also without.
 
@@ -52,6 +56,7 @@ def generate(
         adapter: the model.
         request: what to generate.
         callback: told after each step; it may raise `CancelledError`.
+        notices: whether to log what of the request has no effect; false for the later parts of a job.
 
     Raises:
         ConfigError: if the request does not fit the model.
@@ -60,7 +65,9 @@ def generate(
         CancelledError: if the callback raised it.
     """
     plan = GenerationPlan.of(adapter, request)
-    plan.warn_of_untrained(adapter)
+    if notices:
+        plan.warn_of_untrained(adapter)
+        plan.warn_of_no_effect(adapter)
     plans = [plan]
     if request.interventions and request.baseline:
         plans.append(plan.without_interventions())
@@ -112,7 +119,7 @@ class _SteppedModel:
             levels = torch.full((len(x),), float(sigma), dtype=torch.float32, device=noised.device)
             first, self._recorded = self._recorded < self.step, self.step
             with self.session.evaluation(self.step, float(sigma), guidance_pass, record=first):
-                return self.adapter.forward(noised, levels, **conditioning)
+                return self.adapter.unlimited(noised, levels, **conditioning)
 
         return denoise
 
@@ -123,14 +130,16 @@ def _sample(
     request, noise, conditions = plan.request, plan.noise(rows), plan.conditions(rows)
     kept: dict[tuple[str, str], list[np.ndarray]] = defaultdict(list)
     with InterventionSession(adapter, request.interventions, request.record_layers) as session:
-        model, conditioning = _SteppedModel(adapter, session), adapter.condition(conditions)
+        model, embedded = _SteppedModel(adapter, session), plan.embedded_guidance(adapter, len(rows))
+        conditioning = adapter.condition(conditions)
         denoiser = GuidedDenoiser(
-            model.denoiser("conditional", conditioning) if conditioning else None,
-            model.denoiser("unconditional", adapter.uncondition(conditions)),
-            plan.guidance_scale,
+            model.denoiser("conditional", {**conditioning, **embedded}) if conditioning else None,
+            model.denoiser("unconditional", {**adapter.uncondition(conditions), **embedded}),
+            1.0 if embedded else plan.guidance_scale,
         )
         x = noise(adapter.input_shape).to(adapter.device) * adapter.start_scale(float(plan.sigmas[0]))
-        for step in SAMPLERS[plan.sampler](denoiser, x, plan.sigmas, noise, churn=request.churn):
+        options = {"churn": request.churn, "limit": adapter.x0_limit, "end": plan.ending.sigma}
+        for step in SAMPLERS[plan.sampler](denoiser, x, plan.sigmas, noise, **options):
             for name, values in (("trajectory", session.natural), ("replaced", session.replaced)):
                 for layer, value in values.items():
                     kept[name, layer].append(value.to(torch.float32).cpu().numpy())
@@ -142,7 +151,7 @@ def _sample(
     bad = x.numel() - int(torch.isfinite(x).sum())
     if bad:
         _log.warning("%d of %d values of the generated images are NaN or infinite", bad, x.numel())
-    return _Batch(adapter.decode(x), {key: np.stack(values) for key, values in kept.items()})
+    return _Batch(adapter.decode(x * plan.ending.scale), {key: np.stack(values) for key, values in kept.items()})
 
 
 def _result(plan: GenerationPlan, changed: _Batch, baseline: _Batch | None = None) -> GenerationResult:

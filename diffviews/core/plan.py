@@ -3,13 +3,13 @@
 import logging
 import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Self
 
 import torch
 from torch import Tensor
 
-from diffviews.adapters.base import GeneratorAdapter
+from diffviews.adapters.base import Ending, GeneratorAdapter
 from diffviews.adapters.condition import Condition
 from diffviews.core.request import FIXED_SEED, ClassLabel, GenerationRequest, NoiseMode
 from diffviews.errors import ConfigError
@@ -36,6 +36,8 @@ class GenerationPlan:
     """Sampler."""
     classes: tuple[int, ...]
     """Class of each sample; -1: uniform, or a model without classes."""
+    ending: Ending = field(default_factory=Ending)
+    """Where the last step ends."""
 
     @classmethod
     def of(cls, adapter: GeneratorAdapter, request: GenerationRequest) -> Self:
@@ -47,13 +49,15 @@ class GenerationPlan:
         defaults = adapter.defaults
         scale = defaults.default_guidance if request.guidance_scale is None else request.guidance_scale
         seed = draw_seed(request.noise_mode) if request.seed is None else request.seed
+        sigmas, sampler = noise_levels(adapter, request), request.sampler or defaults.default_sampler
         return cls(
             request,
             seed,
-            noise_levels(adapter, request),
+            sigmas,
             float(scale),
-            request.sampler or defaults.default_sampler,
+            sampler,
             _classes(adapter.num_classes, request, seed),
+            _ending(adapter, request, sampler),
         )
 
     @property
@@ -84,10 +88,40 @@ class GenerationPlan:
         """Return the plan of the paired baseline."""
         return replace(self, request=replace(self.request, interventions=(), record_steps=False))
 
+    def embedded_guidance(self, adapter: GeneratorAdapter, count: int) -> dict[str, Tensor]:
+        """Return the guidance of some samples as an input of the network, {} for a model that has a second pass."""
+        return {"guidance": torch.full((count,), self.guidance_scale)} if adapter.embeds_guidance else {}
+
+    def passes(self, adapter: GeneratorAdapter) -> set[str]:
+        """Return which passes of classifier-free guidance are made."""
+        if adapter.num_classes == 0 and self.request.prompts is None:
+            return {"unconditional"}
+        if adapter.embeds_guidance or self.guidance_scale == 1:
+            return {"conditional"}
+        return {"unconditional"} if self.guidance_scale == 0 else {"conditional", "unconditional"}
+
+    def warn_of_no_effect(self, adapter: GeneratorAdapter) -> None:
+        """Log what of the request has no effect at its guidance."""
+        passes, request, scale = self.passes(adapter), self.request, self.guidance_scale
+        given = request.class_labels if isinstance(request.class_labels, tuple) else (request.class_labels,)
+        what = "prompt" if request.prompts is not None else "class" if any(c not in (None, -1) for c in given) else ""
+        if adapter.num_classes == 0 and request.prompts is None:
+            if request.guidance_scale not in (None, 1):
+                lacks = "a prompt" if adapter.takes_prompts else "a model that takes prompts or classes"
+                _log.warning("guidance %g has no effect without %s", scale, lacks)
+        elif passes == {"unconditional"} and what:
+            _log.warning("at guidance 0 the %s has no effect; take guidance 1 for the %s alone", what, what)
+        if "unconditional" not in passes and request.negative_prompt:
+            why = f"for model {adapter.model_type!r}" if adapter.embeds_guidance else "at guidance 1"
+            _log.warning("the negative prompt has no effect %s: no unconditional pass is made", why)
+        for idle in sorted({item.passes for item in request.interventions} - passes - {"both"}):
+            why = f"at guidance {scale:g}" if what or adapter.num_classes else "without a prompt"
+            _log.warning("interventions on the %s pass have no effect %s: none is made", idle, why)
+
     def warn_of_untrained(self, adapter: GeneratorAdapter) -> None:
-        """Log what the model was not trained for, and interventions that will never act."""
-        if self.guidance_scale == 1 and any(item.passes == "unconditional" for item in self.request.interventions):
-            _log.warning("interventions on the unconditional pass have no effect at guidance 1")
+        """Log what the model was not trained for."""
+        if adapter.embeds_guidance:
+            return
         if adapter.label_dropout or (adapter.num_classes == 0 and self.request.prompts is None):
             return
         if self.guidance_scale != 1:
@@ -121,6 +155,14 @@ def noise_levels(adapter: GeneratorAdapter, request: GenerationRequest) -> Tenso
 def draw_seed(noise_mode: NoiseMode) -> int:
     """Return the seed of a generation that names none: fresh, or that of noise mode 'fixed'."""
     return FIXED_SEED if noise_mode == "fixed" else secrets.randbits(31)
+
+
+def _ending(adapter: GeneratorAdapter, request: GenerationRequest, sampler: SamplerName) -> Ending:
+    """Return where the model's own schedule ends, 0 where a sampling does not take it to its end."""
+    given = request.sigma_min or adapter.overrides.get("sigma_min")
+    if request.schedule == "karras" or sampler == "renoise" or given is not None:
+        return Ending()
+    return adapter.model_ending(request.num_steps or adapter.defaults.default_steps)
 
 
 def _classes(num_classes: int, request: GenerationRequest, seed: int) -> tuple[int, ...]:

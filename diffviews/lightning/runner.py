@@ -71,7 +71,8 @@ class GenerationModule(PredictModule):
 
     def predict_step(self, batch: Span, batch_idx: int) -> int:
         """Generate one span; return its number of samples."""
-        self._write(batch, generate(self._held[0], self._request.span(batch.first, batch.count)))
+        request = self._request.span(batch.first, batch.count)
+        self._write(batch, generate(self._held[0], request, notices=batch_idx == 0))
         return batch.count
 
 

@@ -27,7 +27,7 @@ _log = logging.getLogger(__name__)
 _FILE_ENDINGS = PICKLED | {".safetensors", ".json"}
 FILES = ("base", "unet")
 """Keys that name further weights, options of the adapter's `from_checkpoint`; `lora` may name several files."""
-OPTIONS = ("lora_scale", "adapter_partial", "prediction_type", "label_dropout")
+OPTIONS = ("lora_scale", "adapter_partial", "prediction_type", "label_dropout", "null_class")
 """Keys that are options of the adapter's `from_checkpoint` as they stand."""
 
 _NO_OPTIONS = {"checkpoint_path", "device", "precision", "lora", *FILES}

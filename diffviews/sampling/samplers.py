@@ -21,6 +21,7 @@ from torch import Tensor
 
 from diffviews.errors import ConfigError
 from diffviews.sampling.schedules import with_final_zero
+from diffviews.sampling.x0_limit import X0Limit
 
 SamplerName = Literal["heun", "euler", "renoise"]
 """heun and euler follow the probability-flow ODE; renoise predicts x0 and adds noise again."""
@@ -93,7 +94,8 @@ class Sampler(Protocol):
     """What the samplers of this module have in common."""
 
     def __call__(
-        self, denoiser: Denoiser, x: Tensor, sigmas: Tensor, noise: Noise, *, churn: Churn = Churn()
+        self, denoiser: Denoiser, x: Tensor, sigmas: Tensor, noise: Noise, *, churn: Churn = Churn(),
+        limit: X0Limit | None = None, end: float = 0.0,
     ) -> Iterator[SamplerStep]:
         """Sample step by step.
 
@@ -103,6 +105,8 @@ class Sampler(Protocol):
             sigmas: descending noise levels, (S,), with or without a final zero.
             noise: draws for churn and re-noising.
             churn: how much noise is added before each step.
+            limit: clips or thresholds each estimate of x0; None: nothing does.
+            end: level at which the last step ends, at most the last above 0; a re-noising sampler ends at 0.
 
         Raises:
             ConfigError: if the noise levels do not descend, or the sampler takes no churn.
@@ -110,35 +114,40 @@ class Sampler(Protocol):
 
 
 def heun(
-    denoiser: Denoiser, x: Tensor, sigmas: Tensor, noise: Noise, *, churn: Churn = Churn()
+    denoiser: Denoiser, x: Tensor, sigmas: Tensor, noise: Noise, *, churn: Churn = Churn(),
+    limit: X0Limit | None = None, end: float = 0.0,
 ) -> Iterator[SamplerStep]:
     """Sample by Heun's second-order method (Karras et al. 2022, Alg. 1; with churn, Alg. 2); see `Sampler`."""
-    x, levels = _state(x), _steps(sigmas)
+    x, levels = _state(x), _steps(sigmas, end)
     for index, (sigma, sigma_next) in enumerate(levels):
         x_hat, sigma_hat = churn.raised(x, sigma, len(levels), noise)
-        denoised = _denoise(denoiser, x_hat, sigma_hat)
+        denoised = _limited(_denoise(denoiser, x_hat, sigma_hat), limit)
         slope = (x_hat - denoised) / sigma_hat
         x = x_hat + (sigma_next - sigma_hat) * slope
         if sigma_next > 0:
-            slope_next = (x - _denoise(denoiser, x, sigma_next)) / sigma_next
+            slope_next = (x - _limited(_denoise(denoiser, x, sigma_next), limit)) / sigma_next
             x = x_hat + (sigma_next - sigma_hat) * (0.5 * slope + 0.5 * slope_next)
         yield SamplerStep(index, sigma_hat, x_hat, denoised, x)
 
 
 def euler(
-    denoiser: Denoiser, x: Tensor, sigmas: Tensor, noise: Noise, *, churn: Churn = Churn()
+    denoiser: Denoiser, x: Tensor, sigmas: Tensor, noise: Noise, *, churn: Churn = Churn(),
+    limit: X0Limit | None = None, end: float = 0.0,
 ) -> Iterator[SamplerStep]:
     """Sample by Euler's first-order method: `heun` without the second-order correction; see `Sampler`."""
-    x, levels = _state(x), _steps(sigmas)
+    x, levels = _state(x), _steps(sigmas, end)
     for index, (sigma, sigma_next) in enumerate(levels):
         x_hat, sigma_hat = churn.raised(x, sigma, len(levels), noise)
-        denoised = _denoise(denoiser, x_hat, sigma_hat)
-        x = denoised + (sigma_next / sigma_hat) * (x_hat - denoised)
+        estimate = _denoise(denoiser, x_hat, sigma_hat)
+        denoised = _limited(estimate, limit)
+        origin = estimate if limit is not None and limit.keeps_noise else denoised
+        x = denoised + (sigma_next / sigma_hat) * (x_hat - origin)
         yield SamplerStep(index, sigma_hat, x_hat, denoised, x)
 
 
 def renoise(
-    denoiser: Denoiser, x: Tensor, sigmas: Tensor, noise: Noise, *, churn: Churn = Churn()
+    denoiser: Denoiser, x: Tensor, sigmas: Tensor, noise: Noise, *, churn: Churn = Churn(),
+    limit: X0Limit | None = None, end: float = 0.0,
 ) -> Iterator[SamplerStep]:
     """Sample by predicting x0 and adding the noise of the next level; the last prediction is the result.
 
@@ -148,7 +157,7 @@ def renoise(
         raise ConfigError(f"the renoise sampler takes no churn, got amount {churn.amount}; use heun or euler")
     x = _state(x)
     for index, (sigma, sigma_next) in enumerate(_steps(sigmas)):
-        denoised = x_next = _denoise(denoiser, x, sigma)
+        denoised = x_next = _limited(_denoise(denoiser, x, sigma), limit)
         if sigma_next > 0:
             x_next = denoised + sigma_next * _state(noise(x.shape[1:]).to(x.device))
         yield SamplerStep(index, sigma, x, denoised, x_next)
@@ -166,9 +175,14 @@ def samples(steps: Iterator[SamplerStep]) -> Tensor:
     return x
 
 
-def _steps(sigmas: Tensor) -> list[tuple[float, float]]:
-    """Return the noise levels between which each step goes; the last goes to 0."""
-    return list(pairwise(with_final_zero(sigmas).tolist()))
+def _steps(sigmas: Tensor, end: float = 0.0) -> list[tuple[float, float]]:
+    """Return the noise levels between which each step goes; the last goes to `end`, or is the end."""
+    levels = with_final_zero(sigmas).tolist()
+    return list(pairwise([*levels[:-1], min(end, levels[-2])]))
+
+
+def _limited(x0: Tensor, limit: X0Limit | None) -> Tensor:
+    return x0 if limit is None else limit(x0)
 
 
 def _state(x: Tensor) -> Tensor:
