@@ -129,7 +129,8 @@ class DDPMAdapter(DiffusersUNetAdapter):
             )
         schedule = DiffusionSchedule.from_config(folder.scheduler())
         schedule.tell_not_followed(folder.path)
-        config = {"unet": model_config(folder.config("unet")), "scheduler": model_config(folder.scheduler())}
+        parts = {"unet": folder.config("unet"), "scheduler": folder.scheduler()}
+        config: dict[str, Any] = {name: model_config(part) for name, part in parts.items()}
         if null_class is not None:
             config["null_class"] = null_class
         made = cls(unet, schedule, config, null_class=null_class, label_dropout=label_dropout)

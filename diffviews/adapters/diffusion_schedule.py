@@ -261,6 +261,6 @@ def _rising(abar: Tensor) -> Tensor:
     if abar[-1] == 0:
         sigmas[-1] = max((1 / ZERO_SNR_ABAR - 1) ** 0.5, 2 * float(sigmas[-2]))
     lower = int((sigmas < sigmas[-1]).sum())
-    ends = sigmas[[lower - 1, -1]].log().tolist()
-    sigmas[lower:-1] = torch.linspace(*ends, len(sigmas) - lower + 1, dtype=torch.float64)[1:-1].exp()
+    first, last = sigmas[[lower - 1, -1]].log().tolist()
+    sigmas[lower:-1] = torch.linspace(first, last, len(sigmas) - lower + 1, dtype=torch.float64)[1:-1].exp()
     return sigmas

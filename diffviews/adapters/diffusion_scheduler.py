@@ -122,7 +122,7 @@ class FolderScheduler:
         }
         if named := next((key for key in given if key not in defaults), None) if "_class_name" not in config else None:
             raise CheckpointError(f"the scheduler's configuration names no _class_name; {kind} has no key {named!r}")
-        spacing = options.get("timestep_spacing") or defaults.get("timestep_spacing")
+        spacing = str(options.get("timestep_spacing") or defaults.get("timestep_spacing"))
         made = cls(kind, options)
         strides = spacing in STRIDES and kind in (*DDIM_KIND, "PNDMScheduler")
         notices = [STRIDES[spacing]] if strides else []

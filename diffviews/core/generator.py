@@ -138,8 +138,10 @@ def _sample(
             1.0 if embedded else plan.guidance_scale,
         )
         x = noise(adapter.input_shape).to(adapter.device) * adapter.start_scale(float(plan.sigmas[0]))
-        options = {"churn": request.churn, "limit": adapter.x0_limit, "end": plan.ending.sigma}
-        for step in SAMPLERS[plan.sampler](denoiser, x, plan.sigmas, noise, **options):
+        steps = SAMPLERS[plan.sampler](
+            denoiser, x, plan.sigmas, noise, churn=request.churn, limit=adapter.x0_limit, end=plan.ending.sigma
+        )
+        for step in steps:
             for name, values in (("trajectory", session.natural), ("replaced", session.replaced)):
                 for layer, value in values.items():
                     kept[name, layer].append(value.to(torch.float32).cpu().numpy())
