@@ -17,6 +17,8 @@ logger = logging.getLogger(__name__)
 
 _AT_ONCE = 1024
 """Images compared at once."""
+_LOOKED_AT = 20
+"""Extractions, the newest, whose samples are compared."""
 
 Earlier = Mapping[LayerKey, tuple[str, np.ndarray]]
 """{(layer, sigma): layer run that holds most of the rows, and the row there of each row here, -1 where it has none}."""
@@ -35,7 +37,9 @@ def find_earlier(plan: ExtractionPlan, keys: Sequence[LayerKey], workspace: Work
         if (record.layer, record.sigma) in keys:
             runs[record.parent_id].setdefault((record.layer, record.sigma), record.run_id)
     best = dict[LayerKey, tuple[str, np.ndarray]]()
-    for parent, held in runs.items():
+    for parent, held in list(runs.items())[:_LOOKED_AT]:
+        if all(key in best and (best[key][1] >= 0).all() for key in keys):
+            break
         try:
             source = same_samples(plan.samples, SampleSet.read_parquet(samples_file(workspace, parent)), plan)
         except (DiffViewsError, OSError) as error:
