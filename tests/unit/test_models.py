@@ -100,7 +100,6 @@ def test_folder_of_a_base_and_lora_is_a_model(with_lora):
     name, folder = with_lora
     one, two = folder / "one.safetensors", folder / "two.safetensors"
     for said, options in (
-        ({"lora": "one.safetensors"}, {"lora": one}),
         ({"lora": "one.safetensors", "lora_scale": 0.8}, {"lora": one, "lora_scale": 0.8}),
         ({"lora": ["one.safetensors", "two.safetensors"]}, {"lora": [one, two]}),
         ({"lora": {"one.safetensors": 0.8, "two.safetensors": -1}}, {"lora": {one: 0.8, two: -1.0}}),
