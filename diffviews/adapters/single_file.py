@@ -116,7 +116,7 @@ class SingleFile:
 
     def scheduler(self) -> dict[str, Any]:
         """Return the scheduler's configuration, as `DiffusionFolder.scheduler`."""
-        return self.config("scheduler")
+        return self.config("scheduler") if self.base is None else {**self.base.scheduler(), **self.changes}
 
     def load(self, component: str, dtype: torch.dtype) -> nn.Module:
         """Return a network with its weights, in inference mode, on the CPU.
