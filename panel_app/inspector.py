@@ -6,6 +6,7 @@ import panel_material_ui as pmui
 import param
 
 from diffviews.noise import format_sigma
+from diffviews.recipes.extraction import without_class_measures
 from diffviews.tracking.records import LayerRecord
 from panel_app.analysis.sample_lists import remainder, sample_entries, sample_list
 from panel_app.best_layer import DECIDES, KNOWS
@@ -141,7 +142,8 @@ class LayersPanel(Part):
             "What a layer knows: do near samples share a class? What it decides: does masking it with a class's "
             "average make that class? Click a heading to sort, a row to open the layer."
         )
-        self._layout = section(text(intro, margin=(12, 0, 8, 0)), self.table, margin=(0, 12, 16, 12))
+        self.left_out = text(margin=(0, 0, 8, 0))
+        self._layout = section(text(intro, margin=(12, 0, 8, 0)), self.left_out, self.table, margin=(0, 12, 16, 12))
         super().__init__(session=session)
 
     @param.depends("session.layers", "session.map", watch=True, on_init=True)
@@ -149,6 +151,10 @@ class LayersPanel(Part):
         """Show the session's layers."""
         shown = None if self.session.map is None else self.session.map.layer.run_id
         self.table.rows = [layer_row(record, active=record.run_id == shown) for record in self.session.layers]
+        lacking = [record for record in self.session.layers if KNOWS not in record.metrics]
+        reasons = {without_class_measures(record.params.get("conditioning", "")) for record in lacking} - {""}
+        self.left_out.object = hint(" ".join(sorted(reasons)))
+        self.left_out.visible = bool(reasons)
 
     def _on_message(self, message: dict[str, Any]) -> None:
         chosen = next((r for r in self.session.layers if r.run_id == message.get("open")), None)

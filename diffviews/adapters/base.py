@@ -123,6 +123,9 @@ class GeneratorAdapter(ABC):
         """Return `forward` before `x0_limit`, which guidance comes before and a sampler applies in each step."""
         return self.forward(x, sigma, class_labels, **kwargs)
 
+    def tell_level(self, sigma: float) -> None:  # noqa: B027  # most models have nothing to say
+        """Log, once, what the model makes of a noise level that it does not know; most know any."""
+
     x0_limit: X0Limit | None = None
     """Clipping or thresholding of x0; None: there is none."""
     embeds_guidance: bool = False

@@ -110,16 +110,17 @@ class DiffusersUNetAdapter(HookMixin, GeneratorAdapter):
         """
         x = x.to(torch.float32)
         levels = torch.as_tensor(sigma, dtype=torch.float32, device=x.device).expand(len(x))
-        self._tell_outside(sigma)
+        if not isinstance(sigma, Tensor) or sigma.device.type == "cpu":  # reading another device's would wait for it
+            for level in torch.as_tensor(sigma).aminmax():
+                self.tell_level(float(level))
         shaped = levels.reshape(-1, 1, 1, 1)
         scaled = (x / (1 + shaped**2).sqrt()).to(self.unet.dtype)
         output = self.unet(scaled, self.schedule.timestep_of(levels), **unet_arguments, return_dict=False)[0]
         # Of a network with a learned variance the first half is the prediction (Nichol and Dhariwal 2021).
         return self.schedule.denoised(output[:, : x.shape[1]].to(torch.float32), x, shaped)
 
-    def _tell_outside(self, sigma: Tensor | float) -> None:
-        for level in torch.as_tensor(sigma).aminmax():
-            self.schedule.tell_outside(float(level), "so the network is told the nearest end's timestep")
+    def tell_level(self, sigma: float) -> None:
+        self.schedule.tell_outside(sigma, "so the network is told the nearest end's timestep")
 
     def register_activation_hooks(self, layer_names: list[str], hook_fn: Hook) -> list[Handle]:
         """Hook the named layers; what replaces a block's output reaches its copy among the skips as well."""

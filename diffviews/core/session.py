@@ -179,6 +179,7 @@ class InterventionSession:
                 An adapter whose `forward` is no `single_pass` first shows, by one whole pass at this
                 sigma, how often it reaches each of them.
         """
+        self._adapter.tell_level(sigma)
         if record:
             self.natural, self.replaced = {}, {}
         # Targets come before the pass: a matched target runs the model itself.

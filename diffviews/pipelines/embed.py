@@ -114,16 +114,17 @@ def _maps(
             f"layer {chosen.layer!r} holds different samples at sigmas {', '.join(map(format_sigma, held))}; "
             "a map over several sigmas needs the same ones at each"
         )
-    samples = workspace.samples_of(chosen).select(ids.pop())
+    samples, told = workspace.samples_of(chosen).select(ids.pop()), chosen.params.get("conditioning", "none")
     if kind is MapKind.ALIGNED:
         slices = fit_aligned_map(held, samples.sample_ids, parameters)
         return {
-            sigma: measure(fitted, samples, title=map_title(chosen.model, chosen.layer, sigma))
+            sigma: measure(fitted, samples, title=map_title(chosen.model, chosen.layer, sigma), conditioning=told)
             for sigma, fitted in slices.items()
         }
     if kind is MapKind.JOINT:
         fitted = fit_joint_map(held, samples.sample_ids, parameters)
         title = f"{chosen.model} · {chosen.layer} · σ {', '.join(map(format_sigma, held))} joint"
-        return {None: measure(fitted, samples, title=title)}
+        return {None: measure(fitted, samples, title=title, conditioning=told)}
     title = map_title(chosen.model, chosen.layer, chosen.sigma)
-    return {None: measure(fit_map(held[chosen.sigma], samples.sample_ids, parameters), samples, title=title)}
+    fitted = fit_map(held[chosen.sigma], samples.sample_ids, parameters)
+    return {None: measure(fitted, samples, title=title, conditioning=told)}

@@ -117,6 +117,7 @@ class ExtractionJob:
                 plan.samples,
                 plan.recipe.maps,
                 plan.adapter.model_type,
+                conditioning=plan.recipe.conditioning,
                 group=group,
                 workers=self.execution.workers,
                 further=self._control(runs[0].parent if runs else None) if group.share(begun.missing) else None,
@@ -151,7 +152,7 @@ class ExtractionJob:
         order = list(plan.adapter.hookable_layers)
         about = (plan.samples, plan.recipe.maps, plan.layer_command, order, plan.layer_fingerprint)
         rows = plan.rows_fingerprint() if plan.recipe.storage == "full" else None
-        runs.append(LayerRuns(self.workspace, parent, *about, rows=rows))
+        runs.append(LayerRuns(self.workspace, parent, *about, plan.recipe.conditioning, rows))
         missing = [key for key in plan.keys if key not in runs[0].logged]
         earlier = {} if execution.force else find_earlier(plan, missing, self.workspace)
         captured, reused = counts(plan, missing, earlier)

@@ -219,7 +219,7 @@ class DatasetJob:
             list(self.adapter.hookable_layers),
             lambda layer, sigma: self.fingerprint(len(samples), layer=layer, sigma=format_sigma(sigma)),
         )
-        runs = None if parent is None else LayerRuns(self.workspace, parent, *about)
+        runs = None if parent is None else LayerRuns(self.workspace, parent, *about, self._conditioning)
         wanted = [(layer, sigma) for sigma in trajectories.sigmas for layer in self.recipe.layers]
         keys = group.from_first(lambda: [key for key in wanted if runs is None or key not in runs.logged])
         for key in group.share(keys):
@@ -230,6 +230,7 @@ class DatasetJob:
             samples,
             MapParameters(),
             self.adapter.model_type,
+            conditioning=self._conditioning,
             group=group,
             workers=self.execution.workers,
             runs=runs,
@@ -267,6 +268,12 @@ class DatasetJob:
     def _dataset(self) -> str:
         return f"generated, seed {self.recipe.seed}"
 
+    @property
+    def _conditioning(self) -> str:
+        if self.series.prompts is not None:
+            return "prompt"
+        return "label" if self.adapter.num_classes else "none"
+
     def _params(self) -> dict[str, object]:
         prompts = self.series.prompts
         return {
@@ -274,7 +281,7 @@ class DatasetJob:
             "checkpoint": self.recipe.checkpoint or "",
             "num_samples": self.series.total,
             "prompts": 0 if prompts is None else len(set(prompts)),
-            "conditioning": "prompt" if prompts is not None else "label" if self.adapter.num_classes else "none",
+            "conditioning": self._conditioning,
             "layers": len(self.recipe.layers),
         }
 

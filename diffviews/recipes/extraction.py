@@ -12,6 +12,18 @@ Dtype = Literal["float16", "float32"]
 Storage = Literal["full", "sketch"]
 """What is kept of the activations: everything, or each layer's projection on its principal axes."""
 
+_TOLD = {"label": "class", "prompt": "prompt"}
+"""What a model is told of a sample, by the conditioning."""
+
+
+def without_class_measures(conditioning: str) -> str:
+    """Return why class measures say nothing of a layer, a sentence; '' where they do.
+
+    A layer of a network that is told the class has it at any noise level, whatever it sees.
+    """
+    told = _TOLD.get(conditioning)
+    return f"Class measures are left out: the model was told each sample's {told}." if told else ""
+
 
 @dataclass(frozen=True, slots=True)
 class ExtractionRecipe(ModelRecipe):

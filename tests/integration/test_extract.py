@@ -29,8 +29,10 @@ from diffviews.errors import (
 )
 from diffviews.noise import sample_noise
 from diffviews.pipelines.workspace import open_workspace
+from diffviews.processing.map_parameters import MapParameters
+from diffviews.tracking.notes import NOTE
 from diffviews.tracking.schema import Tag
-from tests.jobs import extract, metric_series
+from tests.jobs import embed, extract, metric_series
 
 ROOT = Path(__file__).parents[2]
 MEASURES = {
@@ -56,6 +58,20 @@ def test_every_layer_and_sigma_is_a_finished_child_with_all_measures(workspace, 
         assert {"map.png", "map/points.parquet", "map/projector.safetensors", "activations.zarr/zarr.json"} <= names
         workspace.folder(record.run_id).verify()
     workspace.folder(extraction.run_id).verify()
+
+
+@pytest.mark.parametrize(("conditioning", "told"), [("label", True), ("uniform", False)])
+def test_measures_by_class_are_left_out_where_the_model_was_told_the_class(conditioning, told, own_store):
+    workspace = open_workspace()
+    outcome = extract(**{**SMALL, "sigmas": (80.0,)}, conditioning=conditioning)
+    (layer_run,) = workspace.catalog.layers(outcome.run_id)
+    remapped = workspace.catalog.map(embed(layer_run.run_id, MapParameters(n_neighbors=5), workspace).run_id)
+    by_class = {"knn_accuracy_activation", "knn_accuracy_map", "silhouette", "silhouette_map"}
+    for record in (layer_run, remapped):
+        assert by_class & record.metrics.keys() == (set() if told else by_class)
+        assert "trustworthiness" in record.metrics
+    tags = workspace.catalog.connection.call(lambda client: client.get_run(layer_run.run_id)).data.tags
+    assert ("the model was told each sample's class" in tags[NOTE]) == told
 
 
 def test_nothing_of_the_work_is_left_beside_the_artifacts(workspace, extraction):

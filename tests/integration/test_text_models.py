@@ -95,7 +95,7 @@ def test_samples_carry_prompt_and_category_and_the_run_its_prompt_clusters(works
     columns = pd.read_parquet(workspace.folder(layer_run.parent_id).path("columns.parquet"))
     assert list(columns["sample_id"]) == list(samples.sample_ids)
     assert columns["prompt_cluster"].str.match(r"\d+: \w+").all()
-    assert 0 <= layer_run.metrics["knn_accuracy_activation"] <= 1
+    assert "knn_accuracy_activation" not in layer_run.metrics  # the model was told the prompt, and so the category
 
 
 def test_images_are_those_of_each_prompt_with_its_negative_prompt(workspace, folder, layer_run):

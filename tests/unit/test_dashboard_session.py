@@ -1,6 +1,7 @@
 """A visit: choosing, selecting and generating, without a browser; failures are sentences."""
 
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from panel_app.dashboard import Dashboard
 from panel_app.data import DataStore
 from panel_app.filter import Filter
 from panel_app.generation.conditioning_section import RANDOM, UNIFORM
+from panel_app.inspector import LayersPanel
 from panel_app.session import Session
 from panel_app.settings import Settings
 from panel_app.state import Address, Selection
@@ -76,6 +78,15 @@ def test_visit_opens_the_layer_that_knows_and_decides_most(session):
     assert (session.state.layer, session.state.sigma) == ("decoder_block_2", 0.5)
     assert session.map.layer.layer == "decoder_block_2"
     assert session.notice is None
+
+
+def test_why_measures_by_class_are_left_out_is_said(session):
+    panel = LayersPanel(session)
+    assert not panel.left_out.visible
+    told = {"conditioning": "label"}
+    session.layers = tuple(replace(record, metrics={}, params=told) for record in session.layers)
+    assert panel.left_out.visible
+    assert "the model was told each sample's class" in panel.left_out.object
 
 
 def test_address_opens_the_same_view(session, store):

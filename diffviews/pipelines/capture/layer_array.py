@@ -92,8 +92,14 @@ class LayerArray:
         """True when map, picture and measures are made, so that nothing is left to be computed."""
         return (self.results / _MEASURES).is_file()
 
-    def made(self, samples: SampleSet, maps: MapParameters, title: str) -> Measures:
+    def made(self, samples: SampleSet, maps: MapParameters, title: str, conditioning: str = "none") -> Measures:
         """Fit, measure and write the map in `results`; return the numbers, with which `finish` makes it whole.
+
+        Args:
+            samples: of its rows.
+            maps: parameters of the map.
+            title: of its picture.
+            conditioning: under which the model ran.
 
         Raises:
             CorruptDataError: if values are not finite; title and samples are named.
@@ -102,7 +108,7 @@ class LayerArray:
             fitted = self.fit(samples.sample_ids, maps)
         except CorruptDataError as error:
             raise CorruptDataError(f"{title}: {error}") from error
-        measured = measure(fitted, samples, title=title)
+        measured = measure(fitted, samples, title=title, conditioning=conditioning)
         shutil.rmtree(self.results, ignore_errors=True)
         write_map(measured, self._place)
         if self.sketch is not None:

@@ -15,6 +15,7 @@ from diffviews.pipelines.workspace import projector_name
 from diffviews.processing.figures import map_figure
 from diffviews.processing.fitting import FittedMap
 from diffviews.processing.quality import MapQuality, map_quality
+from diffviews.recipes.extraction import without_class_measures
 from diffviews.tracking.active_run import ActiveRun
 
 
@@ -43,12 +44,15 @@ def class_array(samples: SampleSet) -> np.ndarray | None:
     return partial
 
 
-def measure(fitted: FittedMap, samples: SampleSet, *, title: str) -> MeasuredMap:
-    """Measure and draw a fitted map whose rows are samples of `samples`, at one sigma or several."""
+def measure(fitted: FittedMap, samples: SampleSet, *, title: str, conditioning: str = "none") -> MeasuredMap:
+    """Measure and draw a fitted map whose rows are samples of `samples`, at one sigma or several.
+
+    Where the conditioning told the model the classes, measures by class are left out.
+    """
     projector = fitted.projector
     classes, rows = class_array(samples), samples.index_of(projector.sample_ids)
     labels = None if classes is None else classes[rows]  # a joint map holds each sample once a sigma
-    quality = map_quality(fitted, labels)
+    quality = map_quality(fitted, None if without_class_measures(conditioning) else labels)
     embedding = projector.embedding
     points = pd.DataFrame(embedding, columns=list("xyz")[: embedding.shape[1]])
     points.insert(0, "sample_id", list(projector.sample_ids))

@@ -29,6 +29,7 @@ from diffviews.processing.map_parameters import MapParameters
 from diffviews.processing.text_clusters import cluster_prompts
 from diffviews.processing.umap_backend import cuda_is_allowed
 from diffviews.recipes import Recipe
+from diffviews.recipes.extraction import without_class_measures
 from diffviews.tracking.active_run import ActiveRun
 from diffviews.tracking.catalog import LayerRecord
 from diffviews.tracking.notes import Note, code
@@ -96,6 +97,8 @@ class LayerRuns:
     """All layers of the model, in the network's order."""
     fingerprint: Callable[[str, float], str]
     """Takes layer and sigma, returns the digest of everything that determines their run."""
+    conditioning: str = "none"
+    """Under which the model ran."""
     rows: str | None = None
     """Digest by which a larger or smaller set finds the rows again; None: of no use to any."""
     logged: dict[LayerKey, LayerRecord] = field(init=False)
@@ -111,7 +114,8 @@ class LayerRuns:
     def log(self, key: LayerKey, array: LayerArray) -> None:
         """Log one (layer, sigma) as a child run, mapped and measured unless it is, and remove the array."""
         if not array.is_whole:
-            array.finish(array.made(self.samples, self.maps, map_title(self.parent.tags.model or "", *key)))
+            title = map_title(self.parent.tags.model or "", *key)
+            array.finish(array.made(self.samples, self.maps, title, self.conditioning))
         with self._child(key) as run:
             array.log(run)
         array.remove()
@@ -147,7 +151,8 @@ class LayerRuns:
         (layer, sigma), about = key, self.parent.tags
         samples = f"{len(self.samples):,} samples of {code(about.dataset or '')}"
         told = f"{code(layer)} of {code(about.model or '')} at σ {format_sigma(sigma)}, over {samples}"
-        return Note(f"{told}: activations, map and measures.", self.command(*key))
+        sentence = f"{told}: activations, map and measures. {without_class_measures(self.conditioning)}"
+        return Note(sentence.rstrip(), self.command(*key))
 
 
 def make_results(
@@ -156,6 +161,7 @@ def make_results(
     maps: MapParameters,
     model: str,
     *,
+    conditioning: str = "none",
     group: ProcessGroup = ALONE,
     workers: Workers = 1,
     further: Further | None = None,
@@ -168,6 +174,7 @@ def make_results(
         samples: the sample set.
         maps: parameters of each map.
         model: name of the model, for the pictures.
+        conditioning: under which it ran.
         group: processes that share the arrays.
         workers: processes of this machine that make maps; with several, this process only hands them out.
         further: measures that this process adds to each.
@@ -182,7 +189,7 @@ def make_results(
     if count > 1:  # the widest first, so that no worker is left alone with a long one
         own.sort(key=lambda key: arrays[key].width, reverse=True)
     given = samples if count == 1 else samples.without_images()
-    jobs = [partial(arrays[key].made, given, maps, map_title(model, *key)) for key in own]
+    jobs = [partial(arrays[key].made, given, maps, map_title(model, *key), conditioning) for key in own]
     bar = tqdm(total=len(own), desc="maps", unit="layer", disable=None if group.leads else True)
     with bar, in_processes(jobs, count) as all_made:
         for key, made in zip(own, all_made, strict=True):

@@ -219,7 +219,7 @@ class ImportJob:
                 samples = plan.samples.select(plan.ids_at(sigma))
                 order, digest = plan.network_order, plan.layer_fingerprint
                 about = (samples, plan.maps, lambda layer, _: self._command(layer), order, digest)
-                runs = LayerRuns(self.workspace, parent, *about)
+                runs = LayerRuns(self.workspace, parent, *about, plan.conditioning)
                 for layer in plan.layers:
                     folder = parent.work / f"{format_sigma(sigma)}-{plan.layers.index(layer)}"
                     array = self._store(folder / "activations.zarr", layer, sigma)
@@ -283,7 +283,7 @@ class ImportJob:
                 sigmas=None if kind is MapKind.SINGLE else [sample.sigma for sample in samples],
             )
             title = f"{plan.model.name} · {layer} · σ {levels} · {original.path.stem}"
-            log_map(run, measure(fitted, plan.samples, title=title))
+            log_map(run, measure(fitted, plan.samples, title=title, conditioning=plan.conditioning))
             for file in original.files:
                 run.log_artifact_file(file, f"imported/{file.name}")
 
