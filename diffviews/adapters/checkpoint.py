@@ -1,13 +1,13 @@
-"""Reading an EDM network's weights from any checkpoint that holds one, every fault told before use."""
+"""Reading a network's weights from any checkpoint that holds one, every fault told before use."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from diffviews.adapters.edm_networks import pickled_config
 from diffviews.adapters.layouts import Layout, layout_of, other_layout
@@ -135,3 +135,25 @@ def check_names_and_shapes(what: str, given: Mapping[str, Tensor], expected: Map
     told = [f"{len(names)} {fault} ({', '.join(names[:3])})" for fault, names in faults.items() if names]
     if told:
         raise CheckpointError(f"{what} does not fit the network: {'; '.join(told)}")
+
+
+def load_weights(network: nn.Module, path: str | Path, prefixes: Sequence[str] = ("",)) -> None:
+    """Put the weights of a checkpoint into a network that somebody else defined, each name and shape checked.
+
+        load_weights(self.net, "model-1.pt", ["ema_model.model.", "model."])
+
+    Args:
+        network: what takes them.
+        path: a file or folder, as `read_checkpoint_file` takes it.
+        prefixes: what may stand before the network's own names; the first that is found counts, and tensors without
+            it are left aside.
+
+    Raises:
+        CheckpointError: if it is missing, truncated, hostile, of another network or holds NaN.
+    """
+    stored, _ = read_checkpoint_file(path)
+    prefix = next((given for given in prefixes if any(name.startswith(given) for name in stored)), prefixes[0])
+    weights = {name.removeprefix(prefix): tensor for name, tensor in stored.items() if name.startswith(prefix)}
+    check_names_and_shapes(f"checkpoint {path}", weights, network.state_dict())
+    check_finite_weights(f"checkpoint {path}", weights)
+    network.load_state_dict(weights)

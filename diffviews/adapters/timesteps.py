@@ -1,7 +1,10 @@
-"""For adapters of networks that know timesteps: their schedule from betas, and x0 from what they return.
+"""For adapters of networks that know times: timesteps by betas, or a continuous time by its scales of data and noise.
 
     schedule = schedule_of_betas(diffusion.betas, prediction="v_prediction")
     x0 = denoised_by_timesteps(network, x, sigma, schedule, clip=1.0)
+
+    t, alpha = time_of_sigma(sigma, scales, like=x)    # scales(t) is (alpha, sigma_t) of x_t = alpha x0 + sigma_t n
+    x0 = denoise(alpha * x, t)
 """
 
 from collections.abc import Callable, Sequence
@@ -11,6 +14,9 @@ from torch import Tensor
 
 from diffviews.adapters.diffusion_schedule import DiffusionSchedule, Prediction
 from diffviews.errors import ConfigError
+
+BISECTIONS = 53
+"""Halvings of the range of times, one for each bit of float64."""
 
 
 def schedule_of_betas(betas: Tensor | Sequence[float], prediction: Prediction = "epsilon") -> DiffusionSchedule:
@@ -53,6 +59,38 @@ def denoised_by_timesteps(
     output = network(x / (1 + column**2).sqrt(), schedule.timestep_of(levels))
     x0 = schedule.denoised(output, x, column)
     return x0 if clip is None else clip_x0(x0, clip)
+
+
+def time_of_sigma(
+    sigma: Tensor | float, scales: Callable[[Tensor], tuple[Tensor, Tensor]], *, like: Tensor,
+    clean: float = 0.0, noisy: float = 1.0,
+) -> tuple[Tensor, Tensor]:
+    """Return the time t at which x_t = alpha x0 + sigma_t n has the noise level sigma = sigma_t / alpha, and alpha.
+
+    Found by bisection, to the last bit of float64: any schedule will do whose level rises from `clean` to `noisy`.
+    Levels outside of it get the nearer end.
+
+    Args:
+        sigma: noise level > 0, a scalar or (B,).
+        scales: `scales(t)` returns alpha and sigma_t, each (B,), of times (B,) float64.
+        like: x0 + sigma · noise, (B, C, H, W); `alpha * like` is x_t.
+        clean: time of the least noise, such as 1 for flows that end in data at 1.
+        noisy: time of the most.
+
+    Returns:
+        t, (B,) float64 (float32 on MPS, which has no float64), and alpha, (B, 1, 1, 1) of the dtype of `like`.
+    """
+    levels = torch.as_tensor(sigma).to("cpu", torch.float64).expand(len(like))
+    low, high = torch.zeros_like(levels), torch.ones_like(levels)
+    for _ in range(BISECTIONS):
+        middle = (low + high) / 2
+        alpha, noise = scales(clean + (noisy - clean) * middle)
+        above = noise > levels * alpha
+        low, high = torch.where(above, low, middle), torch.where(above, middle, high)
+    t = clean + (noisy - clean) * (low + high) / 2
+    alpha, _ = scales(t)
+    precise = torch.float32 if like.device.type == "mps" else torch.float64
+    return t.to(like.device, precise), alpha.to(like.device, like.dtype).reshape(-1, *[1] * (like.ndim - 1))
 
 
 def clip_x0(x0: Tensor, bound: float = 1.0) -> Tensor:

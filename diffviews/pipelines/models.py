@@ -144,7 +144,8 @@ def load_model(
 
     Raises:
         AdapterNotFoundError: if no adapter has this name.
-        CheckpointError: if the checkpoint cannot be fetched or does not fit.
+        CheckpointError: if the checkpoint cannot be fetched or does not fit, or the folder gives options that the
+            network does not take.
         ConfigError: if the precision or the device is none.
     """
     model, checkpoint = recipe.model, recipe.checkpoint
@@ -160,7 +161,12 @@ def load_model(
     files = {name: resolve_checkpoint(place, profile) for name, place in said.files.items()}
     options = said.options | files | _lora_option(said, profile) | options
     weights = None if said.checkpoint is None and said.files else _weights(model, said.checkpoint, profile)
-    adapter = load_adapter(model, weights, device, **options)
+    try:
+        adapter = load_adapter(model, weights, device, **options)
+    except TypeError as error:  # an adapter may pass any option on to a network that does not take it
+        if not said.options:
+            raise
+        raise CheckpointError(f"{folder / 'config.json'}: adapter {model!r} cannot take its options: {error}") from error
     adapter.override_defaults(**said.defaults)
     if said.class_names is not None:
         adapter.name_classes(said.class_names)

@@ -3,32 +3,27 @@
 import torch
 from denoising_diffusion_pytorch.classifier_free_guidance import GaussianDiffusion, Unet
 
-from diffviews import GeneratorAdapter
-from diffviews.adapters.checkpoint import check_names_and_shapes
-from diffviews.adapters.hooks import measured_layer_shapes
+from diffviews.adapters.checkpoint import load_weights
+from diffviews.adapters.named_layers import NamedLayers
 from diffviews.adapters.timesteps import denoised_by_timesteps, schedule_of_betas
-from diffviews.data.checkpoints import read_checkpoint_file
 
 RETURNS = {"pred_noise": "epsilon", "pred_v": "v_prediction", "pred_x0": "sample"}
 
 
-class LucidrainsAdapter(GeneratorAdapter):
+class LucidrainsAdapter(NamedLayers):
     """The U-Net as it is; sigma becomes its timestep, and -1 its embedding of no class."""
 
     class_input, null_class, label_dropout = "index", -1, True
-    num_classes, resolution, model_type = 0, 0, "lucidrains"  # set below
+    model_type, resolution, num_classes, config = "lucidrains", 0, 0, {}  # set below
 
     def __init__(self, image_size=32, num_classes=10, objective="pred_noise", beta_schedule="cosine", **unet):
+        # part of the digest, by which captured activations are known as this model's
+        self.config = {"image_size": image_size, "num_classes": num_classes, "objective": objective}
+        self.config |= {"beta_schedule": beta_schedule, **unet}
         self.net = Unet(num_classes=num_classes, **{"dim": 64, "dim_mults": (1, 2, 4), **unet}).requires_grad_(False)
         plan = GaussianDiffusion(self.net, image_size=image_size, objective=objective, beta_schedule=beta_schedule)
         self.schedule = schedule_of_betas(plan.betas, RETURNS[objective])
         self.resolution, self.num_classes, self.default_steps = image_size, num_classes, 50
-        self._options = {"image_size": image_size, "num_classes": num_classes, "objective": objective, **unet}
-        self._shapes = None
-
-    @property
-    def config(self):
-        return self._options  # part of the digest, by which captured activations are known as this model's
 
     @property
     def sigma_range(self):
@@ -38,23 +33,12 @@ class LucidrainsAdapter(GeneratorAdapter):
         return (1 + sigma_max**2) ** 0.5
 
     @property
-    def _points(self):
+    def layer_modules(self):
         net = self.net
         down = {f"down_{i}_{j}": level[j] for i, level in enumerate(net.downs) for j in (0, 1)}
         middle = {name: getattr(net, name) for name in ("mid_block1", "mid_attn", "mid_block2")}
         up = {f"up_{i}_{j}": level[j] for i, level in enumerate(net.ups) for j in (0, 1)}
         return {**down, **middle, **up, "final": net.final_res_block}
-
-    @property
-    def hookable_layers(self):
-        return list(self._points)
-
-    def register_activation_hooks(self, layer_names, hook_fn):
-        return [self._points[name].register_forward_hook(hook_fn) for name in layer_names]
-
-    def get_layer_shapes(self):
-        self._shapes = self._shapes or measured_layer_shapes(self)
-        return self._shapes
 
     def forward(self, x, sigma, class_labels=None, **kwargs):
         classes = torch.full((len(x),), -1, device=x.device) if class_labels is None else class_labels
@@ -68,10 +52,7 @@ class LucidrainsAdapter(GeneratorAdapter):
     def from_checkpoint(cls, checkpoint_path, device="cuda", **options):
         adapter = cls(**options)
         if checkpoint_path is not None:
-            stored, _ = read_checkpoint_file(checkpoint_path)
-            weights = {name.removeprefix("model."): tensor for name, tensor in stored.items() if "model." in name}
-            check_names_and_shapes(f"checkpoint {checkpoint_path}", weights, adapter.net.state_dict())
-            adapter.net.load_state_dict(weights)
+            load_weights(adapter.net, checkpoint_path, ["ema_model.model.", "model."])
         return adapter.to(device)
 
     @classmethod

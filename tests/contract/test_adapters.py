@@ -89,6 +89,12 @@ def test_documented_adapter_is_the_package_that_is_tested() -> None:
     documented = (PACKAGE.parents[2] / "docs" / "adapters.md").read_text()
     assert (PACKAGE / "src" / "plaid_adapter" / "__init__.py").read_text().strip() in documented
     assert 'plaid = "plaid_adapter:PlaidAdapter"' in documented
+    assert (PACKAGE.parent / "lucidrains_adapter.py").read_text() in documented
+    azula = (PACKAGE.parent / "azula_adapter.py").read_text()
+    shown = documented[documented.index("**azula.**") :].split("```python\n")[1].split("```")[0]
+    assert all(part.strip() in azula for part in shown.split("\n\n"))
+    assert "def layer_modules" in shown
+    assert "def forward" in shown
 
 
 def test_plug_in_extracts_maps_and_generates_through_the_commands(installed: Path, tmp_path: Path) -> None:
