@@ -5,7 +5,8 @@ allow-list, and every key of a configuration is followed, named as not followed,
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, field
 from inspect import signature
 from typing import Any, NamedTuple
 
@@ -95,6 +96,8 @@ class FolderScheduler:
     """Its keyword arguments."""
     notices: tuple[str, ...] = ()
     """What is not followed, a part of a sentence each."""
+    _made: list[Any] = field(default_factory=list, init=False, repr=False, compare=False)
+    """The scheduler of diffusers, once it is made, which for some takes half a second."""
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> "FolderScheduler":
@@ -131,11 +134,16 @@ class FolderScheduler:
         return cls(kind, options, (*_not_followed(kind, given, defaults), *notices))
 
     def new(self) -> Any:
-        """Return a scheduler of diffusers, which keeps to itself.
+        """Return a scheduler of diffusers; setting its timesteps leaves others of this method alone.
 
         Raises:
             CheckpointError: if diffusers refuses the configuration.
         """
+        if not self._made:
+            self._made.append(self._make())
+        return copy(self._made[0])
+
+    def _make(self) -> Any:
         options = {key: value for key, value in self.options.items() if key != "noise_sampler_seed"}
         if self.kind == "PNDMScheduler":
             options["skip_prk_steps"] = True  # its levels without those of the Runge-Kutta stages between them
