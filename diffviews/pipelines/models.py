@@ -166,7 +166,8 @@ def load_model(
     except TypeError as error:  # an adapter may pass any option on to a network that does not take it
         if not said.options:
             raise
-        raise CheckpointError(f"{folder / 'config.json'}: adapter {model!r} cannot take its options: {error}") from error
+        said_in = folder / "config.json"
+        raise CheckpointError(f"{said_in}: adapter {model!r} cannot take its options: {error}") from error
     adapter.override_defaults(**said.defaults)
     if said.class_names is not None:
         adapter.name_classes(said.class_names)

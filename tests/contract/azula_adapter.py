@@ -12,7 +12,6 @@ from diffviews.adapters.checkpoint import load_weights
 from diffviews.adapters.named_layers import NamedLayers
 from diffviews.adapters.timesteps import time_of_sigma
 
-
 SCHEDULES = {"vp": noise.VPSchedule, "cosine": noise.CosineSchedule, "rectified": noise.RectifiedSchedule}
 
 

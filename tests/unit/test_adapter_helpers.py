@@ -135,7 +135,8 @@ def test_weights_that_do_not_fit_are_refused(tmp_path):
     torch.save({f"model.{name}": value for name, value in weights.items()}, tmp_path / "model.pt")
     torch.save({**weights, "first.bias": torch.tensor([0, 1, math.nan, 0])}, tmp_path / "nan.pt")
     torch.save({**weights, "first.bias": torch.zeros(5)}, tmp_path / "shape.pt")
-    for file, said in (("model.pt", "6 missing.*unknown"), ("nan.pt", "NaN"), ("shape.pt", r"\(5,\) instead of \(4,\)")):
+    faults = {"model.pt": "6 missing.*unknown", "nan.pt": "NaN", "shape.pt": r"\(5,\) instead of \(4,\)"}
+    for file, said in faults.items():
         with pytest.raises(CheckpointError, match=said):
             Doubled.from_checkpoint(tmp_path / file, "cpu")
     with pytest.raises(CheckpointError, match="missing"):
@@ -150,7 +151,7 @@ class Sized(Doubled):
         nn.Linear(width, width, **further)
         self.config = {"width": width}
 
-    config = {}  # set above
+    config: dict = {}  # noqa: RUF012  # set above
 
     @classmethod
     def from_checkpoint(cls, checkpoint_path, device="cuda", **options):
