@@ -8,6 +8,7 @@ of the images or the noise schedule: those are in the table for the published ne
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import accumulate, repeat
 from pathlib import Path
 from typing import Any, Self
 
@@ -20,12 +21,13 @@ from diffviews.adapters.diffusion_schedule import DiffusionSchedule
 from diffviews.adapters.edm import EDMAdapter
 from diffviews.adapters.edm_published import imagenet_names
 from diffviews.adapters.guided_diffusion_weights import read_architecture, renamed
-from diffviews.adapters.timesteps import clip_x0, schedule_of_betas
+from diffviews.adapters.timesteps import schedule_of_betas
 from diffviews.device import device_or_best
 from diffviews.errors import CheckpointError, ConfigError, unknown_name
 from diffviews.models.adm_unet import ADMUNet
 from diffviews.models.blocks import BlockStyle
 from diffviews.models.preconditioning import Coefficients, Denoiser, noise_prediction
+from diffviews.sampling.x0_limit import X0Limit
 
 OPTIONS = (
     "image_size", "noise_schedule", "diffusion_steps", "num_heads", "num_head_channels", "use_new_attention_order",
@@ -103,6 +105,17 @@ def noise_schedule(kind: str, steps: int) -> DiffusionSchedule:
     return schedule_of_betas(betas)
 
 
+def spread_timesteps(total: int, count: int) -> Tensor:
+    """Return timesteps spread evenly from the last of all to the first, (S,) float64; of one, the last.
+
+    Strides are added up as floats, as guided-diffusion's `space_timesteps` does, so that halves are rounded alike.
+    """
+    if count == 1:
+        return torch.tensor([total - 1], dtype=torch.float64)
+    places = accumulate(repeat((total - 1) / (count - 1), count - 1), initial=0.0)
+    return torch.tensor([round(place) for place in places], dtype=torch.float64).flip(0)
+
+
 class TimestepPrecond(Denoiser):
     """A denoiser of a network that predicts the noise and is told the timestep: x0 = x - sigma · F.
 
@@ -129,6 +142,10 @@ class ADMAdapter(EDMAdapter):
     reads_trained = False
     model: TimestepPrecond
 
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.x0_limit = X0Limit(1.0) if self._config["clip_denoised"] else None
+
     @property
     def class_names(self) -> tuple[str, ...] | None:
         names = imagenet_names(self.num_classes)
@@ -147,7 +164,7 @@ class ADMAdapter(EDMAdapter):
         schedule = self.model.schedule
         if not 1 <= num_steps <= schedule.num_timesteps:
             raise ConfigError(f"num_steps {num_steps} must be 1 … {schedule.num_timesteps}, the model's timesteps")
-        own = torch.linspace(schedule.num_timesteps - 1, 0, num_steps, dtype=torch.float64).round()
+        own = spread_timesteps(schedule.num_timesteps, num_steps)
         if sigma_max is None and sigma_min is None:
             return schedule.sigma_at(own)
         return schedule.levels_between(own, sigma_max, sigma_min)
@@ -158,8 +175,12 @@ class ADMAdapter(EDMAdapter):
     @single_pass
     def forward(self, x: Tensor, sigma: Tensor | float, class_labels: Tensor | None = None, **kwargs: Any) -> Tensor:
         """Return D(x; sigma, labels), (B, C, H, W) float32, clipped to [-1, 1] as `clip_denoised` says."""
-        denoised = self.model(x, sigma, class_labels)
-        return clip_x0(denoised) if self._config["clip_denoised"] else denoised
+        denoised = self.unlimited(x, sigma, class_labels)
+        return denoised if self.x0_limit is None else self.x0_limit(denoised)
+
+    def unlimited(self, x: Tensor, sigma: Tensor | float, class_labels: Tensor | None = None, **kwargs: Any) -> Tensor:
+        """Return it before clipping: guidance acts on the prediction of the noise, and x0 is clipped after it."""
+        return self.model(x, sigma, class_labels)
 
     @classmethod
     def get_default_config(cls) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from diffviews.adapters import get_adapter, list_adapters, load_adapter
-from diffviews.adapters.guided_diffusion import PUBLISHED, adm_network, noise_schedule
+from diffviews.adapters.guided_diffusion import PUBLISHED, adm_network, noise_schedule, spread_timesteps
 from diffviews.adapters.guided_diffusion_weights import read_architecture
 from diffviews.core import GenerationRequest, capture, generate
 from diffviews.errors import CheckpointError, ConfigError
@@ -147,6 +147,25 @@ def test_levels_are_those_of_evenly_spread_timesteps(tmp_path: Path, steps: int)
     torch.testing.assert_close(adapter.model_sigmas(steps), levels[own], rtol=1e-12, atol=0)
     with pytest.raises(ConfigError, match=r"num_steps 1001 must be 1 … 1000"):
         adapter.model_sigmas(1001)
+
+
+def test_strides_that_fall_between_timesteps_are_rounded_as_by_its_respacing() -> None:
+    # What its space_timesteps gives: sums of float strides stay below 249.5 and 1999.5, and 124.75 needs no care.
+    assert spread_timesteps(500, 25)[[12, 18]].tolist() == [249, 125]
+    assert spread_timesteps(4000, 3).tolist() == [3999, 2000, 0]
+    assert spread_timesteps(500, 1).tolist() == [499]
+
+
+def test_x0_is_clipped_after_guidance(tmp_path: Path) -> None:
+    """In one step the result without clipping, of which images show what is within [-1, 1], is that with it."""
+    file = written(tmp_path, "guided four heads")
+    request = GenerationRequest(num_samples=2, num_steps=1, seed=3, class_labels=2, guidance_scale=4.0)
+    clipped, free = (
+        generate(load_adapter("adm-imagenet-64", file, device="cpu", clip_denoised=clip), request).images
+        for clip in (True, False)
+    )
+    assert (clipped == free).all()
+    assert clipped.std() > 10
 
 
 def test_schedules_are_the_papers() -> None:
