@@ -8,6 +8,7 @@ What is not found is counted, and refuses the file.
 import json
 import logging
 import math
+import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -33,7 +34,13 @@ KINDS = "LoRA, DoRA, LoHa, LoKr, IA3 and plain differences"
 _TYPES = ("LORA", "LOHA", "LOKR", "IA3")
 _CHANGED_BASES = ("pissa", "olora", "corda", "loftq", "lora_ga")
 """Ways of peft to begin a LoRA that change the weights beneath it, so that the file alone is not the change."""
-_OTHER_LAYERS = ("fan_in_fan_out", "layer_replication", "use_qalora", "use_bdlora")
+_OTHER_LAYERS = (
+    "fan_in_fan_out", "layer_replication", "use_qalora", "use_bdlora", "alora_invocation_tokens", "arrow_config",
+    "kasa_config", "monteclora_config", "modules_to_save",
+)  # fmt: skip
+"""Settings of peft by which the change is another than the factors say, or whole modules are replaced."""
+_HARD_PATTERN = re.compile(r"\)\s*[*+?{]|(?:[*+?}].*){4}")
+"""Patterns that could take for ever: a repeated group, or many repetitions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,13 +69,21 @@ class LoraFile:
         unknown = []
         for name, tensor in tensors.items():
             split = split_name(name)
-            if split is None:
+            if split is None or split[1] in changes[split[0]]:
                 unknown.append(name)
             else:
                 changes[split[0]][split[1]] = tensor
+            if split and split[1] != "alpha" and not tensor.is_floating_point():
+                raise CheckpointError(
+                    f"LoRA {file}: tensor {name!r} holds {str(tensor.dtype).removeprefix('torch.')} numbers, as if it "
+                    "were quantised; give it in float16 or float32"
+                )
         if not changes:
             raise CheckpointError(f"LoRA {file} holds none of {KINDS}, but {', '.join(sorted(unknown)[:3])} …")
-        return cls(file, dict(changes), tuple(unknown), _configs(file, metadata))
+        configs = _configs(file, metadata)
+        if not configs and any(name.startswith("base_model.") for name in changes):
+            _log.warning("LoRA %s has no adapter_config.json beside it, so its alpha is taken to be its rank", file)
+        return cls(file, dict(changes), tuple(unknown), configs)
 
     def config(self, network: str) -> dict[str, Any]:
         """Return what peft notes of its settings for a network, {} where it notes none."""
@@ -210,9 +225,8 @@ def _changed(
         raise CheckpointError("is no layer with weights")
     config = file.config(place[0])
     if "ia3" in parts:
-        forward = place[1].split(".")[-1] in _suffixes(config.get("feedforward_modules")) or (
-            parts["ia3"].shape[0] == 1 and weight.ndim == 2
-        )
+        forward = _is_named(config.get("feedforward_modules"), place[1])
+        forward = forward or (parts["ia3"].shape[0] == 1 and weight.ndim == 2)
         new, changed_bias = scaled_by_ia3(weight, bias, parts["ia3"], strength, on_input=forward)
         return {"weight": new} if changed_bias is None else {"weight": new, "bias": changed_bias}
     scale = strength * _scale(parts, config, place[1])
@@ -234,6 +248,10 @@ def _changed(
 def _scale(parts: Mapping[str, Tensor], config: Mapping[str, Any], path: str) -> float:
     """Return alpha / rank, from the tensor that kohya stores or from peft's settings; 1 where neither is given."""
     rank = rank_of(parts)
+    if rank == 0:
+        raise CheckpointError("has rank 0, by which it changes nothing")
+    if "alpha" in parts and parts["alpha"].numel() != 1:
+        raise CheckpointError(f"has an alpha of {parts['alpha'].numel()} numbers")
     if "alpha" in parts:
         return float(parts["alpha"]) / rank if rank else 1.0
     alpha = _by_pattern(config, "alpha_pattern", path, config.get("lora_alpha", config.get("alpha")))
@@ -244,16 +262,19 @@ def _scale(parts: Mapping[str, Tensor], config: Mapping[str, Any], path: str) ->
 
 
 def _by_pattern(config: Mapping[str, Any], name: str, path: str, default: Any) -> Any:
-    """Return what peft notes for modules whose path ends so."""
-    for ending, value in (config.get(name) or {}).items():
-        plain = str(ending).replace("\\.", ".").removeprefix("^")
-        if path == plain or path.endswith(f".{plain}"):
+    """Return what peft notes for modules whose path ends as a regular expression says; its first match counts."""
+    for pattern, value in (config.get(name) or {}).items():
+        # Since its version 5.6 transformers has a text model's own paths without `text_model`.
+        if any(re.match(rf"(.*\.)?({pattern})$", spelling) for spelling in (path, f"text_model.{path}")):
             return value
     return default
 
 
-def _suffixes(names: Any) -> set[str]:
-    return {str(name).split(".")[-1] for name in ([names] if isinstance(names, str) else names or ())}
+def _is_named(names: Any, path: str) -> bool:
+    """Tell whether peft means a module: by a regular expression of its whole path, or by one of several endings."""
+    if isinstance(names, str):
+        return re.fullmatch(names, path) is not None
+    return any(path.endswith(str(name)) for name in names or ())
 
 
 def _configs(file: Path, metadata: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -291,5 +312,36 @@ def _check_config(file: Path, config: Mapping[str, Any]) -> None:
             "save_pretrained(…, path_initial_model_for_weight_conversion=…)"
         )
     odd = [name for name in _OTHER_LAYERS if config.get(name)]
+    if config.get("bias", "none") != "none":
+        odd.append(f"bias {config['bias']!r}")
     if odd:
-        raise CheckpointError(f"LoRA {file} was made with {odd[0]}, which is not read; merge it by peft")
+        raise CheckpointError(
+            f"LoRA {file} was made with {odd[0]}, which is not read; merge it by peft's merge_and_unload and give the "
+            "whole weights"
+        )
+    _check_numbers(file, config)
+
+
+def _check_numbers(file: Path, config: Mapping[str, Any]) -> None:
+    """Refuse settings of peft that are no numbers, or patterns of modules that could take for ever."""
+    for name in ("alpha_pattern", "rank_pattern", "feedforward_modules"):
+        value = config.get(name)
+        patterns = list(value) if isinstance(value, dict) else [value] if isinstance(value, str) else []
+        for pattern in patterns:
+            try:
+                hard = len(pattern) > 200 or _HARD_PATTERN.search(pattern) or not re.compile(f"({pattern})")
+            except (re.error, RecursionError, OverflowError):
+                hard = True
+            if hard:
+                raise CheckpointError(f"LoRA {file}: its {name} has {str(pattern)[:60]!r}, which is not read")
+    numbers = [config.get(name) for name in ("r", "lora_alpha", "alpha")]
+    for name in ("alpha_pattern", "rank_pattern"):
+        pattern = config.get(name) or {}
+        numbers += pattern.values() if isinstance(pattern, dict) else [pattern]
+    odd = [number for number in numbers if number is not None and not _is_number(number)]
+    if odd:
+        raise CheckpointError(f"LoRA {file}: its settings have {str(odd[0])[:60]!r} where a rank or an alpha belongs")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -15,7 +15,7 @@ from diffviews.errors import CheckpointError
 Parts = Mapping[str, Tensor]
 """Tensors of one module's change, by kind."""
 
-_NAMED = r"(?:\.default)?(?:\.weight)?$"
+_NAMED = r"(?:\.(?!bias$)\w+?)?(?:\.weight)?$"  # peft's name of the adapter, 'default' unless it was given one
 _KINDS = tuple(
     (kind, re.compile(pattern))
     for kind, pattern in (

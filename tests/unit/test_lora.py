@@ -174,6 +174,11 @@ PEFT = {
     "lora of biases": peft.LoraConfig(r=2, lora_alpha=3, target_modules=["conv1"], lora_bias=True,
                                    init_lora_weights=False),
     "rslora": peft.LoraConfig(r=4, lora_alpha=3, use_rslora=True, target_modules=["to_v"], init_lora_weights=False),
+    "patterns": peft.LoraConfig(r=4, lora_alpha=8, target_modules=["to_q", "to_k"], init_lora_weights=False,
+                                alpha_pattern={".*attn2.*to_k": 1, r"^mid_block\..*to_q": 2},
+                                rank_pattern={"attn1.*": 2}),
+    "loha, patterns": peft.LoHaConfig(r=4, alpha=2, target_modules=["to_q", "to_k"], init_weights=False,
+                                      rank_pattern={"attn1.to_q": 2}, alpha_pattern={".*attn2.*": 6}),
     "dora": peft.LoraConfig(r=2, lora_alpha=5, use_dora=True, target_modules=["to_q", "conv1"],
                             init_lora_weights=False),
     "loha": peft.LoHaConfig(r=2, alpha=3, target_modules=["to_q", "conv1"], init_weights=False),
@@ -202,6 +207,29 @@ def test_peft_s_folders_are_merged_as_by_peft_itself(name: str, kind: str, tmp_p
     theirs = model.merge_and_unload().state_dict()
     assert any(not torch.equal(theirs[key], value) for key, value in pipeline.unet.state_dict().items())
     assert_same({"unet": merged(pipeline, (tmp_path, 1.0))["unet"]}, {"unet": theirs}, 1e-4)
+
+
+def test_name_that_peft_gives_an_adapter_may_stand_in_its_tensors(tmp_path: Path) -> None:
+    pipeline, factors = drawn("sd"), draw_factors(drawn("sd"), 5)["unet"]
+    expected = by_closed_form(pipeline, {"unet": factors}, 1.0)
+    for name in ("default", "default_0", "my_style"):
+        file = write(loras.bare(factors, f"lora_A.{name}.weight", f"lora_B.{name}.weight"), tmp_path / f"{name}.pt")
+        assert_same(merged(pipeline, (file, 1.0)), expected)
+
+
+def test_peft_s_tensors_without_its_settings_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    file = write(loras.peft(draw_factors(drawn("sd"), 5)["unet"]), tmp_path / "adapter_model.safetensors")
+    merged(drawn("sd"), (file, 1.0))
+    assert "no adapter_config.json beside it, so its alpha is taken to be its rank" in caplog.text
+
+
+def test_settings_of_a_text_encoder_may_name_its_paths_as_older_versions_had_them(tmp_path: Path) -> None:
+    pipeline = drawn("sd")
+    factors = {"text_encoder": draw_factors(pipeline, 5)["text_encoder"]}
+    write(loras.peft(factors["text_encoder"]), tmp_path / "adapter_model.safetensors")
+    settings = {"r": 3, "lora_alpha": 3, "alpha_pattern": {r"text_model\.encoder\..*": 6}}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(settings))
+    assert_same(merged(pipeline, (tmp_path, 1.0)), by_closed_form(pipeline, factors, 2.0))
 
 
 def test_peft_s_folder_of_a_text_encoder_is_found_by_its_paths(tmp_path: Path) -> None:
@@ -322,6 +350,12 @@ def test_modules_left_over_are_counted_and_may_be_left_out(tmp_path: Path, caplo
         ({"lora_unet_conv_in.oft_blocks": torch.ones(2, 2)}, "oft_blocks"),
         ({"bundle_emb.style.string_to_param.*": torch.ones(2, 8)}, "bundle_emb"),
         ({"lora_unet_conv_in.diff_b": torch.ones(3)}, "a bias that is not there"),
+        ({"lora_unet_conv_in.lora_up.weight": torch.ones(8, 0), "lora_unet_conv_in.lora_down.weight": torch.ones(0, 4)},
+         "rank 0"),
+        ({"lora_unet_conv_in.lora_up.weight": torch.ones(8, 2), "lora_unet_conv_in.lora_down.weight": torch.ones(2, 36),
+          "lora_unet_conv_in.alpha": torch.ones(2)}, "an alpha of 2 numbers"),
+        ({"lora_unet_conv_in.diff": torch.ones(8, 4, 3, 3, dtype=torch.int8)}, "holds int8 numbers"),
+        ({f"unet.conv_in.lora_A.{name}.weight": torch.ones(2, 4, 3, 3) for name in ("one", "two")}, "lora_A.two"),
     ],
 )
 def test_changes_that_are_incomplete_or_of_an_unknown_kind_are_named(
@@ -353,6 +387,13 @@ def test_values_that_are_not_finite_are_refused_on_reading(value: float, suffix:
         ({"init_lora_weights": "olora"}, "olora"),
         ({"use_dora": True}, "DoRA but has no magnitudes"),
         ({"fan_in_fan_out": True}, "fan_in_fan_out"),
+        ({"alora_invocation_tokens": [1, 2]}, "alora_invocation_tokens"),
+        ({"modules_to_save": ["conv_out"]}, "modules_to_save.*merge_and_unload"),
+        ({"bias": "lora_only"}, "bias 'lora_only'.*merge_and_unload"),
+        ({"lora_alpha": [8]}, r"settings have '\[8\]' where a rank or an alpha"),
+        ({"alpha_pattern": ["to_q"]}, "where a rank or an alpha belongs"),
+        ({"alpha_pattern": {"(((": 3}}, r"its alpha_pattern has '\(\(\(', which is not read"),
+        ({"rank_pattern": {"(([a-z_.0-9])*)*!": 3}}, "its rank_pattern has"),
     ],
 )
 def test_kinds_of_peft_that_would_give_other_weights_are_refused(
