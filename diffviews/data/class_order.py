@@ -4,6 +4,7 @@ A label is a number, and two lists of classes may give one number to different t
 a class of a model only where both call it by the same name, or where somebody says which is which.
 """
 
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from diffviews.data.class_labels import load_class_labels, load_downsampled_name
 from diffviews.data.class_labels import load_imagenet64_to_standard_mapping as standard_of_downsampled
 from diffviews.data.samples import SampleSet
 from diffviews.errors import ConfigError, unknown_name
+
+logger = logging.getLogger(__name__)
 
 IMAGENET_CLASSES = 1000
 _ALIKE = 0.8
@@ -37,16 +40,17 @@ class NamedClasses:
     def of(cls, names: Sequence[str]) -> "NamedClasses":
         """Return the classes of a list of names, whose places are the labels unless the names say otherwise.
 
-        Names that are whole numbers are the labels themselves; synsets, and ImageNet's 1,000 names in either of
-        their orders, have the labels of the standard order.
+        Names that are whole numbers are the labels themselves; synsets ('n01440764', 'n01440764_tench'), and
+        ImageNet's 1,000 names in either of their orders, have the labels of the standard order.
         """
         given = tuple(names)
         numbers = _whole_numbers(given)
         if numbers is not None:
             return cls(numbers, given, "own")
         synsets, standard = load_synsets(), load_class_labels()
-        if given and set(given) <= synsets.keys():
-            labels = tuple(synsets[name][0] for name in given)
+        begun = [name[:9] if re.fullmatch(r"n[0-9]{8}(\W.*|_.*)?", name) else name for name in given]
+        if given and set(begun) <= synsets.keys() and len(set(begun)) == len(begun):
+            labels = tuple(synsets[name][0] for name in begun)
         elif _share_alike(given, standard) >= _ALIKE:
             labels = tuple(range(IMAGENET_CLASSES))
         elif _share_alike(given, load_downsampled_names()) >= _ALIKE:
@@ -85,7 +89,7 @@ def same_classes(samples: SampleSet, model: Sequence[str]) -> bool:
         model: name of each class of the model, 'class 7' for one without.
     """
     return all(
-        label < len(model) and _plain(name, label) == _plain(model[label], label)
+        label < len(model) and _alike(_plain(name, label), _plain(model[label], label))
         for label, name in named_classes(samples).items()
     )
 
@@ -119,16 +123,20 @@ def map_classes(samples: SampleSet, class_map: Mapping[str, int | str], model: S
         ConfigError: if a class of the set is left out, or one of the model unknown or ambiguous.
     """
     own = named_classes(samples)
-    exact: dict[str, int | str] = {str(key): value for key, value in class_map.items()}
-    spelled: dict[str, int | str] = {}
-    for key, value in exact.items():
-        spelled.setdefault(_spelled(key), value)
-    wanted: dict[int, int] = {}
+    spelled = {_spelled(key): key for key in reversed(list(class_map))}
+    first = {name.partition(",")[0]: key for name, key in spelled.items()}
+    wanted, used = dict[int, int](), set[str]()
     for label, name in own.items():
-        given = exact.get(name, exact.get(str(label), spelled.get(_spelled(name))))
-        if given is None:
+        called = _spelled(name)
+        ways = (spelled.get(called), spelled.get(called.partition(",")[0]), first.get(called))
+        key = next((key for key in (name, str(label), *ways) if key in class_map), None)
+        if key is None:
             raise ConfigError(f"class_map leaves out {name!r}; it must name each class of the samples: {in_words(own)}")
-        wanted[label] = _model_class(given, model)
+        wanted[label] = _model_class(class_map[key], model)
+        used.add(key)
+    idle = [key for key in class_map if key not in used]
+    if idle:
+        logger.info("class_map names %s, which no sample is: the classes are %s", ", ".join(idle[:5]), in_words(own))
     table = samples.table
     labels = [label if label is pd.NA or label < 0 else wanted[label] for label in table["class_label"]]
     table["class_label"] = labels
@@ -138,7 +146,9 @@ def map_classes(samples: SampleSet, class_map: Mapping[str, int | str], model: S
 
 def _model_class(value: int | str, model: Sequence[str]) -> int:
     text = str(value).strip()
-    found = [label for label, name in enumerate(model) if _spelled(name) == _spelled(text)]
+    found = [label for label, name in enumerate(model) if name == text and isinstance(value, str)]
+    if not found and isinstance(value, str):
+        found = [label for label, name in enumerate(model) if _alike(_spelled(name), _spelled(text))]
     if len(found) > 1:
         raise ConfigError(f"class_map names {text!r}, which is class {' and '.join(map(str, found))}; give the number")
     if found:
@@ -161,12 +171,18 @@ def _whole_numbers(names: Sequence[str]) -> tuple[int, ...] | None:
 def _share_alike(names: Sequence[str], imagenet: Mapping[int, str]) -> float:
     if len(names) != IMAGENET_CLASSES:
         return 0.0
-    return float(np.mean([_spelled(name) == _spelled(imagenet[label]) for label, name in enumerate(names)]))
+    return float(np.mean([_alike(_spelled(name), _spelled(imagenet[label])) for label, name in enumerate(names)]))
 
 
 def _spelled(name: str) -> str:
-    """Return a name without its synonyms ('tench, Tinca tinca'), case, and marks between words."""
-    return re.sub(r"[\s_\-]+", " ", name.partition(",")[0]).strip().lower()
+    """Return a name without case and marks between words, its synonyms divided: 'tench, tinca tinca'."""
+    words = (re.sub(r"[\s_/.&'()\-]+", " ", synonym).strip() or synonym.strip() for synonym in name.split(","))
+    return ", ".join(words).lower()
+
+
+def _alike(one: str, other: str) -> bool:
+    """Say whether two spelled names are the same, or one is the first synonym of the other."""
+    return one == other or one.partition(",")[0] == other or one == other.partition(",")[0]
 
 
 def _plain(name: str, label: int) -> str:

@@ -15,8 +15,15 @@ from diffviews.errors import CorruptDataError, SampleSetError
 MAX_FILE_BYTES = 512 * 2**20
 """A larger file is no image of a sample set; in an archive it may be a few kilobytes that unpack to it."""
 
-_LITTER = frozenset({"__macosx", "thumbs.db", "desktop.ini"})
+_LITTER = frozenset({"__macosx", "thumbs.db", "desktop.ini", "@eadir", "icon\r"})
 """What file managers leave behind, beside names that begin with a dot."""
+
+
+_KINDS = {
+    ".parquet": "parquet:<file>", ".arrow": "hf:<file>",
+    **dict.fromkeys((".tar", ".gz", ".tgz", ".bz2", ".xz"), "tar:<file>"),
+}  # fmt: skip
+"""What reads files of other endings."""
 
 
 class FileTree(Protocol):
@@ -49,7 +56,8 @@ def open_tree(location: str, kind: str = "folder") -> FileTree:
     for archive in (path, *path.parents):
         if location and archive.is_file():
             if not zipfile.is_zipfile(archive):
-                raise SampleSetError(f"{archive} is a file and no zip archive; write {kind}:<path of a folder or zip>")
+                other = _KINDS.get(archive.suffix.lower(), f"{kind}:<path of a folder or zip>")
+                raise SampleSetError(f"{archive} is a file and no zip archive; write {other}")
             inner = path.relative_to(archive).as_posix()
             return Archive(archive, "" if inner == "." else f"{inner}/")
     raise SampleSetError(f"folder {location!r} does not exist; write {kind}:<path of a folder or zip>")
@@ -129,23 +137,23 @@ class Archive:
         Raises:
             CorruptDataError: if it is no whole archive.
         """
-        found = {
-            info.filename.removeprefix(self.prefix)
-            for info in _opened(self.path, os.getpid()).infolist()
-            if info.filename.startswith(self.prefix) and not info.is_dir() and not _is_link(info)
-        }
+        found = (name.removeprefix(self.prefix) for name in self._members() if name.startswith(self.prefix))
         return sorted((name for name in found if not is_hidden(name)), key=_parts)
 
     def read(self, name: str) -> bytes:
         """Return a file's content, whose checksum must be right."""
         archive = _opened(self.path, os.getpid())
         try:
-            info = archive.getinfo(self.prefix + name)
+            info = archive.getinfo(self._members()[self.prefix + name])
             if info.file_size > MAX_FILE_BYTES:
                 raise CorruptDataError(f"{name} in {self.path} unpacks to {info.file_size:,} bytes; that is no image")
             return archive.read(info)
         except (OSError, zipfile.BadZipFile, zlib.error, EOFError, LookupError, RuntimeError) as error:
             raise CorruptDataError(f"{name} in {self.path} cannot be read: {error}") from error
+
+
+    def _members(self) -> dict[str, str]:
+        return _named_members(self.path, os.getpid())
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +179,13 @@ def _opened(path: Path, process: int) -> zipfile.ZipFile:
         return zipfile.ZipFile(path)
     except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError) as error:
         raise CorruptDataError(f"the archive {path} is damaged: {error}") from error
+
+
+@lru_cache(8)
+def _named_members(path: Path, process: int) -> dict[str, str]:
+    """Return {path as folders have it: name in the archive} of its files: some write './a/b' or 'a\\b'."""
+    files = (info for info in _opened(path, process).infolist() if not info.is_dir() and not _is_link(info))
+    return {info.filename.replace("\\", "/").removeprefix("./"): info.filename for info in files}
 
 
 def _is_link(info: zipfile.ZipInfo) -> bool:

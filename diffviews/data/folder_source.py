@@ -8,17 +8,17 @@ from pathlib import PurePosixPath
 import numpy as np
 import pandas as pd
 
-from diffviews.data.class_order import SampleClasses, classes_of
+from diffviews.data.class_order import SampleClasses
 from diffviews.data.encoded import open_pictures
 from diffviews.data.file_tree import Archive, FileTree, TreeImages, open_tree
+from diffviews.data.folder_classes import folder_classes, split_of
 from diffviews.data.pictures import image_suffixes
+from diffviews.data.sample_index import check_sample_id
 from diffviews.data.samples import SampleSet, stratified_rows
 from diffviews.errors import CorruptDataError, SampleSetError
 
 logger = logging.getLogger(__name__)
 
-SPLITS = frozenset({"train", "training", "val", "valid", "validation", "dev", "test", "testing", "eval"})
-"""Folders that divide a set and are no classes of it."""
 EDM_FILE = "dataset.json"
 """Labels of an EDM data set: {"labels": [["00000/img00000000.png", 3], …]}, or null where it has none."""
 
@@ -26,9 +26,9 @@ EDM_FILE = "dataset.json"
 def folder_samples(location: str, max_samples: int | None, resolution: int | None) -> SampleSet:
     """Return the images below a folder or in a zip archive, sorted by path; ids are the paths relative to it.
 
-    The first sub-folder names a sample's class; images beside the sub-folders have none. Labels count the sorted
-    class names, except that names which are all whole numbers are the labels, and folders named by ImageNet synsets
-    get the label and name of the standard ImageNet-1K order. In an EDM data set the labels are those of its
+    The first sub-folder that divides them names a sample's class; images beside the sub-folders have none. Labels count
+    the sorted class names, except that names which are all whole numbers are the labels, and folders named by ImageNet
+    synsets get the label and name of the standard ImageNet-1K order. In an EDM data set the labels are those of its
     `dataset.json`. Hidden files are passed over, and a link that leads out of the folder is refused.
 
     Raises:
@@ -40,9 +40,12 @@ def folder_samples(location: str, max_samples: int | None, resolution: int | Non
     names = _images(tree, files)
     if not names:
         raise SampleSetError(f"folder {location} holds no image ({', '.join(sorted(image_suffixes()))})")
-    classes = (_edm_classes(tree, names) if EDM_FILE in files else None) or _folder_classes(tree, names)
+    edm = _edm_classes(tree, names) if EDM_FILE in files else None
+    classes = edm or folder_classes(names, f"folder:{tree.place}")
     rows = list(range(len(names))) if max_samples is None else stratified_rows(classes.labels, max_samples).tolist()
     chosen = tuple(names[row] for row in rows)
+    for name in chosen:
+        check_sample_id(name)
     frame = {
         "sample_id": chosen,
         "class_label": [classes.labels[row] for row in rows],
@@ -56,7 +59,7 @@ def folder_samples(location: str, max_samples: int | None, resolution: int | Non
 def _within(tree: FileTree, names: list[str]) -> tuple[FileTree, list[str]]:
     """Return the part of an archive below its one folder, if that holds nothing but folders, and its files."""
     tops = {name.partition("/")[0] for name in names}
-    if isinstance(tree, Archive) and len(tops) == 1 and not tops & SPLITS:
+    if isinstance(tree, Archive) and len(tops) == 1 and not split_of(next(iter(tops))):
         below = [name.partition("/")[2] for name in names]
         if all("/" in name or name == EDM_FILE for name in below):
             return Archive(tree.path, f"{tree.prefix}{tops.pop()}/"), below
@@ -75,19 +78,6 @@ def _images(tree: FileTree, names: list[str]) -> list[str]:
     return images
 
 
-def _folder_classes(tree: FileTree, names: Sequence[str]) -> SampleClasses:
-    parts = [name.split("/")[:-1] for name in names]
-    tops = sorted({folders[0] if folders else "" for folders in parts})
-    depth = 0
-    if all(top.lower() in SPLITS for top in tops):
-        if len(tops) > 1:
-            raise SampleSetError(
-                f"folder {tree.place} holds the splits {', '.join(tops)}; choose one: folder:{tree.place}/{tops[0]}"
-            )
-        depth = 1
-    return classes_of([folders[depth] if len(folders) > depth else None for folders in parts])
-
-
 def _edm_classes(tree: FileTree, names: Sequence[str]) -> SampleClasses | None:
     """Return the labels of an EDM data set, None for a folder of another kind."""
     said = _json(tree)
@@ -98,8 +88,12 @@ def _edm_classes(tree: FileTree, names: Sequence[str]) -> SampleClasses | None:
     if labels is None:
         return SampleClasses(none, none, "own")
     try:
-        by_name = {str(name).replace("\\", "/"): _edm_label(label) for name, label in labels}
-    except (TypeError, ValueError) as error:
+        given = {str(name).replace("\\", "/"): label for name, label in labels}
+        if any(isinstance(label, list) and _one_hot(label) is None for label in given.values()):
+            logger.info("the labels in %s/%s are vectors and not one class an image; not used", tree.place, EDM_FILE)
+            return SampleClasses(none, none, "own")
+        by_name = {name: _edm_label(label) for name, label in given.items()}
+    except (TypeError, ValueError, OverflowError) as error:
         raise CorruptDataError(
             f"the labels in {tree.place}/{EDM_FILE} are no list of [file name, class]: {error}"
         ) from error
@@ -121,8 +115,12 @@ def _json(tree: FileTree) -> object:
 
 def _edm_label(value: object) -> int:
     """Return a class: a whole number, or a one-hot list."""
-    if isinstance(value, list) and value.count(1) == 1 and value.count(0) == len(value) - 1:
-        return value.index(1)
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+    if isinstance(value, list) and (hot := _one_hot(value)) is not None:
+        return hot
+    if isinstance(value, bool) or not isinstance(value, int | float) or value != int(value) or value < 0:
         raise ValueError(f"{value!r} is no class")
-    return value
+    return int(value)
+
+
+def _one_hot(label: list[object]) -> int | None:
+    return label.index(1) if label.count(1) == 1 and label.count(0) == len(label) - 1 else None

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from diffviews.data.columns import TableLayout
+from diffviews.data.columns import TableLayout, image_columns
 from diffviews.data.encoded import open_pictures
 from diffviews.data.file_tree import MAX_FILE_BYTES
 from diffviews.data.samples import SampleSet, stratified_rows
@@ -29,6 +29,9 @@ STREAM_BYTES = 4 * 2**30
 """A larger set of the hub is streamed where only some samples of it are wanted."""
 STREAMED_ROWS = 20
 """Rows that are looked at for each that is wanted, so that rare classes are found."""
+
+_BUILDERS = {".parquet": "parquet", ".arrow": "arrow", ".json": "json", ".jsonl": "json", ".csv": "csv"}
+"""What of `datasets` reads a single file."""
 
 _LOCATION = re.compile(r"(?P<name>.+?)(?::(?P<split>[\w.\-+]+(?:\[[^\]]*\])?))?(?:\?config=(?P<config>[\w.\-]+))?")
 
@@ -45,7 +48,9 @@ def hf_samples(location: str, max_samples: int | None, resolution: int | None) -
     """
     data, prefix = open_dataset(location, max_samples)
     features = data.features
-    images = [name for name, feature in features.items() if type(feature).__name__ == "Image"]
+    kinds = {name: type(feature).__name__ for name, feature in features.items()}
+    images = [name for name, kind in kinds.items() if kind == "Image"]
+    images = images or [name for name in image_columns(features.arrow_schema) if kinds[name] == "Value"]
     lists = {name: feature.names for name, feature in features.items() if type(feature).__name__ == "ClassLabel"}
     layout = TableLayout.of(f"hf:{location}", list(features), images, lists)
     wanted = list(layout.columns.values())
@@ -105,7 +110,7 @@ class DatasetImages:
 
     def _bytes(self, image: Any, number: int) -> bytes:
         if image is None or (image.get("bytes") is None and not image.get("path")):
-            raise CorruptDataError(f"row {number} of {self.place} has no image")
+            raise CorruptDataError(f"row {number} of {self.place} has no image; take such rows out with filter")
         if image.get("bytes") is not None:
             return bytes(image["bytes"])
         path = Path(image["path"]).resolve()
@@ -117,7 +122,12 @@ class DatasetImages:
 
 
 def _load(name: str, split: str | None, config: str | None, max_samples: int | None) -> tuple[Any, str]:
-    datasets = _datasets()
+    datasets, file = _datasets(), Path(name)
+    if file.is_file():
+        builder = _BUILDERS.get(file.suffix.lower())
+        if builder is None:
+            raise SampleSetError(f"hf:{name} is a file of a kind that datasets does not open by itself")
+        return datasets.load_dataset(builder, data_files=name, split=split or "train"), file.stem
     builder = datasets.load_dataset_builder(name, config)
     known = list(builder.info.splits or {})
     plain = (split or "").partition("[")[0]

@@ -143,7 +143,7 @@ class ParquetImages:
             for row in np.unique(rows[groups == group]):
                 data = content[row - start]
                 if not data:
-                    raise CorruptDataError(f"row {row} of {self.path} has no {column}")
+                    raise CorruptDataError(f"row {row} of {self.path} has no {column}; take such rows out")
                 found[int(row)] = data
         return [found[int(row)] for row in rows]
 

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from diffviews.data.columns import TableLayout
+from diffviews.data.columns import TableLayout, image_columns
 from diffviews.data.encoded import open_pictures
+from diffviews.data.folder_classes import split_of
 from diffviews.data.parquet import ParquetImages
 from diffviews.data.samples import SampleSet, stratified_rows
 from diffviews.errors import SampleSetError
@@ -59,6 +60,8 @@ def _plain_samples(
     for shard in shards:
         if shard.schema.names != first.schema.names:
             raise SampleSetError(f"{shard.path} has other columns than {first.path}; name one of the files")
+        if _class_lists(shard.schema) != _class_lists(first.schema):
+            raise SampleSetError(f"{shard.path} numbers other classes than {first.path}; name one of the files")
     schema = first.schema
     layout = TableLayout.of(str(first.path), schema.names, _image_columns(schema), _class_lists(schema))
     wanted = list(layout.columns.values())
@@ -116,14 +119,21 @@ def _files(location: str) -> tuple[list[Path], str]:
         if any(part.startswith(".") for part in file.relative_to(path).parts):
             continue
         shard = _SHARD.fullmatch(file.stem)
-        name = shard["split"] if shard else file.parent.name if file.parent != path else ""
+        folder = file.parent.name if file.parent != path else ""
+        name = shard["split"] if shard else (split_of(file.stem) or folder)
         by_split.setdefault(name, []).append(file)
     if not by_split:
-        raise SampleSetError(f"folder {path} holds no .parquet file")
+        arrow = next(path.rglob("*.arrow"), None)
+        raise SampleSetError(f"folder {path} holds no .parquet file" + (f"; write hf:{path}" if arrow else ""))
     if (split and split not in by_split) or (not split and len(by_split) > 1):
         known = ", ".join(sorted(name or "(without a name)" for name in by_split))
         raise SampleSetError(f"{path} holds the splits {known}; choose one: parquet:{path}:{max(by_split)}")
     chosen = split or next(iter(by_split))
+    folders = sorted({str(file.parent) for file in by_split[chosen]})
+    if len(folders) > 1:
+        raise SampleSetError(
+            f"{path} holds several sets, in {', '.join(folders[:5])}; choose one: parquet:{folders[0]}"
+        )
     _check_whole(by_split[chosen])
     return by_split[chosen], chosen or path.name
 
@@ -139,25 +149,25 @@ def _check_whole(files: Sequence[Path]) -> None:
         )
 
 
+def _features(schema: pa.Schema) -> Mapping[str, Any]:
+    """Return what Hugging Face's metadata says of the columns."""
+    try:
+        features = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))["info"]["features"]
+        return {str(name): feature for name, feature in features.items() if isinstance(feature, dict)}
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return {}
+
+
 def _image_columns(schema: pa.Schema) -> list[str]:
-    """Return the columns of images: structs of bytes and path, and bytes that are called an image."""
-    found = []
-    for column in schema:
-        struct = pa.types.is_struct(column.type) and any(inner.name == "bytes" for inner in column.type)
-        binary = pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type)
-        if struct or (binary and re.search("image|img|picture|jpe?g|png|^bytes$", column.name, re.IGNORECASE)):
-            found.append(column.name)
-    return found
+    """Return the columns of images, and none that are said to be sound or film."""
+    kinds = {name: feature.get("_type") for name, feature in _features(schema).items()}
+    return [name for name in image_columns(schema) if kinds.get(name) not in ("Audio", "Video", "Pdf")]
 
 
 def _class_lists(schema: pa.Schema) -> Mapping[str, Sequence[str]]:
     """Return the names of the classes that columns of labels count, as Hugging Face's metadata says."""
-    try:
-        features = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))["info"]["features"]
-        return {
-            str(name): [str(text) for text in feature["names"]]
-            for name, feature in features.items()
-            if isinstance(feature, dict) and feature.get("_type") == "ClassLabel" and feature.get("names")
-        }
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
-        return {}
+    return {
+        name: [str(text) for text in feature["names"]]
+        for name, feature in _features(schema).items()
+        if feature.get("_type") == "ClassLabel" and isinstance(feature.get("names"), list) and feature["names"]
+    }

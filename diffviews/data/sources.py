@@ -3,6 +3,7 @@
 `prompts:<path>` belongs to the same notation, but a prompt file holds no images: see `diffviews.data.prompts`.
 """
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -50,6 +51,7 @@ def open_source(
         CorruptDataError: if a file is damaged; it is named.
     """
     kind, _, location = spec.partition(":")
+    location = os.path.expanduser(location)  # shells leave a '~' behind a colon alone
     if kind not in SOURCES:
         raise SampleSetError(f"{unknown_name('source', kind, SOURCES)}; write for example folder:images")
     if max_samples is not None and max_samples < 1:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import shlex
 import zipfile
 from dataclasses import replace
@@ -104,6 +105,8 @@ def test_imagenet_names_in_either_order_get_standard_labels() -> None:
     downsampled = NamedClasses.of([IMAGENET[mapping[n]] for n in range(1000)])
     assert downsampled.labels == tuple(mapping[n] for n in range(1000))
     assert NamedClasses.of([entries["5"][0], entries["1"][0]]).labels == (5, 1)
+    assert NamedClasses.of([entries["5"][0] + "_electric_ray", entries["1"][0] + " goldfish"]).labels == (5, 1)
+    assert NamedClasses.of(["n00000001_x", entries["1"][0]]).order == "own"
     assert NamedClasses.of(list(reversed(standard))).order == "own"
     assert NamedClasses.of(["tench", "goldfish"]) == NamedClasses((0, 1), ("tench", "goldfish"), "own")
 
@@ -136,6 +139,11 @@ DIGITS = tuple(map(str, range(10)))
         ([3, 10], None, GENERIC, False),
         ([0, 9], ["zero", "nine"], DIGITS, True),
         ([0], ["nine"], DIGITS, False),
+        ([0, 1], ["T - shirt / top", "Ankle boot"], ("T-shirt/top", "ankle_boot"), True),
+        ([0, 1], ["shirt, blue", "shirt, red"], ("shirt, red", "shirt, blue"), False),
+        ([0, 1], ["tench, Tinca tinca", "goldfish"], ("tench", "goldfish, Carassius auratus"), True),
+        ([0, 1], ["+", "-"], ("-", "+"), False),
+        ([0], ["C++"], ("C#",), False),
     ],
 )
 def test_classes_are_the_same_by_number_and_name(labels, names, model, same) -> None:
@@ -218,6 +226,26 @@ def test_class_map_takes_numbers_and_keeps_samples_without_a_class() -> None:
     assert found.table["class_label"].tolist()[0] == 1
     assert found.table["class_label"].isna().tolist() == [False, True, False, False]
     assert found.class_labels.tolist() == [1, -1, -1, 0]
+
+
+@pytest.mark.parametrize(
+    ("own", "class_map", "model", "expected"),
+    [
+        (["a", "A"], {"a": "A", "A": "a"}, ("a", "A"), [1, 0]),
+        (["Shirt, Blue", "Shirt, Red"], {"shirt, red": 0, "shirt, blue": 1}, ("x", "y"), [1, 0]),
+        (["tench, Tinca tinca", "goldfish"], {"tench": 1, "goldfish, Carassius auratus": 0}, ("x", "y"), [1, 0]),
+        (["a", "b"], {"a": 1, "b": "1"}, ("1", "2"), [1, 0]),
+        (["a", "b"], {"a": "class 1", "b": "0"}, ("class 0", "class 1"), [1, 0]),
+    ],
+)
+def test_class_map_means_a_class_by_its_whole_name_and_a_number_by_its_place(own, class_map, model, expected) -> None:
+    assert map_classes(labelled([0, 1], own), class_map, model).class_labels.tolist() == expected
+
+
+def test_class_map_says_which_of_its_names_no_sample_has(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO):
+        map_classes(labelled([0], ["cat"]), {"cat": 0, "catz": 1}, ("a", "b"))
+    assert caplog.messages == ["class_map names catz, which no sample is: the classes are 0 cat"]
 
 
 @pytest.mark.parametrize(
@@ -339,6 +367,10 @@ def test_edm_labels_may_be_one_hot_and_must_be_whole(tmp_path: Path) -> None:
     names = [name for name in edm_files(None) if name != "dataset.json"]
     one_hot = [[name, [0, 0, 1]] for name in names]
     assert open_source(written(tmp_path, edm_files(one_hot), "folder")).class_labels.tolist() == [2, 2, 2]
+    whole = [[name, 2.0] for name in names]
+    assert open_source(written(tmp_path, edm_files(whole), "folder")).class_labels.tolist() == [2, 2, 2]
+    for vector in ([0.1] * 25, [1, 1, 0]):
+        assert open_source(written(tmp_path, edm_files([[n, vector] for n in names]), "folder")).classes == {}
     for wrong in ([[names[0], 1]], [[name, 0.5] for name in names], [[name, -3] for name in names], "abc", {"a": 1}):
         with pytest.raises(CorruptDataError, match=r"dataset\.json"):
             open_source(written(tmp_path, edm_files(wrong), "folder"))
@@ -368,6 +400,75 @@ def test_one_split_alone_is_taken_and_its_folders_are_classes(tmp_path: Path) ->
     assert samples.sample_ids[0] == "train/3/a.png"
     save(tmp_path / "mine" / "a.png")
     assert set(open_source(f"folder:{tmp_path}").classes.values()) == {"mine", "train"}
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["imagenet/train/a/1.png", "imagenet/val/a/1.png"],
+        ["train/a/1.png", "val/a/1.png", "grid.png"],
+        ["training_set/a/1.png", "test_set/a/1.png"],
+        ["seg_train/seg_train/a/1.png", "seg_test/seg_test/a/1.png", "seg_pred/1.png"],
+        ["train2017/1.png", "val2017/1.png"],
+        ["train/1.png", "test/1.png", "unlabeled/1.png"],
+    ],
+)
+def test_splits_are_found_at_any_depth_and_by_their_usual_names(tmp_path: Path, names: list[str]) -> None:
+    for name in names:
+        save(tmp_path / name)
+    with pytest.raises(SampleSetError, match=r"holds the splits .*; choose one: folder:") as caught:
+        open_source(f"folder:{tmp_path}")
+    assert open_source(str(caught.value).partition("choose one: ")[2])
+
+
+@pytest.mark.parametrize(
+    ("names", "classes"),
+    [
+        (["PetImages/Cat/0.png", "PetImages/Dog/0.png", "PetImages/Dog/1.png"], {0: "Cat", 1: "Dog"}),
+        (["CUB/images/001.Black/a.png", "CUB/images/002.Laysan/a.png"], {0: "001.Black", 1: "002.Laysan"}),
+        (["train/3/a.png", "train/7/a.png", "grid.png"], {3: "3", 7: "7"}),
+        (["train/n01443537/images/a.png", "train/n01440764/images/a.png"], {0: "tench", 1: "goldfish"}),
+        (["bus/a.png", "train/a.png", "truck/a.png"], {0: "bus", 1: "train", 2: "truck"}),
+        (["cat/a.png", "cat/more/b.png"], {0: "cat"}),
+        (["cat/a.png", "dog/more/b.png"], {0: "cat", 1: "dog"}),
+        (["cat/young/a.png"], {0: "cat"}),
+        (["00000/00000_00000.png", "00001/00000_00000.png"], {0: "00000", 1: "00001"}),
+        (["00000/00000.png", "00000/00999.png", "01000/01000.png"], {}),
+        (["000000/000007.png", "001000/001999.png"], {}),
+        (["00000/img00000000.png", "00001/img00001000.png"], {}),
+    ],
+)
+def test_classes_are_the_folders_that_divide_the_images(
+    tmp_path: Path, names: list[str], classes: dict[int, str]
+) -> None:
+    for name in names:
+        save(tmp_path / "set" / name)
+    with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
+        for name in [*names, "readme.txt"]:
+            archive.writestr(name, (tmp_path / "set" / name).read_bytes() if name.endswith("png") else b"x")
+    assert open_source(f"folder:{tmp_path / 'set'}").classes == classes
+    assert open_source(f"folder:{tmp_path / 'set.zip'}").classes == classes
+
+
+def test_zips_of_other_spellings_and_names_that_are_no_text(tmp_path: Path) -> None:
+    save(tmp_path / "a.png")
+    for before, between in (("", "\\"), ("./", "/")):
+        with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+            for name in ("cat", "dog"):
+                archive.write(tmp_path / "a.png", f"{before}{name}{between}1.png")
+        samples = open_source(f"folder:{tmp_path / 'x.zip'}")
+        assert (samples.sample_ids, samples.classes) == (("cat/1.png", "dog/1.png"), {0: "cat", 1: "dog"})
+        (tmp_path / "x.zip").unlink()
+    (tmp_path / "set").mkdir()
+    os.rename(tmp_path / "a.png", os.fsencode(tmp_path / "set") + b"/caf\xe9.png")
+    with pytest.raises(SampleSetError, match="cannot be printed; rename it"):
+        open_source(f"folder:{tmp_path / 'set'}")
+
+
+def test_a_tilde_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    save(tmp_path / "pets" / "a.png")
+    assert len(open_source("folder:~/pets")) == 1
 
 
 def test_replaced_recipe_keeps_its_map() -> None:

@@ -1,14 +1,17 @@
 """Data sets of Hugging Face, plain Parquet and WebDataset become sample sets, labels named."""
 
+import decimal
 import io
 import json
 import logging
+import re
 import sys
 import tarfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
@@ -257,11 +260,67 @@ def test_files_of_other_writers_are_read_too(tmp_path: Path) -> None:
     assert open_source(f"parquet:{again}").digest == samples.digest
 
 
+@pytest.mark.parametrize(
+    ("name", "values", "expected", "said"),
+    [
+        ("label", [0.5, 1, 2], [-1, -1, -1], "column label of .* holds '0.5', no whole number; it is not used"),
+        ("label", [3.0, None, 1.0], [3, -1, 1], ""),
+        ("label", [True, False, True], [1, 0, 1], ""),
+        ("label", [-1, -1, 4], [-1, -1, 4], ""),
+        ("label", [decimal.Decimal(3), None, decimal.Decimal(1)], [3, -1, 1], ""),
+        ("label", pa.array([7, 2, 7]).dictionary_encode(), [7, 2, 7], ""),
+        ("label", pa.array(["b", "a", "b"]).dictionary_encode(), [1, 0, 1], ""),
+        ("label", pa.array(["b", "a", None], pa.large_string()), [1, 0, -1], ""),
+        ("label", pa.array(["b", "a", None], pa.string_view()), [1, 0, -1], ""),
+        ("label", [[0, 1], [1], []], [-1, -1, -1], "holds lists and not one class a row"),
+        ("seed", pa.array([5, 2**64 - 1, 6], pa.uint64()), [None] * 3, "column seed of .* holds '1844"),
+        ("seed", ["a", "b", "c"], [None] * 3, "column seed of .* holds 'a', no whole number; it is not used"),
+        ("evaluation_seed", [5, 6, None], [5, 6, None], ""),
+        ("caption", [{"raw": "a dog", "sentid": 3}] * 3, ["a dog"] * 3, ""),
+        ("sentences", [[{"raw": "a dog", "sentid": 3}]] * 3, ["a dog"] * 3, ""),
+        ("caption", [{"en": "a dog", "de": "ein Hund"}] * 3, [None] * 3, "holds objects and not one text a row"),
+        ("id", ["a", None, "c"], ["x-0000000", "x-0000001", "x-0000002"], "column id of .* cannot name its rows"),
+        ("id", [" a", "b", "c"], ["x-0000000", "x-0000001", "x-0000002"], "padded with spaces"),
+        ("uid", ["a" * 201, "b", "c"], ["x-0000000", "x-0000001", "x-0000002"], "longer than 200"),
+        ("imageId", [4, 5, 6], ["4", "5", "6"], ""),
+    ],
+)
+def test_columns_of_any_type_are_read_or_set_aside_with_a_line(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str, values: Any, expected: list[Any], said: str
+) -> None:
+    pq.write_table(pa.table({"image": [{"bytes": png(p)} for p in PIXELS[:3]], name: values}), tmp_path / "x.parquet")
+    with caplog.at_level(logging.INFO, "diffviews"):
+        samples = open_source(f"parquet:{tmp_path / 'x.parquet'}")
+    seeds = [None if seed is pd.NA else seed for seed in samples.table["seed"]]
+    found = {
+        "label": samples.class_labels.tolist(), "seed": seeds, "evaluation_seed": seeds,
+        "caption": list(samples.prompts), "sentences": list(samples.prompts),
+    }  # fmt: skip
+    assert found.get(name, list(samples.sample_ids)) == expected
+    assert re.search(said, caplog.text) if said else not caplog.messages
+
+
+def test_unlabelled_numbers_are_no_uniform_label(tmp_path: Path) -> None:
+    images = [{"bytes": png(pixels)} for pixels in PIXELS[:2]]
+    pq.write_table(pa.table({"image": images, "label": [-1, 1]}), tmp_path / "x.parquet")
+    assert open_source(f"parquet:{tmp_path / 'x.parquet'}").table["class_label"].isna().tolist() == [True, False]
+
+
+def test_many_unused_columns_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    pixels = {f"pixel{n}": [0] for n in range(784)}
+    pq.write_table(pa.table({"image": [{"bytes": png(PIXELS[0])}], **pixels}), tmp_path / "x.parquet")
+    with caplog.at_level(logging.INFO, "diffviews"):
+        open_source(f"parquet:{tmp_path / 'x.parquet'}")
+    assert caplog.messages[0].endswith("pixel48, pixel49, … and 734 more")
+
+
 def test_impossible_files_are_refused(tmp_path: Path) -> None:
     image = [{"bytes": png(PIXELS[0]), "path": None}]
     for name, columns, said in (
         ("text", {"text": ["a"]}, "lacks a column of images; its columns are text"),
-        ("half", {"image": image, "label": [0.5]}, "label of .* holds '0.5', which is no whole number"),
+        ("laion", {"URL": ["a"], "TEXT": ["b"]}, r"lacks a column of images.* URL, TEXT\. .*img2dataset"),
+        ("lists", {"image": [image]}, r"lacks a column of images.* cast it to datasets\.Image\(\)"),
+        ("paths", {"image": ["a.png"]}, r"lacks a column of images.* cast it to datasets\.Image\(\)"),
         ("lost", {"image": [{"bytes": None, "path": "a.png"}]}, "row 0 of .* has no image"),
     ):
         pq.write_table(pa.table(columns), tmp_path / f"{name}.parquet")
@@ -275,6 +334,68 @@ def test_impossible_files_are_refused(tmp_path: Path) -> None:
     (tmp_path / "none").mkdir()
     with pytest.raises(SampleSetError, match=r"holds no \.parquet"):
         open_source(f"parquet:{tmp_path / 'none'}")
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (["train", "test"], r"holds the splits test, train; choose one"),
+        (["mnist_train_0", "mnist_train_1", "mnist_test_0"], r"splits mnist_test, mnist_train"),
+        (["a/train-00000-of-00001", "b/train-00000-of-00001"], r"several sets, in .*/a, .*/b; choose one"),
+        (["a/train/0000", "b/train/0000"], r"several sets, in .*/a/train, .*/b/train"),
+    ],
+)
+def test_files_of_several_sets_are_never_one(tmp_path: Path, names: list[str], said: str) -> None:
+    for name in names:
+        parquet_file(made(label=named()), tmp_path / f"{name}.parquet")
+    with pytest.raises(SampleSetError, match=said):
+        open_source(f"parquet:{tmp_path}")
+    split = "test" if len(names[0]) == 5 else "mnist_test"
+    if "/" not in names[0]:
+        assert len(open_source(f"parquet:{tmp_path}:{split}")) == 12
+
+
+def test_shards_that_number_other_classes_are_refused(tmp_path: Path) -> None:
+    for number, names in enumerate((NAMES, NAMES[::-1])):
+        parquet_file(made(label=named(names)), tmp_path / f"train-{number:05d}-of-00002.parquet")
+    with pytest.raises(SampleSetError, match="numbers other classes than"):
+        open_source(f"parquet:{tmp_path}")
+
+
+def test_images_are_bytes_of_any_type_under_any_name_and_never_sound(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    files = [png(pixels) for pixels in PIXELS[:3]]
+    for name, kind in (("content", pa.binary()), ("photo", pa.large_binary()), ("image", pa.binary_view())):
+        table = pa.table({name: pa.array(files, kind), "label": [1, 2, 3]})
+        pq.write_table(table, tmp_path / f"{name}.parquet")
+        for source in ("parquet", "hf") if name != "image" else ("parquet",):
+            samples = open_source(f"{source}:{tmp_path / name}.parquet")
+            assert np.array_equal(samples.images, PIXELS[:3])
+            assert samples.class_labels.tolist() == [1, 2, 3]
+    sound = pa.array([{"bytes": b"RIFF", "path": None}] * 3)
+    said = {b"huggingface": json.dumps({"info": {"features": {"audio": {"_type": "Audio"}}}}).encode()}
+    pq.write_table(pa.table({"audio": sound, "jpg": files}).replace_schema_metadata(said), tmp_path / "film.parquet")
+    assert np.array_equal(open_source(f"parquet:{tmp_path / 'film.parquet'}").images, PIXELS[:3])
+
+
+def test_single_files_of_a_data_set_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    made(label=named()).save_to_disk(str(tmp_path / "set"))
+    arrow = next((tmp_path / "set").glob("*.arrow"))
+    parquet_file(made(label=named()), tmp_path / "mnist.parquet")
+    for path in (arrow, tmp_path / "mnist.parquet"):
+        samples = open_source(f"hf:{path}")
+        assert samples.classes == dict(enumerate(NAMES))
+        assert samples.sample_ids[3] == f"{path.stem}-0000003"
+    (tmp_path / "a.pkl").write_bytes(b"x")
+    with pytest.raises(SampleSetError, match="a kind that datasets does not open"):
+        open_source(f"hf:{tmp_path / 'a.pkl'}")
+    with pytest.raises(SampleSetError, match=r"holds no \.parquet file; write hf:"):
+        open_source(f"parquet:{tmp_path / 'set'}")
+    with pytest.raises(SampleSetError, match="write parquet:<file>"):
+        open_source(f"folder:{tmp_path / 'mnist.parquet'}")
 
 
 # WebDataset
@@ -334,8 +455,13 @@ def test_webdataset_of_several_archives_or_folders_of_classes(tmp_path: Path) ->
 
 def test_archives_that_cannot_be_read_are_refused(tmp_path: Path) -> None:
     good = {"a.png": png(PIXELS[0])}
+    zstd, cut = tmp_path / "a.tar.zst", tmp_path / "cut.tar.gz"
+    zstd.write_bytes(b"\x28\xb5\x2f\xfd" + b"x" * 600)
+    cut.write_bytes(tar_of(tmp_path / "gz.tar.gz", good, "w:gz").read_bytes()[:-20])
+    with pytest.raises(CorruptDataError, match=r"cut\.tar\.gz cannot be unpacked"):
+        open_source(f"tar:{cut}")
     for path, said in (
-        (tar_of(tmp_path / "a.tar.gz", good, "w:gz"), "is compressed"),
+        (zstd, "is compressed with zstd; unpack it"),
         (tar_of(tmp_path / "t.tar", {"a.txt": "x"}), "holds no image"),
         (tmp_path / "no.tar", "no tar archive at"),
         (tmp_path / "t-{00..01}.tar", r"no tar archive at '.*t-00\.tar'"),
@@ -348,10 +474,50 @@ def test_archives_that_cannot_be_read_are_refused(tmp_path: Path) -> None:
     for name in ("text", "cut"):
         with pytest.raises(CorruptDataError, match=f"{name}.tar"):
             open_source(f"tar:{tmp_path / name}.tar")
+    tar_of(tmp_path / "twice.tar", good).write_bytes(whole[:1024] + whole)
+    with pytest.raises(SampleSetError, match=r"a\.png occurs more than once in .*twice\.tar"):
+        open_source(f"tar:{tmp_path / 'twice.tar'}")
+
+
+@pytest.mark.parametrize(("mode", "ending"), [("gz", "tar.gz"), ("gz", "tgz"), ("bz2", "tar.bz2"), ("xz", "tar.xz")])
+def test_compressed_archives_are_unpacked_and_bombs_refused(
+    tmp_path: Path, mode: str, ending: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = {f"flowers/{name}.png": png(p) for name, p in zip(("rose/a", "rose/b", "tulip/a"), PIXELS, strict=False)}
+    path = tar_of(tmp_path / "set" / f"flowers.{ending}", files | {"flowers/LICENSE.txt": "x"}, f"w:{mode}")
+    plain = open_source(f"tar:{tar_of(tmp_path / 'flowers.tar', files)}")
+    for spec in (path, path.parent, path / "flowers"):
+        samples = open_source(f"tar:{spec}")
+        assert samples.classes == plain.classes == {0: "rose", 1: "tulip"}
+        assert np.array_equal(samples.images, PIXELS[:3])
+    monkeypatch.setattr("diffviews.data.tar_source._MOST_TIMES", 0)
+    monkeypatch.setattr("diffviews.data.tar_source._MOST_SMALL", 100)
+    with pytest.raises(SampleSetError, match="unpacks to more than"):
+        open_source(f"tar:{tar_of(tmp_path / f'bomb.{ending}', files, f'w:{mode}')}")
+
+
+def test_shards_may_use_the_same_keys(tmp_path: Path) -> None:
     for number in range(2):
-        tar_of(tmp_path / "twice" / f"{number}.tar", good)
-    with pytest.raises(SampleSetError, match=r"a\.png occurs in .*0\.tar and again in .*1\.tar"):
-        open_source(f"tar:{tmp_path / 'twice'}")
+        tar_of(tmp_path / f"{number:02d}.tar", {"0000.png": png(PIXELS[number]), "0000.cls": str(number - 1)})
+    samples = open_source(f"tar:{tmp_path}")
+    assert samples.sample_ids == ("00/0000", "01/0000")
+    assert samples.class_labels.tolist() == [-1, 0]
+    assert samples.table["class_label"].isna().tolist() == [True, False]
+    assert np.array_equal(samples.images, PIXELS[:2])
+
+
+def test_samples_without_an_image_and_splits_of_an_archive_are_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tar_of(tmp_path / "a.tar", {"0.png": png(PIXELS[0]), "1.json": '{"status": "failed"}', "1.txt": "x"})
+    with caplog.at_level(logging.INFO, "diffviews"):
+        open_source(f"tar:{path}")
+    assert caplog.messages == [f"1 samples of tar:{path} have no image: 1, …"]
+    files: dict[str, bytes | str] = {f"set/{name}/cat/a.png": png(PIXELS[0]) for name in ("train", "test")}
+    path = tar_of(tmp_path / "b.tar", {**files, "set/test/dog/a.png": png(PIXELS[1])})
+    with pytest.raises(SampleSetError, match=r"set holds the splits test, train; choose one: tar:.*/b\.tar/set/test"):
+        open_source(f"tar:{path}")
+    assert open_source(f"tar:{path}/set/test").classes == {0: "cat", 1: "dog"}
 
 
 # Prompts of a data set
