@@ -205,7 +205,8 @@ def silent(marker: Path) -> dict[str, tuple[bytes, str]]:
         "truncated-legacy.bin": (saved({"w": torch.ones(9)}, _use_new_zipfile_serialization=False)[:-5], "ends before"),
         "truncated.pkl": (pickle.dumps({"w": torch.ones(100)}, 4)[:-150], "pickle"),
         "empty.pkl": (b"", "empty"),
-        "text.pkl": (b"<html>not found</html>", "pickle"),
+        "text.pkl": (b"not found", "pickle"),
+        "page.pkl": (b"<html>not found</html>", "web page"),
         "nothing.pt": (pickle.dumps({"epoch": 3}), "no network"),
         "number.pt": (pickle.dumps(3), "no network"),
     }

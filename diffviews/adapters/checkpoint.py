@@ -131,6 +131,11 @@ def check_names_and_shapes(what: str, given: Mapping[str, Tensor], expected: Map
             for name, tensor in expected.items()
             if name in given and given[name].shape != tensor.shape
         ],
+        "of whole numbers, as if it were quantised": [
+            f"{name} is {str(given[name].dtype).removeprefix('torch.')}"
+            for name, tensor in expected.items()
+            if name in given and tensor.is_floating_point() and not given[name].is_floating_point()
+        ],
     }
     told = [f"{len(names)} {fault} ({', '.join(names[:3])})" for fault, names in faults.items() if names]
     if told:

@@ -5,7 +5,9 @@ expects for it, from files in the folder alone; a folder that names another clas
 """
 
 import json
-from collections.abc import Iterator, Mapping
+import logging
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from itertools import product
@@ -19,8 +21,10 @@ from torch import nn
 from diffviews.adapters.checkpoint import check_finite_weights
 from diffviews.adapters.diffusion_pipelines import check_pipeline
 from diffviews.adapters.layouts import layout_of, other_layout
-from diffviews.data.checkpoints import read_checkpoint_file, tensor_names
+from diffviews.data.checkpoints import integer_weights, tensor_names
 from diffviews.errors import CheckpointError, ConfigError
+
+_log = logging.getLogger(__name__)
 
 KNOWN_CLASSES = {
     "UNet2DConditionModel": "diffusers",
@@ -41,8 +45,11 @@ WEIGHTS = {"diffusers": ("diffusion_pytorch_model",), "transformers": ("model", 
 CIRCUMSTANCES = ("transformers_version", "torch_dtype", "dtype", "architectures", "auto_map")
 """Entries of configurations that do not describe the model."""
 
+TOKENIZER_FILES = (("vocab.json", "merges.txt"), ("tokenizer.json",))
+"""Files of which a tokenizer is made; either will do."""
+
 VARIANTS = (None, "fp16")
-"""Variants of weights; the first that is there is read."""
+"""Variants of weights; the first that is there is read, and where neither is, the only other one."""
 
 
 def diffusion_package(name: str) -> Any:
@@ -94,10 +101,10 @@ class DiffusionFolder:
             raise other_layout(folder, layout_of(tensor_names(folder)), "a diffusers folder with model_index.json")
         if not folder.is_dir():
             raise CheckpointError(
-                f"checkpoint {folder} is not a folder; give the diffusers folder with model_index.json, and a file "
+                f"checkpoint {folder} does not exist; give the diffusers folder with model_index.json, and a file "
                 "of U-Net or LoRA weights by unet= or lora="
             )
-        index = read_json(folder / "model_index.json")
+        index = _index_in(folder)
         check_pipeline(folder, index, classes, family)
         for component, expected in classes.items():
             found = _class_named(index.get(component))
@@ -142,6 +149,8 @@ class DiffusionFolder:
             CheckpointError: if its files are missing or damaged.
         """
         folder = self._folder(component)
+        if not any(all((folder / name).is_file() for name in names) for names in TOKENIZER_FILES):
+            raise CheckpointError(f"{folder} lacks {' and '.join(TOKENIZER_FILES[0])}; give a whole diffusers folder")
         transformers = diffusion_package("transformers")
         try:
             return transformers.CLIPTokenizer.from_pretrained(str(folder), local_files_only=True)
@@ -151,7 +160,18 @@ class DiffusionFolder:
     def _folder(self, component: str) -> Path:
         # Some older pipelines of one network keep its files beside the index.
         inside = self.path / component
-        return inside if inside.is_dir() else self.path
+        return self.path if len(self.classes) == 1 and not inside.is_dir() else inside
+
+
+def _index_in(folder: Path) -> dict[str, Any]:
+    """Return the index of a folder; where it lacks one, the error names one within, as in a cache of Hugging Face."""
+    try:
+        return read_json(folder / "model_index.json")
+    except CheckpointError as error:
+        inner = [file.parent for place in ("*", "snapshots/*") for file in folder.glob(f"{place}/model_index.json")]
+        if not inner or (folder / "model_index.json").exists():
+            raise
+        raise CheckpointError(f"{error}, such as {sorted(inner)[0]}") from error
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -188,8 +208,8 @@ def load_component(folder: Path, class_name: str, dtype: torch.dtype) -> nn.Modu
     """
     package = KNOWN_CLASSES[class_name]
     found = getattr(diffusion_package(package), class_name)
+    _check_plain(folder, class_name)
     weights = _weights(folder, WEIGHTS[package])
-    _check_plain(folder)
     # Without a dtype transformers would round to the one in the configuration. Attention is named, since a
     # configuration may ask for a kernel from elsewhere.
     options = {"torch_dtype": dtype} if package == "diffusers" else {"dtype": dtype, "attn_implementation": "sdpa"}
@@ -207,9 +227,11 @@ def load_component(folder: Path, class_name: str, dtype: torch.dtype) -> nn.Modu
     return network.requires_grad_(False).eval()
 
 
-def _check_plain(folder: Path) -> None:
-    """Refuse what would make the loading libraries fetch or apply more than the weights in the folder."""
+def _check_plain(folder: Path, class_name: str) -> None:
+    """Refuse another network, and what would make the loading libraries fetch or apply more than the weights there."""
     config = read_json(folder / "config.json")
+    if config.get("_class_name", class_name) != class_name:
+        raise CheckpointError(f"{folder} holds a {config['_class_name']}, but this model takes a {class_name}")
     if config.get("quantization_config") is not None or (folder / "adapter_config.json").exists():
         raise CheckpointError(
             f"{folder} holds quantised weights or an adapter over another model; give the plain weights"
@@ -237,17 +259,31 @@ def _weights(folder: Path, stems: tuple[str, ...]) -> _Weights:
 
     Pickled weights are read once here, so that a hostile file is named by this project's own error.
     """
-    found = next(filter(lambda weights: weights.file.is_file(), _candidates(folder, stems)), None)
+    found = next(filter(lambda weights: weights.file.is_file(), _candidates(folder, stems, VARIANTS)), None)
     if found is None:
-        raise CheckpointError(f"{folder} holds no weights; expected {stems[0]}.safetensors or {stems[-1]}.bin")
+        others = _other_variants(folder, stems)
+        found = next(filter(lambda weights: weights.file.is_file(), _candidates(folder, stems, others)), None)
+        if found is None or len(others) > 1:
+            told = f"; it has the variants {', '.join(others)}: copy one to that name" if others else ""
+            usual = f"{stems[0]}.safetensors or {stems[-1]}.bin"
+            raise CheckpointError(f"{folder} holds no weights; expected {usual}{told}")
+        _log.warning("%s holds the variant %r of its weights alone, which is read", folder, found.variant)
     for part in _parts(found.file):
-        if not found.safe:
-            read_checkpoint_file(part)
+        if odd := integer_weights(part):
+            raise CheckpointError(f"{part} holds whole numbers ({odd[0]}), as if it were quantised; give plain weights")
     return found
 
 
-def _candidates(folder: Path, stems: tuple[str, ...]) -> Iterator[_Weights]:
-    for suffix, variant, stem in product((".safetensors", ".bin"), VARIANTS, stems):
+def _other_variants(folder: Path, stems: tuple[str, ...]) -> list[str]:
+    """Return the names of variants of which a folder has weights, sorted."""
+    either = "|".join(map(re.escape, stems))
+    name = re.compile(rf"(?:{either})\.(?:([\w-]+?)(?:-\d+-of-\d+)?\.)?(?:safetensors|bin)(?:\.index\.([\w-]+)\.json)?")
+    found = (name.fullmatch(file.name) for file in folder.iterdir())
+    return sorted({match[1] or match[2] for match in found if match and (match[1] or match[2])})
+
+
+def _candidates(folder: Path, stems: tuple[str, ...], variants: Iterable[str | None]) -> Iterator[_Weights]:
+    for suffix, variant, stem in product((".safetensors", ".bin"), variants, stems):
         marked = f".{variant}" if variant else ""
         for name in (f"{stem}{marked}{suffix}", f"{stem}{suffix}.index{marked}.json"):
             yield _Weights(folder / name, variant, suffix == ".safetensors")

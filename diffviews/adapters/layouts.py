@@ -10,7 +10,8 @@ from diffviews.errors import CheckpointError
 
 Layout = Literal[
     "diffusers U-Net", "Stable Diffusion", "latent diffusion", "guided-diffusion", "lucidrains", "k-diffusion",
-    "EDM", "LoRA", "ControlNet", "VAE", "textual inversion", "transformer", "unknown",
+    "EDM", "LoRA", "ControlNet", "VAE", "textual inversion", "transformer", "Stable Diffusion's average alone",
+    "unknown",
 ]  # fmt: skip
 
 _SIGNS: tuple[tuple[Layout, str], ...] = (
@@ -21,12 +22,17 @@ _SIGNS: tuple[tuple[Layout, str], ...] = (
     ("lucidrains", r"(^|\.)(downs\.\d+\.\d+\.(block1|mlp|fn|norm|to_qkv)|init_conv\.weight$)"),
     ("k-diffusion", r"^(inner_model\.)?(u_net\.[du]_blocks|patch_in|down_levels|mapping)\."),
     ("EDM", r"(^|\.)(enc\.\d+x\d+_|map_noise\.|map_layer0\.|emb_noise\.)"),
+    ("Stable Diffusion's average alone", r"^model_ema\.diffusion_model"),
     ("VAE", r"^(first_stage_model\.|vae\.)?(encoder|decoder)\.(conv_in|down|mid)"),
     ("diffusers U-Net", r"(^|\.)(down_blocks|up_blocks)\.\d+\.(resnets|attentions)\."),
-    ("transformer", r"(^|\.)(double_blocks|joint_blocks|transformer_blocks|single_blocks|x_embedder)\."),
+    ("transformer", r"(^|\.)(double_blocks|joint_blocks|(single_)?transformer_blocks|single_blocks|x_embedder|head)\."
+     r"|(^|\.)blocks\.\d+\.\w*attn\b|adaLN_modulation|cap_embedder|patchify_proj"),
     ("textual inversion", r"^(emb_params|string_to_param|clip_[lg]$|<.*>$)"),
 )
 """Names of each layout, tried in turn: one name decides."""
+
+WRAPPED = re.compile(r"^(?:module\.|_orig_mod\.)+")
+"""What torch's wrappers for several devices and for compiling put before a name."""
 
 _OWN = "write an adapter for it (docs/adapters.md; half a page around its own network)"
 _WAYS: dict[Layout, str] = {
@@ -42,6 +48,8 @@ _WAYS: dict[Layout, str] = {
     "ControlNet": "it steers another network and makes no images by itself; give the model it belongs to",
     "VAE": "it is a part of a latent diffusion model; give the whole model",
     "textual inversion": "it is an embedding of words; give the model it belongs to",
+    "Stable Diffusion's average alone": "their names have lost their dots, so that no converter reads them; give the "
+    "file that holds the plain weights too, or a folder of diffusers",
     "transformer": f"networks of that kind are not read yet; {_OWN}",
     "unknown": _OWN,
 }
@@ -49,7 +57,7 @@ _WAYS: dict[Layout, str] = {
 
 def layout_of(names: Iterable[str]) -> Layout:
     """Return what layout the names of a file's tensors are of."""
-    known = list(names)
+    known = [WRAPPED.sub("", name) for name in names]
     if any(split[1] != "alpha" for name in known if (split := split_name(name))):
         return "LoRA"
     for layout, sign in _SIGNS:

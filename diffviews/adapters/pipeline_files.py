@@ -10,7 +10,8 @@ from diffviews.adapters.checkpoint import check_finite_weights, network_names
 from diffviews.adapters.diffusion_folder import DiffusionFolder, load_component, read_json
 from diffviews.adapters.layouts import layout_of, other_layout
 from diffviews.adapters.single_file import SingleFile, diffusers_network, original_names, unscaled
-from diffviews.data.checkpoints import PICKLED, read_checkpoint_file, tensor_names
+from diffviews.data.checkpoints import read_checkpoint_file, tensor_names
+from diffviews.data.weight_files import PICKLED
 
 StrPath = str | Path
 Pipeline = DiffusionFolder | SingleFile

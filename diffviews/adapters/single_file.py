@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from diffviews.adapters.checkpoint import check_finite_weights, check_names_and_shapes
 from diffviews.adapters.clip_tokenizer import clip_tokenizer
 from diffviews.adapters.diffusion_folder import KNOWN_CLASSES, DiffusionFolder, diffusion_package
+from diffviews.adapters.layouts import WRAPPED
 from diffviews.adapters.published import BY_TEXT_WIDTH, Published
 from diffviews.data.checkpoints import read_checkpoint_file
 from diffviews.errors import CheckpointError
@@ -148,9 +149,10 @@ class SingleFile:
 
 
 def original_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return tensors with the names of a whole model, where a file holds a U-Net alone."""
+    """Return tensors with the names of a whole model, where a file holds a U-Net alone, or torch has wrapped it."""
+    tensors = {WRAPPED.sub("", name): tensor for name, tensor in tensors.items()}
     if any(name.startswith(UNET) for name in tensors):
-        return dict(tensors)
+        return tensors
     bare = "diffusion_model." if any(name.startswith("diffusion_model.") for name in tensors) else ""
     return {UNET + name.removeprefix(bare): tensor for name, tensor in tensors.items()}
 

@@ -47,18 +47,21 @@ class PromptEncoder:
 
     def _tokens(self, number: int, prompt: str) -> tuple[Tensor, Tensor | None]:
         """Return the token ids (1, T) of one tokenizer, padded and cut to its length, and the mask if one is used."""
-        tokenizer, encoder = self.tokenizers[number], self.encoders[number]
-        length = tokenizer.model_max_length
+        tokenizer, encoder, length = self.tokenizers[number], self.encoders[number], self._length(number)
         self._say_cut(number, prompt, tokenizer(prompt).input_ids)
         given = tokenizer(prompt, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
         device = next(encoder.parameters()).device
         masked = getattr(encoder.config, "use_attention_mask", False)
         return given.input_ids.to(device), given.attention_mask.to(device) if masked else None
 
+    def _length(self, number: int) -> int:
+        """Return how many tokens are read: a tokenizer without its configuration would take any number."""
+        length, config = self.tokenizers[number].model_max_length, getattr(self.encoders[number], "config", None)
+        return int(min(length, getattr(config, "max_position_embeddings", length)))
+
     def _say_cut(self, number: int, prompt: str, tokens: Sequence[int]) -> None:
         """Say where a prompt is cut that is longer than an encoder reads; tokens begin and end with a mark."""
-        tokenizer = self.tokenizers[number]
-        length = tokenizer.model_max_length
+        tokenizer, length = self.tokenizers[number], self._length(number)
         if len(tokens) <= length:
             return
         lost = tokens[length - 1 : -1]

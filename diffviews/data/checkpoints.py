@@ -15,13 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 from diffviews.data.files import sha256_of
 from diffviews.data.tensor_file import order_header, read_arrays
+from diffviews.data.weight_files import PICKLED, check_weights_file, is_pickled
 from diffviews.errors import CheckpointError, CorruptDataError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-PICKLED = frozenset({".pkl", ".pickle", ".pt", ".pth", ".bin", ".ckpt"})
-"""Endings of pickled checkpoints."""
 _INDEX = ".index.json"
 _USUAL_NAMES = (
     "diffusion_pytorch_model.safetensors",
@@ -57,7 +56,7 @@ def read_checkpoint_file(path: str | os.PathLike[str]) -> tuple[dict[str, "Tenso
     file = model_file(path)
     if file.name.endswith(_INDEX):
         return _read_shards(file)
-    if file.suffix.lower() in PICKLED:
+    if is_pickled(file):
         return _read_pickled_network(file)
     return read_safetensors(file)
 
@@ -71,13 +70,30 @@ def tensor_names(path: str | os.PathLike[str]) -> list[str]:
     file = model_file(path)
     if file.name.endswith(_INDEX):
         return list(_shard_names(file))
-    if file.suffix.lower() in PICKLED:
-        return list(_read_pickled_network(file)[0])
+    return list(_read_pickled_network(file)[0] if is_pickled(file) else _stored_types(file))
+
+
+def integer_weights(path: str | os.PathLike[str]) -> list[str]:
+    """Return the names of weights and biases that a file stores as whole numbers; a pickle is read for that.
+
+    Raises:
+        CheckpointError: as `read_checkpoint_file`.
+    """
+    file = model_file(path)
+    if is_pickled(file):
+        types = {name: str(tensor.dtype) for name, tensor in _read_pickled_network(file)[0].items()}
+    else:
+        types = _stored_types(file)
+    named = (name for name in types if name.endswith((".weight", ".bias")))
+    return [name for name in named if types[name].removeprefix("torch.").lower().startswith(("i", "u"))]
+
+
+def _stored_types(file: Path) -> dict[str, str]:
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(file, framework="pt") as opened:
-            return list(opened.keys())
+            return {name: opened.get_slice(name).get_dtype() for name in opened.keys()}  # noqa: SIM118 - no mapping
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(f"checkpoint {file} is not a whole safetensors file ({error}); fetch it again") from error
 
@@ -113,7 +129,7 @@ def read_safetensors(path: str | os.PathLike[str]) -> tuple[dict[str, "Tensor"],
         CheckpointError: if the file is missing, truncated, hostile or of another format.
     """
     file = _existing_file(path)
-    if file.suffix.lower() in PICKLED:
+    if is_pickled(file):
         raise CheckpointError(
             f"checkpoint {file} is pickled and no safetensors file; convert it with "
             f"`diffviews convert-checkpoint {file.name}`"
@@ -221,4 +237,6 @@ def _existing_file(path: str | os.PathLike[str]) -> Path:
     file = Path(path)
     if not file.is_file():
         raise CheckpointError(f"checkpoint {file} does not exist or is not a file; check the path")
+    if not file.name.endswith(_INDEX):
+        check_weights_file(file)
     return file

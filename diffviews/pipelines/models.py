@@ -14,8 +14,8 @@ from diffviews.adapters.base import GeneratorAdapter
 from diffviews.adapters.defaults import SamplingDefaults
 from diffviews.adapters.registry import get_adapter, load_adapter
 from diffviews.data.checkpoint_catalog import PREFIX, catalogue, find_checkpoint, get_checkpoint
-from diffviews.data.checkpoints import PICKLED
 from diffviews.data.storage.fetch import fetch, is_remote
+from diffviews.data.weight_files import PICKLED
 from diffviews.errors import CheckpointError, ConfigError, unknown_name
 from diffviews.pipelines.workspace import Workspace
 from diffviews.recipes.base import ModelRecipe

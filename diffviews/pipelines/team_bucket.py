@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Literal
 
 from diffviews.data.checkpoint_catalog import CatalogueEntry, catalogue
-from diffviews.data.checkpoints import PICKLED
 from diffviews.data.disk import format_bytes
 from diffviews.data.legacy.datasets import find_models
 from diffviews.data.r2_cache import DATA, download_model, missing_credentials, shared_bucket
@@ -17,6 +16,7 @@ from diffviews.data.storage.manifest import files_below
 from diffviews.data.storage.object_store import EXCLUDED_FOLDERS, ObjectStore
 from diffviews.data.storage.shared_layers import SharedLayers
 from diffviews.data.storage.store_errors import StoreError
+from diffviews.data.weight_files import PICKLED
 from diffviews.errors import ConfigError, unknown_name
 from diffviews.processing.map_parameters import MapParameters
 from diffviews.recipes import Execution, ExtractionRecipe

@@ -11,7 +11,7 @@ from diffviews import __version__
 from diffviews.adapters.base import GeneratorAdapter
 from diffviews.adapters.registry import get_adapter
 from diffviews.data.checkpoint_catalog import find_checkpoint
-from diffviews.data.checkpoints import PICKLED
+from diffviews.data.weight_files import PICKLED
 from diffviews.errors import CheckpointError, ConfigError
 from diffviews.pipelines.convert_checkpoint import convert_checkpoint
 from diffviews.pipelines.models import load_model, resolve_checkpoint

@@ -17,6 +17,7 @@ from diffviews.data.checkpoints import (
     model_file,
     read_checkpoint_file,
     read_safetensors,
+    tensor_names,
     write_safetensors,
 )
 from diffviews.errors import CheckpointError
@@ -78,11 +79,43 @@ def test_pickle_under_any_name_is_refused_and_never_runs(
     monkeypatch.chdir(tmp_path)
     path = tmp_path / f"model{suffix}"
     path.write_bytes(pickle.dumps(Exploding()))
-    with pytest.raises(CheckpointError, match=r"convert it") as caught:
+    with pytest.raises(CheckpointError, match=r"is pickled.*convert it") as caught:
         read_safetensors(path)
     assert path.name in str(caught.value)
-    assert ("is pickled" in str(caught.value)) == (suffix != ".safetensors")
     assert not (tmp_path / "exploded").exists()
+
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:abc\nsize 3438167536\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("model.safetensors", POINTER, "git lfs pull"),
+        ("model.ckpt", POINTER, "git lfs pull"),
+        ("model.pt", b"<!DOCTYPE html><html>log in</html>", "a web page.*HF_TOKEN"),
+        ("model.safetensors", b"\n<html>404", "a web page"),
+        ("flux.gguf", b"GGUF\3\0\0\0", "of GGUF.*safetensors"),
+        ("unet.onnx", b"\x08\x07" * 40, "of ONNX"),
+        ("flax_model.msgpack", b"\xde\x00", "of Flax"),
+        ("model.pt.gz", b"\x1f\x8b\x08\x00", "an archive; unpack it"),
+        ("model_index.json", b"{}", "a description and no weights; give the folder"),
+        ("v1-inference.yaml", b"model:\n", "a description and no weights"),
+    ],
+)
+def test_files_of_other_kinds_are_named_with_the_way(tmp_path: Path, name: str, content: bytes, said: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    for ask in (read_checkpoint_file, tensor_names):
+        with pytest.raises(CheckpointError, match=said):
+            ask(tmp_path / name)
+
+
+def test_what_is_in_a_file_counts_and_not_its_name(checkpoint: Path) -> None:
+    tensors, metadata = read_checkpoint_file(checkpoint)
+    renamed = checkpoint.rename(checkpoint.with_suffix(".ckpt"))
+    assert read_checkpoint_file(renamed)[1] == metadata
+    torch.save(tensors, checkpoint)
+    assert read_checkpoint_file(checkpoint)[0].keys() == tensors.keys() == set(tensor_names(checkpoint))
 
 
 def test_missing_checkpoint_is_named(tmp_path: Path) -> None:

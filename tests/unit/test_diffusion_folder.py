@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers import ControlNetModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from diffviews.adapters import load_adapter
+from diffviews.adapters import Condition, load_adapter
 from diffviews.adapters.diffusers_ddpm import DDPMAdapter
 from diffviews.errors import CheckpointError, ConfigError
 from tests.diffusion_folders import draw_ddpm_pipeline, draw_sd_pipeline, draw_sdxl_pipeline, saved
@@ -251,17 +252,73 @@ def test_damaged_folders_are_told_by_the_file_at_fault(sd_folder: Path, tmp_path
         ("scheduler/scheduler_config.json", b"{", "scheduler_config.json cannot be read"),
         ("unet/diffusion_pytorch_model.safetensors", weights[:-100], "unet"),
         ("unet/diffusion_pytorch_model.safetensors", None, "unet holds no weights"),
-        ("vae/config.json", None, "config.json is missing"),
+        ("vae/config.json", None, "vae/config.json is missing"),
         ("tokenizer/tokenizer.json", b"{", "tokenizer"),
+        ("tokenizer/tokenizer.json", None, "tokenizer lacks vocab.json and merges.txt"),
     ):
         folder = broken(name, content)
         with pytest.raises(CheckpointError, match=named):
             load_adapter("sd-v1.5", folder, device="cpu")
         shutil.rmtree(folder)
-    with pytest.raises(CheckpointError, match="not a folder"):
+    for part in ("vae", "tokenizer", "scheduler", "unet"):
+        folder = shutil.copytree(sd_folder, tmp_path / "part")
+        shutil.rmtree(folder / part)
+        with pytest.raises(CheckpointError, match=f"part/{part}"):
+            load_adapter("sd-v1.5", folder, device="cpu")
+        shutil.rmtree(folder)
+    with pytest.raises(CheckpointError, match="nothing does not exist"):
         load_adapter("sd-v1.5", tmp_path / "nothing", device="cpu")
+    for place in ("inner", "snapshots/0a1b"):
+        shutil.copytree(sd_folder, tmp_path / "outer" / place)
+        with pytest.raises(CheckpointError, match=f"give a whole diffusers folder, such as .*outer/{place}"):
+            load_adapter("sd-v1.5", tmp_path / "outer", device="cpu")
+        shutil.rmtree(tmp_path / "outer")
     with pytest.raises(CheckpointError, match="ships no weights"):
         load_adapter("sd-v1.5", device="cpu")
+
+
+@pytest.mark.parametrize("options", [{}, {"max_shard_size": "20KB"}, {"safe_serialization": False}])
+@pytest.mark.parametrize("variant", ["bf16", "non_ema"])
+def test_the_only_variant_of_a_folder_is_read_and_told(
+    variant: str, options: dict[str, Any], sd_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    draw_sd_pipeline(0).save_pretrained(tmp_path / "model", variant=variant, **options)
+    found = load_adapter("sd-v1.5", tmp_path / "model", device="cpu")
+    assert found.digest() == load_adapter("sd-v1.5", sd_folder, device="cpu").digest()
+    assert f"the variant '{variant}' of its weights alone" in caplog.text
+
+
+def test_several_variants_alone_are_named(tmp_path: Path) -> None:
+    pipeline = draw_sd_pipeline(0)
+    for variant in ("ema", "non_ema"):
+        pipeline.save_pretrained(tmp_path, variant=variant)
+    with pytest.raises(CheckpointError, match=r"holds no weights.*the variants ema, non_ema: copy one"):
+        load_adapter("sd-v1.5", tmp_path, device="cpu")
+
+
+def test_tokenizer_without_its_configuration_is_cut_where_the_encoder_ends(sd_folder: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(sd_folder, tmp_path / "model")
+    edit_json(folder / "tokenizer" / "tokenizer_config.json", model_max_length=10**30)
+    usual, found = (load_adapter("sd-v1.5", path, device="cpu") for path in (sd_folder, folder))
+    for prompt in ("a cat", "a cat " * 30):
+        texts = [model.condition([Condition(prompt=prompt)])["prompt_embeds"] for model in (usual, found)]
+        assert torch.equal(*texts)
+
+
+def test_network_of_another_class_or_of_whole_numbers_is_refused(sd_folder: Path, tmp_path: Path) -> None:
+    ControlNetModel.from_unet(draw_sd_pipeline(0).unet).save_pretrained(tmp_path / "control")
+    with pytest.raises(CheckpointError, match="holds a ControlNetModel, but this model takes a UNet2DConditionModel"):
+        load_adapter("sd-v1.5", sd_folder, device="cpu", unet=tmp_path / "control")
+    for safe in (True, False):
+        folder = saved(draw_sd_pipeline(0), tmp_path / f"model-{safe}", safe=safe)
+        file = next((folder / "unet").glob("*.safetensors" if safe else "*.bin"))
+        weights = load_file(file) if safe else torch.load(file, weights_only=True)
+        weights["conv_in.weight"] = (weights["conv_in.weight"] * 100).to(torch.int8)
+        save_file(weights, file, metadata={"format": "pt"}) if safe else torch.save(weights, file)
+        with pytest.raises(CheckpointError, match=r"whole numbers \(conv_in\.weight\), as if it were quantised"):
+            load_adapter("sd-v1.5", folder, device="cpu")
+        with pytest.raises(CheckpointError, match=r"whole numbers, as if it were quantised \(conv_in\.weight is int8"):
+            load_adapter("sd-v1.5", sd_folder, device="cpu", unet=file)
 
 
 def test_index_of_shards_may_not_lead_out_of_the_folder(sd_folder: Path, tmp_path: Path) -> None:

@@ -85,6 +85,14 @@ def test_text_encoder_of_stable_diffusion_2_is_read_without_its_last_layer(
     assert ours.digest() == load_adapter("sd-v1.5", folder_of("sd-v1.5", seed), device="cpu").digest()
 
 
+@pytest.mark.parametrize("wrapper", ["module.", "_orig_mod.", "module._orig_mod."])
+def test_names_that_torch_has_wrapped_are_found(wrapper: str, folder_of: Callable[..., Path], tmp_path: Path) -> None:
+    folder, tensors = folder_of("sd-v1.5"), original(drawn("sd-v1.5"))
+    file = written({wrapper + name: tensor for name, tensor in tensors.items()}, tmp_path / "model.safetensors")
+    ours = load_adapter("sd-v1.5", file, device="cpu", base=folder)
+    assert ours.digest() == load_adapter("sd-v1.5", folder, device="cpu").digest()
+
+
 @MODELS
 def test_shards_are_put_together(model: str, folder_of: Callable[..., Path], tmp_path: Path) -> None:
     tensors = original(drawn(model))
@@ -375,6 +383,8 @@ LAYOUTS = {
     "ControlNet": ["control_model.input_blocks.1.1.transformer_blocks.0.attn1.to_q.weight"],
     "transformer": ["model.diffusion_model.double_blocks.0.img_attn.qkv.weight", "img_in.weight"],
     "VAE": ["first_stage_model.encoder.conv_in.weight", "first_stage_model.decoder.mid.attn_1.q.weight"],
+    "Stable Diffusion's average alone": ["model_ema.diffusion_modelinput_blocks00weight",
+                                         "first_stage_model.encoder.conv_in.weight"],
     "EDM": ["model.map_noise.freqs", "model.enc.64x64_conv.weight"],
     "textual inversion": ["emb_params"],
     "LoRA": ["lora_unet_conv_in.lora_down.weight", "lora_unet_conv_in.alpha"],
@@ -400,6 +410,21 @@ def test_other_layouts_are_recognised_and_the_way_is_named(layout: Any, model: s
         with pytest.raises((CheckpointError, ConfigError)) as caught:
             load_adapter(model, file, device="cpu")
         assert str(caught.value).endswith(told.rpartition("another model; ")[2]), caught.value
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["blocks.0.self_attn.q.weight", "blocks.3.cross_attn.q_linear.weight", "single_transformer_blocks.0.attn.to_q.bias",
+     "model.diffusion_model.cap_embedder.0.weight", "layers.0.adaLN_modulation.1.weight", "head.modulation"],
+)  # fmt: skip
+def test_transformers_of_many_programs_are_recognised(name: str) -> None:
+    assert layout_of([name]) == "transformer"
+
+
+def test_textual_inversion_of_its_authors_is_named(tmp_path: Path) -> None:
+    torch.save({"string_to_token": {"*": 265}, "string_to_param": {"*": torch.ones(2, 8)}}, tmp_path / "style.pt")
+    with pytest.raises(CheckpointError, match="textual inversion, an embedding of words; give the model"):
+        load_adapter("sd-v1.5", tmp_path / "style.pt", device="cpu")
 
 
 def test_weights_of_another_layout_are_not_those_of_a_unet(folder_of: Callable[..., Path], tmp_path: Path) -> None:

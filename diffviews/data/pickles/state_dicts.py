@@ -46,6 +46,8 @@ def _network_in(content: Any) -> Record | dict[str, Any]:
             return content
         if not isinstance(content, dict):
             break
+        if "string_to_param" in content:
+            raise CheckpointError("holds a textual inversion, an embedding of words; give the model it belongs to")
         inner = next((key for key in WRAPPERS if isinstance(content.get(key), dict | Record)), None)
         if inner is None:
             if any(isinstance(value, TensorRecord) for value in content.values()):
