@@ -1,6 +1,7 @@
 """What every adapter over a U-Net of diffusers has: a schedule of timesteps, a precision, and hook points, which are
 whole blocks, and below them single resnets and attentions."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from itertools import zip_longest
 from typing import Any, ClassVar
@@ -89,7 +90,8 @@ class DiffusersUNetAdapter(HookMixin, GeneratorAdapter):
         return self.schedule.levels(num_steps, sigma_max, sigma_min)
 
     def start_scale(self, sigma_max: float) -> float:
-        return float((1 + sigma_max**2) ** 0.5)
+        scheduler = self.schedule.scheduler if self.follows_scheduler else None
+        return sigma_max if scheduler is not None and scheduler.starts_from_noise else math.hypot(1, sigma_max)
 
     def model_ending(self, num_steps: int) -> Ending:
         return self.schedule.ending(num_steps)

@@ -126,11 +126,8 @@ class FolderScheduler:
         if named := next((key for key in given if key not in defaults), None) if "_class_name" not in config else None:
             raise CheckpointError(f"the scheduler's configuration names no _class_name; {kind} has no key {named!r}")
         spacing = str(options.get("timestep_spacing") or defaults.get("timestep_spacing"))
-        made = cls(kind, options)
         strides = spacing in STRIDES and kind in (*DDIM_KIND, "PNDMScheduler")
         notices = [STRIDES[spacing]] if strides else []
-        if not made.keeps_variance and spacing != "leading":
-            notices.append("its start of sigma times noise is not: it is sqrt(1 + sigma²) times noise")
         return cls(kind, options, (*_not_followed(kind, given, defaults), *notices))
 
     def new(self) -> Any:
@@ -171,6 +168,11 @@ class FolderScheduler:
         sigmas = scheduler.sigmas.double()
         levels = sigmas[:-1][:: scheduler.order]
         count = int((levels > 0).sum())
+        if count > len(timesteps[:: scheduler.order]):
+            raise ConfigError(
+                f"scheduler {self.kind} has more noise levels than timesteps, which is not followed; leave "
+                "interpolation_type at 'linear'"
+            )
         return Spaced(timesteps[:: scheduler.order][:count], levels[:count], float(sigmas[-1]))
 
     def _end(self, scheduler: Any) -> float:
@@ -188,6 +190,11 @@ class FolderScheduler:
     def keeps_variance(self) -> bool:
         """Whether its samples are scaled by 1 / sqrt(1 + sigma²), or as in EDM."""
         return float(self.new().init_noise_sigma) == 1.0
+
+    @property
+    def starts_from_noise(self) -> bool:
+        """Whether it starts from sigma times noise, and not from a deviation of sqrt(1 + sigma²) as a noised sample."""
+        return not self.keeps_variance and self.new().config.timestep_spacing != "leading"
 
     @property
     def limit(self) -> X0Limit | None:

@@ -41,12 +41,6 @@ def ours(adapter: Any, **ask: Any) -> Run:
     return Run(images, steps[-1].image)
 
 
-def start(adapter: Any) -> torch.Tensor:
-    """The unit noise that sample 0 and 1 of the seed start from."""
-    generators = [keyed_generator("generation", SEED, index) for index in range(2)]
-    return torch.stack([torch.randn(*adapter.input_shape, generator=generator) for generator in generators])
-
-
 def theirs(pipeline: Any, **ask: Any) -> Run:
     """Run the pipeline on the same draws: it asks each sample's generator for the start, then for each re-noising."""
     pipeline.set_progress_bar_config(disable=True)
@@ -56,9 +50,9 @@ def theirs(pipeline: Any, **ask: Any) -> Run:
         steps.append(state["latents"])
         return {}
 
-    if "latents" not in ask:
-        ask["generator"] = [keyed_generator("generation", SEED, index) for index in range(2)]
-    images = pipeline(list(PROMPTS), output_type="np", callback_on_step_end=note, **ask).images
+    generators = [keyed_generator("generation", SEED, index) for index in range(2)]
+    given = {"output_type": "np", "callback_on_step_end": note, "generator": generators, **ask}
+    images = pipeline(list(PROMPTS), **given).images
     return Run((images * 255).round().astype(np.uint8), steps[-1])
 
 
@@ -81,14 +75,8 @@ def test_euler_run_equals_the_pipeline(kind: Any, seed: int, tmp_path: Path) -> 
     pipeline = draw_pipeline(seed)
     adapter = adapter_class.from_checkpoint(saved(pipeline, tmp_path / "model"), device="cpu")
     pipeline.scheduler.set_timesteps(5)
-    ask: dict[str, Any] = {}
-    if pipeline.scheduler.config.timestep_spacing != "leading":
-        # There EulerDiscreteScheduler starts from sigma · noise, as if x0 had no variance; a sample of a
-        # variance-preserving model at sigma has the standard deviation sqrt(1 + sigma²), as in its other spacing.
-        sigma = float(pipeline.scheduler.sigmas[0])
-        ask["latents"] = start(adapter) * (1 + sigma**2) ** 0.5 / float(pipeline.scheduler.init_noise_sigma)
     for guidance in GUIDANCE:
-        expected = theirs(pipeline, num_inference_steps=5, guidance_scale=guidance, **ask)
+        expected = theirs(pipeline, num_inference_steps=5, guidance_scale=guidance)
         assert_same_run(ours(adapter, prompts=PROMPTS, num_steps=5, guidance_scale=guidance), expected)
 
 
