@@ -88,7 +88,9 @@ class DiffusionSchedule:
         if spaced is None or spaced.sigmas is None:
             return self
         readings = [DiffusionSchedule(self.sigmas, self.prediction, scheduler, name) for name in get_args(Reading)]
-        errors = [float((r.timestep_of(spaced.sigmas) - spaced.timesteps).abs().mean()) for r in readings]
+        errors = [math.inf]
+        if spaced.sigmas.shape == spaced.timesteps.shape:  # not so with log-linear interpolation
+            errors = [float((r.timestep_of(spaced.sigmas) - spaced.timesteps).abs().mean()) for r in readings]
         if min(errors) > 1:
             raise CheckpointError(
                 f"scheduler {scheduler.kind} tells the network timesteps that are not those of its noise levels, which "

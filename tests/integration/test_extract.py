@@ -236,7 +236,7 @@ def test_nan_activations_are_counted_reported_and_not_replaced(experiment, store
 
     monkeypatch.setattr("diffviews.pipelines.plan.capture", with_nan)
     with pytest.raises(CorruptDataError, match=r"16 .*1 .*digits-0003"):
-        extract(**SMALL, experiment=experiment)
+        extract(**SMALL, experiment=experiment, force=True)  # and no row of another test's extraction
     catalog = open_workspace().catalog
     (run,) = catalog.extractions(experiment, unfinished=True)
     assert run.status == "FAILED"

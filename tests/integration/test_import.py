@@ -90,7 +90,8 @@ def test_every_layer_and_sigma_is_a_measured_layer_run_of_an_import(workspace, i
     assert imported.run_id in [record.run_id for record in workspace.catalog.extractions("imported")]
     for record in layers.values():
         assert record.is_finished
-        assert {"trustworthiness", "knn_accuracy_activation", "silhouette", "nonfinite"} <= record.metrics.keys()
+        assert {"trustworthiness", "continuity", "nonfinite"} <= record.metrics.keys()
+        assert (record.params["conditioning"], "silhouette" in record.metrics) == ("label", False)
         workspace.folder(record.run_id).verify()
     workspace.folder(imported.run_id).verify()
 

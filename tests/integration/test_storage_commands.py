@@ -113,7 +113,7 @@ def test_published_checkpoints_stand_in_for_those_the_bucket_lacks(
     asked: list[str] = []
     monkeypatch.setattr(team_bucket, "fetch", lambda address, folder, **_: asked.append(address) or folder)
     outcome = download("edm", data_dir=str(tmp_path / "got"))
-    assert outcome.checkpoints == ("edm-imagenet-64",)
+    assert outcome.checkpoints == ("edm-imagenet-64", "edm-baseline-imagenet-64")
     assert asked[0].startswith("https://")
     raw_client(proxy.url).put_object(Bucket=BUCKET, Key="data/edm-imagenet-64/checkpoints/w.safetensors", Body=b"x")
     assert download("edm", data_dir=str(tmp_path / "got")).checkpoints == ()
