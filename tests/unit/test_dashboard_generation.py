@@ -2,6 +2,7 @@
 
 import shlex
 from dataclasses import replace
+from html import escape
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from diffviews.errors import ConfigError
 from diffviews.recipes import GenerationRecipe, Sampling
+from diffviews.recipes.naming import Subject, generation_name
 from diffviews.recipes.options import options_of
 from panel_app.computing.job_bar import SessionJobs
 from panel_app.dashboard import Dashboard
@@ -175,6 +177,28 @@ def test_recipe_that_is_loaded_into_the_form_comes_out_as_it_was(page, recipe):
     assert page.generation.form.trouble == ""
     # the order of the masked layers has no meaning, the form shows them as chosen
     assert page.generation.form.recipe() == replace(recipe, window=recipe.steps)
+    opened = page.session.map
+    subject = Subject.of(
+        recipe, layer="midblock", sigma=2.0, samples=opened.samples, class_names=opened.samples.classes
+    )
+    name = generation_name(recipe, subject)
+    assert page.generation.form.name_of_order == name
+    assert escape(name) in page.generation.form._name.object
+
+
+def test_name_of_the_order_follows_selection_and_form_and_is_none_of_a_contradiction(dashboard):
+    form, samples = dashboard.generation.form, dashboard.session.map.samples
+    layer = dashboard.session.map.layer.layer
+    for sample in ("digits-0390", "digits-0003"):
+        dashboard.session.select(Selection(sample))
+        digit = samples.classes[int(samples.class_labels[samples.index_of([sample])[0]])]
+        assert form.name_of_order == f"{digit} → {layer}, replace, seeds 0–3"
+        assert form.name_of_order in form._name.object
+    form.count.value = 3
+    form.mask.layers.value = ["encoder_block_0", "midblock"]
+    assert form.name_of_order == f"{digit} → encoder_block_0 + midblock, replace, seeds 0–2"
+    form.mask.channels.value = "many"
+    assert (form.name_of_order, "midblock" in form._name.object) == ("", False)
 
 
 def test_recipe_of_a_prompt_model_brings_its_prompts_back():

@@ -1,6 +1,7 @@
 """One generation, one name: title, run name, tags, params, description, command and report say the same."""
 
 import shlex
+from dataclasses import asdict, fields
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
@@ -141,7 +142,11 @@ def recipes(draw):
         "num_samples": draw(st.integers(1, 9)),
         "seed": draw(st.integers(0, 999)),
         "passes": draw(st.sampled_from(["both", "conditional", "unconditional"])),
-        "sampling": Sampling(num_steps=draw(st.integers(1, 20)), guidance_scale=draw(st.none() | numbers)),
+        "model": draw(st.sampled_from(["edm-digits", "plaid"])),
+        "sampling": Sampling(
+            num_steps=draw(st.integers(1, 20)), guidance_scale=draw(st.none() | numbers),
+            noise_mode=draw(st.sampled_from(["stochastic", "zero"])),
+        ),
     }
     if ids:
         fields["layers"] = draw(st.lists(st.sampled_from(LAYERS), max_size=4, unique=True).map(tuple))
@@ -172,9 +177,7 @@ def test_all_names_of_a_run_agree(drawn):
     assert tags["diffviews.map_layer"] == run.params["map_layer"] == layer.layer
     assert tags["diffviews.source_run"] == layer.run_id
     assert ("diffviews.layer_index" in tags) is (masked == (layer.layer,))
-    for masked_layer in masked:
-        assert code(masked_layer) in note
-        assert masked_layer in run.name or masked_layer.rpartition("_")[2] in run.name
+    assert all(code(masked_layer) in note for masked_layer in masked)
     assert subject.averaged in run.name
     assert run.params["averaged"] == subject.averaged
     assert f"path is on the map of {code(layer.layer)}" in note
@@ -185,10 +188,77 @@ def test_all_names_of_a_run_agree(drawn):
     assert build(GenerationRecipe, parsed(recipe.command())) == recipe
     for text in (entry.title, entry.detail, recipe.command()):
         assert shown(text) in page
+    # What the recipe says, read anew: in words it stands in name and description, as values in the params.
+    for words in [*mask_words(recipe), noise_words(recipe)]:
+        assert words in note
+        assert words in run.name or run.name.endswith(" …")
+    asked = asked_words(recipe)
+    assert run.params["asked_for"] == " ".join(asked.split())
+    assert code(asked) in note
+    assert f"{recipe.num_samples} image{'s' * (recipe.num_samples > 1)} of {code(recipe.model)}, " in note
+    told = {f.name: f for f in (*fields(GenerationRecipe), *fields(Sampling))}.keys() - NOT_PARAMS
+    values = {**asdict(recipe), **asdict(recipe.sampling)}
+    assert {name: run.params[name] for name in told} == {name: values[name] for name in told}
+    assert run.params["num_selected"] == len(recipe.sample_ids)
+    assert tags["diffviews.model"] == recipe.model
+    at = f" at σ {layer.sigma:g}"
+    assert f"the path is on the map of {code(layer.layer)}{at}." in note
+    assert entry.detail.endswith(f"; path on the map of {layer.layer}{at}")
     if masked:
         assert "uniform label" not in run.name
-        strength = {"replace": "replace"}.get(recipe.mode, f"{recipe.mode} {float(recipe.strength)}")
-        assert all(strength in text for text in (run.name, note))
+        assert layers_of(run.name) == masked
+        count = "1 sample" if len(recipe.sample_ids) == 1 else f"average of {len(recipe.sample_ids)} samples"
+        assert entry.detail.startswith(f"{count}{at};")
+        assert f"{count}, {code(subject.averaged)}{at} (" in note
+    else:
+        assert entry.detail.startswith("no mask;")
+        assert " masked by " not in note
+
+
+NOT_PARAMS = {"sample_ids", "layers", "sampling", "prompt", "negative_prompt"}
+"""Fields of a recipe that are no params under their own name and as they stand."""
+
+
+def mask_words(recipe):
+    """Return how the average acts, each part as names say it."""
+    if not recipe.sample_ids:
+        return []
+    words = [recipe.mode if recipe.mode == "replace" else f"{recipe.mode} {float(recipe.strength)}"]
+    words += ["matched"] * (recipe.target == "matched")
+    if recipe.region is not None:
+        top, left, height, width = recipe.region
+        words.append(f"part {height}×{width} at {top},{left}" if top + left else f"part {height}×{width}")
+    words += [f"channels {min(recipe.channels)}"] if recipe.channels else []
+    first, stop = recipe.steps or (0, 0)
+    words += [f"steps {first + 1}–{stop}" if stop > first + 1 else f"step {stop}"] if stop else []
+    return words + [f"{recipe.passes} pass"] * (recipe.passes != "both")
+
+
+def noise_words(recipe):
+    """Return which noise is drawn, as names say it."""
+    several, last = recipe.num_samples > 1, recipe.num_samples - 1
+    if recipe.sampling.noise_mode == "zero":
+        return "no noise"
+    if several and recipe.seed == 0:
+        return f"seeds 0–{last}"
+    return f"seed {recipe.seed}, samples 0–{last}" if several else f"seed {recipe.seed}"
+
+
+def asked_words(recipe):
+    """Return what a model of ten named classes is asked for, as names say it."""
+    if recipe.prompt is not None:
+        words = " ".join(recipe.prompt.split())
+        return f"“{words}”" if words else "empty prompt"
+    label = recipe.class_label
+    return {None: "random classes", -1: "uniform label"}.get(label) or f"{label}: {NAMES[label]}"
+
+
+def layers_of(name):
+    """Return the layers that a name says are masked, with the stems that it leaves out."""
+    layers = []
+    for part in name.partition(" → ")[2].split(", ")[0].split(" + "):
+        layers.append(f"{layers[-1].rpartition('_')[0]}_{part}" if part.isdecimal() else part)
+    return tuple(layers)
 
 
 def parsed(command):
