@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from diffviews.data.parquet import ParquetImages
 from diffviews.data.samples import SampleSet, stratified_rows
 from diffviews.errors import SampleSetError
 
+_TEXTS = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
 _SHARD = re.compile(r"(?P<split>.*?)[-_.]?(?P<number>[0-9]{5})-of-(?P<count>[0-9]{5})(?:-[0-9a-f]+)?")
 
 
@@ -43,6 +44,18 @@ def parquet_samples(location: str, max_samples: int | None, resolution: int | No
         samples = SampleSet.read_parquet(files[0], resolution)
         return samples if max_samples is None else samples.stratified(max_samples)
     return _plain_samples(shards, split, resolution, max_samples)
+
+
+def texts_of(
+    file: Path,
+) -> tuple[tuple[str, ...], list[str], Iterator[Mapping[str, Any]], Mapping[str, Sequence[str]]]:
+    """Return what a file of prompts holds: all columns, those of texts, its rows, and names of classes by column."""
+    opened = ParquetImages(file)
+    schema = opened.schema
+    texts = [column.name for column in schema if any(is_text(column.type) for is_text in _TEXTS)]
+    frame = opened.frame([name for name in schema.names if name not in image_columns(schema)])
+    rows = (dict(zip(frame.columns, row, strict=True)) for row in frame.itertuples(index=False, name=None))
+    return tuple(schema.names), texts, rows, _class_lists(schema)
 
 
 def _plain_samples(

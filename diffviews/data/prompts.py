@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Self
 
-from diffviews.data.columns import find_column, say_unused
+from diffviews.data.columns import find_column, names_of_rows, plain, say_unused
 from diffviews.data.prompt_files import PromptTable, open_prompts
 from diffviews.data.sample_index import SampleIndex
 from diffviews.data.samples import stratified_rows
@@ -82,7 +82,7 @@ def read_prompts(path: str | os.PathLike[str], max_prompts: int | None = None) -
     """Read a prompt file.
 
     Args:
-        path: a file in UTF-8, perhaps with a byte-order mark, or `hf:<id or folder>[:split]`.
+        path: a file in UTF-8, or in UTF-16 with its mark, or `hf:<id or folder>[:split]`.
         max_prompts: keep at most so many, evenly over the categories, the same ones every time.
 
     Raises:
@@ -94,9 +94,13 @@ def read_prompts(path: str | os.PathLike[str], max_prompts: int | None = None) -
     if columns["category"] == columns["name"]:
         columns["name"] = None
     say_unused(table.place, [name for name in table.names if name and name not in columns.values()])
+    rows = [(n, {m: row.get(name, "") if name else "" for m, name in columns.items()}) for n, row in table.rows]
+    named, ids = columns["name"], [row["name"] or None for _, row in rows]
+    if named and plain(named) != "name":  # an id may be of a text's image, and the same for several
+        ids = names_of_rows(ids, named, table.place)
     found = tuple(
-        _prompt(table, number, {m: row.get(name, "") if name else "" for m, name in columns.items()}, count)
-        for count, (number, row) in enumerate(table.rows)
+        _prompt(table, number, row, prompt_id or _numbered(count))
+        for count, ((number, row), prompt_id) in enumerate(zip(rows, ids, strict=True))
     )
     if not found:
         raise SampleSetError(f"{table.place} holds no prompt")
@@ -107,12 +111,12 @@ def read_prompts(path: str | os.PathLike[str], max_prompts: int | None = None) -
     return prompts if max_prompts is None else prompts.stratified(max_prompts)
 
 
-def _prompt(table: PromptTable, number: int, row: Mapping[str, str], count: int) -> Prompt:
+def _prompt(table: PromptTable, number: int, row: Mapping[str, str], prompt_id: str) -> Prompt:
     place = f"{table.place}, {table.unit} {number}"
     if not row["prompt"]:
-        raise SampleSetError(f"{place}, has no prompt")
+        raise SampleSetError(f"{place}, has no prompt; write one, or take it out")
     return Prompt(
-        prompt_id=row["name"] or _numbered(count),
+        prompt_id=prompt_id,
         prompt=_checked(row["prompt"], place),
         negative_prompt=_checked(row["negative_prompt"], place),
         category=row["category"] or None,
@@ -138,5 +142,7 @@ def _seed(text: str, place: str) -> int | None:
         return None
     text = text.removesuffix(".0")  # as tables with gaps write whole numbers
     if not (text.isascii() and text.isdigit() and len(text) < 20 and int(text) <= MAX_SEED):
-        raise SampleSetError(f"{place}: seed {text[:40]!r} is no whole number below 2^63")
+        raise SampleSetError(
+            f"{place}: seed {text[:40]!r} is no whole number from 0 to 2^63 - 1; leave it empty where any will do"
+        )
     return int(text)

@@ -533,6 +533,8 @@ def test_prompts_of_a_data_set_are_its_text_column(tmp_path: Path, caplog: pytes
     assert caplog.messages == [f"columns of hf:{tmp_path / 'parti'} that are not used: Note"]
     made(beschreibung=([f"b{n}" for n in range(12)], datasets.Value("string"))).save_to_disk(str(tmp_path / "own"))
     assert [p.prompt for p in read_prompts(f"hf:{tmp_path / 'own'}", 2)] == ["b0", "b1"]
+    made(text=(["t"] * 12, datasets.Value("string")), label=named()).save_to_disk(str(tmp_path / "classes"))
+    assert read_prompts(f"hf:{tmp_path / 'classes'}").categories == ("bird", "cat", "dog")
     made(label=named()).save_to_disk(str(tmp_path / "none"))
     with pytest.raises(SampleSetError, match="no column of prompts"):
         read_prompts(f"hf:{tmp_path / 'none'}")

@@ -85,15 +85,16 @@ def test_max_prompts_is_even_over_categories_and_keeps_ids_and_labels(tmp_path: 
         ("p.csv", "prompt,seed\na heron, wading,1\n", r"line 2, has 3 cells under 2 columns"),
         ("p.csv", "prompt,seed\na,1\n,2\n", "line 3, has no prompt"),
         ("p.csv", "prompt,seed\na,minus\n", "seed 'minus'"),
-        ("p.csv", "prompt,seed\na,-1\n", "seed '-1'"),
-        ("p.csv", f"prompt,seed\na,{2**63}\n", "below 2\\^63"),
+        ("p.csv", "prompt,seed\na,-1\n", "seed '-1' is no whole number .*leave it empty"),
+        ("p.csv", f"prompt,seed\na,{2**63}\n", "from 0 to 2\\^63 - 1"),
         ("p.csv", 'prompt\n"a\n', "not valid CSV"),
-        ("p.csv", "prompt,id\na,x\nb,x\n", "'x' occurs more than once"),
+        ("p.csv", "prompt,name\na,x\nb,x\n", "'x' occurs more than once"),
         ("p.csv", "prompt,name\na,prompt-0001\nb,\n", "'prompt-0001' occurs more than once"),
         ("p.txt", "ok\n" + "a" * 10_001, r"line 2: a prompt has 10,001 characters, at most 10,000"),
         ("p.csv", "prompt,negative_prompt\na," + "b" * 10_001, "10,001 characters"),
         ("p.txt", "ok\nH\u00e4her".encode("latin-1"), r"not UTF-8 text \(line 2\)"),
-        ("p.txt", "a heron".encode("utf-16"), "not UTF-8 text"),
+        ("p.txt", "a heron".encode("utf-16-le"), "not UTF-8 text, it holds null bytes"),
+        ("p.csv", "prompt\na heron".encode("utf-16-be"), "not UTF-8 text, it holds null bytes"),
         ("p.yaml", "a", r"must be \.txt"),
     ],
 )
@@ -109,6 +110,47 @@ def test_missing_file_and_empty_set_are_refused(tmp_path: Path) -> None:
         read_prompts(tmp_path / "no.txt")
     with pytest.raises(SampleSetError, match="at least one"):
         PromptSet(())
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("excel.txt", "Prompt\tNote\tSeed\r\nein Häher\tx\t7\r\n"),
+        ("excel.csv", 'prompt;seed\r\n"ein Häher";7\r\n'),
+        ("sep.csv", "sep=;\r\nprompt;seed\r\nein Häher;7\r\n"),
+        ("spaces.csv", 'seed, prompt\n7, "ein Häher"\n'),
+        ("columns.txt", "prompt,seed,cfg\nein Häher,7,3\n"),
+        ("lines.jsonl", '{"prompt": "ein Häher", "seed": 7.0}\n'),
+    ],
+)
+def test_texts_of_excel_and_others_are_read(tmp_path: Path, encoding: str, name: str, content: str) -> None:
+    prompts = read_prompts(written(tmp_path, name, content.encode(encoding)))
+    assert prompts.prompts == (Prompt("prompt-0000", "ein Häher", seed=7),)
+
+
+@pytest.mark.parametrize("line", ["text, style", "a cat, text, description of a dog", "prompt of a cat,dog"])
+def test_a_line_that_is_no_header_is_a_prompt(tmp_path: Path, line: str) -> None:
+    if line == "text, style":
+        line += ", oil"
+    assert read_prompts(written(tmp_path, "p.txt", f"{line}\nb\n")).prompts[0].prompt == line
+
+
+def test_quotation_marks_of_a_tsv_join_no_rows(tmp_path: Path) -> None:
+    prompts = read_prompts(written(tmp_path, "p.tsv", 'Prompt\tCategory\n"hello\tA\nworld"\tB\n'))
+    assert [(p.prompt, p.category) for p in prompts] == [('"hello', "A"), ('world"', "B")]
+    prompts = read_prompts(written(tmp_path, "p.tsv", 'Prompt\tCategory\n"two\nlines"\tB\n'))
+    assert [(p.prompt, p.category) for p in prompts] == [("two\nlines", "B")]
+
+
+@pytest.mark.parametrize("column", ["id", "image_id", "uid"])
+def test_ids_that_do_not_name_prompts_are_numbered_with_a_line(
+    tmp_path: Path, column: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = written(tmp_path, "p.csv", f"{column},caption\n5,a\n5,b\n")
+    with caplog.at_level("INFO"):
+        assert read_prompts(path).prompt_ids == ("prompt-0000", "prompt-0001")
+    assert f"column {column} of" in caplog.messages[0]
 
 
 def read(folder: Path, name: str, content: str) -> list[tuple[str, str, str, str | None, int | None]]:
@@ -160,9 +202,55 @@ def test_lists_of_texts_are_prompts(tmp_path: Path) -> None:
     assert read(tmp_path, "p.jsonl", '"a"\n\n"b"\n') == expected
 
 
+A, B = ("prompt-0000", "a", "", None, None), ("prompt-0001", "b", "", None, None)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        ("p.json", '{"prompt": "a"}\n{"prompt": "b"}\n', [A, B]),
+        ("p.jsonl", '[{"prompt": "a"},\n {"prompt": "b"}]', [A, B]),
+        ("p.jsonl", '["a", "b"]', [A, B]),
+        ("p.json", '{"prompt": ["a", "b"], "seed": [1, 2]}', [(*A[:4], 1), (*B[:4], 2)]),
+        ("p.json", '{"prompts": ["a", "b"], "negative_prompt": "x"}', [(*r[:2], "x", None, None) for r in (A, B)]),
+        ("p.json", '{"prompt": "a"}', [A]),
+        ("p.json", '{"x1": {"category": "cats", "prompt": "a"}}', [("x1", "a", "", "cats", None)]),
+        ("p.json", '{"dataset": "coco", "images": [{"sentences": [{"raw": "a", "tokens": [1]}], "id": ""}]}', [A]),
+        ("p.jsonl", '{"tag": "one", "include": [{"class": "cat"}], "prompt": "a", "category": {"en": "x"}}', [A]),
+        ("p.jsonl", '{"prompt": "a", "seed": NaN}', [A]),
+    ],
+)
+def test_json_of_any_shape_gives_its_prompts(tmp_path: Path, name: str, content: str, expected: list) -> None:
+    assert read(tmp_path, name, content) == expected
+
+
+def test_objects_are_no_text_and_named_as_not_used(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO"):
+        read(tmp_path, "p.jsonl", '{"prompt": "a", "category": {"en": "x"}}')
+    assert caplog.messages[-1].endswith("that are not used: category (objects)")
+
+
+@pytest.mark.parametrize("name", ["Negative Prompt", "negativePrompt", "NEGATIVE-PROMPT", "neg", "uncond", "n_prompt"])
+def test_negative_prompts_are_known_by_any_spelling(tmp_path: Path, name: str) -> None:
+    assert read(tmp_path, "p.csv", f"prompt,{name}\na,dark\n")[0][2] == "dark"
+
+
+def test_a_parquet_file_of_prompts_is_read(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    table = {"image_name": ["x.png", "y.png"], "prompt": ["a", "b"], "seed": pa.array([1, 2], pa.uint32())}
+    pq.write_table(pa.table(table), tmp_path / "metadata.parquet")
+    with caplog.at_level("INFO"):
+        found = read_prompts(tmp_path / "metadata.parquet")
+    assert [(p.prompt_id, p.prompt, p.seed) for p in found] == [("prompt-0000", "a", 1), ("prompt-0001", "b", 2)]
+    assert caplog.messages[-1].endswith("that are not used: image_name")
+
+
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
+        ("p.jsonl", '{"prompt": {"en": "a"}}\n', r"no field prompt.*prompt \(objects\)"),
+        ("p.json", '{"prompt": ["a", "b"], "seed": [1]}', "has 2 prompts, but 1 of seed"),
+        ("p.json", '{"1": "a", "2": "b"}', "holds no list of prompts"),
         ("p.jsonl", '{"prompt": "a"}\n{"prompt"\n', "line 2, is not JSON"),
         ("p.jsonl", '{"promt": "a"}\n', "no field prompt.*did you mean 'promt'"),
         ("p.jsonl", "3\n", "line 1, is neither a text nor an object"),
