@@ -19,6 +19,9 @@ from diffviews.errors import CorruptDataError, SampleSetError
 
 logger = logging.getLogger(__name__)
 
+_PACKED = frozenset({".zip", ".tar", ".tgz", ".gz", ".parquet", ".arrow"})
+_METADATA = frozenset({"metadata.csv", "metadata.jsonl", "metadata.parquet"})
+"""Files of labels and captions in a folder as `datasets` reads it."""
 EDM_FILE = "dataset.json"
 """Labels of an EDM data set: {"labels": [["00000/img00000000.png", 3], …]}, or null where it has none."""
 
@@ -39,7 +42,9 @@ def folder_samples(location: str, max_samples: int | None, resolution: int | Non
     tree, files = _within(tree, tree.names())
     names = _images(tree, files)
     if not names:
-        raise SampleSetError(f"folder {location} holds no image ({', '.join(sorted(image_suffixes()))})")
+        packed = [name for name in files if PurePosixPath(name).suffix.lower() in _PACKED]
+        more = f"; unpack {packed[0]} or name it" if packed else ""
+        raise SampleSetError(f"folder {location} holds no image ({', '.join(sorted(image_suffixes()))}){more}")
     edm = _edm_classes(tree, names) if EDM_FILE in files else None
     classes = edm or folder_classes(names, f"folder:{tree.place}")
     rows = list(range(len(names))) if max_samples is None else stratified_rows(classes.labels, max_samples).tolist()
@@ -70,10 +75,12 @@ def _images(tree: FileTree, names: list[str]) -> list[str]:
     """Return the paths of the images, and say once what else there is."""
     images = [name for name in names if PurePosixPath(name).suffix.lower() in image_suffixes()]
     others = [name for name in names if name != EDM_FILE and PurePosixPath(name).suffix.lower() not in image_suffixes()]
+    described = any(PurePosixPath(name).name in _METADATA for name in others)
     if others:
         logger.warning(
-            "%d files in %s are not images by their names and were left out: %s",
+            "%d files in %s are not images by their names and were left out: %s%s",
             len(others), tree.place, ", ".join([*others[:3], *(["…"] if len(others) > 3 else [])]),
+            f"; hf:{tree.place} reads the labels and captions of metadata" if described else "",
         )  # fmt: skip
     return images
 

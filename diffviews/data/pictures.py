@@ -9,7 +9,7 @@ from functools import cache
 from typing import Self
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from diffviews.errors import CorruptDataError, SampleSetError, ShapeError
 
@@ -55,7 +55,7 @@ def decode_image(data: bytes, name: str, resolution: int | None = None) -> np.nd
 
     Raises:
         CorruptDataError: if it is not such an image, is cut short, has more than 64 million pixels, or grey
-            levels of which nothing says how bright they are.
+            levels of which nothing says how bright they are, such as 0 … 255 in 16 bits.
     """
     try:
         with Image.open(io.BytesIO(data), formats=_formats()) as image:
@@ -68,6 +68,8 @@ def decode_image(data: bytes, name: str, resolution: int | None = None) -> np.nd
             return np.asarray(_fit(_opaque(upright), resolution))
     except CorruptDataError:
         raise
+    except UnidentifiedImageError as error:
+        raise CorruptDataError(f"image {name} cannot be decoded: its content is no image of a known format") from error
     except _BROKEN as error:
         reason = str(error) or type(error).__name__
         raise CorruptDataError(f"image {name} cannot be decoded: {reason}") from error
@@ -146,6 +148,8 @@ def _eight_bits(image: Image.Image) -> Image.Image:
         raise ValueError(
             f"its {kind} grey levels are {low:g} … {high:g}, and only 0 … {most:g} are scaled; save it in 8 or 16 bits"
         )
+    if most > 1 and 0 < high <= 255:  # eight bits that somebody stored in more
+        raise ValueError(f"its grey levels go up to {high:g} of {most:g}, which is black all over; save it in 8 bits")
     return Image.fromarray(np.rint(levels * (255.0 / most)).astype(np.uint8))
 
 

@@ -44,6 +44,10 @@ def test_deep_grey_of_unknown_range_is_refused_with_its_levels() -> None:
     for levels in (np.array([[0, 70_000]], np.int32), np.array([[-5, 3]], np.int32)):
         with pytest.raises(CorruptDataError, match=r"x cannot be decoded: its 32-bit grey levels are .*8 or 16 bits"):
             decode_image(encoded(Image.fromarray(levels), "TIFF"), "x")
+    for kind, small in (("PNG", np.uint16), ("TIFF", np.int32)):
+        with pytest.raises(CorruptDataError, match=r"grey levels go up to 252 of 65535.*save it in 8 bits"):
+            decode_image(encoded(Image.fromarray(np.array([[0, 252]], small)), kind), "x")
+        assert decode_image(encoded(Image.fromarray(np.zeros((2, 2), small)), kind), "x").max() == 0
     half = np.array([[0.0, 0.5, 1.0]], np.float32)
     assert decode_image(encoded(Image.fromarray(half), "TIFF"), "x")[0, :, 0].tolist() == [0, 128, 255]
     for levels in (half * 2, half * np.nan):
@@ -106,6 +110,12 @@ def test_damaged_files_of_any_kind_are_refused_in_a_sentence() -> None:
                 assert "image x" in str(error)  # noqa: PT017
 
 
+@pytest.mark.parametrize("content", [b"", b"<html>404</html>", b"\0" * 500, b"%!PS-Adobe-3.0 EPSF-3.0\n"])
+def test_what_is_no_image_is_refused_in_a_sentence(content: bytes) -> None:
+    with pytest.raises(CorruptDataError, match=r"^image a\.png cannot be decoded: its content is no image of a known"):
+        decode_image(content, "a.png")
+
+
 def save(path: Path, colour: object = "red") -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", (4, 4), colour).save(path)
@@ -133,6 +143,10 @@ def test_other_files_are_named_once(tmp_path: Path, caplog: pytest.LogCaptureFix
     open_source(f"folder:{tmp_path}")
     assert len(caplog.messages) == 1
     assert "labels.csv, readme.txt" in caplog.messages[0]
+    assert "hf:" not in caplog.messages[0]
+    (tmp_path / "metadata.jsonl").write_text("{}")
+    open_source(f"folder:{tmp_path}")
+    assert caplog.messages[1].endswith(f"; hf:{tmp_path} reads the labels and captions of metadata")
 
 
 def test_links_inside_a_folder_are_followed(tmp_path: Path) -> None:
@@ -183,3 +197,5 @@ def test_damaged_and_hostile_zips_are_refused(tmp_path: Path, monkeypatch: pytes
         open_source(f"folder:{path}")
     with pytest.raises(SampleSetError, match="holds no image"):
         open_source(f"folder:{zipped(tmp_path / 'none.zip', ['a.txt'])}")
+    with pytest.raises(SampleSetError, match=r"holds no image.*; unpack inner\.zip or name it"):
+        open_source(f"folder:{zipped(tmp_path / 'outer.zip', ['inner.zip', 'a.txt'])}")
