@@ -139,6 +139,8 @@ class TableLayout:
             column = find_column(meaning, first) or (first[0] if first else find_column(meaning, free))
             if column is not None:
                 found[meaning] = column
+        if len(images) > 1:
+            logger.info("the images of %s are its column %s", place, image)
         say_unused(place, [name for name in names if name != image and name not in found.values()])
         return cls(place, image, found, lists)
 

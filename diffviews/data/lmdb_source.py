@@ -60,7 +60,7 @@ def lmdb_samples(location: str, max_samples: int | None, resolution: int | None)
     frame = pd.DataFrame({"sample_id": [f"lmdb-{row:07d}" for row in rows]}, dtype=object)
     frame["source"] = f"lmdb:{path.name}"
     if standard is not None:
-        frame["class_label"] = standard
+        frame["class_label"] = [None if label == -1 else label for label in standard.tolist()]
         frame["class_name"] = [names.get(label) for label in standard.tolist()]
     pictures = LmdbPictures(rows, database.size if side is None else (side, side), database)
     return SampleSet(frame, pictures, "own" if order == "own" else "standard")

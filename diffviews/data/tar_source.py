@@ -239,13 +239,20 @@ def _fields(parts: dict[str, Member]) -> dict[str, Any]:
         if member is image:
             continue
         if ending == "json":
-            fields |= _json(member)
+            fields |= _json(member) or {"json": None}
         elif ending in ("cls", "txt", "text", "caption", "prompt"):
-            text = member.read(_MOST_TEXT).decode("utf-8", "replace").strip()
+            text = _text(member)
             fields[ending] = int(text) if re.fullmatch("-1|[0-9]{1,9}", text) and ending == "cls" else text
         else:
             fields[ending] = None
     return fields
+
+
+def _text(member: Member) -> str:
+    try:
+        return member.read(_MOST_TEXT).decode("utf-8-sig").strip()
+    except UnicodeDecodeError as error:
+        raise CorruptDataError(f"{member.name} in {member.archive} is not UTF-8 text; write it anew as such") from error
 
 
 def _json(member: Member) -> dict[str, Any]:

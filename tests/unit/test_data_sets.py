@@ -306,6 +306,22 @@ def test_unlabelled_numbers_are_no_uniform_label(tmp_path: Path) -> None:
     assert open_source(f"parquet:{tmp_path / 'x.parquet'}").table["class_label"].isna().tolist() == [True, False]
 
 
+def test_the_column_of_images_is_said_where_there_are_several(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    first, second = ([{"bytes": png(pixels)}] for pixels in PIXELS[:2])
+    for names, chosen in ((("original", "edited"), 0), (("conditioning", "image"), 1)):
+        path = tmp_path / "x.parquet"
+        pq.write_table(pa.table(dict(zip(names, (first, second), strict=True))), path)
+        with caplog.at_level(logging.INFO, "diffviews"):
+            assert np.array_equal(open_source(f"parquet:{path}").images[0], PIXELS[chosen])
+        assert caplog.messages == [
+            f"the images of {path} are its column {names[chosen]}",
+            f"columns of {path} that are not used: {names[1 - chosen]}",
+        ]
+        caplog.clear()
+
+
 def test_many_unused_columns_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     pixels = {f"pixel{n}": [0] for n in range(784)}
     pq.write_table(pa.table({"image": [{"bytes": png(PIXELS[0])}], **pixels}), tmp_path / "x.parquet")
@@ -494,6 +510,18 @@ def test_compressed_archives_are_unpacked_and_bombs_refused(
     monkeypatch.setattr("diffviews.data.tar_source._MOST_SMALL", 100)
     with pytest.raises(SampleSetError, match="unpacks to more than"):
         open_source(f"tar:{tar_of(tmp_path / f'bomb.{ending}', files, f'w:{mode}')}")
+
+
+def test_sidecars_that_say_nothing_are_named_and_unreadable_ones_refused(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tar_of(tmp_path / "list.tar", {"0.png": png(PIXELS[0]), "0.json": "[1, 2]"})
+    with caplog.at_level(logging.INFO, "diffviews"):
+        open_source(f"tar:{path}")
+    assert caplog.messages == [f"columns of tar:{path} that are not used: json"]
+    path = tar_of(tmp_path / "latin.tar", {"0.png": png(PIXELS[0]), "0.txt": "café".encode("latin-1")})
+    with pytest.raises(CorruptDataError, match=r"0\.txt in .*latin\.tar is not UTF-8 text"):
+        open_source(f"tar:{path}")
 
 
 def test_shards_may_use_the_same_keys(tmp_path: Path) -> None:

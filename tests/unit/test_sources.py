@@ -334,6 +334,8 @@ def test_lmdb_with_labels_of_its_own_or_none(tmp_path: Path) -> None:
     assert open_source(f"lmdb:{own}").class_order == "own"
     samples = open_source(f"lmdb:{own}?order=own")
     assert (samples.class_order, samples.classes[2006]) == ("own", "")
+    some = open_source(f"lmdb:{write_lmdb(tmp_path / 'some', labels=np.arange(-1, 11))}")
+    assert some.table["class_label"].isna().tolist() == [True, *[False] * 11]
     without = open_source(f"lmdb:{write_lmdb(tmp_path / 'none', labels=None)}", max_samples=5)
     assert without.table["class_label"].isna().all()
     assert len(without) == 5
