@@ -107,5 +107,6 @@ def build(cls: type[T], values: Mapping[str, Any]) -> T:
     """
     hints = get_type_hints(cls)
     placed = nested(cls, values)
-    made = {name: build(hints[name], v) if isinstance(v, Mapping) else v for name, v in placed.items()}
+    inner = {name for name, value in placed.items() if isinstance(value, Mapping) and is_dataclass(hints[name])}
+    made = {name: build(hints[name], value) if name in inner else value for name, value in placed.items()}
     return cls(**made)

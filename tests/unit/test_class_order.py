@@ -270,7 +270,10 @@ def test_class_map_needs_classes_on_both_sides() -> None:
 
 
 def test_class_map_travels_as_json_yaml_and_command(tmp_path: Path) -> None:
-    from diffviews.cli import parse_arguments
+    from diffviews.cli import call, parse_arguments
+
+    def asked(recipe: ExtractionRecipe) -> ExtractionRecipe:
+        return recipe
 
     recipe = ExtractionRecipe(class_map={3: "seven", "cats": 281})  # type: ignore[dict-item]
     assert recipe.class_map == {"3": "seven", "cats": 281}
@@ -285,6 +288,7 @@ def test_class_map_travels_as_json_yaml_and_command(tmp_path: Path) -> None:
         shlex.split(recipe.command())[2:],
     ):
         assert parse_arguments("extract", words)["class_map"] == recipe.class_map
+        assert call(asked, parse_arguments("extract", words)).class_map == recipe.class_map
     assert parse_arguments("extract", [])["class_map"] is None
     with pytest.raises(ConfigError, match="no mapping such as"):
         parse_arguments("extract", ["--class_map", "cats"])
