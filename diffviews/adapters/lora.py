@@ -135,7 +135,7 @@ def with_strengths(loras: Loras | None, scale: float | Sequence[float] = 1.0) ->
         pairs = [(Path(path), strength) for path, strength in loras.items()]
     else:
         paths = [loras] if isinstance(loras, str | Path) else list(loras)
-        scales = [scale] * len(paths) if isinstance(scale, int | float) else list(scale)
+        scales: list[Any] = list(scale) if isinstance(scale, list | tuple) else [scale] * len(paths)
         if len(paths) != len(scales):
             raise ConfigError(f"lora_scale has {len(scales)} strengths for {len(paths)} files of lora; give one each")
         pairs = [(Path(path), strength) for path, strength in zip(paths, scales, strict=True)]

@@ -118,8 +118,9 @@ def model_file(path: str | os.PathLike[str]) -> Path:
             names = ", ".join(file.name for file in files[:5])
             raise CheckpointError(f"folder {folder} holds several model files ({names}); give the one to read")
     inner = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
-    hint = f"; give one of its folders: {', '.join(inner[:8])}" if inner else ""
-    raise CheckpointError(f"folder {folder} holds no model file{hint}")
+    hint = f"give one of its folders: {', '.join(inner[:8])}" if inner else "give one that does"
+    endings = ", ".join((".safetensors", *sorted(PICKLED)))
+    raise CheckpointError(f"folder {folder} holds no model file ({endings}); {hint}")
 
 
 def read_safetensors(path: str | os.PathLike[str]) -> tuple[dict[str, "Tensor"], dict[str, Any]]:

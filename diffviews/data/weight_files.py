@@ -24,7 +24,7 @@ _ENDINGS: Mapping[str, str] = {
     ".onnx": f"of ONNX, {_OTHER}", ".msgpack": f"of Flax, {_OTHER}",
     ".json": "a description and no weights; give the folder that it lies in",
     ".yaml": "a description and no weights; give the file of weights that it lies beside",
-    ".tar": _UNPACK, ".zip": _UNPACK,
+    ".npy": f"of numpy, {_OTHER}", ".npz": f"of numpy, {_OTHER}", ".tar": _UNPACK, ".zip": _UNPACK,
 }  # fmt: skip
 """Endings of files that are never weights which are read here."""
 

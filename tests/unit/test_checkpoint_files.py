@@ -98,6 +98,7 @@ POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:abc\nsize 343
         ("flux.gguf", b"GGUF\3\0\0\0", "of GGUF.*safetensors"),
         ("unet.onnx", b"\x08\x07" * 40, "of ONNX"),
         ("flax_model.msgpack", b"\xde\x00", "of Flax"),
+        ("model.npz", b"PK\3\4", "of numpy"),
         ("model.pt.gz", b"\x1f\x8b\x08\x00", "an archive; unpack it"),
         ("model_index.json", b"{}", "a description and no weights; give the folder"),
         ("v1-inference.yaml", b"model:\n", "a description and no weights"),
@@ -108,6 +109,15 @@ def test_files_of_other_kinds_are_named_with_the_way(tmp_path: Path, name: str, 
     for ask in (read_checkpoint_file, tensor_names):
         with pytest.raises(CheckpointError, match=said):
             ask(tmp_path / name)
+
+
+def test_programs_and_states_of_trainings_are_named_with_the_way(tmp_path: Path) -> None:
+    torch.jit.script(torch.nn.Linear(2, 2)).save(tmp_path / "program.pt")
+    with pytest.raises(CheckpointError, match=r"TorchScript, which is not run; save its state_dict\(\)"):
+        read_checkpoint_file(tmp_path / "program.pt")
+    torch.save({"ema": {"stds": [0.05], "emas": [{"a": torch.ones(2)}]}, "state": {}}, tmp_path / "state.pt")
+    with pytest.raises(CheckpointError, match=r"training by EDM2's code; give its network-snapshot"):
+        read_checkpoint_file(tmp_path / "state.pt")
 
 
 def test_what_is_in_a_file_counts_and_not_its_name(checkpoint: Path) -> None:
@@ -218,7 +228,7 @@ def test_folder_stands_for_the_model_file_in_it(tmp_path: Path, edm: Path, name:
 def test_folder_with_several_or_no_model_files_says_so(tmp_path: Path, edm: Path) -> None:
     folder = tmp_path / "folder"
     (folder / "unet").mkdir(parents=True)
-    with pytest.raises(CheckpointError, match=r"holds no model file; give one of its folders: unet"):
+    with pytest.raises(CheckpointError, match=r"no model file \(.*\.safetensors.*\); give one of its folders: unet"):
         read_checkpoint_file(folder)
     for name in ("a", "b"):
         (folder / f"{name}.safetensors").write_bytes(edm.read_bytes())

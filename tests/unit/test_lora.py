@@ -470,5 +470,6 @@ def test_a_partial_lora_is_noted_in_the_model_s_configuration(folders: dict[str,
     ("scale", "named"), [([1.0], "1 strengths for 2 files"), ("strong", "'strong'"), (float("nan"), "nan")]
 )
 def test_strengths_must_be_finite_numbers_one_a_file(scale: Any, named: str) -> None:
-    with pytest.raises(ConfigError, match=named):
-        with_strengths(["a.safetensors", "b.safetensors"], [scale, scale] if not isinstance(scale, list) else scale)
+    for given in (scale,) if isinstance(scale, list) else (scale, [scale, scale]):
+        with pytest.raises(ConfigError, match=named):
+            with_strengths(["a.safetensors", "b.safetensors"], given)

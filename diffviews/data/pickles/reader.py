@@ -94,9 +94,13 @@ def _read_zip(file: Path, data: memoryview, budget: Budget) -> Any:
         with zipfile.ZipFile(file) as archive:
             members = {info.filename: info for info in archive.infolist()}
             pickles = [name for name in members if name.endswith("/data.pkl") and name.count("/") == 1]
+            if any("/code/" in name for name in members):
+                raise CheckpointError("is a program of TorchScript, which is not run; save its state_dict() instead")
             if len(pickles) != 1:
                 raise CheckpointError("is a zip file, but none of torch.save")
             contents = {name: _member(data, info) for name, info in members.items()}
+    except CheckpointError:
+        raise
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
         raise CheckpointError(f"is not a whole zip file ({error}); fetch it again") from error
     root = pickles[0].removesuffix("data.pkl")

@@ -48,6 +48,8 @@ def _network_in(content: Any) -> Record | dict[str, Any]:
             break
         if "string_to_param" in content:
             raise CheckpointError("holds a textual inversion, an embedding of words; give the model it belongs to")
+        if "emas" in content:
+            raise CheckpointError("holds the state of a training by EDM2's code; give its network-snapshot-*.pkl")
         inner = next((key for key in WRAPPERS if isinstance(content.get(key), dict | Record)), None)
         if inner is None:
             if any(isinstance(value, TensorRecord) for value in content.values()):
