@@ -11,7 +11,7 @@ logger = logging.getLogger(__name__)
 
 _SPLIT = re.compile(
     r"(?P<name>(?:.*[_\-. ])?(?:(?P<train>train|training)|val|valid|validation|dev|test|testing|eval|evaluation))"
-    r"(?:[_\-. ]?(?:set|split|images|data|[0-9]+))*",
+    r"(?:[_\-. ]?(?:set|split|images|data|[0-9]++))*+",
     re.IGNORECASE,
 )
 _SHARD_FILES = 1000

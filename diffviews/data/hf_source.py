@@ -212,4 +212,6 @@ def _datasets_errors(location: str) -> Iterator[None]:
         raise
     except (OSError, ValueError, RuntimeError, LookupError, TypeError, AttributeError, pa.ArrowException) as error:
         reason = " ".join(str(error).split())[:300] or type(error).__name__
-        raise SampleSetError(f"hf:{location} cannot be opened: {reason}") from error
+        archives = next(Path(location).glob("*.tar"), None) if location else None
+        more = f"; write tar:{location} for its archives" if archives else ""
+        raise SampleSetError(f"hf:{location} cannot be opened: {reason}{more}") from error

@@ -17,6 +17,7 @@ from diffviews.adapters.edm import EDMAdapter
 from diffviews.adapters.edm_imagenet import EDMImageNetAdapter
 from diffviews.data.class_labels import load_class_labels, load_class_labels_map, load_imagenet64_to_standard_mapping
 from diffviews.data.class_order import NamedClasses, map_classes, same_classes
+from diffviews.data.folder_classes import split_of
 from diffviews.data.samples import SampleSet
 from diffviews.data.sources import open_source
 from diffviews.errors import ConfigError, CorruptDataError, SampleSetError
@@ -452,6 +453,17 @@ def test_classes_are_the_folders_that_divide_the_images(
             archive.writestr(name, (tmp_path / "set" / name).read_bytes() if name.endswith("png") else b"x")
     assert open_source(f"folder:{tmp_path / 'set'}").classes == classes
     assert open_source(f"folder:{tmp_path / 'set.zip'}").classes == classes
+
+
+@pytest.mark.parametrize(
+    ("name", "split"),
+    [
+        ("train", "train"), ("Training_Set", "Training"), ("val2017", "val"), ("mnist-test-00001", "mnist-test"),
+        ("test.images", "test"), ("trainer", None), ("contest", None), ("cat", None), ("train" + "0" * 60 + "x", None),
+    ],
+)  # fmt: skip
+def test_splits_are_known_by_whole_words(name: str, split: str | None) -> None:
+    assert split_of(name) == split
 
 
 def test_zips_of_other_spellings_and_names_that_are_no_text(tmp_path: Path) -> None:
