@@ -306,7 +306,7 @@ def _is_mapping(kind: Any) -> bool:
 
 
 def _mapping(value: str) -> str:
-    """Return '{cats: 281}', or a YAML file that holds such, as JSON; names may be numbers.
+    """Return '{cats: 281}', or a YAML file that holds such, as JSON: texts as written, 'no' too, and whole numbers.
 
     Raises:
         ConfigError: if it is neither.
@@ -316,12 +316,17 @@ def _mapping(value: str) -> str:
     import yaml
 
     try:
-        read = yaml.safe_load(Path(value).read_text(encoding="utf-8") if Path(value).is_file() else value)
+        text = Path(value).read_text(encoding="utf-8") if Path(value).is_file() else value
+        read = yaml.compose(text, Loader=yaml.SafeLoader)
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise ConfigError(f"{value[:60]!r} is no YAML: {' '.join(str(error).split())}") from error
-    if read is not None and not isinstance(read, dict):
+    if read is None or read.tag.endswith(":null"):
+        return "null"
+    pairs = read.value if isinstance(read, yaml.MappingNode) else []
+    if not pairs or not all(isinstance(node, yaml.ScalarNode) for pair in pairs for node in pair):
         raise ConfigError(f"{value[:60]!r} is no mapping such as {{cats: 281}}, nor a YAML file of one")
-    return json.dumps(read if read is None else {str(name): item for name, item in read.items()}, ensure_ascii=False)
+    items = {key.value: int(n.value) if n.tag.endswith(":int") and n.value.isdecimal() else n.value for key, n in pairs}
+    return json.dumps(items, ensure_ascii=False)
 
 
 def _comments(spelled: Sequence[str], options: Mapping[str, Any]) -> dict[str, str]:

@@ -291,6 +291,11 @@ def test_class_map_travels_as_json_yaml_and_command(tmp_path: Path) -> None:
         assert parse_arguments("extract", words)["class_map"] == recipe.class_map
         assert call(asked, parse_arguments("extract", words)).class_map == recipe.class_map
     assert parse_arguments("extract", [])["class_map"] is None
+    for text, expected in (
+        ("{yes: cat, no: off, 01: 3}", {"yes": "cat", "no": "off", "01": 3}),
+        ("{a: , b: 1.5}", {"a": "", "b": "1.5"}),
+    ):
+        assert parse_arguments("extract", ["--class_map", text])["class_map"] == expected
     with pytest.raises(ConfigError, match="no mapping such as"):
         parse_arguments("extract", ["--class_map", "cats"])
 
