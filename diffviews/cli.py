@@ -271,7 +271,9 @@ def _spell_out(command: Command, options: Mapping[str, Any], words: Sequence[str
         if not equals:
             value = _value_after(flag, options.get(key), rest)
         spelled.append(f"--{key}={_as_yaml(value, options.get(key))}")
-    return [*spelled, f"--{positional[0]}=[{','.join(listed)}]"] if listed else spelled
+    if listed:
+        spelled.append(f"--{positional[0]}={_as_yaml(','.join(listed), options[positional[0]])}")
+    return spelled
 
 
 def _from_environment(options: Mapping[str, Any]) -> list[str]:
@@ -294,11 +296,29 @@ def _as_yaml(value: str, kind: Any) -> str:
         return "null"
     if _is_mapping(kind):
         return _mapping(value)
-    return f"[{value}]" if _is_list(kind) and not value.startswith("[") and value != "null" else value
+    if not _is_list(kind) or value == "null":
+        return value
+    items = value if value.startswith("[") else f"[{value}]"
+    return _texts(items) if _is_list(kind, of=(str,)) else items
 
 
-def _is_list(kind: Any) -> bool:
-    return any(get_origin(option) in (list, tuple) for option in (kind, *get_args(kind)))
+def _texts(items: str) -> str:
+    """Return a YAML list as one of texts: sample ids may be numbers, such as 0 or 007."""
+    import json
+
+    import yaml
+
+    try:
+        read = yaml.BaseLoader(items).get_single_data()  # knows no numbers
+    except yaml.YAMLError:
+        return items
+    texts = isinstance(read, list) and all(isinstance(item, str) for item in read)
+    return json.dumps(read, ensure_ascii=False) if texts else items
+
+
+def _is_list(kind: Any, of: tuple[Any, ...] = ()) -> bool:
+    lists = [option for option in (kind, *get_args(kind)) if get_origin(option) in (list, tuple)]
+    return any(not of or get_args(option)[0] in of for option in lists)
 
 
 def _is_mapping(kind: Any) -> bool:

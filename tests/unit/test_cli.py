@@ -46,6 +46,12 @@ def test_wrong_type_is_refused_by_name():
         parse_arguments("extract", ["--batch_size", "many"])
 
 
+@pytest.mark.parametrize("written", ["0,1,007", "[0, 1, 007]", '["0", "1", "007"]', '0,"1",\'007\''])
+def test_ids_of_samples_that_are_numbers_stay_text(written):
+    assert parse_arguments("generate", ["--sample_ids", written])["sample_ids"] == ("0", "1", "007")
+    assert parse_arguments("generate", ["--channels", "0,1"])["channels"] == (0, 1)
+
+
 def test_lists_are_written_with_commas():
     values = parse_arguments("extract", ["--layers", "midblock,encoder_block_0", "--sigmas=0.5,2"])
     assert list(values["layers"]) == ["midblock", "encoder_block_0"]
