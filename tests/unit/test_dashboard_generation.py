@@ -201,6 +201,13 @@ def test_name_of_the_order_follows_selection_and_form_and_is_none_of_a_contradic
     assert (form.name_of_order, "midblock" in form._name.object) == ("", False)
 
 
+def test_recipe_on_a_recomputed_map_names_it(dashboard):
+    form, session = dashboard.generation.form, dashboard.session
+    assert (form.recipe().map_run, form.recipe().layer_run) == (None, session.map.layer.run_id)
+    session.map = replace(session.map, map_run="recomputed")
+    assert (form.recipe().map_run, form.recipe().layer_run) == ("recomputed", session.map.layer.run_id)
+
+
 def test_recipe_of_a_prompt_model_brings_its_prompts_back():
     runs = PromptRuns()
     view = Dashboard(DataStore(runs), SyntheticRunner(runs), SessionJobs())

@@ -131,9 +131,11 @@ def test_malformed_note_on_a_model_counts_as_absent(noted):
 
 
 def test_weights_and_precision_are_those_the_layer_was_captured_with(runs):
-    runs.params = {"checkpoint": "/weights/sd", "precision": "float16"}
-    recipe = recipe_of(dashboard_of(runs))
-    assert (recipe.checkpoint, recipe.precision) == ("/weights/sd", "float16")
+    for partial in (True, False):
+        runs.params = {"checkpoint": "/weights/sd", "precision": "float16", "adapter_partial": str(partial)}
+        recipe = recipe_of(dashboard_of(runs))
+        assert (recipe.checkpoint, recipe.precision) == ("/weights/sd", "float16")
+        assert recipe.adapter_partial is partial
 
 
 # -- sampling --------------------------------------------------------------------------
