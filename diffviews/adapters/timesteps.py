@@ -14,6 +14,7 @@ from torch import Tensor
 
 from diffviews.adapters.diffusion_schedule import DiffusionSchedule, Prediction
 from diffviews.errors import ConfigError
+from diffviews.sampling.x0_limit import X0Limit
 
 BISECTIONS = 53
 """Halvings of the range of times, one for each bit of float64."""
@@ -58,7 +59,7 @@ def denoised_by_timesteps(
     column = levels.reshape(-1, 1, 1, 1)
     output = network(x / (1 + column**2).sqrt(), schedule.timestep_of(levels))
     x0 = schedule.denoised(output, x, column)
-    return x0 if clip is None else clip_x0(x0, clip)
+    return x0 if clip is None else X0Limit(clip)(x0)
 
 
 def time_of_sigma(
@@ -91,14 +92,3 @@ def time_of_sigma(
     alpha, _ = scales(t)
     precise = torch.float32 if like.device.type == "mps" else torch.float64
     return t.to(like.device, precise), alpha.to(like.device, like.dtype).reshape(-1, *[1] * (like.ndim - 1))
-
-
-def clip_x0(x0: Tensor, bound: float = 1.0) -> Tensor:
-    """Return x0 within [-bound, bound], as DDPM and DDIM do where they clip their samples.
-
-    Raises:
-        ConfigError: if the bound is not above 0.
-    """
-    if not bound > 0:
-        raise ConfigError(f"x0 is clipped to a bound above 0, not {bound}")
-    return x0.clamp(-bound, bound)
