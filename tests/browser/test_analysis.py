@@ -73,8 +73,7 @@ def test_clusters_colour_the_map_and_a_click_marks_one(analysis, explorer, data,
     sizes = sorted(np.bincount(numbers[numbers >= 0]).tolist(), reverse=True)
     explorer.wait(lambda: len(rows(page)) == len(sizes))
     assert [int(row[1]) for row in rows(page)] == sizes
-    assert query(explorer)["clusters"] == "map-8"
-    assert query(explorer)["colour"] == CLUSTER
+    explorer.wait(lambda: (query(explorer).get("clusters"), query(explorer).get("colour")) == ("map-8", CLUSTER))
     explorer.settle()
     keep(explorer, "analysis")
     page.locator("tbody:visible tr").first.click()

@@ -107,7 +107,7 @@ def test_compare_links_two_maps_by_sample_and_lists_what_changes_most(comparing,
     page, wait = comparing.page, comparing.explorer.wait
     comparing.open().enter()
     layer, sigma = layer_map.layer.layer, layer_map.layer.sigma
-    assert (comparing.query()["layer"], float(comparing.query()["sigma"])) == (layer, sigma)
+    wait(lambda: (comparing.query().get("layer"), float(comparing.query().get("sigma", 0))) == (layer, sigma))
     assert comparing.right().layer.layer != layer
 
     # The same layer at the other noise level takes the right side.
@@ -142,7 +142,8 @@ def test_compare_links_two_maps_by_sample_and_lists_what_changes_most(comparing,
     wait(lambda: float(comparing.query()["sigma"]) == other and comparing.right().layer.sigma == sigma)
     address = page.url
     comparing.open(f"?{urlsplit(address).query}").ready()
-    assert comparing.query() == {key: values[0] for key, values in parse_qs(urlsplit(address).query).items()}
+    asked = {key: values[0] for key, values in parse_qs(urlsplit(address).query).items()}
+    wait(lambda: comparing.query() == asked)
     for side in (0, 1):
         wait(lambda side=side: comparing.ringed(side, order[2]) > 30)
 

@@ -118,15 +118,15 @@ def test_address_holds_the_view_and_opens_it_again(explorer, layer_map, lonely):
     explorer.button("Suggest nearest").click()
     expect(page.get_by_text("5 suggested, 0 chosen")).to_be_visible()
     explorer.choose("Colour by", "Distance to data")
-    explorer.wait(lambda: query(explorer).get("colour") == "distance_to_data")
+    told = {"colour": "distance_to_data", "run": layer_map.layer.parent_id, "sample": lonely[0]}
+    explorer.wait(lambda: told.items() <= query(explorer).items())
+    explorer.settle()
     asked = query(explorer)
-    assert asked["run"] == layer_map.layer.parent_id
-    assert asked["sample"] == lonely[0]
     listed = explorer.neighbours()
     page.reload()
     expect(page.get_by_text("5 suggested, 0 chosen")).to_be_visible()
     assert explorer.neighbours() == listed
-    assert query(explorer) == asked
+    explorer.wait(lambda: query(explorer) == asked)
     expect(page.get_by_text("Distance to data", exact=True).first).to_be_visible()
 
     # It is dark, with its rings, until one wants it light.
@@ -191,9 +191,8 @@ def test_ranking_opens_the_layer_clicked_and_the_sample_stays_itself(explorer, d
 
     # A layer's run id, as copied from MLflow, opens that layer.
     page = explorer.open(f"?run={first.run_id}&sample={lonely[0]}").page
-    explorer.wait(lambda: query(explorer).get("layer") == first.layer)
-    assert query(explorer)["run"] == layer_map.layer.parent_id
-    assert float(query(explorer)["sigma"]) == first.sigma
+    told = {"layer": first.layer, "run": layer_map.layer.parent_id, "sigma": f"{first.sigma:g}"}
+    explorer.wait(lambda: told.items() <= query(explorer).items())
     assert page.get_by_text("is not finished").count() == 0
 
     explorer.tab("Layers")
