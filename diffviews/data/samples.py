@@ -39,7 +39,7 @@ class SampleSet:
     """The images by row, in memory or read from a Parquet file as needed."""
     class_order: str = "own"
     """What the class labels count: 'digits', 'standard' (ImageNet-1K), 'folders' (sorted names), 'model' (those of the
-    model, by a class_map), 'categories' (of prompts) or 'own'."""
+    model, by a class_map), 'shapes', 'categories' (of prompts) or 'own'."""
     index: SampleIndex = field(init=False, repr=False)
     _cache: dict[str, str] = field(init=False, repr=False, default_factory=dict)
 

@@ -16,6 +16,7 @@ from diffviews.data.lmdb_source import lmdb_samples
 from diffviews.data.parquet_source import parquet_samples
 from diffviews.data.pictures import check_resolution
 from diffviews.data.samples import SampleSet, stratified_rows
+from diffviews.data.shapes.source import shapes_samples
 from diffviews.data.tar_source import tar_samples
 from diffviews.errors import SampleSetError, unknown_name
 
@@ -32,6 +33,7 @@ def open_source(
     """Return the sample set that `spec` names.
 
     - `digits`: the 1,797 real handwritten digits of scikit-learn, 16×16 unless `resolution` says otherwise.
+    - `shapes[:<count>?size=64&seed=1]`: rendered scenes whose factors are known, see `shapes_samples`.
     - `folder:<path>`: a folder or zip archive of images; each sub-folder is a class, see `folder_samples`.
     - `hf:<id or folder>[:split]`: what Hugging Face `datasets` opens, see `hf_samples`.
     - `parquet:<path>[:split]`: a file that `SampleSet.write_parquet` wrote, or any with images, or a folder of shards,
@@ -91,6 +93,7 @@ def digits_samples(location: str, max_samples: int | None, resolution: int | Non
 
 _READERS: dict[str, Callable[[str, int | None, int | None], SampleSet]] = {
     "digits": digits_samples,
+    "shapes": shapes_samples,
     "folder": folder_samples,
     "parquet": parquet_samples,
     "lmdb": lmdb_samples,

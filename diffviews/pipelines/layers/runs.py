@@ -17,6 +17,7 @@ from diffviews.adapters.base import GeneratorAdapter
 from diffviews.adapters.condition import Condition
 from diffviews.data.layout import LayerKey
 from diffviews.data.samples import SampleSet
+from diffviews.data.shapes import factor_columns
 from diffviews.errors import WorkerError
 from diffviews.lightning.process_group import ALONE, ProcessGroup
 from diffviews.noise import format_sigma
@@ -49,26 +50,27 @@ LITTLE = 4_000
 def log_inputs(
     parent: ActiveRun, adapter: GeneratorAdapter, samples: SampleSet, recipe: Recipe, *, dataset: str
 ) -> None:
-    """Publish config.json, model.json, samples.parquet and, for prompts, columns.parquet, and log the data set."""
+    """Publish config.json, model.json, samples.parquet, for prompts or factors columns.parquet; log the data set."""
     parent.log_text(recipe.to_json(), "config.json")
     parent.log_json(describe(adapter), "model.json")
     samples.write_parquet(parent.stage("samples.parquet"))
-    columns = _prompt_columns(adapter, samples)
-    if columns is not None:
+    known = [found for found in (_prompt_columns(adapter, samples), factor_columns(samples)) if found is not None]
+    if known:
+        columns = pd.concat([pd.DataFrame({"sample_id": list(samples.sample_ids)}), *known], axis=1)
         parent.log_table(columns, "columns.parquet")
     parent.log_input(samples, name=dataset, source=dataset)
     parent.publish()
 
 
 def _prompt_columns(adapter: GeneratorAdapter, samples: SampleSet) -> pd.DataFrame | None:
-    """Return the columns sample_id and prompt_cluster, or None where a sample or the model has no prompt."""
+    """Return the column prompt_cluster, or None where a sample or the model has no prompt."""
     prompts = [prompt for prompt in samples.prompts if prompt is not None]
     if not adapter.takes_prompts or len(prompts) < len(samples):
         return None
     starts = range(0, len(prompts), PROMPT_BATCH)
     parts = [_embedding(adapter, prompts[start : start + PROMPT_BATCH]) for start in starts]
     clusters = cluster_prompts(torch.cat(parts).numpy(), prompts)
-    return pd.DataFrame({"sample_id": list(samples.sample_ids), "prompt_cluster": clusters})
+    return pd.DataFrame({"prompt_cluster": clusters})
 
 
 @torch.no_grad()
