@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from diffviews.errors import SelectionError
 from diffviews.processing.neighbors import exact_neighbors, neighborhood_change
+from diffviews.processing.similarity import Similarity, compare_grams, spanned_gram
 from panel_app.layer_map import LayerMap
 from panel_app.recent import Recent
 
@@ -17,6 +17,8 @@ CHANGE = "neighborhood_change"
 """Column of a compared map: share of a sample's nearest that are others on the other map."""
 FEWEST = 3
 """Fewer common samples have no neighbourhoods to compare."""
+MOST_ALIKE = 1000
+"""Of more common samples, evenly spaced ones say how alike two layers are."""
 MOST_PAIRS = 10**9
 """Up to so many distances are computed for one comparison; of larger sets only some samples are answered for."""
 
@@ -98,6 +100,20 @@ def measure(
     return NeighbourhoodChange(k, total, values)
 
 
+def alike(left: LayerMap, right: LayerMap, sample_ids: Sequence[str]) -> Similarity:
+    """Return how alike the layers of two maps are on common samples, as far as the components that maps keep span them.
+
+    The layers may be of different extractions, models and noise levels.
+    """
+    spaced = np.linspace(0, len(sample_ids) - 1, min(len(sample_ids), MOST_ALIKE)).astype(np.int64).tolist()
+    chosen, grams = [sample_ids[row] for row in spaced], {}
+    for side, layer_map in (("left", left), ("right", right)):
+        projector = layer_map.projector
+        points = _points(layer_map, chosen)
+        grams[side] = spanned_gram(points, projector.pca_components, np.asarray(projector.scaler_scale))
+    return compare_grams(grams)
+
+
 class Comparisons:
     """Keeps what was compared lately; safe to call from several threads, of which one measures at a time.
 
@@ -110,7 +126,8 @@ class Comparisons:
         self._measuring = threading.Lock()
         self._pairings = Recent[Pairing](16)
         self._changes = Recent[NeighbourhoodChange](16)
-        self._similarities = Recent[pd.DataFrame | None](16)
+        self._similarities = Recent[Similarity | None](16)
+        self._pairs = Recent[Similarity](16)
 
     def pairing(self, left: LayerMap, right: LayerMap) -> Pairing:
         """Return which samples two maps have in common."""
@@ -128,8 +145,15 @@ class Comparisons:
 
         return self._changes.get((_key(left), _key(right), k), make)
 
-    def similarity(self, extraction: str, sigma: float) -> pd.DataFrame | None:
-        """Return the linear CKA of all layers of an extraction at a noise level, or None where it was not logged."""
+    def alike(self, left: LayerMap, right: LayerMap) -> Similarity | None:
+        """Return how alike the layers of two maps are, None where these share too few samples; see `alike`."""
+        sample_ids = self.pairing(left, right).sample_ids
+        if len(sample_ids) < FEWEST:
+            return None
+        return self._pairs.get((_key(left), _key(right)), lambda: alike(left, right, sample_ids))
+
+    def similarity(self, extraction: str, sigma: float) -> Similarity | None:
+        """Return how alike all layers of an extraction are at a noise level, or None where it was not logged."""
         return self._similarities.get((extraction, sigma), lambda: self._library.similarity(extraction, sigma))
 
 

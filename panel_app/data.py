@@ -11,6 +11,7 @@ from diffviews.data.samples import SampleSet
 from diffviews.errors import RunNotFoundError
 from diffviews.noise import format_sigma
 from diffviews.processing.projector import Projector
+from diffviews.processing.similarity import Similarity
 from diffviews.tracking.records import ExtractionRecord, LayerRecord, MapRecord
 from panel_app.comparisons import Comparisons
 from panel_app.layer_map import LayerMap
@@ -58,8 +59,8 @@ class Library(Protocol):
     def projector(self, map_run: str, slice_sigma: float | None = None) -> Projector:
         """The projector of a layer run's or re-computed map, or of one slice of an aligned map."""
 
-    def similarity(self, extraction: str, sigma: float) -> pd.DataFrame | None:
-        """Linear CKA of all layers of an extraction at a noise level, by layer, or None where it was not logged."""
+    def similarity(self, extraction: str, sigma: float) -> Similarity | None:
+        """How alike all layers of an extraction are at a noise level, or None where it was not logged."""
 
     def address_of(self, run_id: str) -> Address | None:
         """Where a layer run, a map or a generation is looked at, or None."""

@@ -14,6 +14,7 @@ from diffviews.noise import format_sigma
 from diffviews.pipelines.export import log_export
 from diffviews.pipelines.workspace import Workspace, artifact_trouble, projector_name
 from diffviews.processing.projector import Projector
+from diffviews.processing.similarity import Similarity
 from diffviews.recipes.generation import GenerationRecipe
 from diffviews.tracking.records import ExtractionRecord, LayerRecord, MapRecord, RunRecord
 from diffviews.tracking.schema import MapKind
@@ -105,14 +106,17 @@ class LoggedRuns(Library):
     def projector(self, map_run: str, slice_sigma: float | None = None) -> Projector:
         return Projector.load(self._file(map_run, projector_name(slice_sigma)))
 
-    def similarity(self, extraction: str, sigma: float) -> pd.DataFrame | None:
-        """Linear CKA of all layers of an extraction at a noise level, by layer, or None where it was not logged.
+    def similarity(self, extraction: str, sigma: float) -> Similarity | None:
+        """How alike all layers of an extraction are at a noise level, or None where it was not logged.
 
         Raises:
             CorruptDataError: if the table cannot be read, or its rows and columns are not the same layers.
         """
+        path = self._optional(extraction, f"similarity/{format_sigma(sigma)}.csv")
+        if path is not None:
+            return _similarity(path)
         path = self._optional(extraction, f"cka/{format_sigma(sigma)}.csv")
-        return None if path is None else _square(path)
+        return None if path is None else _biased(path)
 
     def address_of(self, run_id: str) -> Address | None:
         """Where a layer run, a map or a generation is looked at; None for any other run, or one that is not there.
@@ -186,15 +190,22 @@ def _of_slice(name: str, sigma: float | None) -> str:
     return name if sigma is None else f"{stem}-{format_sigma(sigma)}.{ending}"
 
 
-def _square(path: Path) -> pd.DataFrame:
+def _similarity(path: Path) -> Similarity:
+    try:
+        return Similarity.from_table(pd.read_csv(path))
+    except (OSError, ValueError, CorruptDataError) as error:
+        raise CorruptDataError(f"the table {path} cannot be read: {error}") from error
+
+
+def _biased(path: Path) -> Similarity:
+    """Read the square table of an earlier version, which had the biased CKA alone."""
     try:
         table = pd.read_csv(path, index_col=0).astype("float64")
     except (OSError, ValueError) as error:
         raise CorruptDataError(f"the table {path} cannot be read: {error}") from error
-    table.index = table.index.astype(str)
-    if list(table.index) != list(table.columns):
+    if list(table.index.astype(str)) != list(table.columns):
         raise CorruptDataError(f"the table {path} compares different layers in its rows and columns")
-    return table
+    return Similarity(tuple(table.columns), table.to_numpy(), debiased=False)
 
 
 def _table(path: Path, needed: set[str]) -> pd.DataFrame:

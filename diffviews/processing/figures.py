@@ -97,7 +97,9 @@ def maps_figure(
 
 
 def cka_figure(names: Sequence[str], matrix: np.ndarray, *, title: str = "linear CKA") -> bytes:
-    """Draw the similarity of every pair of layers, 0 to 1, as a heat map with its values.
+    """Draw the similarity of every pair of layers, at most 1, as a heat map with its values.
+
+    Its scale begins at 0, or at the lowest value where that is below.
 
     Raises:
         ShapeError: if the matrix is not (len(names), len(names)).
@@ -109,7 +111,7 @@ def cka_figure(names: Sequence[str], matrix: np.ndarray, *, title: str = "linear
     width, height = side + 0.7, side - 0.05
     figure = _figure(width, height)
     axes = figure.add_axes((1.65 / width, 1.3 / height, (side - 1.75) / width, (side - 1.95) / height))
-    image = axes.imshow(matrix, vmin=0, vmax=1, cmap=ramp())
+    image = axes.imshow(matrix, vmin=np.nanmin(matrix, initial=0.0), vmax=1, cmap=ramp())
     axes.set_xticks(range(count), names, rotation=45, ha="right", rotation_mode="anchor", fontsize=8.5, color=INK)
     axes.set_yticks(range(count), names, fontsize=8.5, color=INK)
     axes.tick_params(length=0)
@@ -122,7 +124,8 @@ def cka_figure(names: Sequence[str], matrix: np.ndarray, *, title: str = "linear
         value = matrix[row, column]
         if np.isfinite(value) and count <= 24:
             shade = PAPER if value > 0.55 else INK
-            axes.text(column, row, f"{value:.2f}".removeprefix("0"), ha="center", va="center", fontsize=7, color=shade)
+            text = f"{value:.2f}".replace("-0.00", "0.00").replace("0.", ".").replace("-", "−")
+            axes.text(column, row, text, ha="center", va="center", fontsize=7, color=shade)
     bar = figure.colorbar(image, ax=axes, fraction=0.04, pad=0.03)
     bar.outline.set_visible(False)
     bar.ax.tick_params(length=0, labelsize=8, labelcolor=FAINT)

@@ -7,6 +7,7 @@ from typing import Any
 import param
 
 from diffviews.errors import DiffViewsError, RunNotFoundError
+from diffviews.processing.similarity import Similarity
 from diffviews.tracking.records import LayerRecord, MapRecord
 from panel_app.best_layer import best_layer, standing
 from panel_app.comparisons import NeighbourhoodChange, Pairing
@@ -76,6 +77,9 @@ class Comparison(param.Parameterized):
     pairing = param.ClassSelector(class_=Pairing, default=None, allow_None=True, doc="samples that both maps have")
     change = param.ClassSelector(
         class_=NeighbourhoodChange, default=None, allow_None=True, doc="how neighbourhoods change; None while unknown"
+    )
+    alike = param.ClassSelector(
+        class_=Similarity, default=None, allow_None=True, doc="how alike the two layers are; None while unknown"
     )
     opening = param.Boolean(False, doc="whether the right-hand map is being opened")
     measuring = param.Boolean(False, doc="whether neighbourhoods are being compared")
@@ -198,15 +202,19 @@ class Comparison(param.Parameterized):
             return
         same_maps = self._measured is not None and wanted[:2] == self._measured[:2]
         self._measured = wanted
-        self.param.update(measuring=True, change=None, pairing=self.pairing if same_maps else None)
+        kept = {} if same_maps else {"pairing": None, "alike": None}
+        self.param.update(measuring=True, change=None, **kept)
         comparisons = self.session.store.comparisons
         self._measurer.start(
-            lambda: (comparisons.pairing(left, right), comparisons.change(left, right, k)), self._on_measured
-        )
+            lambda: (
+                comparisons.pairing(left, right), comparisons.change(left, right, k), comparisons.alike(left, right)
+            ),
+            self._on_measured,
+        )  # fmt: skip
 
-    def _on_measured(self, result: tuple[Pairing, NeighbourhoodChange | None]) -> None:
-        pairing, change = result
-        self.param.update(measuring=False, pairing=pairing, change=change)
+    def _on_measured(self, result: tuple[Pairing, NeighbourhoodChange | None, Similarity | None]) -> None:
+        pairing, change, alike = result
+        self.param.update(measuring=False, pairing=pairing, change=change, alike=alike)
         self._draw()
 
     def _not_measured(self, reason: str) -> None:

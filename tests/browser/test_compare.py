@@ -170,7 +170,7 @@ def test_cell_of_the_similarity_opens_its_pair_and_a_row_of_the_table_either_sid
     page, wait = comparing.page, comparing.explorer.wait
     comparing.open().enter()
     page.get_by_role("tab", name="Similarity of layers").click()
-    table = data.comparisons.similarity(layer_map.layer.parent_id, layer_map.layer.sigma)
+    table = data.comparisons.similarity(layer_map.layer.parent_id, layer_map.layer.sigma).frame()
     heat_map = page.locator(".bk-events:visible").nth(2)
     heat_map.scroll_into_view_if_needed()
     wait(lambda: comparing.first_cell(heat_map) is not None)

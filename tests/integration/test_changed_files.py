@@ -22,7 +22,7 @@ def reads(layer):
         "manifest.json": [lambda w: w.projectors(layer.run_id), lambda w: LoggedRuns(w).points(layer.run_id)],
         "samples.parquet": [lambda w: w.samples_of(layer), lambda w: LoggedRuns(w).samples(layer.parent_id)],
         "model.json": [lambda w: LoggedRuns(w).model(layer.parent_id)],
-        "cka/2.csv": [lambda w: LoggedRuns(w).similarity(layer.parent_id, 2.0)],
+        "similarity/2.csv": [lambda w: LoggedRuns(w).similarity(layer.parent_id, 2.0)],
     }  # fmt: skip
 
 

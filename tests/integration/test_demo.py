@@ -20,6 +20,10 @@ def test_demo_makes_a_layer_run_for_every_hook_point_and_a_second_call_nothing_n
     cka = pd.read_csv(workspace.folder(parent.run_id).path("cka/2.csv"), index_col="layer")
     assert cka.shape == (16, 16)
     assert np.allclose(cka, cka.T, atol=1e-6)
+    pairs = pd.read_csv(workspace.folder(parent.run_id).path("similarity/2.csv"))
+    assert len(pairs) == 256
+    assert np.allclose(pairs["cka"], cka.to_numpy().ravel())
+    assert pairs["p_value"].between(0.005, 1).all()
     (generation,) = workspace.catalog.generations(experiment=experiment)
     assert generation.source_run in [record.run_id for record in layers]
     demo(**options)

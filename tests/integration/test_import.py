@@ -122,7 +122,7 @@ def test_parent_keeps_what_the_folder_said(workspace, imported):
     assert len(ids) == 80
     assert (ids["sample_id"] + "_n" + (ids["sigma"] * 10).astype(int).astype(str) == ids["recorded_id"]).all()
     assert len(pd.read_csv(folder.path("layers.csv"))) == 4
-    assert {"cka/0.5.csv", "cka/2.csv", "montage.png"} <= set(folder.names())
+    assert {"cka/0.5.csv", "cka/2.csv", "similarity/2.csv", "montage.png"} <= set(folder.names())
 
 
 def test_recorded_coordinates_are_a_map_of_their_layer_unchanged(workspace, folder, layers):

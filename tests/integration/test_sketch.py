@@ -14,6 +14,7 @@ import pytest
 from diffviews.data.storage.cache import Cache
 from diffviews.errors import ConfigError, SelectionError, ShapeError
 from diffviews.pipelines.generate import generate
+from diffviews.pipelines.layers.alike import compare_layers
 from diffviews.pipelines.layers.nearest import OpenedLayer, fill_from_run, log_entry
 from diffviews.pipelines.masks import interventions_of
 from diffviews.pipelines.replay import replay
@@ -120,6 +121,20 @@ def test_similarity_of_sketched_layers_is_near_that_of_their_activations(workspa
         )
         assert list(kept.index) == list(whole.index)
         assert np.abs(kept.to_numpy() - whole.to_numpy()).max() < 0.05
+
+
+def test_layers_of_several_extractions_are_compared_on_the_samples_they_share(workspace, extraction, sketched):
+    records = [layer_of(workspace, run) for run in (extraction, sketched)]
+    records.append(next(r for r in workspace.catalog.layers(extraction.run_id) if r.layer != records[0].layer))
+    similarity = compare_layers(workspace, records)
+    assert [name.split(" · ")[1] for name in similarity.names] == [record.parent_id for record in records]
+    assert similarity.cka[0, 1] > 0.95
+    assert similarity.mutual_knn[0, 1] > 0.6
+    assert similarity.cka[0, 2] < similarity.cka[0, 1]
+    logged = pd.read_csv(workspace.folder(extraction.run_id).path("similarity/2.csv"))
+    assert similarity.cka[0, 2] == pytest.approx(logged["cka"][1], abs=1e-5) or records[2].sigma != 2.0
+    with pytest.raises(SelectionError, match="share 0 samples"):
+        compare_layers(workspace, [])
 
 
 def test_further_maps_of_a_sketch_are_single_or_aligned_and_not_joint(workspace, drawn):

@@ -10,6 +10,7 @@ from sklearn.datasets import load_digits
 from sklearn.decomposition import PCA
 
 from diffviews.data.samples import SampleSet
+from diffviews.processing.similarity import Similarity
 
 NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 LAYERS = ("encoder_block_0", "encoder_block_3", "midblock", "decoder_block_2")
@@ -24,6 +25,7 @@ class FlatProjector:
         self._pca = PCA(12, random_state=0).fit(features)
         self._planes = list(planes)
         self.parameters = SimpleNamespace(metric="euclidean")
+        self.pca_components, self.scaler_scale = self._pca.components_, np.ones(features.shape[1])
         self.pca_points = self._pca.transform(features).astype(np.float32)
         self.embedding = self.pca_points[:, self._planes]
 
@@ -151,7 +153,8 @@ class SyntheticRuns:
 
     def similarity(self, extraction, sigma):
         gaps = np.abs(np.subtract.outer(np.arange(len(LAYERS)), np.arange(len(LAYERS))))
-        return pd.DataFrame(1 - gaps / len(LAYERS), index=LAYERS, columns=LAYERS)
+        alike = 1 - gaps / len(LAYERS)
+        return Similarity(tuple(LAYERS), alike, alike / 2, alike / 3, np.full(alike.shape, 0.005))
 
     def address_of(self, run_id):
         return self.places.get(run_id)

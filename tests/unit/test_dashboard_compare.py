@@ -12,6 +12,7 @@ from dashboard_synthetic import LAYERS, FlatProjector, SyntheticRuns
 from scipy.spatial.distance import cdist
 
 from diffviews.errors import CorruptDataError, SelectionError, TrackingError
+from diffviews.processing.similarity import centered_gram, compare_grams
 from panel_app.compare.comparison import Comparison
 from panel_app.compare.heading import extraction_options
 from panel_app.compare.view import CompareView
@@ -374,7 +375,7 @@ def test_selectors_of_each_side_open_what_is_chosen(page, session):
 
 def test_similarity_shows_the_logged_table_and_a_cell_opens_its_pair(page, session, runs, monkeypatch):
     page.comparison.set(tool=CKA)
-    cka, table = page.cka, runs.similarity("ext-1", 0.5)
+    cka, table = page.cka, runs.similarity("ext-1", 0.5).frame()
     cells, outline = cka.plot.object
     for value in ("decoder_block_2", "midblock"):
         drawn = cells[value, "encoder_block_0"]  # column, then row
@@ -382,6 +383,8 @@ def test_similarity_shows_the_logged_table_and_a_cell_opens_its_pair(page, sessi
     assert list(cells.dimension_values("Left", expanded=False)) == list(LAYERS)
     assert outline.data.to_numpy().tolist() == [["midblock", "decoder_block_2"]]
     assert f"{table.loc['decoder_block_2', 'midblock']:.3f}" in cka.summary.object
+    assert "Debiased" in cka.summary.object
+    assert "p 0.005" in cka.summary.object
     cells_tapped(cells).event(x="decoder_block_2", y="encoder_block_0")
     finish(page.comparison)
     assert (session.state.layer, page.comparison.right.map.layer.layer) == ("encoder_block_0", "decoder_block_2")
@@ -399,6 +402,28 @@ def test_similarity_shows_the_logged_table_and_a_cell_opens_its_pair(page, sessi
     page.comparison.session.store.comparisons._similarities._values.clear()
     session.choose_layer("midblock", 0.5)
     assert "the table cka/0.5.csv cannot be read" in cka.summary.object
+
+
+def test_similarity_of_layers_that_share_no_table_is_measured_on_their_common_samples(page, session, runs, monkeypatch):
+    page.comparison.set(tool=CKA)
+    page.choosers[1].sigma.value = 2.0
+    finish(page.comparison)
+    left, right = session.map.projector, page.comparison.right.map.projector
+    gram = {side: centered_gram(of.pca_points @ of.pca_components) for side, of in (("a", left), ("b", right))}
+    expected = compare_grams(gram)
+    values = page.comparison.alike
+    assert values.frame().loc["left", "right"] == pytest.approx(expected.cka[0, 1], abs=1e-5)
+    assert f"{expected.cka[0, 1]:.3f}" in page.cka.summary.object
+    assert f"RSA {expected.rsa[0, 1]:.3f}" in page.cka.summary.object
+    assert "Measured on the samples that both maps have" in page.cka.summary.object
+    old = replace(runs.similarity("ext-1", 0.5), mutual_knn=None, rsa=None, p_value=None, debiased=False)
+    monkeypatch.setattr(runs, "similarity", lambda *_: old)
+    page.comparison.session.store.comparisons._similarities._values.clear()
+    page.choosers[1].sigma.value = 0.5
+    finish(page.comparison)
+    assert "earlier version" in page.cka.summary.object
+    assert "Biased linear CKA" in page.cka.summary.object
+    assert "RSA 0" not in page.cka.summary.object
 
 
 def cells_tapped(cells):

@@ -10,6 +10,7 @@ from dashboard_synthetic import SyntheticRuns
 from scipy.spatial import procrustes
 
 from diffviews.errors import CorruptDataError, DiffViewsError
+from diffviews.processing.similarity import Similarity
 from panel_app.compare.view import CompareView
 from panel_app.compare.zoom import around, is_same, part, shares
 from panel_app.computing.background import Background
@@ -212,14 +213,30 @@ def library_over(folder):
     return LoggedRuns(SimpleNamespace(catalog=SimpleNamespace(artifacts=lambda run: artifacts)))
 
 
-def test_similarity_is_read_from_the_table_of_its_noise_level(tmp_path):
+def test_similarity_of_an_earlier_version_is_read_and_known_as_biased(tmp_path):
     (tmp_path / "cka").mkdir()
     (tmp_path / "cka" / "0.5.csv").write_text("layer,enc,mid\nenc,1.0,0.25\nmid,0.25,1.0\n")
     library = library_over(tmp_path)
-    table = library.similarity("run", 0.5)
-    assert list(table.index) == list(table.columns) == ["enc", "mid"]
-    assert table.loc["enc", "mid"] == 0.25
+    similarity = library.similarity("run", 0.5)
+    assert not similarity.debiased
+    assert similarity.names == ("enc", "mid")
+    assert similarity.frame().loc["enc", "mid"] == 0.25
+    assert similarity.frame("rsa").isna().all(axis=None)
     assert library.similarity("run", 2.0) is None
+
+
+def test_similarity_is_read_from_the_table_of_all_measures_where_there_is_one(tmp_path):
+    square = np.array([[1, -0.01], [-0.01, 1]])
+    written = Similarity(("enc", "mid"), square, square / 2, square / 3, square / 4 + 0.01)
+    for folder, table in (("similarity", written.table()), ("cka", written.frame())):
+        (tmp_path / folder).mkdir()
+        table.to_csv(tmp_path / folder / "2.csv", index=folder == "cka")
+    read = library_over(tmp_path).similarity("run", 2.0)
+    assert read.debiased
+    assert read.frame("p_value").loc["enc", "mid"] == pytest.approx(0.0075)
+    (tmp_path / "similarity" / "2.csv").write_text("left,right\nenc,mid\n")
+    with pytest.raises(CorruptDataError, match=r"2\.csv.*lacks"):
+        library_over(tmp_path).similarity("run", 2.0)
 
 
 @pytest.mark.parametrize(

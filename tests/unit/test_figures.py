@@ -112,6 +112,14 @@ def test_cka_of_undefined_values_is_drawn():
     picture(cka_figure(["a", "b"], np.array([[1, np.nan], [np.nan, np.nan]])))
 
 
+def test_cka_below_zero_is_lighter_than_zero():
+    pixels = picture(cka_figure(["a", "b"], np.array([[1, -0.4], [0, 1]])))
+    dark = np.abs(pixels - rgb("#1c2f63")).max(axis=2) <= 6
+    rows, columns = np.nonzero(dark[:, : pixels.shape[1] * 4 // 5])
+    top, bottom, left, right = (np.quantile(v, q).astype(int) for v in (rows, columns) for q in (0.1, 0.9))
+    assert pixels[top, right].sum() > pixels[bottom, left].sum() + 20
+
+
 def test_cka_must_be_square():
     with pytest.raises(ShapeError, match="3 × 3"):
         cka_figure(["a", "b", "c"], np.eye(2))
