@@ -1,49 +1,26 @@
 """Training of a class-conditional denoiser with the EDM loss (Karras et al. 2022), under Lightning.
 
     weights = train_denoiser(images, labels, TrainingConfig(steps=1500), device="auto")
-
-All randomness comes from generators keyed by the seed and the step, or from a fork of torch's
-global one that is put back afterwards; a training leaves no trace in the caller's random state.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-import lightning
 import numpy as np
 import torch
-from lightning.pytorch.callbacks import Callback
-from torch import Tensor
-from torch.optim.swa_utils import AveragedModel
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from diffviews.device import resolve_device
-from diffviews.errors import ConfigError, CorruptDataError
+from diffviews.errors import ConfigError
+from diffviews.lightning.averaged_training import AveragedTraining, forked_random_state, train_averaged
 from diffviews.lightning.process_group import ALONE, ProcessGroup
-from diffviews.lightning.runner import interruptible, trainer
 from diffviews.lightning.training_config import TrainingConfig
 from diffviews.lightning.training_data import Batch, training_batches
-from diffviews.lightning.training_state import load_state, save_state
 from diffviews.models.adm_unet import ADMUNet
 from diffviews.models.preconditioning import EDMPrecond
 from diffviews.noise import NoiseSource, keyed_generator
 from diffviews.sampling.samplers import heun, samples
 from diffviews.sampling.schedules import karras_sigmas
-
-OnMetrics = Callable[[int, dict[str, float]], None]
-"""`on_metrics(step, {"loss": …, "learning_rate": …})`; raising from it ends the training."""
-OnGrid = Callable[[int, np.ndarray], None]
-"""`on_grid(step, images)`: samples of the averaged weights, (N, H, W, C) uint8, classes in turn."""
-
-
-@contextmanager
-def forked_random_state(*key: str | int) -> Iterator[None]:
-    """Seed torch's global generators from `key` inside the block and put them back after it."""
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        torch.manual_seed(keyed_generator(*key).initial_seed())  # noqa: TID251  # given back when the fork ends
-        yield
 
 
 def build_denoiser(config: TrainingConfig) -> EDMPrecond:
@@ -77,28 +54,26 @@ def withhold_labels(labels: Tensor, config: TrainingConfig, generator: torch.Gen
     return kept + uniform[:, None] / labels.shape[1]
 
 
-class DenoiserTraining(lightning.LightningModule):
-    """Trains a denoiser and keeps the exponential moving average of its weights in `ema`.
+class DenoiserTraining(AveragedTraining):
+    """Trains a denoiser; arguments as those of `AveragedTraining`."""
 
-    Args:
-        config: everything that decides the result, apart from the images.
-        group: processes that share each batch; the mean of their gradients is that of the whole batch.
-    """
+    config: TrainingConfig
 
     def __init__(self, config: TrainingConfig, group: ProcessGroup = ALONE) -> None:
-        super().__init__()
-        self.config, self.group = config, group
-        self.first_step = 0
-        self._moments: dict[int, dict[str, Tensor]] = {}
+        super().__init__(config, group)
         self.denoiser = build_denoiser(config)
-        self.ema = AveragedModel(self.denoiser, avg_fn=self._averaged).requires_grad_(False)
+        self.ema = self.averaged(self.denoiser)
 
-    def go_on_from(self, state: Path) -> None:
-        """Take up a training that was interrupted; raises as `load_state`."""
-        self.first_step, self._moments = load_state(state, self, self.config)
+    @property
+    def trained(self) -> nn.Module:
+        return self.denoiser
 
-    def _averaged(self, average: Tensor, current: Tensor, updates: Tensor | int) -> Tensor:
-        return torch.lerp(current, average, self.config.ema_decay(int(updates)))
+    def step_loss(self, batch: Batch, step: int) -> Tensor:
+        if not self.config.dropout:
+            return self.loss(*batch, key=step)
+        own = (self.group.rank,) if self.group.rank else ()  # each process drops other features
+        with forked_random_state("training dropout", self.config.seed, step, *own):
+            return self.loss(*batch, key=step)
 
     def loss(self, x0: Tensor, labels: Tensor | None, key: int) -> Tensor:
         """Return the loss of clean images with the noise, levels and withheld labels of draw `key`.
@@ -112,42 +87,11 @@ class DenoiserTraining(lightning.LightningModule):
         noise = torch.randn(x0.shape, generator=generator).to(x0.device)
         if labels is not None:
             labels = withhold_labels(labels, self.config, generator)
-        own, whole = slice(self.group.rank, None, self.group.size), len(x0)
-        x0, sigma, noise, labels = x0[own], sigma[own], noise[own], None if labels is None else labels[own]
+        given = (x0, sigma, noise) if labels is None else (x0, sigma, noise, labels)
+        factor, (x0, sigma, noise, *own_labels) = self.own_share(*given)
         noised = x0 + sigma.reshape(-1, 1, 1, 1) * noise
-        loss = edm_loss(self.denoiser(noised, sigma, labels), x0, sigma, self.config.sigma_data)
-        return loss * (len(x0) * self.group.size / whole)
-
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Return the loss of one batch.
-
-        Raises:
-            CorruptDataError: if it is not finite.
-        """
-        step = self.first_step + batch_idx
-        if self.config.dropout:
-            own = (self.group.rank,) if self.group.rank else ()  # each process drops other features
-            with forked_random_state("training dropout", self.config.seed, step, *own):
-                loss = self.loss(*batch, key=step)
-        else:
-            loss = self.loss(*batch, key=step)
-        if not torch.isfinite(loss):
-            raise CorruptDataError(f"the loss of step {step} is {loss.item()}; lower learning_rate")
-        self.log("loss", loss.detach(), prog_bar=True, sync_dist=self.group.size > 1)
-        return loss
-
-    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        super().optimizer_step(*args, **kwargs)
-        self.ema.update_parameters(self.denoiser)
-
-    def configure_optimizers(self) -> Any:
-        optimizer = torch.optim.Adam(self.denoiser.parameters(), lr=self.config.learning_rate, betas=(0.9, 0.99))
-        if self._moments:
-            optimizer.load_state_dict({**optimizer.state_dict(), "state": self._moments})
-        schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: self.config.learning_rate_factor(self.first_step + step)
-        )
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        denoised = self.denoiser(noised, sigma, own_labels[0] if own_labels else None)
+        return edm_loss(denoised, x0, sigma, self.config.sigma_data) * factor
 
     @torch.no_grad()
     def sample_grid(self, rows: int = 4, num_steps: int = 18) -> np.ndarray:
@@ -171,51 +115,14 @@ class DenoiserTraining(lightning.LightningModule):
         return pixels.permute(0, 2, 3, 1).cpu().numpy()
 
 
-@dataclass(eq=False)
-class TrainingReport(Callback):
-    """Tells `on_metrics` the mean loss of every `metrics_every` steps, `on_grid` samples every `grid_every`."""
-
-    module: DenoiserTraining
-    on_metrics: OnMetrics | None
-    on_grid: OnGrid | None
-    metrics_every: int
-    grid_every: int
-    state: Path | None
-    """File that all the next step depends on is written to, every `save_every` steps; None: none."""
-    save_every: int
-    _losses: list[Tensor] = field(default_factory=list, init=False)
-
-    def on_train_batch_end(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        step = self.module.first_step + batch_idx + 1
-        last = step == self.module.config.steps
-        self._losses.append(trainer.callback_metrics["loss"])
-        if self.on_metrics is not None and (last or step % self.metrics_every == 0):
-            config = self.module.config
-            rate = config.learning_rate * config.learning_rate_factor(step - 1)
-            self.on_metrics(step, {"loss": float(torch.stack(self._losses).mean()), "learning_rate": rate})
-            self._losses.clear()
-        if self.on_grid is not None and (last or step % self.grid_every == 0):
-            self.on_grid(step, self.module.sample_grid())
-        if self.state is not None and (last or step % self.save_every == 0):
-            save_state(self.state, self.module, trainer.optimizers[0], self.module.config, step)
-
-
 def train_denoiser(
     images: np.ndarray,
     labels: np.ndarray | None,
     config: TrainingConfig,
     *,
     device: str | torch.device = "auto",
-    on_metrics: OnMetrics | None = None,
-    on_grid: OnGrid | None = None,
-    metrics_every: int = 25,
-    grid_every: int = 500,
-    state: Path | None = None,
-    save_every: int = 250,
-    progress: bool = False,
     group: ProcessGroup = ALONE,
+    **options: Any,
 ) -> dict[str, Tensor]:
     """Train a denoiser and return the averaged weights, the state of an `EDMPrecond` on the CPU.
 
@@ -229,15 +136,8 @@ def train_denoiser(
         labels: (N,) integer classes; None when config.label_dim is 0.
         config: everything else that decides the result.
         device: 'auto', 'cpu', 'cuda' or 'mps'.
-        on_metrics: told the step, the mean loss since the last call and the learning rate, by the first process.
-        on_grid: told the step and samples of the averaged weights, by the first process.
-        metrics_every: steps between two calls of `on_metrics`.
-        grid_every: steps between two calls of `on_grid`.
-        state: file that the training is kept in while it runs; where it is there already, the training goes on from
-            it, and ends with the weights of one that was never interrupted.
-        save_every: steps between two writings of `state`.
-        progress: show Lightning's progress bar.
         group: processes that train together.
+        options: of `train_averaged`: reports, and the state that an interrupted training goes on from.
 
     Raises:
         ConfigError: if the device is not there, or a batch has fewer images than there are processes.
@@ -249,29 +149,10 @@ def train_denoiser(
     if config.batch_size < group.size:
         raise ConfigError(f"batch_size {config.batch_size} gives {group.size} processes no image each; raise it")
     module = DenoiserTraining(config, group)
-    if state is not None and state.exists():
-        module.go_on_from(state)
     order = {"batch_size": config.batch_size, "steps": config.steps, "seed": config.seed}
-    batches = training_batches(images, labels, config.label_dim, **order, first=module.first_step)
-    tell = (on_metrics, on_grid) if group.leads else (None, None)
-    # The options by which the processes of a group average their gradients.
-    together: dict[str, Any] = {} if group.size == 1 else {
-        "strategy": "ddp", "devices": group.local_size, "num_nodes": group.size // group.local_size,
-        "use_distributed_sampler": False,
-    }  # fmt: skip
-    runner = trainer(
-        chosen,
-        progress=progress and group.leads,
-        max_steps=config.steps - module.first_step,
-        max_epochs=1,
-        limit_train_batches=config.steps - module.first_step,
-        gradient_clip_val=config.max_gradient_norm or None,
-        callbacks=[
-            TrainingReport(module, *tell, metrics_every, grid_every, state if group.leads else None, save_every)
-        ],
-        **together,
-    )
-    if module.first_step < config.steps:
-        with group.connected(), interruptible():
-            runner.fit(module, batches)
+
+    def batches(first: int) -> DataLoader[Batch]:
+        return training_batches(images, labels, config.label_dim, **order, first=first)
+
+    train_averaged(module, batches, chosen, **options)
     return {name: tensor.detach().cpu().clone() for name, tensor in module.ema.module.state_dict().items()}

@@ -13,7 +13,7 @@ from diffviews.errors import ShapeError
 from diffviews.noise import keyed_generator
 
 Batch = tuple[Tensor, Tensor | None]
-"""Images (B, C, H, W) float32 in [-1, 1] and one-hot labels (B, K) float32, or None without classes."""
+"""Images (B, C, H, W) float32 in [-1, 1] and one-hot labels (B, K) float32, tokens (B, T), or None without either."""
 
 
 class ShuffledBatches(IterableDataset[Batch]):
@@ -71,7 +71,14 @@ def training_batches(
         raise ShapeError(f"training images are {images.shape} {images.dtype}; give (N, H, W, C) uint8, N >= 1")
     x = torch.from_numpy(images).permute(0, 3, 1, 2)
     one_hot = _one_hot(labels, num_classes, len(images)) if num_classes else None
-    batches = ShuffledBatches(x, one_hot, batch_size=batch_size, steps=steps, seed=seed, first=first)
+    return shuffled_batches(x, one_hot, batch_size=batch_size, steps=steps, seed=seed, first=first)
+
+
+def shuffled_batches(
+    x: Tensor, conditioning: Tensor | None, *, batch_size: int, steps: int, seed: int, first: int = 0
+) -> DataLoader[Batch]:
+    """Return images (N, C, H, W) and what goes with each, (N, …), as batches; arguments as of `training_batches`."""
+    batches = ShuffledBatches(x, conditioning, batch_size=batch_size, steps=steps, seed=seed, first=first)
     # Without a generator of its own a loader draws a base seed from torch's global one.
     return DataLoader(batches, batch_size=None, generator=keyed_generator("training loader", seed))
 

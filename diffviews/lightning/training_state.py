@@ -11,7 +11,7 @@ from safetensors.torch import save
 
 from diffviews.data.files import write_atomically
 from diffviews.errors import CorruptDataError
-from diffviews.lightning.training_config import TrainingConfig
+from diffviews.lightning.training_config import OptimiserConfig
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -20,7 +20,7 @@ _NETWORK, _OPTIMISER = "network.", "optimiser."
 
 
 def save_state(
-    path: Path, module: "nn.Module", optimiser: torch.optim.Optimizer, config: TrainingConfig, step: int
+    path: Path, module: "nn.Module", optimiser: torch.optim.Optimizer, config: OptimiserConfig, step: int
 ) -> None:
     """Write all that the next step depends on, whole or not at all.
 
@@ -40,7 +40,7 @@ def save_state(
 
 
 def load_state(
-    path: Path, module: "nn.Module", config: TrainingConfig
+    path: Path, module: "nn.Module", config: OptimiserConfig
 ) -> tuple[int, "dict[int, dict[str, Tensor]]"]:
     """Put a network and its average back; return how many steps are done, and Adam's moments by parameter.
 
@@ -63,5 +63,5 @@ def load_state(
         raise CorruptDataError(f"the state of the training {path} cannot be read: {error}") from error
 
 
-def _text(config: TrainingConfig) -> str:
+def _text(config: OptimiserConfig) -> str:
     return json.dumps(asdict(config), sort_keys=True)

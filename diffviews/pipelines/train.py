@@ -1,11 +1,8 @@
 """The `train` job: a small class-conditional denoiser, such as the shipped edm-digits, as an MLflow run."""
 
 import json
-import logging
 import math
-import shlex
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,37 +14,21 @@ from diffviews.adapters.edm import EDMAdapter
 from diffviews.adapters.registry import get_adapter, list_adapters, load_adapter
 from diffviews.core.generator import GenerationRequest, generate
 from diffviews.data.class_order import named_classes
-from diffviews.data.pictures import encode_png
 from diffviews.data.samples import SampleSet
 from diffviews.data.sources import open_source
-from diffviews.device import resolve_device
 from diffviews.errors import ConfigError
-from diffviews.lightning.process_group import ProcessGroup, joined_process_group, run_processes
+from diffviews.lightning.process_group import joined_process_group, run_processes
+from diffviews.lightning.text_training_config import TextTrainingConfig
 from diffviews.lightning.training import train_denoiser
 from diffviews.lightning.training_config import TrainingConfig
-from diffviews.pipelines.workspace import Workspace, open_workspace
+from diffviews.pipelines.train_text import TEXT_ADAPTER, TextJob
+from diffviews.pipelines.training_job import TrainingJob, TrainingResult
+from diffviews.pipelines.workspace import open_workspace
 from diffviews.processing.judge import MOST_IMAGES, fit_judge
 from diffviews.tracking.active_run import ActiveRun
-from diffviews.tracking.notes import Note, code
-from diffviews.tracking.schema import RunTags, fingerprint
-
-logger = logging.getLogger(__name__)
 
 STATE = "training.safetensors"
 """File, in the folder of a run while it is written, that an interrupted training goes on from."""
-
-
-@dataclass(frozen=True, slots=True)
-class TrainingResult:
-    """A trained denoiser and its run."""
-
-    run_id: str
-    checkpoint: Path
-    class_accuracy: float
-    """Share of class-conditional samples that the judge puts into the class asked for; NaN without classes."""
-
-    def __str__(self) -> str:
-        return f"training {self.run_id}: {self.checkpoint}, class accuracy {self.class_accuracy:.3f}"
 
 
 def train(
@@ -55,6 +36,7 @@ def train(
     dataset: str = "digits",
     output: str = "edm-digits.safetensors",
     *,
+    text: TextTrainingConfig = TextTrainingConfig(),
     adapter: str = "edm-digits",
     eval_samples: int = 500,
     device: str = "auto",
@@ -63,14 +45,18 @@ def train(
     profile: str | None = None,
     experiment: str | None = None,
 ) -> TrainingResult:
-    """Train a denoiser on a labelled sample set and measure how well it follows the class it is asked for.
+    """Train a denoiser on a labelled sample set, or with adapter sd-v1.5 a pipeline on a captioned one.
+
+    At the end it is measured how well it follows the class, or the factors of `shapes`, that it is asked for.
 
     Args:
-        training: network, loss and optimiser.
-        dataset: sample source with a class for every sample.
-        output: where the averaged weights go, a .safetensors file; its record lies beside it as .json.
-        adapter: name of the adapter that the weights are for, one that reads EDM's networks.
-        eval_samples: class-conditional samples that a classifier judges at the end.
+        training: network, loss and optimiser of a denoiser.
+        dataset: sample source with a class for every sample, or with a prompt.
+        output: where the averaged weights go: a .safetensors file, or for a pipeline a folder of diffusers; the record
+            lies beside it as .json.
+        text: networks, losses and optimiser of a pipeline.
+        adapter: name of the adapter that the weights are for, one that reads EDM's networks, or sd-v1.5.
+        eval_samples: samples that a judge looks at in the end.
         device: auto, cpu, cuda or mps.
         devices: number of devices, whose processes share each batch; under torchrun leave it out.
         resume: go on with a training of the same that was interrupted.
@@ -78,29 +64,27 @@ def train(
         experiment: MLflow experiment name.
 
     Raises:
-        ConfigError: if samples lack classes or the output is no .safetensors file.
+        ConfigError: if samples lack classes or prompts, or the output is no .safetensors file, or for a pipeline one.
     """
-    if not output.endswith(".safetensors"):
-        raise ConfigError(f"output {output!r} must end in .safetensors")
+    with_text = adapter == TEXT_ADAPTER
+    if output.endswith(".safetensors") == with_text:
+        raise ConfigError(f"output {output!r} must {'be a folder' if with_text else 'end in .safetensors'}")
     if eval_samples < 1:
         raise ConfigError(f"eval_samples is {eval_samples}; judge 1 or more")
-    if not _reads_trained(adapter):
-        known = [name for name in list_adapters() if _reads_trained(name)]
+    if not (with_text or _reads_trained(adapter)):
+        known = [*(name for name in list_adapters() if _reads_trained(name)), TEXT_ADAPTER]
         raise ConfigError(f"adapter {adapter!r} does not read the networks that train makes; take {', '.join(known)}")
     if devices > 1:
         options = {"eval_samples": eval_samples, "device": device, "profile": profile, "experiment": experiment}
-        options |= {"adapter": adapter, "resume": resume}
+        options |= {"adapter": adapter, "resume": resume, "text": text}
         return run_processes(devices, train, training, dataset, output, **options)
     with joined_process_group() as group, ExitStack() as ending:
-        samples = open_source(dataset, resolution=training.img_resolution)
-        if training.label_dim and (samples.class_labels < 0).any():
-            raise ConfigError(
-                f"dataset {dataset!r} has samples without a class; training needs one for each, or label_dim 0"
-            )
-        job = _Training(training, dataset, samples, group, group.own_device(device), adapter)
+        samples = open_source(dataset, resolution=(text if with_text else training).img_resolution)
+        given = (dataset, samples, group, group.own_device(device), adapter)
+        job: TrainingJob[Any, Any] = TextJob(text, *given) if with_text else DenoiserJob(training, *given)
         opened = job.start(open_workspace(profile, experiment), resume=resume) if group.leads else None
         run = ending.enter_context(opened) if opened is not None else None
-        weights = job.weights(run, group.from_first(lambda: run.work.absolute() / STATE if run is not None else None))
+        weights = job.weights(run, group.from_first(lambda: run.work.absolute() if run is not None else None))
         return group.from_first(lambda: job.finish(run, weights, Path(output), eval_samples))
 
 
@@ -109,63 +93,37 @@ def _reads_trained(adapter: str) -> bool:
     return issubclass(kind, EDMAdapter) and kind.reads_trained
 
 
-@dataclass(frozen=True, slots=True)
-class _Training:
-    """A training in one of the processes that do it together; the first alone has its run."""
+class DenoiserJob(TrainingJob[TrainingConfig, dict[str, torch.Tensor]]):
+    """Trains a class-conditional denoiser.
 
-    config: TrainingConfig
-    dataset: str
-    samples: SampleSet
-    group: ProcessGroup
-    device: str
-    adapter: str = "edm-digits"
+    Raises:
+        ConfigError: if samples lack the classes that it is to be trained with.
+    """
 
-    def command(self) -> str:
-        """Return the command of this training, with every option that is not its default."""
-        plain = {**asdict(TrainingConfig()), "dataset": "digits", "adapter": "edm-digits"}
-        chosen = {**asdict(self.config), "dataset": self.dataset, "adapter": self.adapter}
-        changed = {name: value for name, value in chosen.items() if value != plain[name]}
-        flags = [f"--{k}={v if isinstance(v, str) else json.dumps(v)}" for k, v in changed.items()]
-        return shlex.join(["diffviews", "train", *flags])
+    __slots__ = ()
+    noun = "A denoiser"
 
-    def start(self, workspace: Workspace, *, resume: bool) -> ActiveRun:
-        """Open the run of the training, or go on with one that was interrupted."""
-        other = {} if self.adapter == "edm-digits" else {"adapter": self.adapter}
-        device = resolve_device(self.device).type
-        determined = fingerprint(
-            kind="train", config=self.config, dataset=self.samples.digest, device=device, **other
-        )
-        unfinished = workspace.tracker.find_unfinished(determined) if resume else None
-        if unfinished is not None:
-            logger.info("going on with run %s", unfinished)
-            return workspace.tracker.resume(unfinished)
-        tags = RunTags(model=self.adapter, dataset=self.dataset, fingerprint=determined)
-        told = f"A denoiser trained on {len(self.samples):,} samples of {code(self.dataset)}"
-        note = Note(f"{told}, {self.config.steps:,} steps.", self.command(), shown=False)
-        run = workspace.tracker.start(
-            "train", f"train on {self.dataset}", tags, params=asdict(self.config), note=note, system_metrics=True
-        )
-        run.log_input(self.samples, name=self.dataset, source=self.dataset, context="training")
-        return run
+    def __post_init__(self) -> None:
+        if self.config.label_dim and (self.samples.class_labels < 0).any():
+            raise ConfigError(
+                f"dataset {self.dataset!r} has samples without a class; training needs one for each, or label_dim 0"
+            )
 
-    def weights(self, run: ActiveRun | None, state: Path | None) -> dict[str, torch.Tensor]:
-        """Train; what is kept at `state` is gone on from."""
+    def weights(self, run: ActiveRun | None, folder: Path | None) -> dict[str, torch.Tensor]:
         return train_denoiser(
             self.samples.images,
             self.samples.class_labels if self.config.label_dim else None,
             self.config,
             device=self.device,
-            on_metrics=None if run is None else lambda step, values: run.log_metrics(values, step),
-            on_grid=None if run is None else lambda step, images: run.log_image("samples", grid_png(images), step=step),
-            state=state,
+            state=None if folder is None else folder / STATE,
             progress=True,
             group=self.group,
+            **self.reports(run),
         )
 
     def finish(
         self, run: ActiveRun | None, weights: dict[str, torch.Tensor], path: Path, eval_samples: int
     ) -> TrainingResult:
-        """Write the weights, measure them and log both."""
         assert run is not None  # in the first process
         path.parent.mkdir(parents=True, exist_ok=True)
         network = {**self.config.network_options(), "sigma_data": self.config.sigma_data}
@@ -177,11 +135,9 @@ class _Training:
             measured = measure_classes(path, self.samples, eval_samples, self.device, self.adapter)
         record = {
             "network": network,
-            "training": asdict(self.config),
+            **self.record(),
             "parameters": sum(t.numel() for name, t in weights.items() if not name.endswith("resample_filter")),
             "threads": torch.get_num_threads(),
-            **({"processes": self.group.size} if self.group.size > 1 else {}),
-            "dataset": {"source": self.dataset, "digest": self.samples.digest, "num_samples": len(self.samples)},
             **measured,
         }
         accuracy = measured["class_accuracy"]["value"] if measured else math.nan
@@ -231,9 +187,3 @@ def measure_classes(
         },
         "class_shares": {"uniform": shares(1.0), "unconditional": shares(0.0), **sampling},
     }
-
-
-def grid_png(images: np.ndarray, columns: int = 10) -> bytes:
-    """Return a PNG of images (N, H, W, C) uint8 in rows of `columns`."""
-    rows = [np.concatenate(list(images[i : i + columns]), axis=1) for i in range(0, len(images), columns)]
-    return encode_png(np.concatenate([row for row in rows if row.shape == rows[0].shape]))

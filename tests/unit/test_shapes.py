@@ -153,10 +153,12 @@ def test_source_gives_scenes_as_samples() -> None:
     assert samples.classes[3] == "cross"
     assert len(open_source("shapes", max_samples=12)) == 12
     assert open_source("shapes:40", max_samples=12).images.shape == (12, 32, 32, 3)
+    (asked,) = parse(open_source("shapes:1?omit=100").prompts[0]).objects
+    assert not asked
     assert open_source("shapes:10", resolution=16).images.shape == (10, 16, 16, 3)
 
 
-@pytest.mark.parametrize("location", ["0", "ten", "5?colour=1", "5?size=8", "5?size=257", "5?", "?seed"])
+@pytest.mark.parametrize("location", ["0", "ten", "5?colour=1", "5?size=8", "5?size=257", "5?omit=101", "5?", "?seed"])
 def test_source_refuses_what_it_does_not_know(location: str) -> None:
     with pytest.raises(SampleSetError, match=r"16 (to|and) 256"):
         open_source(f"shapes:{location}")

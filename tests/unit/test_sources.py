@@ -79,7 +79,7 @@ def test_digits_in_another_resolution() -> None:
     [
         ("digit", "did you mean 'digits'"),
         ("lmbd:x", "did you mean 'lmdb'"),
-        ("", "digits, folder, parquet, lmdb, hf, tar, prompts, run"),
+        ("", "digits, shapes, folder, parquet, lmdb, hf, tar, prompts, run"),
         ("lmdb:", "no LMDB database"),
         ("lmdb:/no/such/folder", "no LMDB database"),
         ("prompts:birds.csv", "holds prompts and no images; extract and generate-dataset make"),

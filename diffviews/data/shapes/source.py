@@ -1,7 +1,8 @@
-"""The source `shapes[:<count>?size=<pixels>&seed=<number>]`: scenes whose every factor is known.
+"""The source `shapes[:<count>?size=<pixels>&seed=<number>&omit=<percent>]`: scenes whose every factor is known.
 
     shapes                        3,888 scenes, each combination of one object's factors and the ground once
     shapes:5000?size=64&seed=1    so many of another seed, 64 pixels a side
+    shapes:60000?omit=5           captions that leave each factor open in 5 of 100 cases
 
 The class of a scene is the shape of its first object, its prompt a caption. The scene is written in the sample's id,
 so that factors, boxes and masks of any samples, of a run or a file as well, are found again by `scenes_of`.
@@ -30,7 +31,7 @@ def shapes_samples(location: str, max_samples: int | None, resolution: int | Non
     Raises:
         SampleSetError: if the location is no count with options, or images have no such size.
     """
-    count, side, seed = _parse(location)
+    count, side, seed, omit = _parse(location)
     scenes = draw_scenes(np.arange(count), seed)
     if max_samples is not None:
         scenes = draw_scenes(stratified_rows(scenes.shape[:, 0].tolist(), max_samples), seed)
@@ -44,7 +45,7 @@ def shapes_samples(location: str, max_samples: int | None, resolution: int | Non
         [f"shapes-{seed}-{index:06d}" for index in scenes.index],
         class_labels=labels,
         class_names=[FACTORS["shape"][label] for label in labels],
-        prompts=[caption(scenes, row) for row in range(len(scenes))],
+        prompts=[caption(scenes, row, omit=omit) for row in range(len(scenes))],
         sources=[f"shapes:?seed={seed}"] * len(scenes),
         class_order="shapes",
     )
@@ -73,13 +74,15 @@ def factor_columns(samples: SampleSet) -> pd.DataFrame | None:
     return scenes_of(samples.sample_ids).table() if of_shapes else None
 
 
-def _parse(location: str) -> tuple[int, int, int]:
-    """Return count, side and seed of a location."""
+def _parse(location: str) -> tuple[int, int, int, float]:
+    """Return count, side, seed and share of factors left open of a location."""
     match = _LOCATION.fullmatch(location)
     options = dict(part.split("=") for part in (match["options"] or "").split("&") if part) if match else {}
-    if match is None or options.keys() - {"size", "seed"} or match["count"] == "0":
+    known = options.keys() <= {"size", "seed", "omit"} and int(options.get("omit", 0)) <= 100
+    if match is None or not known or match["count"] == "0":
         raise SampleSetError(
             f"the source shapes:{location} is not understood; write for example shapes:5000?size=64&seed=1, "
             f"of sizes from {SIZES[0]} to {SIZES[1]}"
         )
-    return int(match["count"] or BLOCK), int(options.get("size", _SIDE)), int(options.get("seed", 0))
+    side, seed, omit = (int(options.get(name, usual)) for name, usual in (("size", _SIDE), ("seed", 0), ("omit", 0)))
+    return int(match["count"] or BLOCK), side, seed, omit / 100
