@@ -1,0 +1,1 @@
+"""Judges: what is in an image, by one protocol."""
