@@ -86,7 +86,7 @@ def build_parts(captions: Sequence[str], config: TextTrainingConfig) -> Pipeline
 
 
 class VAETraining(AveragedTraining):
-    """Trains the VAE: absolute error of the pixels, and a little of the divergence from unit Gaussians."""
+    """Trains the VAE: absolute and squared error of the pixels, and a little of the divergence from unit Gaussians."""
 
     config: TextTrainingConfig
 
@@ -106,7 +106,8 @@ class VAETraining(AveragedTraining):
         noise = torch.randn(posterior.mean.shape, generator=generator).to(x0.device)
         decoded = self.vae.decode(posterior.mean + posterior.std * noise).sample
         divergence = posterior.kl().mean() / posterior.mean[0].numel()
-        return factor * (F.l1_loss(decoded, x0) + self.config.kl_weight * divergence)
+        error = F.l1_loss(decoded, x0) + self.config.square_weight * F.mse_loss(decoded, x0)
+        return factor * (error + self.config.kl_weight * divergence)
 
     def sample_grid(self) -> np.ndarray:
         raise NotImplementedError  # a VAE alone makes no images
@@ -217,7 +218,7 @@ def train_pipeline(
     chosen, side = resolve_device(device), config.img_resolution
     if images.shape != (len(captions), side, side, 3) or images.dtype != np.uint8:
         raise ShapeError(f"images are {images.shape} {images.dtype}; give ({len(captions)}, {side}, {side}, 3) uint8")
-    if config.batch_size < group.size:
+    if min(config.batch_size, config.vae_batch_size) < group.size:
         raise ConfigError(f"batch_size {config.batch_size} gives {group.size} processes no image each; raise it")
     parts = build_parts(captions, config)
     x, tokens = torch.from_numpy(images).permute(0, 3, 1, 2), token_ids(parts.tokenizer, captions)
@@ -234,7 +235,9 @@ def train_pipeline(
         if on_metrics is not None:
             on_metrics(step, {f"vae_{name}": value for name, value in values.items()})
 
-    own = replace(config, steps=config.vae_steps, learning_rate=config.vae_learning_rate)
+    own = replace(
+        config, steps=config.vae_steps, learning_rate=config.vae_learning_rate, batch_size=config.vae_batch_size
+    )
     vae = VAETraining(parts.vae, own, group)
     train(vae, tell_vae, "vae", **{**options, "on_grid": None})
     parts = replace(parts, vae=_scaled(vae.ema.module.cpu(), x[:1024]))

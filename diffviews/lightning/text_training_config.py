@@ -20,10 +20,14 @@ class TextTrainingConfig(OptimiserConfig):
     """Channels of the VAE's levels; each but the last halves the resolution."""
     latent_channels: int = 4
     """Channels of the latents."""
-    kl_weight: float = 1e-3
+    kl_weight: float = 1e-5
     """Weight of the divergence of the latents from unit Gaussians, beside the absolute error of the pixels."""
+    square_weight: float = 4.0
+    """Weight of the squared error of the pixels, which small objects need, beside the absolute one."""
     vae_steps: int = 2_000
     """Optimiser steps of the VAE."""
+    vae_batch_size: int = 32
+    """Images a step of the VAE."""
     vae_learning_rate: float = 2e-3
     """Adam's learning rate for the VAE."""
     text_width: int = 128
@@ -51,6 +55,8 @@ class TextTrainingConfig(OptimiserConfig):
         self._require("caption_dropout", 0 <= self.caption_dropout <= 1, "between 0 and 1")
         for name in ("vae_learning_rate", "kl_weight"):
             self._require(name, 0 < getattr(self, name) < math.inf, "above 0")
+        self._require("square_weight", 0 <= self.square_weight < math.inf, "at least 0")
+        self._require("vae_batch_size", self.vae_batch_size >= 1, "at least 1")
         self._require("vae_steps", self.warmup_steps < self.vae_steps, f"above warmup_steps {self.warmup_steps}")
         for name, channels in (("unet_channels", self.unet_channels), ("text_width", (self.text_width,))):
             whole = all(number % self.head_width == 0 for number in channels)

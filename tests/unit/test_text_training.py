@@ -23,8 +23,9 @@ from diffviews.lightning.text_training_config import TextTrainingConfig
 from diffviews.lightning.word_tokenizer import merge_words, word_tokenizer
 
 TINY = TextTrainingConfig(
-    img_resolution=16, vae_channels=(8, 8), latent_channels=3, text_width=16, text_layers=1, text_length=28,
-    unet_channels=(16,), head_width=8, batch_size=4, steps=4, vae_steps=3, warmup_steps=1,
+    img_resolution=16, kl_weight=0.1, vae_channels=(8, 8), latent_channels=3, vae_steps=3, vae_batch_size=4,
+    text_width=16, text_layers=1, text_length=28, unet_channels=(16,), head_width=8,
+    batch_size=4, steps=4, warmup_steps=1,
 )  # fmt: skip
 SHAPES = open_source("shapes:12", resolution=16)
 
@@ -93,7 +94,9 @@ def test_losses_are_those_of_their_closed_forms() -> None:
         parts.vae.decode = lambda latents: type("Decoded", (), {"sample": x0 + 0.25})
         posterior = parts.vae.encode(x0).latent_dist
         kl = 0.5 * (posterior.mean.square() + posterior.var - 1 - posterior.logvar).mean()
-        assert float(silent.step_loss((x0, None), 0)) == pytest.approx(0.25 + TINY.kl_weight * float(kl), rel=1e-4)
+        assert float(silent.step_loss((x0, None), 0)) == pytest.approx(
+            0.25 + TINY.square_weight * 0.25**2 + TINY.kl_weight * float(kl), rel=1e-4
+        )
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.4, 1.0])
