@@ -5,7 +5,11 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
+from diffviews.processing.placement import USUAL
 from diffviews.processing.projector import Projector
+
+PERCENTILES = ["distance_percentile", "residual_percentile"]
+"""Columns of a path; one of an earlier version, or on its map, does not say them."""
 
 
 def place_path(
@@ -22,7 +26,8 @@ def place_path(
 
     Returns:
         Columns step, sample, sigma, x, y[, z], distance (to the data, in the layer's PCA space; far
-        from the map's own sigma it is large and the place means little), variant.
+        from the map's own sigma it is large and the place means little), distance_percentile and residual_percentile
+        (among held-out samples, of that distance and of what is off the map's axes; see `Placement`), variant.
     """
     levels = np.array(sorted(projectors))
     places = np.log(np.maximum(levels, 1e-12))
@@ -35,6 +40,13 @@ def place_path(
         table.insert(1, "sample", np.arange(len(table)))
         table.insert(2, "sigma", float(sigma))
         table["distance"] = placement.distance
+        table["distance_percentile"] = placement.distance_percentile
+        table["residual_percentile"] = placement.residual_percentile
         table["variant"] = variant
         tables.append(table)
     return pd.concat(tables, ignore_index=True)
+
+
+def unusual_steps(path: pd.DataFrame) -> np.ndarray:
+    """Return which steps of a path lie beyond 95 % of held-out samples, (n,) bool: their places mean little."""
+    return np.asarray((path.reindex(columns=PERCENTILES) > USUAL).any(axis=1))

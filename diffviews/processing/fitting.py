@@ -1,15 +1,17 @@
 """Fitting maps: of one noise level, of several in one space, aligned along them, or of places that are given."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from diffviews.errors import ConfigError, SampleSetError, ShapeError
 from diffviews.processing.blocks import ActivationSource, StackedRows
+from diffviews.processing.held_out import with_held_out
 from diffviews.processing.map_parameters import MapParameters
 from diffviews.processing.neighbors import near_neighbors
+from diffviews.processing.placement import quantiles_of
 from diffviews.processing.projector import Projector
 from diffviews.processing.reduction import Reduction, reduce_activations
 from diffviews.processing.umap_backend import embed_aligned, embed_neighbors, fitting
@@ -30,6 +32,10 @@ class FittedMap:
     """(d,) float64 share of the total variance along each kept axis."""
     spectrum_rows: int
     """Number of rows that `eigenvalues` were computed from; fewer than N only for very large data."""
+    held_out_variance: np.ndarray | None = None
+    """(d,) float64 cumulative share of held-out samples' variance along the kept axes; None where it is not known."""
+    space: dict[str, float] = field(default_factory=dict)
+    """How large the layer's own space is at a fixed number of samples; empty where only a map's points are known."""
 
 
 def fit_map(
@@ -102,7 +108,7 @@ def fit_given_map(
     chosen = replace(parameters or MapParameters(), n_components=places.shape[1])
     levels = None if sigmas is None else np.asarray(sigmas, dtype=np.float64)
     with fitting():
-        reduction = reduce_activations(activations, chosen.pca_components, normalize=chosen.normalize)
+        reduction = _reduced(activations, sample_ids, chosen)
         near = _neighbors_of(reduction, chosen)
     return _assemble(reduction, places, near, parameters=chosen, sample_ids=sample_ids, sigmas=levels)
 
@@ -140,12 +146,20 @@ def _reduce_finite(activations: Any, sample_ids: Sequence[str], parameters: MapP
         ActivationSource(activations.points).require_finite(sample_ids)
         return activations
     try:
-        return reduce_activations(activations, parameters.pca_components, normalize=parameters.normalize)
+        return _reduced(activations, sample_ids, parameters)
     except FloatingPointError as error:
         ActivationSource(activations).require_finite(sample_ids)
         raise ShapeError(
             "activations are finite, but too large for float32 arithmetic; divide them by a constant first"
         ) from error
+
+
+def _reduced(activations: Any, sample_ids: Sequence[str], parameters: MapParameters) -> Reduction:
+    """Scale and reduce activations, and measure what that is worth on samples held out of it."""
+    reduction = reduce_activations(activations, parameters.pca_components, normalize=parameters.normalize)
+    return with_held_out(
+        reduction, activations, k=parameters.n_neighbors, metric=parameters.metric, sample_ids=sample_ids
+    )
 
 
 def _neighbors_of(reduction: Reduction, parameters: MapParameters) -> tuple[np.ndarray, np.ndarray]:
@@ -183,6 +197,10 @@ def _assemble(
     sigmas: np.ndarray | None = None,
 ) -> FittedMap:
     """Put the parts of a fit together."""
+    held_out = reduction.held_out_distances
+    if held_out is None:
+        # Leaving one out of a map's own neighbours holds it out of all but the axes, which many samples fix.
+        held_out = np.sort(neighbors[1].mean(axis=1))
     projector = Projector(
         scaler_mean=reduction.mean,
         scaler_scale=reduction.scale,
@@ -192,9 +210,17 @@ def _assemble(
         parameters=parameters,
         sample_ids=tuple(sample_ids),
         row_sigmas=sigmas,
+        held_out_distances=quantiles_of(held_out),
+        held_out_residuals=None if reduction.held_out_residuals is None else quantiles_of(reduction.held_out_residuals),
     )
     return FittedMap(
-        projector, *neighbors, reduction.eigenvalues, reduction.explained_variance_ratio, reduction.spectrum_rows
+        projector,
+        *neighbors,
+        reduction.eigenvalues,
+        reduction.explained_variance_ratio,
+        reduction.spectrum_rows,
+        reduction.held_out_variance,
+        reduction.space,
     )
 
 

@@ -10,6 +10,8 @@ from diffviews.processing.blocks import in_order
 from diffviews.processing.candidates import Finder, candidate_finder, unit_rows
 
 METRICS = ("euclidean", "cosine", "correlation", "manhattan", "chebyshev")
+DIRECTIONS = ("cosine", "correlation")
+"""Those that compare directions, as half the squared distance of unit vectors."""
 
 BLOCK_ELEMENTS = 4_000_000
 """Numbers in one block of a distance matrix; the whole matrix is never held."""
@@ -54,7 +56,7 @@ def exact_neighbors(
     """
     check_metric(metric)
     check_k(k, len(points) - (queries is None))
-    if metric in ("cosine", "correlation"):
+    if metric in DIRECTIONS:
         points = unit_rows(points, metric)
         queries = None if queries is None else unit_rows(queries, metric)
     own = np.arange(len(points)) if rows is None else np.asarray(rows, dtype=np.int64)
@@ -250,7 +252,7 @@ def _without_self(graph: np.ndarray, k: int) -> np.ndarray:
 
 def _measured(points: np.ndarray, found: np.ndarray, metric: str) -> tuple[np.ndarray, np.ndarray]:
     """Return what was found with exact distances, nearest first, ties by index."""
-    if metric in ("cosine", "correlation"):
+    if metric in DIRECTIONS:
         points = unit_rows(points, metric)
     indices, distances = np.sort(found, axis=1), np.empty(found.shape)
     for start in range(0, len(points), MEASURED_ROWS):

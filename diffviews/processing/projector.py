@@ -16,6 +16,7 @@ from diffviews.errors import ConfigError, CorruptDataError, SelectionError, Shap
 from diffviews.processing.blocks import ActivationSource, in_order
 from diffviews.processing.map_parameters import MapParameters
 from diffviews.processing.neighbors import exact_neighbors, membership_strengths
+from diffviews.processing.placement import Placement, geometric_median, percentiles
 from diffviews.processing.projector_file import read_projector, shape_problem, write_projector
 
 __all__ = ["MapParameters", "Placement", "Projector"]
@@ -39,28 +40,16 @@ _DTYPES = {
     "pca_points": np.float32,
     "embedding": np.float32,
     "row_sigmas": np.float64,
+    "held_out_distances": np.float32,
+    "held_out_residuals": np.float32,
 }
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Placement:
-    """Where new activations lie on a map."""
-
-    coordinates: np.ndarray
-    """(M, n) float32, on the map."""
-    distance: np.ndarray
-    """(M,) float32 mean distance in PCA space to the nearest samples (itself left out): how far from the data."""
-    neighbors: np.ndarray
-    """(M, k) int64 rows of those samples, nearest first."""
-    match: np.ndarray
-    """(M,) int64 row of the sample that it is, −1 if it is none."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Projector:
     """A fitted scaler, PCA and map as plain, read-only arrays; it neither refits nor changes.
 
-    A new activation is placed at the mean of its nearest samples' coordinates, weighted by UMAP's
+    A new activation is placed at the geometric median of its nearest samples' coordinates, weighted by UMAP's
     membership strengths (McInnes et al. 2018, Alg. 3); a sample of the map keeps its own coordinates.
     """
 
@@ -79,6 +68,11 @@ class Projector:
     """Row i is sample_ids[i]."""
     row_sigmas: np.ndarray | None = None
     """(N,) float64 noise level of each row of a joint map, where an id occurs once a level."""
+    held_out_distances: np.ndarray | None = None
+    """(h,) float32 ascending: how far from the data samples lie that no part of the map was fitted to; None in maps of
+    earlier versions."""
+    held_out_residuals: np.ndarray | None = None
+    """(h,) float32 ascending: how far such samples lie off the principal axes; None also without PCA."""
 
     def __post_init__(self) -> None:
         for name, dtype in _DTYPES.items():
@@ -117,11 +111,11 @@ class Projector:
         """
         return self._project(activations)[0]
 
-    def _project(self, activations: Any, *, lengths: bool = False) -> tuple[np.ndarray, np.ndarray]:
-        """Return activations in PCA space, and if wanted the length of each before it was centred, in its scale."""
+    def _project(self, activations: Any, *, lengths: bool = False) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return activations in PCA space, and if wanted the length of each before it was centred, and off the axes."""
         source, axes = self._source(activations), self.pca_components
         points = np.empty((source.num_rows, self.pca_points.shape[1]), np.float32)
-        length = np.zeros(source.num_rows if lengths else 0)
+        length, residual = np.zeros((2, source.num_rows if lengths else 0))
         centre = self.scaler_mean / self.scaler_scale
 
         def of_rows(span: tuple[int, int]) -> bool:
@@ -133,11 +127,12 @@ class Projector:
             points[slice(*span)] = block if axes is None else _on_axes(block, axes)
             if lengths:
                 length[slice(*span)] = np.linalg.norm(block + centre, axis=1)
+                residual[slice(*span)] = 0.0 if axes is None else _off_axes(block, points[slice(*span)])
             return True
 
         if not all(in_order(of_rows, source.row_spans())):
             source.require_finite([f"row {row}" for row in range(source.num_rows)])
-        return points, length
+        return points, length, residual
 
     def transform(self, activations: Any) -> Placement:
         """Place activations (M, *shape) on the map, each for itself.
@@ -146,8 +141,8 @@ class Projector:
             ShapeError: if they are not of the mapped layer's size.
             CorruptDataError: if a value is NaN or infinite.
         """
-        points, length = self._project(activations, lengths=True)
-        return self._place(points, FLOAT16_ROUNDING * length)
+        points, length, residual = self._project(activations, lengths=True)
+        return self._place(points, FLOAT16_ROUNDING * length, residual.astype(np.float32))
 
     def neighbors(
         self, query: int | np.integer | Any, k: int, space: Space = "activation"
@@ -195,20 +190,25 @@ class Projector:
         except ShapeError as error:
             raise CorruptDataError(f"{path} is damaged: {error}") from error
 
-    def _place(self, points: np.ndarray, rounding: np.ndarray) -> Placement:
-        """Place points, (M, d); `rounding` is how far each may be from its stored self, (M,)."""
+    def _place(self, points: np.ndarray, rounding: np.ndarray, residual: np.ndarray) -> Placement:
+        """Place points, (M, d), each `residual` off the axes and at most `rounding` from its stored self."""
         k = self.num_neighbors
         indices, distances = exact_neighbors(self.pca_points, k + 1, points, metric=self.parameters.metric)
         same = self._is_sample(points, indices, rounding)
-        weights = membership_strengths(distances[:, :k])
-        placed = np.einsum("mk,mkn->mn", weights, self.embedding[indices[:, :k]].astype(np.float64))
-        placed /= weights.sum(axis=1, keepdims=True)
+        placed = geometric_median(self.embedding[indices[:, :k]], membership_strengths(distances[:, :k]))
         coordinates = np.where(same[:, None], self.embedding[indices[:, 0]], placed.astype(np.float32))
         # Of a sample's own neighbours it is not one itself.
         others = np.where(same[:, None], indices[:, 1:], indices[:, :k])
-        away = np.where(same[:, None], distances[:, 1:], distances[:, :k]).mean(axis=1)
-        match = np.where(same, indices[:, 0], -1)
-        return Placement(coordinates, away.astype(np.float32), others, match)
+        away = np.where(same[:, None], distances[:, 1:], distances[:, :k]).mean(axis=1).astype(np.float32)
+        return Placement(
+            coordinates,
+            away,
+            residual,
+            percentiles(away, self.held_out_distances),
+            percentiles(residual, self.held_out_residuals),
+            neighbors=others,
+            match=np.where(same, indices[:, 0], -1),
+        )
 
     def _is_sample(self, points: np.ndarray, indices: np.ndarray, rounding: np.ndarray) -> np.ndarray:
         """Say which points are their nearest sample: as near as rounding puts them, and clearly nearer than any other.
@@ -246,6 +246,12 @@ class Projector:
         levels = [0.0] * len(self) if self.row_sigmas is None else self.row_sigmas.tolist()
         unique = len(set(zip(self.sample_ids, levels, strict=True)))
         return "" if unique == len(self) else f"{len(self) - unique} of its sample ids occur more than once"
+
+
+def _off_axes(block: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """Return how long what the axes leave of each standardised row is, (m,) float64."""
+    whole, kept = (np.einsum("ij,ij->i", rows, rows, dtype=np.float64) for rows in (block, points))
+    return np.sqrt(np.maximum(whole - kept, 0.0))
 
 
 def _on_axes(block: np.ndarray, axes: np.ndarray) -> np.ndarray:

@@ -25,7 +25,10 @@ READABLE = ("1", "2")
 """Version 1 had no packed points, and the ids in its metadata, where there is no room for millions."""
 
 REQUIRED = ("scaler_mean", "scaler_scale", "pca_points", "embedding")
-OPTIONAL = ("pca_components", "row_sigmas")
+HELD_OUT = ("held_out_distances", "held_out_residuals")
+"""Maps of earlier versions have none, and place without saying how usual a place is."""
+
+OPTIONAL = ("pca_components", "row_sigmas", *HELD_OUT)
 PACKED = "packed_points"
 """In place of `pca_points` where they are half-precision numbers, as the vectors of a large sketch."""
 
@@ -89,7 +92,7 @@ def read_projector(path: Path) -> dict[str, Any]:
     lost = [name for name, array in arrays.items() if not np.isfinite(array).all()]
     if lost or not (arrays["scaler_scale"] > 0).all():
         raise CorruptDataError(f"{path} is damaged: {', '.join(lost) or 'scaler_scale'} has impossible values")
-    return {"pca_components": None, "row_sigmas": None, **arrays, "parameters": parameters, "sample_ids": sample_ids}
+    return {**dict.fromkeys(OPTIONAL), **arrays, "parameters": parameters, "sample_ids": sample_ids}
 
 
 def _halved(points: np.ndarray) -> np.ndarray | None:
@@ -169,6 +172,7 @@ def shape_problem(shapes: dict[str, tuple[int, ...]], count: int, dimensions: in
         "embedding": (count, dimensions),
         "row_sigmas": (count,),
     }
+    expected |= {name: shapes[name][:1] for name in HELD_OUT if name in shapes}
     wrong = [name for name, shape in shapes.items() if shape != expected[name] or 0 in shape or not shape]
     if wrong:
         return f"{wrong[0]} has shape {shapes[wrong[0]]} where {expected[wrong[0]]} belongs"

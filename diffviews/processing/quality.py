@@ -39,13 +39,13 @@ class MapQuality:
     """Measures of one fitted map. Those by class are absent where there are fewer than two classes."""
 
     summary: dict[str, float]
-    """By name: trustworthiness, continuity, neighborhood_preservation, effective_rank,
-    intrinsic_dimension, explained_variance, nan_count, quality_points; and with labels
-    knn_accuracy_activation, knn_accuracy_map, silhouette, silhouette_map."""
+    """By name: trustworthiness, continuity, neighborhood_preservation, nan_count, quality_points; where the activations
+    themselves were at hand sampled_effective_rank, sampled_intrinsic_dimension, space_samples, held_out_variance; with
+    labels knn_accuracy_activation, knn_accuracy_map, silhouette, silhouette_map."""
     per_point: dict[str, np.ndarray]
     """neighborhood_preservation and distance_to_data, each (N,) float32."""
-    explained_variance: np.ndarray
-    """(d,) float64 cumulative share of the variance that the first 1 … d components explain."""
+    held_out_variance: np.ndarray | None
+    """(d,) float64 cumulative share of held-out samples' variance that the first 1 … d components hold."""
 
 
 def map_quality(fitted: FittedMap, labels: Sequence[Any] | np.ndarray | None = None) -> MapQuality:
@@ -59,7 +59,9 @@ def map_quality(fitted: FittedMap, labels: Sequence[Any] | np.ndarray | None = N
     * knn_accuracy_activation, knn_accuracy_map: share of samples whose class is the commonest among their
       10 nearest others, in PCA space and on the map. A sample without a class neither votes nor counts.
     * silhouette, silhouette_map (Rousseeuw 1987) by class, in PCA space and on the map.
-    * effective_rank (Roy & Vetterli 2007), intrinsic_dimension (TwoNN, Facco et al. 2017).
+    * sampled_effective_rank (Roy & Vetterli 2007), sampled_intrinsic_dimension (TwoNN, Facco et al. 2017): of the
+      standardised activations, before any PCA, at `space_samples` samples.
+    * held_out_variance: the share of the variance that the principal axes hold of samples they were not fitted to.
     * per point: the share of a sample's 10 nearest in PCA space that are among its 10 nearest on the
       map; and its mean distance in PCA space to the nearest samples, as many as a placement uses.
 
@@ -82,13 +84,14 @@ def map_quality(fitted: FittedMap, labels: Sequence[Any] | np.ndarray | None = N
     summary = {
         **ranks,
         "neighborhood_preservation": float(preserved.mean()),
-        "effective_rank": effective_rank(fitted.eigenvalues),
-        "intrinsic_dimension": intrinsic_dimension(*_lengths(fitted.neighbor_distances[:, :2], metric).T),
-        "explained_variance": float(fitted.explained_variance_ratio.sum()),
+        **fitted.space,
         # A map is only fitted to finite values; the key says so in every run.
         "nan_count": 0.0,
         "quality_points": float(len(sample)),
     }
+    curve = fitted.held_out_variance
+    if curve is not None:
+        summary["held_out_variance"] = float(curve[-1])
     if classes is not None:
         summary["knn_accuracy_activation"] = knn_accuracy(high, classes)
         summary["knn_accuracy_map"] = knn_accuracy(low, classes)
@@ -96,7 +99,7 @@ def map_quality(fitted: FittedMap, labels: Sequence[Any] | np.ndarray | None = N
         "neighborhood_preservation": preserved,
         "distance_to_data": fitted.neighbor_distances.mean(axis=1).astype(np.float32),
     }
-    return MapQuality(summary, per_point, np.cumsum(fitted.explained_variance_ratio))
+    return MapQuality(summary, per_point, curve)
 
 
 def quality_sample(count: int) -> np.ndarray:
@@ -123,46 +126,6 @@ def knn_accuracy(neighbors: np.ndarray, classes: np.ndarray) -> float:
     if not counted.any():
         return float("nan")
     return float(np.mean(np.argmax(counts, axis=1)[counted] == classes[counted]))
-
-
-def effective_rank(eigenvalues: np.ndarray) -> float:
-    """Return exp of the entropy of the normalised singular values (Roy & Vetterli 2007).
-
-    p = s / Σ s with s the square roots of the covariance's eigenvalues: the number of equally strong
-    directions that would spread as evenly.
-    """
-    strengths = np.sqrt(np.maximum(eigenvalues, 0.0))
-    shares = strengths[strengths > 0] / strengths.sum()
-    return float(np.exp(-np.sum(shares * np.log(shares))))
-
-
-def intrinsic_dimension(nearest: np.ndarray, second: np.ndarray, discard: float = 0.1) -> float:
-    """Return the TwoNN estimate of the data's dimension (Facco et al. 2017).
-
-    The ratio µ = r₂ / r₁ has the distribution F(µ) = 1 − µ^(−d): d is the slope of −log(1 − F) over
-    log µ, a line through the origin fitted without the `discard` largest ratios.
-
-    Args:
-        nearest, second: (N,) distances of each point to its two nearest others. Copies (r₁ = 0) are left
-            out.
-
-    Returns:
-        The dimension; NaN where fewer than 3 different points are left.
-    """
-    apart = nearest > 0
-    ratios = np.sort(second[apart] / nearest[apart])
-    kept = int(len(ratios) * (1 - discard))
-    if kept < 2:
-        return float("nan")
-    share = np.arange(1, kept + 1) / len(ratios)
-    x, y = np.log(ratios[:kept]), -np.log1p(-share)
-    spread = float(x @ x)
-    return float(x @ y) / spread if spread > 0 else float("nan")
-
-
-def _lengths(distances: np.ndarray, metric: str) -> np.ndarray:
-    """Return distances that grow as lengths do: 1 − cos is half the square of the chord between two directions."""
-    return np.sqrt(2 * distances) if metric in ("cosine", "correlation") else distances
 
 
 def _mean_measures(

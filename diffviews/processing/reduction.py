@@ -1,7 +1,7 @@
 """StandardScaler and PCA of a wide matrix, by its smaller side, in float32 blocks."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -41,6 +41,15 @@ class PrincipalAxes:
     """(d,) float64 share of the total variance; without PCA of all axes known."""
     spectrum_rows: int
     """Number of rows that `eigenvalues` were computed from: all, or fewer for very large data."""
+    held_out_distances: np.ndarray | None = field(default=None, kw_only=True)
+    """(h,) float32 ascending: of samples that the axes were not fitted to, the mean distance to the nearest others in
+    PCA space; None where they are too many for that, or without PCA."""
+    held_out_residuals: np.ndarray | None = field(default=None, kw_only=True)
+    """(h,) float32 ascending: of samples that the axes were not fitted to, the length off them."""
+    held_out_variance: np.ndarray | None = field(default=None, kw_only=True)
+    """(d,) float64: cumulative share of those samples' variance along the first 1 … d axes."""
+    space: dict[str, float] = field(default_factory=dict, kw_only=True)
+    """How large the layer's own space is, as `dimension.space_measures` says."""
 
     def with_points(self, points: np.ndarray, leading: np.ndarray | None = None) -> "Reduction":
         """Return it with points (N, d) that it makes of data, and their first principal coordinates if they differ."""
@@ -57,6 +66,8 @@ class Reduction(PrincipalAxes):
     """(N, d) float32; without PCA (N, D)."""
     leading: np.ndarray
     """(N, ≤ 3) float32 first principal coordinates."""
+    gram: np.ndarray | None = field(default=None, kw_only=True)
+    """(N, N) float64 of the standardised samples, where the axes come from it; let go of before a map is made."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -70,6 +81,7 @@ class _Axes:
     eigenvalues: np.ndarray
     total: float
     spectrum_rows: int
+    gram: np.ndarray | None = None
 
 
 def reduce_activations(activations: Any, components: int | None = 50, *, normalize: bool = True) -> Reduction:
@@ -100,7 +112,7 @@ def reduce_activations(activations: Any, components: int | None = 50, *, normali
         kept, points = axes.components[:components], np.ascontiguousarray(axes.points[:, :components])
         ratio = np.var(points, axis=0, dtype=np.float64, ddof=1) / axes.total
     fitted = PrincipalAxes(axes.mean, axes.scale, kept, axes.eigenvalues, ratio, axes.spectrum_rows)
-    return fitted.with_points(points, axes.points)
+    return replace(fitted.with_points(points, axes.points), gram=axes.gram)
 
 
 def _principal_axes(source: ActivationSource, count: int, normalize: bool) -> _Axes:
@@ -156,7 +168,8 @@ def _axes_by_gram(source: ActivationSource, count: int, normalize: bool) -> _Axe
     lengths = _orient(components)
     points *= lengths
     eigenvalues = np.maximum(values, 0.0) / (rows - 1)
-    return _Axes(mean, scale, components, points.astype(np.float32), eigenvalues, float(eigenvalues.sum()), rows)
+    total = float(eigenvalues.sum())
+    return _Axes(mean, scale, components, points.astype(np.float32), eigenvalues, total, rows, gram)
 
 
 def _covariance_axes(

@@ -14,6 +14,7 @@ import numpy as np
 
 from diffviews.data.tensor_file import read_arrays, write_arrays
 from diffviews.errors import ConfigError, CorruptDataError
+from diffviews.processing.held_out import with_held_out
 from diffviews.processing.map_parameters import MapParameters
 from diffviews.processing.neighbors import exact_neighbors, shared_counts
 from diffviews.processing.projector import Projector
@@ -24,7 +25,10 @@ from diffviews.processing.umap_backend import fitting
 SKETCH_FILE = "sketch.safetensors"
 """Artifact of a layer run, a `SketchRecord`; its presence says that no activations are stored."""
 
-_ARRAYS = ("mean", "scale", "components", "eigenvalues", "explained_variance_ratio")
+_FITTED = (
+    "mean", "scale", "components", "eigenvalues", "explained_variance_ratio", "spectrum_rows", "held_out_distances",
+    "held_out_residuals", "held_out_variance", "space",
+)  # fmt: skip
 
 
 class Stored:
@@ -131,9 +135,9 @@ def fit_sketch(
         raise ConfigError("a sketch keeps pca_components numbers a sample; set it to 50 or more, or store in full")
     with fitting():
         reduction = reduce_activations(rows, parameters.pca_components, normalize=parameters.normalize)
+        reduction = with_held_out(reduction, rows, k=parameters.n_neighbors, metric=parameters.metric)
     sketch = Sketch(
-        **{name: getattr(reduction, name) for name in _ARRAYS},
-        spectrum_rows=reduction.spectrum_rows,
+        **{name: getattr(reduction, name) for name in _FITTED},
         rows=len(rows),
         points=reduction.points if held_out is None else None,
     )
@@ -189,6 +193,7 @@ def reduction_of(projector: Projector, parameters: MapParameters) -> Reduction:
     variances = np.var(projector.pca_points, axis=0, dtype=np.float64, ddof=1)
     shares = variances[:wanted] / variances.sum()
     own = PrincipalAxes(
-        projector.scaler_mean, projector.scaler_scale, axes[:wanted], variances, shares, spectrum_rows=len(points)
-    )
+        projector.scaler_mean, projector.scaler_scale, axes[:wanted], variances, shares, spectrum_rows=len(points),
+        held_out_residuals=projector.held_out_residuals if wanted >= len(axes) else None,
+    )  # fmt: skip
     return own.with_points(points)

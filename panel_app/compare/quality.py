@@ -21,13 +21,19 @@ _SHORT = {
     "silhouette": "Silhouette",
     "silhouette_activation": "Silhouette",
     "silhouette_map": "Silh. on map",
-    "effective_rank": "Eff. rank",
-    "intrinsic_dimension": "Dimension",
-    "explained_variance": "PCA keeps",
+    "sampled_effective_rank": "Eff. rank",
+    "sampled_intrinsic_dimension": "Dimension",
+    "held_out_variance": "PCA keeps",
+    "effective_rank": "Old rank",
+    "intrinsic_dimension": "Old dimension",
+    "explained_variance": "Old PCA keeps",
     "neighborhood_preservation": "Neighbours kept",
 }
 """Headings of columns whose whole name would not fit; it is their help."""
-_UNRANKED = {BASELINE, "control_seeds", "quality_points", "nonfinite", "nan_count", "pca_explained_variance"}
+_UNRANKED = {
+    BASELINE, "control_seeds", "quality_points", "space_samples", "nonfinite", "nan_count", "pca_explained_variance",
+    "pca_held_out_variance",
+}  # fmt: skip
 """Metrics that say how a measure was made, or repeat another."""
 
 

@@ -140,12 +140,14 @@ class View {
     ink.text([way.at(-1)[0] + 8, way.at(-1)[1] - 8], places.levels.at(-1).label)
   }
   // A denoising path: in space each step at its own sigma; in the plane whole, with a marker at the sigma on show.
-  path(ink, {x, y, z, at, colour, dashed}) {
+  // What lies beyond 95 % of held-out samples is hollow and dotted.
+  path(ink, {x, y, z, at, colour, dashed, unusual, stretches}) {
     const {places, camera} = this
     const spots = x.map((_, i) => camera.see([
       places.scaled(0, x[i]), places.scaled(1, y[i]), z ? places.scaled(2, z[i]) : places.solid ? places.height(at[i]) : 0]))
-    ink.line(spots, colour, dashed ? 1.6 : 3, {halo: 3, dash: dashed ? [5, 5] : []})
-    for (const spot of spots) ink.dot(spot, dashed ? 4 : 7, colour)
+    for (const [from, to, dotted] of stretches)
+      ink.line(spots.slice(from, to + 1), colour, dashed ? 1.6 : 3, {halo: 3, dash: dotted ? [2, 5] : dashed ? [5, 5] : []})
+    spots.forEach((spot, i) => ink.dot(spot, dashed ? 4 : 7, ...(unusual[i] ? [ink.paper, colour] : [colour])))
     if (places.solid) return
     let i = 0  // sigma falls along a path
     while (i < at.length - 2 && at[i + 1] > this.at) i += 1

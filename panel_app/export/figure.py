@@ -248,7 +248,7 @@ def _draw_paths(axes: "Axes", seen: MapView, pixel: float) -> None:
     lines, dots, labels = path_columns(seen.paths, seen.step, (x1 - x0, y1 - y0), LIGHT)
     round_: dict[str, Any] = {"solid_capstyle": "round", "solid_joinstyle": "round"}
     for xs, ys, colour, dash, width, paper in zip(*lines.values(), strict=True):
-        style: Any = "solid" if dash == "solid" else (0, (3, 3))
+        style: Any = {"solid": "solid", "dashed": (0, (3, 3)), "dotted": (0, (0.5, 2))}[dash]
         axes.plot(xs, ys, color=paper, linewidth=6 * pixel, alpha=0.85, zorder=4, **round_)
         axes.plot(xs, ys, color=colour, linewidth=width * pixel, linestyle=style, zorder=4, **round_)
     _draw_circles(axes, dots, pixel, facecolors=dots["colour"], edgecolors=dots["edge"], linewidths=1.5 * pixel)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from diffviews.pipelines.generate import LoggedGeneration
+from diffviews.pipelines.paths import unusual_steps
 from diffviews.recipes.generation import GenerationRecipe
 from diffviews.recipes.naming import Subject, generation_detail, generation_name
 from diffviews.tracking.records import LayerRecord
@@ -54,7 +55,7 @@ class GalleryEntry:
 
     def steps(self, sample: int) -> list[dict[str, Any]]:
         """Return one sample's steps as `ResultView` shows them; none where they were not recorded."""
-        result, far = self.generation.result, self._distances(sample)
+        result, far, unusual = self.generation.result, *self._distances(sample)
         frames, noised = result.intermediates, result.noised_inputs
         if frames is None:
             return []
@@ -64,17 +65,20 @@ class GalleryEntry:
                 "frame": picture_address(frames[step][sample], FRAME),
                 "noised": None if noised is None else picture_address(noised[step][sample], INSET),
                 "sigma": short_sigma(sigma),
-                "note": f"distance to the data {far[step]:.2f}{usual}" if step in far else "",
+                "note": f"distance to the data {far[step]:.2f}{usual}{unusual[step]}" if step in far else "",
             }
             for step, sigma in enumerate(result.sigmas)
         ]
 
-    def _distances(self, sample: int) -> dict[int, float]:
+    def _distances(self, sample: int) -> tuple[dict[int, float], dict[int, str]]:
+        """Return each step's distance to the data, and words where its place means little."""
         path = self.generation.path
         if path is None:
-            return {}
+            return {}, {}
         rows = path[(path["sample"] == sample) & (path["variant"] == "masked")]
-        return dict(zip(rows["step"].astype(int), rows["distance"].astype(float), strict=True))
+        steps = rows["step"].astype(int).tolist()
+        words = [", beyond 95 % of held-out samples" if far else "" for far in unusual_steps(rows)]
+        return dict(zip(steps, rows["distance"].astype(float), strict=True)), dict(zip(steps, words, strict=True))
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +101,8 @@ class Track:
             rows = path[(path["sample"] == self.sample) & (path["variant"] == variant)].sort_values("step")
             if len(rows):
                 x, y, sigmas, distances = (tuple(rows[c].astype(float)) for c in ("x", "y", "sigma", "distance"))
-                drawn.append(DrawnPath(x, y, sigmas, distances, baseline=variant == "baseline", colour=self.colour))
+                unusual = tuple(unusual_steps(rows).tolist())
+                drawn.append(DrawnPath(x, y, sigmas, distances, variant == "baseline", self.colour, unusual))
         return drawn
 
 

@@ -48,6 +48,8 @@ class DrawnPath:
     baseline: bool = False
     colour: str = PATH
     """Of a path with the mask; all baselines look alike."""
+    unusual: tuple[bool, ...] = ()
+    """Steps that lie beyond 95 % of held-out samples, whose places mean little; empty where that is not known."""
 
 
 def ring_columns(
@@ -92,7 +94,7 @@ def picture_columns(
 def path_columns(
     paths: Sequence[DrawnPath], step: int, span: tuple[float, float], look: Look
 ) -> tuple[Columns, Columns, Columns]:
-    """Return the lines, dots and labels of denoising paths.
+    """Return the lines, dots and labels of denoising paths; steps beyond 95 % of held-out samples hollow, and dotted.
 
     Args:
         paths: what is drawn; only the first that is no baseline is labelled.
@@ -104,17 +106,32 @@ def path_columns(
     for path in paths:
         colour = BASELINE_PATH if path.baseline else path.colour
         dash, width = ("dashed", 1.6) if path.baseline else ("solid", 3.0)
-        lines.append((list(path.x), list(path.y), colour, dash, width, look.paper))
+        for start, stop, dotted in stretches(path.unusual, len(path.x)):
+            part = slice(start, stop + 1)
+            looks = colour, "dotted" if dotted else dash, width, look.paper
+            lines.append((list(path.x[part]), list(path.y[part]), *looks))
         for index, place in enumerate(zip(path.x, path.y, strict=True)):
             marked = index == step and not path.baseline
             size = 15 if marked else 4 if path.baseline else 8
-            dots.append((*place, colour, size, look.ink if marked else look.paper))
+            fill, edge = colour, look.ink if marked else look.paper
+            if any(path.unusual[index : index + 1]):
+                fill, edge = look.paper, look.ink if marked else colour
+            dots.append((*place, fill, size, edge))
     labels = [
         (path.x[i], path.y[i], f"σ {short_sigma(path.sigmas[i])}", look.ink, look.paper)
         for path in [path for path in paths if not path.baseline][:1]
         for i in label_steps(path, span)
     ]
     return columns("lines", lines), columns("dots", dots), columns("labels", labels)
+
+
+def stretches(unusual: Sequence[bool], steps: int) -> list[tuple[int, int, bool]]:
+    """Return the stretches (first step, last step, dotted) a path is drawn in, dotted to and from unusual steps."""
+    if not any(unusual):
+        return [(0, steps - 1, False)]
+    dotted = [unusual[i] or unusual[i + 1] for i in range(steps - 1)] or [True]
+    starts = [i for i in range(len(dotted)) if not i or dotted[i] != dotted[i - 1]]
+    return [(i, j, dotted[i]) for i, j in zip(starts, [*starts[1:], steps - 1], strict=True)]
 
 
 def label_steps(path: DrawnPath, span: tuple[float, float], apart: float = 0.06) -> list[int]:

@@ -41,7 +41,7 @@ class PointCloud(BrowserPane):
     at = param.Number(0.0, doc="log sigma on show")
     words = param.Dict(default=OVER_SIGMA, doc="what the player says; with `share`, at is 0 to −1 and shown in %")
     marks = param.List(doc="[{index, kind}] of rings")
-    paths = param.List(doc="[{x, y, z, at, colour, dashed}] of denoising paths; z is None on slices")
+    paths = param.List(doc="[{x, y, z, at, colour, dashed, unusual, stretches}] of paths; z is None on slices")
     card = param.Dict(default={}, doc="{of, index, slice, html} of the hovered sample")
     radius = param.Number(3.0, doc="of a disc, in pixels")
     dark = param.Boolean(False, doc="whether the page is dark")

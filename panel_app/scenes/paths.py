@@ -5,8 +5,9 @@ from typing import Any
 import numpy as np
 
 from diffviews.pipelines.generate import LoggedGeneration
-from diffviews.pipelines.paths import place_path
+from diffviews.pipelines.paths import place_path, unusual_steps
 from panel_app.generation.gallery_entry import Track
+from panel_app.map.overlays import stretches
 from panel_app.scenes.scene import Scene
 from panel_app.theme import BASELINE_PATH
 
@@ -40,7 +41,11 @@ def paths_on(scene: Scene, track: Track, known: PathPlaces | None = None) -> lis
             levels = np.log(np.maximum(rows["sigma"].to_numpy(np.float64), LEAST_SIGMA)).tolist()
             masked = variant == "masked"
             colour = track.colour if masked else BASELINE_PATH
-            drawn.append({**place, "at": levels, "colour": colour, "dashed": not masked})
+            unusual = unusual_steps(rows).tolist()
+            parts = [list(part) for part in stretches(unusual, len(rows))]
+            drawn.append(
+                {**place, "at": levels, "colour": colour, "dashed": not masked, "unusual": unusual, "stretches": parts}
+            )
     return drawn
 
 

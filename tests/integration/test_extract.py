@@ -37,7 +37,8 @@ from tests.jobs import embed, extract, metric_series
 ROOT = Path(__file__).parents[2]
 MEASURES = {
     "trustworthiness", "continuity", "knn_accuracy_activation", "knn_accuracy_map", "silhouette",
-    "effective_rank", "intrinsic_dimension", "control_rate", "control_baseline", "nonfinite",
+    "sampled_effective_rank", "sampled_intrinsic_dimension", "space_samples", "held_out_variance",
+    "control_rate", "control_baseline", "nonfinite",
 }  # fmt: skip
 SMALL = {"layers": ("midblock",), "sigmas": (2.0,), "max_samples": 60}
 
@@ -87,7 +88,7 @@ def test_pictures_of_all_layers_share_one_key(workspace, extraction):
 
 
 def test_variance_curve_is_a_step_metric(workspace, layer_run):
-    curve = metric_series(workspace, layer_run.run_id, "pca_explained_variance")
+    curve = metric_series(workspace, layer_run.run_id, "pca_held_out_variance")
     assert len(curve) == 50
     assert [step for step, _ in curve] == list(range(50))
 

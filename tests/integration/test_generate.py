@@ -295,6 +295,7 @@ def test_path_places_each_step_of_both_runs_on_the_map(workspace, layer_run, mas
     steps = path[(path["variant"] == "baseline") & (path["sample"] == 0)]
     assert np.allclose(steps["sigma"], result.sigmas)
     assert np.isfinite(path[["x", "y", "distance"]].to_numpy()).all()
+    assert path[["distance_percentile", "residual_percentile"]].stack().between(0, 100).all()
 
 
 def test_map_of_another_layer_is_refused(workspace, layer_run, masked):

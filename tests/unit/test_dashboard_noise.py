@@ -177,7 +177,10 @@ class NamingProjector:
 
     def transform(self, activations):
         count = len(activations)
-        return SimpleNamespace(coordinates=np.full((count, 2), self.name, np.float32), distance=np.zeros(count))
+        return SimpleNamespace(
+            coordinates=np.full((count, 2), self.name, np.float32), distance=np.zeros(count),
+            distance_percentile=np.full(count, 99.0 if self.name == 0.5 else 50.0), residual_percentile=np.zeros(count),
+        )  # fmt: skip
 
 
 def test_steps_of_a_path_go_to_the_slice_of_their_own_noise_level(runs):
@@ -191,6 +194,8 @@ def test_steps_of_a_path_go_to_the_slice_of_their_own_noise_level(runs):
     assert path["x"] == [2.0, 2.0, 0.5]
     assert path["at"] == pytest.approx(np.log([4.0, 1.9, 0.4]))
     assert not path["dashed"]
+    assert path["unusual"] == [False, False, True]
+    assert path["stretches"] == [[0, 1, False], [1, 2, True]]
     assert path["colour"] == PATHS[1]
 
     # A path is projected once, whichever of its samples is looked at.

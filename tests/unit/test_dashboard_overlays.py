@@ -13,6 +13,7 @@ from panel_app.map.overlays import (
     label_steps,
     path_columns,
     ring_columns,
+    stretches,
 )
 from panel_app.state import Selection
 from panel_app.theme import BASELINE_PATH, NEIGHBOUR, PATH, SELECTED
@@ -50,6 +51,19 @@ def test_path_is_drawn_step_by_step_and_the_marked_step_stands_out():
     assert dots["size"].index(max(dots["size"])) == 4
     assert labels["text"] == ["σ 80", "σ 2", "σ 0.002"]
     assert (labels["x"], labels["y"]) == ([0.0, 1.0, 2.0], [0.0, 1.0, 0.0])
+
+
+def test_steps_beyond_held_out_samples_are_hollow_and_dotted():
+    far = DrawnPath((0.0, 1, 2, 3), (0.0,) * 4, (80.0, 5, 1, 0.1), (9.0,) * 4, unusual=(True, True, False, False))
+    lines, dots, _ = path_columns([far], 3, (4.0, 4.0), LIGHT)
+    assert lines["xs"] == [[0.0, 1, 2], [2, 3]]
+    assert lines["dash"] == ["dotted", "solid"]
+    assert dots["colour"] == [LIGHT.paper, LIGHT.paper, PATH, PATH]
+    assert dots["edge"] == [PATH, PATH, LIGHT.paper, LIGHT.ink]
+    assert stretches((False, True, False), 3) == [(0, 2, True)]
+    assert stretches((False, False, True, False, False, False), 6) == [(0, 1, False), (1, 3, True), (3, 5, False)]
+    assert stretches((True,), 1) == [(0, 0, True)]
+    assert stretches((), 3) == [(0, 2, False)]
 
 
 def test_labels_keep_apart_and_always_name_both_ends():

@@ -10,6 +10,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
+from scipy.optimize import minimize
 
 from diffviews.errors import ConfigError, CorruptDataError, SchemaVersionError, SelectionError, ShapeError
 from diffviews.processing import fitting, projector_file
@@ -78,17 +79,51 @@ def test_new_point_is_no_sample_however_large_its_values_are(monkeypatch):
     assert (projector.transform(between).match == -1).all()
 
 
-def test_new_point_lies_at_the_weighted_mean_of_its_neighbours(projector):
+@pytest.mark.parametrize("options", [{}, {"n_components": 3}])
+def test_new_point_lies_at_the_weighted_geometric_median_of_its_neighbours(monkeypatch, options):
+    projector = fitted(monkeypatch, **options)
     new = ROWS[5:6] * 0.6 + ROWS[9:10] * 0.4
     placed = projector.transform(new)
     gaps = np.linalg.norm(projector.pca_points.astype(np.float64) - projector.project(new), axis=1)
     nearest = np.argsort(gaps)[:8]
     weights = membership_strengths(gaps[nearest][None])[0]
-    expected = weights @ projector.embedding[nearest] / weights.sum()
-    np.testing.assert_allclose(placed.coordinates[0], expected, rtol=1e-5)
+    spots = projector.embedding[nearest].astype(np.float64)
+    expected = minimize(lambda place: weights @ np.linalg.norm(spots - place, axis=1), spots.mean(axis=0), tol=1e-10)
+    np.testing.assert_allclose(placed.coordinates[0], expected.x, atol=1e-4)
     np.testing.assert_array_equal(placed.neighbors[0], nearest)
     assert placed.distance[0] == pytest.approx(gaps[nearest].mean(), rel=1e-5)
     assert placed.match[0] == -1
+
+
+@pytest.mark.parametrize("options", VARIANTS[:5], ids=str)
+def test_percentiles_say_how_usual_a_place_is(monkeypatch, options):
+    projector = fitted(monkeypatch, **options)
+    random = np.random.default_rng(5)
+    usual = (np.repeat(CENTRES, 50, axis=0) + random.standard_normal((200, *SHAPE))).astype(np.float32)
+    placed = projector.transform(usual)
+    assert 20 < np.median(placed.distance_percentile) < 80
+    assert placed.is_unusual.mean() < 0.25
+    off = projector.transform(usual + random.standard_normal(usual.shape).astype(np.float32) * 8)
+    assert off.is_unusual.mean() > 0.9
+    if options.get("pca_components", 10) is None:
+        assert (placed.residual == 0).all()
+        assert np.isnan(placed.residual_percentile).all()
+        return
+    flat = (usual.reshape(200, -1) - projector.scaler_mean) / projector.scaler_scale
+    kept = flat @ projector.pca_components.T @ projector.pca_components
+    np.testing.assert_allclose(placed.residual, np.linalg.norm(flat - kept, axis=1), rtol=1e-4)
+    assert 20 < np.median(placed.residual_percentile) < 80
+    assert (off.residual_percentile > 95).mean() > 0.9
+
+
+def test_projector_of_an_earlier_version_places_without_percentiles(projector, tmp_path):
+    earlier = replace(projector, held_out_distances=None, held_out_residuals=None)
+    earlier.save(tmp_path / "map.safetensors")
+    assert not any(name.startswith("held_out") for name in load_file(tmp_path / "map.safetensors"))
+    placed = Projector.load(tmp_path / "map.safetensors").transform(ROWS + np.float32(0.2))
+    np.testing.assert_array_equal(placed.coordinates, projector.transform(ROWS + np.float32(0.2)).coordinates)
+    assert np.isnan([placed.distance_percentile, placed.residual_percentile]).all()
+    assert not placed.is_unusual.any()
 
 
 def test_distance_grows_away_from_the_data(projector):

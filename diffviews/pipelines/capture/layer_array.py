@@ -28,8 +28,8 @@ _MEASURES = "measures.json"
 
 
 Measures = dict[str, Any]
-"""The numbers of a layer run: `digest` of the array, `metrics` by name, and `explained_variance`, the share along each
-principal axis."""
+"""The numbers of a layer run: `digest` of the array, `metrics` by name, and `held_out_variance`, the share of held-out
+samples' variance along the first principal axes; empty where it is not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,8 +114,9 @@ class LayerArray:
         if self.sketch is not None:
             self._write_sketch(self._place(SKETCH_FILE))
         metrics = {**measured.quality.summary, **self._known()}
-        explained = list(map(float, measured.quality.explained_variance))
-        return {"digest": self.digest, "metrics": metrics, "explained_variance": explained}
+        curve = measured.quality.held_out_variance
+        held_out = [] if curve is None else curve.tolist()
+        return {"digest": self.digest, "metrics": metrics, "held_out_variance": held_out}
 
     def finish(self, measures: Measures, further: Mapping[str, float] | None = None) -> None:
         """Write the numbers, with further ones."""
@@ -127,7 +128,7 @@ class LayerArray:
         measures = json.loads((self.results / _MEASURES).read_text())
         run.set_tag("diffviews.digest", measures["digest"])
         run.log_metrics(measures["metrics"])
-        run.log_metric_series("pca_explained_variance", measures["explained_variance"])
+        run.log_metric_series("pca_held_out_variance", measures["held_out_variance"])
         run.log_image("map", (self.results / "map.png").read_bytes())
         # Linked, not moved: until the run is finished a resume finds everything where it was made.
         for path in self.results.rglob("*"):

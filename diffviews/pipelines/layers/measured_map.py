@@ -80,7 +80,8 @@ def log_map(run: ActiveRun, measured: MeasuredMap, *, slice_sigma: float | None 
     """
     suffix = "" if slice_sigma is None else f"-{format_sigma(slice_sigma)}"
     run.log_metrics({f"{key}{suffix}": value for key, value in measured.quality.summary.items()})
-    run.log_metric_series(f"pca_explained_variance{suffix}", measured.quality.explained_variance)
+    if measured.quality.held_out_variance is not None:
+        run.log_metric_series(f"pca_held_out_variance{suffix}", measured.quality.held_out_variance)
     run.log_image(f"map{suffix}", measured.picture)
     write_map(measured, run.stage, slice_sigma)
 
