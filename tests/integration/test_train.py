@@ -11,6 +11,8 @@ from diffviews.adapters.registry import load_adapter
 from diffviews.data.samples import SampleSet
 from diffviews.data.sources import open_source
 from diffviews.errors import CancelledError, ConfigError
+from diffviews.lightning import text_training
+from diffviews.lightning.text_training_config import TextTrainingConfig
 from diffviews.lightning.training_config import TrainingConfig
 from diffviews.pipelines import train as training
 from diffviews.pipelines.train import train
@@ -140,6 +142,28 @@ def test_set_without_classes_trains_a_network_without_labels(store):
     made = train(replace(TINY, label_dim=0), f"parquet:{store}/plain.parquet", "plain.safetensors", device="cpu")
     assert np.isnan(made.class_accuracy)
     assert load_adapter("edm-digits", checkpoint=made.checkpoint, device="cpu").num_classes == 0
+
+
+def test_pipeline_with_text_is_trained_by_the_same_command(store, monkeypatch):
+    pytest.importorskip("diffusers")
+    monkeypatch.setattr(text_training, "GRID", 1)
+    tiny = TextTrainingConfig(
+        img_resolution=32, vae_channels=(8, 8, 8), vae_steps=2, vae_batch_size=4, text_width=16, text_layers=1,
+        unet_channels=(16,), head_width=8, batch_size=4, steps=2, warmup_steps=1,
+    )  # fmt: skip
+    options = {"text": tiny, "adapter": "sd-v1.5", "eval_samples": 3, "device": "cpu"}
+    made = train(dataset="shapes:12", output="tiny-sd", **options)
+    record = json.loads((store / "tiny-sd.json").read_text())
+    assert record["training"]["img_resolution"] == 32
+    assert set(record["as_asked"]["one_object"]) == {"shape", "colour", "size", "place", "ground", "count"}
+    assert load_adapter("sd-v1.5", checkpoint=made.checkpoint, device="cpu").resolution == 32
+    names = set(open_workspace().folder(made.run_id).names())
+    assert {"model/model_index.json", "model/unet/diffusion_pytorch_model.safetensors", "model.json"} <= names
+    assert metric_series(open_workspace(), made.run_id, "vae_loss")[-1][0] == 2
+    with pytest.raises(ConfigError, match="must be a folder"):
+        train(dataset="shapes:12", output="tiny.safetensors", **options)
+    with pytest.raises(ConfigError, match=r"1797 samples of 'digits' have no prompt"):
+        train(dataset="digits", output="tiny-sd", **options)
 
 
 @pytest.mark.slow
