@@ -54,6 +54,10 @@ class TrainingJob(ABC, Generic[C, W]):
     """What is trained."""
 
     @abstractmethod
+    def __post_init__(self) -> None:
+        """Refuse samples that lack what the training needs."""
+
+    @abstractmethod
     def weights(self, run: ActiveRun | None, folder: Path | None) -> W:
         """Train; what is kept in `folder`, that of the run, is gone on from."""
 
