@@ -3,10 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-from diffviews import models
 from diffviews.adapters.edm import EDMAdapter
 from diffviews.adapters.edm_networks import EDM_DEFAULTS
-from diffviews.errors import CheckpointError
+from diffviews.models.shipped import shipped_weights
 
 
 class EDMDigitsAdapter(EDMAdapter):
@@ -42,7 +41,4 @@ class EDMDigitsAdapter(EDMAdapter):
         Raises:
             CheckpointError: if the installation lacks it.
         """
-        path = Path(models.__path__[0]) / "weights" / "edm-digits.safetensors"
-        if not path.is_file():
-            raise CheckpointError(f"the shipped weights {path} are missing; install the package again")
-        return path
+        return shipped_weights("edm-digits.safetensors")

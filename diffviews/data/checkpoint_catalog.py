@@ -1,4 +1,4 @@
-"""The public checkpoints that DiffViews knows by name (`checkpoint_catalog.json`): where they are, and whose."""
+"""The checkpoints that DiffViews knows by name (`checkpoint_catalog.json`): where they are, and whose."""
 
 import json
 from dataclasses import dataclass
@@ -13,14 +13,14 @@ PREFIX = "catalogue:"
 
 @dataclass(frozen=True, slots=True)
 class CatalogueEntry:
-    """One public checkpoint."""
+    """One checkpoint, public or shipped."""
 
     name: str
     """What it is asked for by."""
     adapter: str
     """Adapter that loads it."""
     address: str
-    """Where it is fetched from, as `fetch` understands it."""
+    """Where it is fetched from, as `fetch` understands it; 'package' for one that ships."""
     licence: str
     """Terms it is published under."""
     note: str
@@ -33,6 +33,11 @@ class CatalogueEntry:
     """Bytes, where known; a download of another size is refused."""
     sha256: str | None = None
     """Digest, where its authors or we have established it; another file is refused."""
+
+    @property
+    def is_shipped(self) -> bool:
+        """Whether the package brings it."""
+        return self.address == "package"
 
 
 @cache

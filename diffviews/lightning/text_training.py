@@ -125,7 +125,6 @@ class TextTraining(AveragedTraining):
         self.networks = nn.ModuleDict({"text_encoder": parts.text_encoder, "unet": parts.unet})
         self.ema = self.averaged(self.networks)
         self._parts, self._captions = parts, tuple(captions[:GRID])
-        self._vae = (parts.vae.requires_grad_(False).eval(),)  # in a tuple: it is no part of the state
         self._empty = token_ids(parts.tokenizer, [""])
         self._levels = parts.scheduler.alphas_cumprod
 
@@ -134,18 +133,15 @@ class TextTraining(AveragedTraining):
         return self.networks
 
     def step_loss(self, batch: Batch, step: int) -> Tensor:
-        x0, tokens = batch
+        latents, tokens = batch
         assert tokens is not None  # of every caption
         generator = keyed_generator("text training", self.config.seed, step)
-        timesteps = torch.randint(len(self._levels), (len(x0),), generator=generator)
-        withheld = torch.rand(len(x0), generator=generator) < self.config.caption_dropout
-        noise = torch.randn(len(x0), *self.latent_shape, generator=generator)
+        timesteps = torch.randint(len(self._levels), (len(latents),), generator=generator)
+        withheld = torch.rand(len(latents), generator=generator) < self.config.caption_dropout
+        noise = torch.randn(latents.shape, generator=generator)
         tokens = torch.where(withheld[:, None].to(tokens.device), self._empty.to(tokens.device), tokens)
-        factor, (x0, tokens, timesteps, noise) = self.own_share(x0, tokens, timesteps, noise)
-        (vae,) = self._vae
-        with torch.no_grad():
-            latents = vae.to(x0.device).encode(x0).latent_dist.mode() * vae.config.scaling_factor
-        timesteps, noise = timesteps.to(x0.device), noise.to(x0.device)
+        factor, (latents, tokens, timesteps, noise) = self.own_share(latents, tokens, timesteps, noise)
+        timesteps, noise = timesteps.to(latents.device), noise.to(latents.device)
         noised = self._parts.scheduler.add_noise(latents, noise, timesteps)
         target = noise
         if self.config.prediction_type == "v_prediction":
@@ -153,12 +149,6 @@ class TextTraining(AveragedTraining):
         text = self.networks["text_encoder"](tokens.long())[0]
         predicted = self.networks["unet"](noised, timesteps, text).sample
         return factor * F.mse_loss(predicted, target)
-
-    @property
-    def latent_shape(self) -> tuple[int, int, int]:
-        """Channels, height and width of latents."""
-        side = self.config.latent_resolution
-        return self.config.latent_channels, side, side
 
     def result(self) -> PipelineParts:
         """Return the parts with the averaged weights."""
@@ -221,9 +211,9 @@ def train_pipeline(
     if min(config.batch_size, config.vae_batch_size) < group.size:
         raise ConfigError(f"batch_size {config.batch_size} gives {group.size} processes no image each; raise it")
     parts = build_parts(captions, config)
-    x, tokens = torch.from_numpy(images).permute(0, 3, 1, 2), token_ids(parts.tokenizer, captions)
+    pixels, tokens = torch.from_numpy(images).permute(0, 3, 1, 2), token_ids(parts.tokenizer, captions)
 
-    def train(module: AveragedTraining, tell: OnMetrics | None, name: str, **more: Any) -> None:
+    def train(module: AveragedTraining, x: Tensor, tell: OnMetrics | None, name: str, **more: Any) -> None:
         def batches(first: int) -> DataLoader[Batch]:
             own = module.config
             return shuffled_batches(x, tokens, batch_size=own.batch_size, steps=own.steps, seed=own.seed, first=first)
@@ -239,17 +229,16 @@ def train_pipeline(
         config, steps=config.vae_steps, learning_rate=config.vae_learning_rate, batch_size=config.vae_batch_size
     )
     vae = VAETraining(parts.vae, own, group)
-    train(vae, tell_vae, "vae", **{**options, "on_grid": None})
-    parts = replace(parts, vae=_scaled(vae.ema.module.cpu(), x[:1024]))
-    text = TextTraining(parts, captions, config, group)
-    train(text, on_metrics, "text", **options)
+    train(vae, pixels, tell_vae, "vae", **{**options, "on_grid": None})
+    trained = vae.ema.module.cpu().requires_grad_(False).eval()
+    scale = round(1 / float(_latents(trained, pixels[:1024]).square().mean().sqrt()), 5)
+    trained.register_to_config(scaling_factor=scale)
+    text = TextTraining(replace(parts, vae=trained), captions, config, group)
+    train(text, scale * _latents(trained, pixels), on_metrics, "text", **options)  # encoded once, not at each step
     return text.result()
 
 
 @torch.no_grad()
-def _scaled(vae: Any, x: Tensor) -> Any:
-    """Return a VAE whose scaling factor gives the latents of `x`, (N, 3, H, W) uint8, the mean square 1."""
-    vae = vae.requires_grad_(False).eval()
-    parts = [vae.encode(part.float() / 127.5 - 1).latent_dist.mode() for part in x.split(64)]
-    vae.register_to_config(scaling_factor=round(1 / float(torch.cat(parts).square().mean().sqrt()), 5))
-    return vae
+def _latents(vae: Any, x: Tensor) -> Tensor:
+    """Return the modes of a VAE's posterior, (N, C, h, w) float32, of images (N, 3, H, W) uint8."""
+    return torch.cat([vae.encode(part.float() / 127.5 - 1).latent_dist.mode() for part in x.split(64)])

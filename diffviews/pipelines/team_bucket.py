@@ -108,7 +108,10 @@ def _published(
     return [
         entry
         for entry in catalogue()
-        if entry.adapter in adapters and entry.adapter not in had and _is_chosen(checkpoints, entry.adapter)
+        if not entry.is_shipped
+        and entry.adapter in adapters
+        and entry.adapter not in had
+        and _is_chosen(checkpoints, entry.adapter)
     ]
 
 
