@@ -230,7 +230,7 @@ def train_pipeline(
     )
     vae = VAETraining(parts.vae, own, group)
     train(vae, pixels, tell_vae, "vae", **{**options, "on_grid": None})
-    trained = vae.ema.module.cpu().requires_grad_(False).eval()
+    trained: Any = vae.ema.module.cpu().requires_grad_(False).eval()
     scale = round(1 / float(_latents(trained, pixels[:1024]).square().mean().sqrt()), 5)
     trained.register_to_config(scaling_factor=scale)
     text = TextTraining(replace(parts, vae=trained), captions, config, group)
