@@ -7,10 +7,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-
 from diffviews.adapters.base import GeneratorAdapter
-from diffviews.data.activations import ActivationReader
 from diffviews.data.layout import LayerKey
 from diffviews.data.prompts import read_prompts
 from diffviews.data.samples import SampleSet
@@ -20,8 +17,7 @@ from diffviews.lightning.process_group import ALONE, ProcessGroup, joined_proces
 from diffviews.noise import format_sigma
 from diffviews.pipelines.capture.arrays import capture_activations
 from diffviews.pipelines.capture.earlier import Earlier, counts, find_earlier, open_earlier
-from diffviews.pipelines.capture.layer_array import LayerArray
-from diffviews.pipelines.control import ControlExperiment
+from diffviews.pipelines.control.job import control_measure
 from diffviews.pipelines.generate_dataset import DatasetJob
 from diffviews.pipelines.layers.runs import Further, LayerRuns, log_inputs, make_results
 from diffviews.pipelines.models import left_out, load_model
@@ -29,7 +25,6 @@ from diffviews.pipelines.plan import ExtractionPlan, check_sample_count, check_s
 from diffviews.pipelines.series import Series
 from diffviews.pipelines.summary import ExtractionSummary
 from diffviews.pipelines.workspace import Workspace, samples_file
-from diffviews.processing.judge import fit_judge
 from diffviews.recipes import DatasetRecipe, Execution, ExtractionRecipe
 from diffviews.tracking.active_run import ActiveRun
 from diffviews.tracking.artifacts import local_folder
@@ -120,7 +115,7 @@ class ExtractionJob:
                 conditioning=plan.recipe.conditioning,
                 group=group,
                 workers=self.execution.workers,
-                further=self._control(runs[0].parent if runs else None) if group.share(begun.missing) else None,
+                further=self._control(begun.missing, runs[0].parent if runs else None),
                 runs=runs[0] if runs else None,
             )
             digests = group.from_first(lambda: self._summary(runs[0]))
@@ -169,27 +164,12 @@ class ExtractionJob:
         summary.log(runs.parent)
         return digests
 
-    def _control(self, parent: ActiveRun | None) -> Further | None:
-        """Return what measures a layer's control rate, None where it is not wanted."""
-        plan = self.plan
-        if plan.control is None:
+    def _control(self, missing: Sequence[LayerKey], parent: ActiveRun | None) -> Further | None:
+        """Return what measures a layer's control rate, None where this process has none to measure."""
+        wanted = [key for key in missing if self.plan.control_of(key[0])]
+        if not wanted or not self.group.share(missing):
             return None
-        labels = plan.samples.class_labels
-        judge = fit_judge(plan.samples.images, labels)
-        if parent is not None:
-            parent.log_metrics({"judge_accuracy": judge.accuracy})
-        control = ControlExperiment(plan.adapter, labels, judge, plan.control)
-
-        def measure(key: LayerKey, array: LayerArray) -> dict[str, float]:
-            layer, sigma = key
-
-            def captured_anew(rows: np.ndarray) -> np.ndarray:
-                return plan.capture_rows(sigma, [layer], rows)[layer].float().cpu().numpy()
-
-            stored = array.sketch is None  # of all samples; a sketch does not hold them
-            return control.measure(layer, ActivationReader.open(array.path).rows if stored else captured_anew)
-
-        return measure
+        return control_measure(self.plan, len(wanted), None if parent is None else parent.log_metrics)
 
 
 def open_dataset(

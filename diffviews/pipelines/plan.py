@@ -9,9 +9,10 @@ from typing import Any, Self
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from diffviews.adapters.base import GeneratorAdapter
-from diffviews.adapters.condition import Condition
+from diffviews.adapters.condition import Condition, Conditioning
 from diffviews.adapters.hooks import known_layers
 from diffviews.core.extractor import capture
 from diffviews.core.session import Keep, copy_of
@@ -20,7 +21,7 @@ from diffviews.data.samples import SampleSet
 from diffviews.errors import ConfigError, LayerNotFoundError, unknown_name
 from diffviews.noise import format_sigma
 from diffviews.pipelines.conditioning import mapped, resolve_conditioning
-from diffviews.pipelines.control import ControlSettings
+from diffviews.pipelines.control.settings import ControlSettings
 from diffviews.pipelines.models import absolute
 from diffviews.pipelines.workspace import conditions_of
 from diffviews.processing.map_parameters import MapParameters
@@ -120,6 +121,7 @@ class ExtractionPlan:
         unlabelled = int((self.samples.class_labels < 0).sum())
         if unlabelled and recipe.control_seeds:
             raise ConfigError(f"control_seeds needs a class for each sample, but {unlabelled} have none; leave it out")
+        choose_layers(self.adapter, recipe.control_layers)
         object.__setattr__(self, "_conditions", conditions_of(self.samples, recipe.conditioning))
 
     @property
@@ -130,8 +132,19 @@ class ExtractionPlan:
     @property
     def control(self) -> ControlSettings | None:
         """How control rates are measured, None where they are not."""
-        seeds = self.recipe.control_seeds
-        return ControlSettings(seeds, windows=self.recipe.control_windows) if seeds else None
+        recipe = self.recipe
+        if not recipe.control_seeds:
+            return None
+        return ControlSettings(
+            recipe.control_seeds,
+            recipe.control_null_seeds,
+            windows=recipe.control_windows,
+            matched=recipe.control_matched,
+        )
+
+    def control_of(self, layer: str) -> ControlSettings | None:
+        """How the control rate of one layer is measured, None where it is not."""
+        return self.control if layer in choose_layers(self.adapter, self.recipe.control_layers) else None
 
     @torch.inference_mode()
     def capture_rows(
@@ -142,14 +155,18 @@ class ExtractionPlan:
         Few rows are filled up to `FEWEST` by repeating them: kernels for tiny batches round otherwise, and a sample's
         activations must not depend on how many others are captured with it.
         """
-        adapter, ids, conditions, count = self.adapter, self.samples.sample_ids, self._conditions, len(rows)
-        least = min(FEWEST, self.recipe.batch_size)
+        count, least = len(rows), min(FEWEST, self.recipe.batch_size)
         if count < least:
             rows, whole = np.resize(rows, least), keep
             keep = lambda layer, own: whole(layer, own[:count])  # noqa: E731
+        x0, ids, given = self.inputs(rows)
+        return capture(self.adapter, x0, ids, given, sigma, layers, keep)
+
+    def inputs(self, rows: np.ndarray) -> tuple[Tensor, list[str], Conditioning]:
+        """Return n rows as the model takes them, (n, C, H, W) before noise, their ids, and what conditions them."""
+        adapter, ids, conditions = self.adapter, self.samples.sample_ids, self._conditions
         given = {} if conditions is None else adapter.condition([conditions[row] for row in rows])
-        x0 = adapter.encode(self.samples.pictures.pixels(rows))
-        return capture(adapter, x0, [ids[row] for row in rows], given, sigma, layers, keep)
+        return adapter.encode(self.samples.pictures.pixels(rows)), [ids[row] for row in rows], given
 
     def stored_shape(self, layer: str) -> tuple[int, ...]:
         """Return the shape of what is kept of one sample's activation; a sketch may have fewer numbers."""
@@ -161,11 +178,13 @@ class ExtractionPlan:
     def fingerprint(self) -> str:
         """Digest of everything that determines the whole extraction."""
         keys = [[layer, format_sigma(sigma)] for layer, sigma in self.keys]
-        return fingerprint(kind="extract", layers=keys, **self._determining())
+        controls = {} if self.recipe.control_layers == ("all",) else {"control_layers": self.recipe.control_layers}
+        return fingerprint(kind="extract", layers=keys, **controls, **self._determining(self.control))
 
     def layer_fingerprint(self, layer: str, sigma: float) -> str:
         """Digest of everything that determines one layer run, equal in every extraction that holds it."""
-        return fingerprint(kind="layer", layer=layer, sigma=format_sigma(sigma), **self._determining())
+        determining = self._determining(self.control_of(layer))
+        return fingerprint(kind="layer", layer=layer, sigma=format_sigma(sigma), **determining)
 
     def rows_fingerprint(self) -> str:
         """Digest of all that determines a sample's activations but its image, the layer and the noise level."""
@@ -198,7 +217,7 @@ class ExtractionPlan:
         found = {"num_samples": len(self.samples), "device": self.adapter.device.type}
         return {**flatten(self.recipe), **told, **found}
 
-    def _determining(self) -> dict[str, object]:
+    def _determining(self, control: ControlSettings | None) -> dict[str, object]:
         sketch_samples = {"sketch_samples": self.recipe.sketch_samples} if self.recipe.storage == "sketch" else {}
         return {
             **self.recipe.determining(),
@@ -207,5 +226,5 @@ class ExtractionPlan:
             "dataset": self.samples.digest,
             "device": self.adapter.device.type,
             "backend": get_backend_name(),
-            "control": asdict(self.control) if self.control else None,
+            "control": asdict(control) if control else None,
         }

@@ -37,7 +37,8 @@ class ExtractionRecipe(ModelRecipe):
     ALWAYS_DETERMINING: ClassVar[tuple[str, ...]] = ("dtype", "batch_size", "conditioning", "precision", "maps")
     NOT_DETERMINING: ClassVar[frozenset[str]] = frozenset(
         {"model", "checkpoint", "dataset", "max_samples", "class_map", "layers", "sigmas"}
-        | {"storage", "sketch_samples", "control_seeds", "control_windows"}
+        | {"storage", "sketch_samples"}
+        | {"control_seeds", "control_null_seeds", "control_windows", "control_matched", "control_layers"}
     )
 
     dataset: str = "digits"
@@ -68,8 +69,15 @@ class ExtractionRecipe(ModelRecipe):
     """Parameters of each layer's map."""
     control_seeds: int = 0
     """Generations per class for the control rate; 0 does not measure it."""
+    control_null_seeds: int = 3
+    """Of these, generations per class for each of its controls: global mean, means of mixed classes, a random direction
+    as far away, another layer's means."""
     control_windows: bool = True
     """Measure masks on the early and on the late half of the steps as well."""
+    control_matched: bool = True
+    """Measure masks whose averages are captured anew at each step's noise level as well."""
+    control_layers: tuple[str, ...] = ("all",)
+    """Layers whose control rate is measured, of those that are captured: one a cut will do; or all."""
 
     def __post_init__(self) -> None:
         ModelRecipe.__post_init__(self)

@@ -1,0 +1,60 @@
+"""The numbers of a layer's masks, from what became of each generation."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+
+from diffviews.processing.statistics import Interval, cluster_bootstrap, mcnemar, wilson_interval
+
+OUTCOMES = "control.parquet"
+"""Artifact of a layer run: one row a masked generation."""
+
+
+def control_metrics(outcomes: pd.DataFrame, keys: Mapping[str, str], limit: float) -> dict[str, float]:
+    """Return the metrics of a layer.
+
+    Args:
+        outcomes: as of `LayerControl`.
+        keys: {mask: metric of its rate}.
+        limit: distance within which an image is near real ones.
+    """
+    rates = {key: float(hits(of_mask(outcomes, name)).mean()) for name, key in keys.items()}
+    own = of_mask(outcomes, "own")
+    landed, by_chance = hits(own), (own["unmasked"] == own["target_class"]).to_numpy()
+    interval = rate_interval(landed, own["target_class"].to_numpy())
+    ends = {"control_rate_low": interval.low, "control_rate_high": interval.high}
+    return {
+        **rates,
+        **{name: float(end) for name, end in ends.items()},
+        "control_n": float(len(own)),
+        "control_baseline": float(by_chance.mean()),
+        "control_p": mcnemar(landed, by_chance).mid_p,
+        "control_rejects": float((own["masked"] < 0).mean()),
+        "control_on_manifold": float((own["distance"] <= limit).mean()),
+        "control_on_manifold_baseline": float((own["unmasked_distance"] <= limit).mean()),
+    }
+
+
+def of_mask(outcomes: pd.DataFrame, mask: str) -> pd.DataFrame:
+    """Return the generations under one mask, by seed and class."""
+    return outcomes[outcomes["mask"] == mask].sort_values(["seed", "target_class"])
+
+
+def hits(outcomes: pd.DataFrame) -> np.ndarray:
+    """Return which generations landed in the class they were meant for, (N,) bool."""
+    return (outcomes["masked"] == outcomes["target_class"]).to_numpy()
+
+
+def rate_interval(landed: np.ndarray, classes: np.ndarray) -> Interval:
+    """Return a rate with its 95 % interval: by drawing classes, or Wilson's where all answers are alike.
+
+    Then no resampling of classes differs, and the bootstrap would claim certainty.
+
+    Args:
+        landed: (N,) bool.
+        classes: (N,) class that each was meant for.
+    """
+    if landed.all() or not landed.any():
+        return wilson_interval(int(landed.sum()), len(landed))
+    return cluster_bootstrap(landed, classes)
