@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from diffviews.noise import format_sigma
+from diffviews.pipelines.control.measures import is_marked
 from diffviews.tracking.records import LayerRecord
 
 KNOWS = "knn_accuracy_activation"
@@ -33,5 +34,6 @@ def best_layer(layers: Sequence[LayerRecord], layer: str | None, sigma: float | 
 
 
 def standing(record: LayerRecord) -> float:
-    """Return how much a layer knows and decides together, 0 to 2."""
-    return float(record.metrics.get(KNOWS, 0.0) + record.metrics.get(DECIDES, 0.0))
+    """Return how much a layer knows and decides together, 0 to 2; a rate of images unlike real ones does not count."""
+    decides = 0.0 if is_marked(record.metrics) else record.metrics.get(DECIDES, 0.0)
+    return float(record.metrics.get(KNOWS, 0.0) + decides)

@@ -1,11 +1,13 @@
 """The panel beside the map: the selected sample, its neighbours, the ranking of layers, the run."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import panel_material_ui as pmui
 import param
 
 from diffviews.noise import format_sigma
+from diffviews.pipelines.control.measures import is_marked
 from diffviews.recipes.extraction import without_class_measures
 from diffviews.tracking.records import LayerRecord
 from panel_app.analysis.sample_lists import remainder, sample_entries, sample_list
@@ -41,7 +43,26 @@ METRIC_LABELS = {
     "neighborhood_preservation": "Neighbours kept on the map",
     "nonfinite": "NaN or infinite values",
     "control_seeds": "Generations behind the control rate",
+    "control_rate_low": "Control rate, lower end (95 %)",
+    "control_rate_high": "Control rate, upper end (95 %)",
+    "control_n": "Generations behind the control rate",
+    "control_p": "p of the rate without the mask being the same (McNemar)",
+    "control_rejects": "Masked images that the judge rejects",
+    "control_rate_early": "Control rate, first half of the steps",
+    "control_rate_late": "Control rate, second half of the steps",
+    "control_matched": "Control rate, averages matched to each step",
+    "control_global_mean": "Control: the layer's global mean",
+    "control_mixed_means": "Control: means of mixed classes",
+    "control_random_direction": "Control: a random direction as far",
+    "control_other_layer": "Control: another layer's means",
+    "control_on_manifold": "Masked images near real ones",
+    "control_on_manifold_baseline": "The same without the mask",
+    "control_diversity": "Diversity within a class, over real images'",
+    "control_loss_ratio": "Denoising loss with the mask, over without",
 }
+CONTROLS = ("control_global_mean", "control_mixed_means", "control_random_direction", "control_other_layer")
+UNREAL = "◌"
+"""Stands beside a control rate whose images are unlike real ones."""
 
 
 class SamplePanel(Part):
@@ -157,6 +178,8 @@ class LayersPanel(Part):
         self.table.rows = [layer_row(record, active=record.run_id == shown) for record in self.session.layers]
         lacking = [record for record in self.session.layers if KNOWS not in record.metrics]
         reasons = {without_class_measures(record.params.get("conditioning", "")) for record in lacking} - {""}
+        if any(is_marked(record.metrics) for record in self.session.layers):
+            reasons.add(f"{UNREAL}, hollow: most of the images are farther from any real one than 99 % of real ones.")
         self.left_out.object = hint(" ".join(sorted(reasons)))
         self.left_out.visible = bool(reasons)
 
@@ -169,7 +192,19 @@ class LayersPanel(Part):
 def layer_row(record: LayerRecord, **further: Any) -> dict[str, Any]:
     """Return a layer run with its measures as a row of a `Ranking`."""
     named = {"id": record.run_id, "layer": record.layer, "sigma": record.sigma}
-    return {**record.metrics, **named, "sigma_text": format_sigma(record.sigma), **further}
+    mark = UNREAL if is_marked(record.metrics) else ""
+    marks = {f"{DECIDES}_mark": mark, f"{DECIDES}_note": _rate_in_words(record.metrics)}
+    return {**record.metrics, **named, **marks, "sigma_text": format_sigma(record.sigma), **further}
+
+
+def _rate_in_words(metrics: Mapping[str, float]) -> str:
+    """Return what stands behind a control rate, '' where that was not measured."""
+    if "control_n" not in metrics:
+        return ""
+    near, low, high = (metrics[name] for name in ("control_on_manifold", "control_rate_low", "control_rate_high"))
+    told = [f"95 %: {low:.2f} to {high:.2f}, of {metrics['control_n']:.0f} generations"]
+    told += [f"{METRIC_LABELS[name]}: {metrics[name]:.2f}" for name in CONTROLS if name in metrics]
+    return "\n".join([*told, f"{near:.0%} of the images are near real ones"])
 
 
 class RunPanel(Part):

@@ -3,6 +3,7 @@
 import logging
 import time
 
+from diffviews.pipelines.control.measures import is_marked
 from diffviews.pipelines.extract import extract
 from diffviews.pipelines.generate import generate
 from diffviews.pipelines.viz import viz
@@ -11,12 +12,18 @@ from diffviews.recipes import Execution, ExtractionRecipe, GenerationRecipe
 
 logger = logging.getLogger(__name__)
 
+ONE_OF_EACH_CUT = (
+    "encoder_bottleneck", "decoder_block_1", "decoder_block_4", "decoder_block_5", "decoder_block_7",
+    "decoder_block_8", "decoder_block_9",
+)  # fmt: skip
+"""Layers of edm-digits whose patched output stands for all that `core.cuts` finds to have the same effect."""
+
 
 def demo(
     serve: bool = True,
     max_samples: int | None = None,
     sigmas: tuple[float, ...] = (0.5, 2.0),
-    control_seeds: int = 2,
+    control_seeds: int = 3,
     *,
     port: int = 5006,
     mlflow_port: int = 5000,
@@ -30,7 +37,7 @@ def demo(
         serve: serve the dashboard and the MLflow UI when the pipeline is done.
         max_samples: use fewer of the 1,797 digits.
         sigmas: noise levels.
-        control_seeds: generations per class for the control rate.
+        control_seeds: generations per class for the control rate, which one layer of each cut is measured for.
         port: of the dashboard.
         mlflow_port: of the MLflow UI.
         device: auto, cpu, cuda, cuda:N or mps.
@@ -40,13 +47,19 @@ def demo(
     began = time.monotonic()
     workspace = open_workspace(profile, experiment)
     recipe = ExtractionRecipe(
-        sigmas=sigmas, max_samples=max_samples, control_seeds=control_seeds, control_windows=False
+        sigmas=sigmas,
+        max_samples=max_samples,
+        control_seeds=control_seeds,
+        control_null_seeds=1,
+        control_windows=False,
+        control_matched=False,
+        control_layers=ONE_OF_EACH_CUT,
     )
     extraction = extract(recipe, workspace, Execution(device=device, resume=True))
     knows_and_decides = ("knn_accuracy_activation", "control_rate")
     layer = max(
         workspace.catalog.layers(extraction.run_id),
-        key=lambda record: sum(record.metrics.get(name, 0.0) for name in knows_and_decides),
+        key=lambda record: 0 if is_marked(record.metrics) else sum(map(record.metrics.get, knows_and_decides, (0, 0))),
     )
     if not workspace.catalog.generations(layer.run_id):
         threes = workspace.samples_of(layer).of_classes([3]).sample_ids[:10]

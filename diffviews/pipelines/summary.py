@@ -6,10 +6,12 @@ import pandas as pd
 from diffviews.data.layout import LayerKey
 from diffviews.data.samples import SampleSet
 from diffviews.noise import format_sigma
+from diffviews.pipelines.control.measures import OUTCOMES, is_marked, not_told_from_best
 from diffviews.pipelines.layers.alike import layer_gram, spaced_rows
 from diffviews.pipelines.layers.measured_map import class_array
 from diffviews.pipelines.workspace import Workspace, is_sketch
 from diffviews.processing.figures import cka_figure, maps_figure, ranking_figure
+from diffviews.processing.realism import is_off_manifold
 from diffviews.processing.similarity import compare_grams
 from diffviews.tracking.active_run import ActiveRun
 from diffviews.tracking.catalog import LayerRecord
@@ -24,6 +26,7 @@ class ExtractionSummary:
         self._table: list[dict[str, object]] = []
         self._grams: dict[LayerKey, np.ndarray] = {}
         self._maps: dict[LayerKey, np.ndarray] = {}
+        self._outcomes: dict[LayerKey, pd.DataFrame] = {}
 
     def add(self, workspace: Workspace, record: LayerRecord) -> str:
         """Take one finished layer run, read from where it was logged; return its activations' digest."""
@@ -33,11 +36,19 @@ class ExtractionSummary:
         digest = workspace.sketch(record).digest if is_sketch(record) else workspace.activations(record).digest
         points = pd.read_parquet(folder.path("map/points.parquet"))
         self._maps[key] = points[["x", "y"]].to_numpy()
+        if "control_n" in record.metrics and not is_marked(record.metrics):
+            self._outcomes[key] = pd.read_parquet(folder.path(OUTCOMES))
         return digest
 
     def table(self) -> pd.DataFrame:
-        """Return one row a layer run, in the order they were added."""
-        return pd.DataFrame(self._table)
+        """Return one row a layer run, in the order they were added; `control_best` of those near real images."""
+        table = pd.DataFrame(self._table)
+        best: dict[LayerKey, bool] = {}
+        for sigma in {sigma for _, sigma in self._outcomes}:
+            best |= not_told_from_best({key: found for key, found in self._outcomes.items() if key[1] == sigma})
+        if best:
+            table["control_best"] = [best.get(key) for key in zip(table["layer"], table["sigma"], strict=True)]
+        return table
 
     def log(self, parent: ActiveRun) -> None:
         """Log `layers.csv`, tables of similarity and a heat map of CKA a sigma, the ranking and the montage."""
@@ -55,7 +66,11 @@ class ExtractionSummary:
         )
         parent.log_artifact_bytes(montage, "montage.png")
         parent.log_image("montage", montage)
-        parent.log_metrics({f"best_{name}": float(table[name].max()) for name in RANKED if name in table})
+        if "control_on_manifold" in table:  # the best rate is not one of images unlike any real one
+            table.loc[table["control_on_manifold"].map(is_off_manifold), "control_rate"] = np.nan
+        parent.log_metrics(
+            {f"best_{name}": float(table[name].max()) for name in RANKED if name in table and table[name].notna().any()}
+        )
 
     def _log_similarity(self, parent: ActiveRun, sigma: float) -> None:
         grams = {layer: gram for (layer, at), gram in self._grams.items() if at == sigma}

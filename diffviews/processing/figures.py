@@ -9,6 +9,7 @@ import pandas as pd
 
 from diffviews.errors import ShapeError
 from diffviews.processing.palette import UNLABELLED, class_colours, ramp
+from diffviews.processing.realism import is_off_manifold
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -136,26 +137,27 @@ def cka_figure(names: Sequence[str], matrix: np.ndarray, *, title: str = "linear
 def ranking_figure(rows: pd.DataFrame, *, title: str = "What each layer knows, and what it decides") -> bytes:
     """Draw, by layer in the order given, k-NN accuracy ('knows') beside control rate ('decides').
 
+    A rate has its interval where there is one; its bar is hollow where the images are unlike real ones, and its number
+    bold where it is not told from the best.
+
     Args:
-        rows: columns layer, knn_accuracy_activation, control_rate; control_baseline if measured; NaN where
-            something was not.
+        rows: columns layer, knn_accuracy_activation, control_rate; control_baseline, control_rate_low,
+            control_rate_high, control_on_manifold and control_best if measured; NaN where something was not.
     """
     _require_some("layers", len(rows))
-    height = 1.5 + 0.42 * len(rows)
+    height = 1.75 + 0.42 * len(rows)
     figure = _figure(7.6, height)
-    axes = figure.add_axes((0.235, 0.55 / height, 0.735, 1 - 1.6 / height))
+    axes = figure.add_axes((0.235, 0.55 / height, 0.735, 1 - 1.85 / height))
     places = np.arange(len(rows))
-    series = (("knn_accuracy_activation", KNOWS, -0.19), ("control_rate", DECIDES, 0.19))
-    for name, colour, shift in series:
-        values = rows[name].to_numpy(dtype=np.float64) if name in rows else np.full(len(rows), np.nan)
-        axes.barh(places + shift, np.nan_to_num(values), height=0.34, color=colour)
-        for place, value in zip(places, values, strict=True):
-            text = f"{value:.2f}" if np.isfinite(value) else "not measured"
-            axes.text(np.nan_to_num(value) + 0.008, place + shift, text, va="center", fontsize=7.5, color=FAINT)
+    hollow = [is_off_manifold(share) for share in _column(rows, "control_on_manifold")]
+    best = _column(rows, "control_best") == 1
+    low, high = (_column(rows, f"control_rate_{end}") for end in ("low", "high"))
+    _bars(axes, places - 0.19, _column(rows, "knn_accuracy_activation"), KNOWS)
+    _bars(axes, places + 0.19, _column(rows, "control_rate"), DECIDES, hollow=hollow, bold=best, low=low, high=high)
     _baseline(axes, rows)
     axes.set_yticks(places, [str(name) for name in rows["layer"]], fontsize=9, color=INK)
     axes.set_ylim(len(rows) - 0.45, -0.55)
-    axes.set_xlim(0, 1.08)
+    axes.set_xlim(0, 1.12)
     axes.set_xticks(np.linspace(0, 1, 6))
     axes.tick_params(length=0, labelcolor=INK, labelsize=8.5)
     axes.grid(axis="x", color=LINE, linewidth=0.8)
@@ -164,7 +166,37 @@ def ranking_figure(rows: pd.DataFrame, *, title: str = "What each layer knows, a
     figure.text(0.03, 1 - 0.34 / height, title, fontsize=13, fontweight="bold", color=INK, va="center")
     entries = [("knows: k-NN class accuracy", KNOWS), ("decides: control rate", DECIDES)]
     _keys(figure, entries, (0.02, 1 - 0.7 / height), "s", 8, ncols=2, handletextpad=0.2)
+    told = ["line: 95 % interval"] if np.isfinite(low).any() else []
+    told += ["hollow: images unlike real ones"] if any(hollow) else []
+    told += [f"bold: not told from the best{' of the others' if any(hollow) else ''}"] if best.any() else []
+    figure.text(0.03, 1 - 0.98 / height, " · ".join(told), fontsize=8.5, color=FAINT, va="center")
     return _png(figure)
+
+
+def _column(rows: pd.DataFrame, name: str) -> np.ndarray:
+    """Return a column as float64, NaN where it or a value is missing."""
+    return rows[name].to_numpy(dtype=np.float64, na_value=np.nan) if name in rows else np.full(len(rows), np.nan)
+
+
+def _bars(
+    axes: "Axes", places: np.ndarray, values: np.ndarray, colour: str, *, hollow: Sequence[bool] | None = None,
+    bold: np.ndarray | None = None, low: np.ndarray | None = None, high: np.ndarray | None = None,
+) -> None:  # fmt: skip
+    """Draw a series of horizontal bars with their numbers, behind the intervals' upper ends where there are any."""
+    empty = np.zeros(len(values), bool) if hollow is None else np.asarray(hollow)
+    fills = [PAPER if open_ else colour for open_ in empty]
+    reach, edges = np.nan_to_num(values), np.where(empty, 1.2, 0)
+    axes.barh(places, reach, height=0.34, color=fills, edgecolor=colour, linewidth=edges)
+    if low is not None and high is not None:
+        axes.hlines(places, low, high, color=INK, linewidth=1.1)
+        reach = np.fmax(reach, high)
+    for number, (place, value) in enumerate(zip(places, values, strict=True)):
+        text = f"{value:.2f}" if np.isfinite(value) else "not measured"
+        strong = bold is not None and bool(bold[number])
+        axes.text(
+            reach[number] + 0.008, place, text, va="center", fontsize=7.5, color=INK if strong else FAINT,
+            fontweight="bold" if strong else "normal",
+        )  # fmt: skip
 
 
 def _baseline(axes: "Axes", rows: pd.DataFrame) -> None:

@@ -29,6 +29,12 @@ PAIRED = 100
 """Images of a label that are compared with each other."""
 
 
+
+def is_off_manifold(share: float | None) -> bool:
+    """Whether so few of some images are near real ones that what is told of them must be marked; None: not measured."""
+    return share is not None and share < OFF_MANIFOLD
+
+
 @dataclass(frozen=True, eq=False)
 class RealImages:
     """Real images as points, to which generated ones have distances.

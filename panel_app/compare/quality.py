@@ -28,11 +28,25 @@ _SHORT = {
     "intrinsic_dimension": "Old dimension",
     "explained_variance": "Old PCA keeps",
     "neighborhood_preservation": "Neighbours kept",
+    "control_rate_low": "Decides, low",
+    "control_rate_high": "Decides, high",
+    "control_p": "p, masked",
+    "control_rejects": "Rejected",
+    "control_rate_early": "Decides early",
+    "control_rate_late": "Decides late",
+    "control_matched": "Decides, matched",
+    "control_global_mean": "Global mean",
+    "control_mixed_means": "Mixed means",
+    "control_random_direction": "Random direction",
+    "control_other_layer": "Other layer",
+    "control_on_manifold": "Near real",
+    "control_diversity": "Diversity",
+    "control_loss_ratio": "Loss ratio",
 }
 """Headings of columns whose whole name would not fit; it is their help."""
 _UNRANKED = {
-    BASELINE, "control_seeds", "quality_points", "space_samples", "nonfinite", "nan_count", "pca_explained_variance",
-    "pca_held_out_variance",
+    BASELINE, "control_seeds", "control_n", "control_on_manifold_baseline", "quality_points", "space_samples",
+    "nonfinite", "nan_count", "pca_explained_variance", "pca_held_out_variance",
 }  # fmt: skip
 """Metrics that say how a measure was made, or repeat another."""
 

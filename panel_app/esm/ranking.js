@@ -13,10 +13,11 @@ tbody.opens tr:hover { background: var(--dv-wash); }
 tbody tr.active { background: color-mix(in srgb, var(--dv-primary) 12%, transparent); }
 tbody tr.active td:first-child { font-weight: 600; }
 tbody tr:focus-visible { outline: 2px solid var(--dv-primary); outline-offset: -2px; }
-.cell { display: grid; grid-template-columns: 1fr 34px; gap: 6px; align-items: center; }
+.cell { display: grid; grid-template-columns: 1fr 40px; gap: 6px; align-items: center; }
 .track { height: 6px; border-radius: 3px; background: var(--dv-wash); overflow: hidden; position: relative; min-width: 40px; }
 .fill { height: 100%; border-radius: 3px; background: var(--dv-primary); }
 .fill.decides { background: var(--dv-path); }
+.fill.decides.hollow { background: none; box-sizing: border-box; border: 1.5px solid var(--dv-path); }
 .tick { position: absolute; top: 0; bottom: 0; width: 2px; background: var(--dv-text); opacity: .55; }
 .beside { all: unset; cursor: pointer; color: var(--dv-primary); padding: 0 6px; border-radius: 4px; }
 .beside:hover { text-decoration: underline; }
@@ -40,7 +41,8 @@ export function render({model, el}) {
   const sorted = () => sort.key === null || model.remote ? model.rows : dv.sorted(model.rows, sort.key, sort.down)
 
   const bar = (value, column, row) => {
-    const fill = node("div", `fill ${column.bar}`)
+    const mark = row[`${column.key}_mark`]
+    const fill = node("div", `fill ${column.bar}${mark ? " hollow" : ""}`)
     fill.style.width = `${Math.max(0, Math.min(1, value)) * 100}%`
     const track = node("div", "track", fill)
     const base = row[column.baseline]
@@ -49,7 +51,10 @@ export function render({model, el}) {
       tick.style.left = `calc(${Math.min(1, base) * 100}% - 1px)`
       track.append(tick)
     }
-    return node("div", "cell", track, node("span", "num", value.toFixed(2)))
+    const made = node("div", "cell", track, node("span", "num", value.toFixed(2) + (mark ? ` ${mark}` : "")))
+    const note = row[`${column.key}_note`]
+    if (note) made.title = note
+    return made
   }
 
   const cell = (row, column) => {

@@ -57,7 +57,8 @@ def store(tmp_path_factory, clean_environment):
     address = f"sqlite:///{folder}/mlflow.db"
     clean_environment.setenv("MLFLOW_TRACKING_URI", address)
     clean_environment.chdir(folder)
-    extract(layers=LAYERS, sigmas=(0.5, 2.0), max_samples=200, control_seeds=1, control_windows=False)
+    control = {"control_seeds": 1, "control_null_seeds": 1, "control_windows": False, "control_matched": False}
+    extract(layers=LAYERS, sigmas=(0.5, 2.0), max_samples=200, **control)
     return address
 
 

@@ -48,7 +48,9 @@ def extraction(shared_folder):
             sigmas=(2.0, 0.5),
             max_samples=120,
             control_seeds=1,
+            control_null_seeds=1,
             control_windows=False,
+            control_matched=False,
         )
 
 

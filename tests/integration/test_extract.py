@@ -38,7 +38,9 @@ ROOT = Path(__file__).parents[2]
 MEASURES = {
     "trustworthiness", "continuity", "knn_accuracy_activation", "knn_accuracy_map", "silhouette",
     "sampled_effective_rank", "sampled_intrinsic_dimension", "space_samples", "held_out_variance",
-    "control_rate", "control_baseline", "nonfinite",
+    "control_rate", "control_rate_low", "control_rate_high", "control_n", "control_baseline", "control_p",
+    "control_global_mean", "control_mixed_means", "control_random_direction", "control_on_manifold",
+    "control_on_manifold_baseline", "control_loss_ratio", "control_rejects", "nonfinite",
 }  # fmt: skip
 SMALL = {"layers": ("midblock",), "sigmas": (2.0,), "max_samples": 60}
 
@@ -57,6 +59,9 @@ def test_every_layer_and_sigma_is_a_finished_child_with_all_measures(workspace, 
         assert record.source_run == record.parent_id == extraction.run_id
         names = set(workspace.folder(record.run_id).names())
         assert {"map.png", "map/points.parquet", "map/projector.safetensors", "activations.zarr/zarr.json"} <= names
+        own = pd.read_parquet(workspace.folder(record.run_id).path("control.parquet")).query("mask == 'own'")
+        assert len(own) == record.metrics["control_n"] == 10
+        assert np.mean(own["masked"] == own["target_class"]) == record.metrics["control_rate"]
         workspace.folder(record.run_id).verify()
     workspace.folder(extraction.run_id).verify()
 

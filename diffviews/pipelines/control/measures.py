@@ -1,11 +1,15 @@
 """The numbers of a layer's masks, from what became of each generation."""
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
+from typing import TypeVar
 
 import numpy as np
 import pandas as pd
 
-from diffviews.processing.statistics import Interval, cluster_bootstrap, mcnemar, wilson_interval
+from diffviews.processing.realism import is_off_manifold
+from diffviews.processing.statistics import Interval, best_group, cluster_bootstrap, mcnemar, wilson_interval
+
+Name = TypeVar("Name", bound=Hashable)
 
 OUTCOMES = "control.parquet"
 """Artifact of a layer run: one row a masked generation."""
@@ -58,3 +62,26 @@ def rate_interval(landed: np.ndarray, classes: np.ndarray) -> Interval:
     if landed.all() or not landed.any():
         return wilson_interval(int(landed.sum()), len(landed))
     return cluster_bootstrap(landed, classes)
+
+
+def not_told_from_best(outcomes: Mapping[Name, pd.DataFrame]) -> dict[Name, bool]:
+    """Return, of layers masked in the same noise, whether each decides as much as the best (McNemar, Holm).
+
+    Args:
+        outcomes: by layer, those whose images are near real ones.
+
+    Returns:
+        {layer: whether it is not told from the best}, of those that have the generations of the first.
+    """
+    own = {name: of_mask(frame, "own").reset_index(drop=True) for name, frame in outcomes.items()}
+    pairing = ["target_class", "seed", "unmasked"]
+    alike = [name for name, frame in own.items() if frame[pairing].equals(next(iter(own.values()))[pairing])]
+    if not alike:
+        return {}
+    members = best_group(np.stack([hits(own[name]) for name in alike])).members
+    return dict(zip(alike, members.tolist(), strict=True))
+
+
+def is_marked(metrics: Mapping[str, float]) -> bool:
+    """Whether a layer's control rate is one of images that are unlike any real one."""
+    return is_off_manifold(metrics.get("control_on_manifold"))
