@@ -25,6 +25,8 @@ from diffviews.noise import sample_noise
 
 CAPTURE_BATCH = 64
 """Samples in one forward pass of `mean_activations`."""
+FEWEST = 16
+"""Rows of a forward pass from which on each row's result is that of any larger batch, bit by bit, as measured."""
 
 
 @torch.no_grad()

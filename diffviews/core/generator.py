@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from diffviews.adapters.base import GeneratorAdapter
-from diffviews.adapters.condition import Condition, Conditioning
+from diffviews.adapters.condition import Condition
 from diffviews.core.activation_files import flatten_activations
 from diffviews.core.activation_files import save_generated_sample as save_generated_sample
 from diffviews.core.extractor import capture
@@ -32,9 +32,9 @@ from diffviews.core.request import (
     Progress,
     ProgressCallback,
 )
-from diffviews.core.session import GuidancePass, InterventionSession
+from diffviews.core.session import InterventionSession
+from diffviews.core.walk import PassInputs, start, walk
 from diffviews.errors import ShapeError
-from diffviews.sampling.samplers import SAMPLERS, Denoiser, GuidedDenoiser
 from diffviews.sampling.schedules import karras_sigmas
 
 _log = logging.getLogger(__name__)
@@ -102,46 +102,15 @@ def _joined(batches: Sequence[_Batch]) -> _Batch:
     return _Batch(np.concatenate([batch.images for batch in batches]), steps)
 
 
-@dataclass(slots=True)
-class _SteppedModel:
-    """A model under a session, which is told the sampler step of each pass and records each step's first one."""
-
-    adapter: GeneratorAdapter
-    session: InterventionSession
-    step: int = 0
-    _recorded: int = -1
-
-    def denoiser(self, guidance_pass: GuidancePass, conditioning: Conditioning) -> Denoiser:
-        """Return the model's D(x; sigma) under some conditioning."""
-
-        def denoise(x: Tensor, sigma: Tensor) -> Tensor:
-            noised = x.to(torch.float32).to(self.adapter.device)
-            levels = torch.full((len(x),), float(sigma), dtype=torch.float32, device=noised.device)
-            first, self._recorded = self._recorded < self.step, self.step
-            with self.session.evaluation(self.step, float(sigma), guidance_pass, record=first):
-                return self.adapter.unlimited(noised, levels, **conditioning)
-
-        return denoise
-
-
 def _sample(
     adapter: GeneratorAdapter, plan: GenerationPlan, rows: range, tell: Callable[[Tensor], None]
 ) -> _Batch:
     request, noise, conditions = plan.request, plan.noise(rows), plan.conditions(rows)
     kept: dict[tuple[str, str], list[np.ndarray]] = defaultdict(list)
     with InterventionSession(adapter, request.interventions, request.record_layers) as session:
-        model, embedded = _SteppedModel(adapter, session), plan.embedded_guidance(adapter, len(rows))
-        conditioning = adapter.condition(conditions)
-        denoiser = GuidedDenoiser(
-            model.denoiser("conditional", {**conditioning, **embedded}) if conditioning else None,
-            model.denoiser("unconditional", {**adapter.uncondition(conditions), **embedded}),
-            1.0 if embedded else plan.guidance_scale,
-        )
-        x = noise(adapter.input_shape).to(adapter.device) * adapter.start_scale(float(plan.sigmas[0]))
-        steps = SAMPLERS[plan.sampler](
-            denoiser, x, plan.sigmas, noise, churn=request.churn, limit=adapter.x0_limit, end=plan.ending.sigma
-        )
-        for step in steps:
+        inputs = PassInputs.of(adapter, plan, conditions)
+        x = start(adapter, plan, noise)
+        for step in walk(adapter, plan, session, inputs, x, noise):
             for name, values in (("trajectory", session.natural), ("replaced", session.replaced)):
                 for layer, value in values.items():
                     kept[name, layer].append(value.to(torch.float32).cpu().numpy())
@@ -149,7 +118,7 @@ def _sample(
                 kept["intermediates", ""].append(adapter.decode(step.denoised))
                 kept["noised_inputs", ""].append(adapter.decode(step.x / (1 + step.sigma**2) ** 0.5))
             tell(step.denoised)
-            model.step, x = step.index + 1, step.x_next
+            x = step.x_next
     bad = x.numel() - int(torch.isfinite(x).sum())
     if bad:
         _log.warning("%d of %d values of the generated images are NaN or infinite", bad, x.numel())

@@ -66,7 +66,7 @@ class GenerationPlan:
         count, size = self.request.num_samples, self.request.batch_size
         return [range(start, min(start + size, count)) for start in range(0, count, size)]
 
-    def conditions(self, rows: range) -> list[Condition]:
+    def conditions(self, rows: Sequence[int]) -> list[Condition]:
         """Return what each of some samples is conditioned on."""
         prompts, negative = self.request.prompts, self.request.negative_prompt
         return [
@@ -78,7 +78,7 @@ class GenerationPlan:
             for row in rows
         ]
 
-    def noise(self, rows: range) -> Noise:
+    def noise(self, rows: Sequence[int]) -> Noise:
         """Return the source of noise of some samples, at its beginning."""
         if self.request.noise_mode == "zero":
             return lambda shape: torch.zeros(len(rows), *shape)

@@ -14,7 +14,7 @@ from torch import Tensor
 from diffviews.adapters.base import GeneratorAdapter
 from diffviews.adapters.condition import Condition, Conditioning
 from diffviews.adapters.hooks import known_layers
-from diffviews.core.extractor import capture
+from diffviews.core.extractor import FEWEST, capture
 from diffviews.core.session import Keep, copy_of
 from diffviews.data.layout import LayerKey
 from diffviews.data.samples import SampleSet
@@ -29,9 +29,6 @@ from diffviews.processing.umap_backend import get_backend_name
 from diffviews.recipes.extraction import ExtractionRecipe
 from diffviews.recipes.options import flatten
 from diffviews.tracking.schema import fingerprint
-
-FEWEST = 16
-"""Rows of a forward pass from which on each row's result is that of any larger batch, bit by bit, as measured."""
 
 
 def check_sigmas(sigmas: Sequence[float]) -> tuple[float, ...]:

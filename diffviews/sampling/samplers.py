@@ -95,7 +95,7 @@ class Sampler(Protocol):
 
     def __call__(
         self, denoiser: Denoiser, x: Tensor, sigmas: Tensor, noise: Noise, *, churn: Churn = Churn(),
-        limit: X0Limit | None = None, end: float = 0.0,
+        limit: X0Limit | None = None, end: float = 0.0, first: int = 0,
     ) -> Iterator[SamplerStep]:
         """Sample step by step.
 
@@ -107,6 +107,8 @@ class Sampler(Protocol):
             churn: how much noise is added before each step.
             limit: clips or thresholds each estimate of x0; None: nothing does.
             end: level at which the last step ends, at most the last above 0; a re-noising sampler ends at 0.
+            first: step that `x` is the input of. What the steps before it draw is drawn and left, so that from the
+                same source of noise the rest is as in a sampling from the start.
 
         Raises:
             ConfigError: if the noise levels do not descend, or the sampler takes no churn.
@@ -115,12 +117,14 @@ class Sampler(Protocol):
 
 def heun(
     denoiser: Denoiser, x: Tensor, sigmas: Tensor, noise: Noise, *, churn: Churn = Churn(),
-    limit: X0Limit | None = None, end: float = 0.0,
+    limit: X0Limit | None = None, end: float = 0.0, first: int = 0,
 ) -> Iterator[SamplerStep]:
     """Sample by Heun's second-order method (Karras et al. 2022, Alg. 1; with churn, Alg. 2); see `Sampler`."""
     x, levels = _state(x), _steps(sigmas, end)
     for index, (sigma, sigma_next) in enumerate(levels):
         x_hat, sigma_hat = churn.raised(x, sigma, len(levels), noise)
+        if index < first:
+            continue
         denoised = _limited(_denoise(denoiser, x_hat, sigma_hat), limit)
         slope = (x_hat - denoised) / sigma_hat
         x = x_hat + (sigma_next - sigma_hat) * slope
@@ -132,12 +136,14 @@ def heun(
 
 def euler(
     denoiser: Denoiser, x: Tensor, sigmas: Tensor, noise: Noise, *, churn: Churn = Churn(),
-    limit: X0Limit | None = None, end: float = 0.0,
+    limit: X0Limit | None = None, end: float = 0.0, first: int = 0,
 ) -> Iterator[SamplerStep]:
     """Sample by Euler's first-order method: `heun` without the second-order correction; see `Sampler`."""
     x, levels = _state(x), _steps(sigmas, end)
     for index, (sigma, sigma_next) in enumerate(levels):
         x_hat, sigma_hat = churn.raised(x, sigma, len(levels), noise)
+        if index < first:
+            continue
         estimate = _denoise(denoiser, x_hat, sigma_hat)
         denoised = _limited(estimate, limit)
         origin = estimate if limit is not None and limit.keeps_noise else denoised
@@ -147,7 +153,7 @@ def euler(
 
 def renoise(
     denoiser: Denoiser, x: Tensor, sigmas: Tensor, noise: Noise, *, churn: Churn = Churn(),
-    limit: X0Limit | None = None, end: float = 0.0,
+    limit: X0Limit | None = None, end: float = 0.0, first: int = 0,
 ) -> Iterator[SamplerStep]:
     """Sample by predicting x0 and adding the noise of the next level; the last prediction is the result.
 
@@ -157,6 +163,9 @@ def renoise(
         raise ConfigError(f"the renoise sampler takes no churn, got amount {churn.amount}; use heun or euler")
     x = _state(x)
     for index, (sigma, sigma_next) in enumerate(_steps(sigmas)):
+        if index < first:
+            noise(x.shape[1:])
+            continue
         denoised = x_next = _limited(_denoise(denoiser, x, sigma), limit)
         if sigma_next > 0:
             x_next = denoised + sigma_next * _state(noise(x.shape[1:]).to(x.device))
