@@ -26,10 +26,10 @@ def nearest_class(images: np.ndarray) -> np.ndarray:
 
 
 class PlantedAdapter(_Fake):
-    """Takes on the class that its input looks most like, but only at noise levels (low, high], through one layer.
+    """Takes on the class that its input looks most like: at noise levels (low, high] through one layer.
 
-    Above them x0 is estimated as nothing, below as what the input is, so nothing is decided there. The other layers
-    carry a texture of the input, or nothing that is used ('idle').
+    Above them x0 is estimated as nothing, so nothing is decided there; below, the class is that of the input and goes
+    through no layer. The other layers carry a texture of the input, or nothing that is used ('idle').
     """
 
     def __init__(self, deciding: str, levels: tuple[float, float], layers: int = 5) -> None:
@@ -43,17 +43,17 @@ class PlantedAdapter(_Fake):
         level = float(torch.as_tensor(sigma).flatten()[0])
         x = x.to(torch.float32)
         likeness = torch.einsum("bchw,kchw->bk", x, templates())
-        made = torch.zeros_like(x)
+        deciding, texture = likeness, torch.zeros_like(x)
         for number, (name, layer) in enumerate(self.layers.items()):
             if name == self.deciding:
-                made = made + templates()[layer(likeness).argmax(1)]
+                deciding = layer(likeness)
             elif name == "idle":
                 layer(likeness)
             else:
-                made = made + 0.03 * torch.tanh(layer(x[:, :, number, number])).reshape(len(x), 3, 1, 1)
-        if self.levels[0] < level <= self.levels[1]:
-            return made
-        return torch.zeros_like(x) if level > self.levels[1] else x + 0.01 * made
+                texture = texture + 0.03 * torch.tanh(layer(x[:, :, number, number])).reshape(len(x), 3, 1, 1)
+        if level > self.levels[1]:
+            return texture
+        return texture + templates()[(deciding if level > self.levels[0] else likeness).argmax(1)]
 
     def get_layer_shapes(self) -> dict[str, tuple[int, ...]]:
         return {name: (CLASSES,) if name in (self.deciding, "idle") else (3,) for name in self.layers}

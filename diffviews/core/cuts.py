@@ -25,7 +25,7 @@ from diffviews.noise import NoiseSource
 
 _log = logging.getLogger(__name__)
 
-PROBES = 8
+PROBES = 4
 """Pairs of samples that layers are tried on."""
 DATA_SPREAD = 0.5
 """Standard deviation of data in [-1, 1], as EDM takes it: what probes are scaled by."""

@@ -1,5 +1,6 @@
 """Whether images lie where real ones do: nearer to a real image than 99 % of real images are to another."""
 
+import math
 from dataclasses import dataclass
 from typing import Self
 
@@ -66,4 +67,4 @@ def off_manifold(within: int, count: int) -> bool:
 
 
 def _pixels(images: np.ndarray) -> np.ndarray:
-    return images.reshape(len(images), -1).astype(np.float32) / 255
+    return images.reshape(len(images), math.prod(images.shape[1:])).astype(np.float32) / 255

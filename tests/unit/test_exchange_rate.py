@@ -32,9 +32,9 @@ def test_planted_rates_lie_in_their_intervals():
 def test_without_effect_the_null_is_the_rate_and_p_is_uniform():
     random = np.random.default_rng(1)
     p_values, gaps = [], []
-    for _ in range(200):
-        donors, recipients = pairs(random, 120, 6)
-        landed = np.where(random.random(120) < 0.5, recipients, (recipients + random.integers(1, 6, 120)) % 6)
+    for _ in range(100):  # so many pairs of few classes that equal rates are rare
+        donors, recipients = pairs(random, 400, 4)
+        landed = np.where(random.random(400) < 0.5, recipients, (recipients + random.integers(1, 4, 400)) % 4)
         found = exchange_rate(landed, donors, recipients, landed >= 0, seed=int(random.integers(1 << 30)))
         p_values.append(found.p)
         gaps.append(found.rate - found.null)
@@ -54,7 +54,7 @@ def test_idle_exchange_of_few_pairs_of_many_classes_is_not_called_an_effect():
 def test_interval_of_equal_outcomes_is_not_a_point():
     hits, donors = np.ones(20, bool), np.arange(20) % 5
     interval = rate_interval(hits, donors)
-    assert (interval.estimate, interval.high) == (1.0, 1.0)
+    assert (interval.estimate, interval.high) == (1.0, pytest.approx(1.0))
     assert 0.8 < interval.low < 0.9
     assert rate_interval(hits, np.zeros(20)).low == interval.low
     assert rate_interval(hits[:0], donors[:0]).high == 1.0
