@@ -34,6 +34,10 @@ class SampleSetError(DiffViewsError, ValueError):
     """A sample set or its source is malformed."""
 
 
+class JudgeError(DiffViewsError, ValueError):
+    """A judge of images is less accurate than it must be to be believed."""
+
+
 class CorruptDataError(DiffViewsError, ValueError):
     """A file failed its checksum, is truncated or is not of its format; the file is named."""
 

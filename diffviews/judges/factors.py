@@ -17,10 +17,10 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor
 from torch.nn import functional as F
 
-from diffviews.data.shapes import COLOURS, FACTORS, GROUNDS, OBJECT_FACTORS, Scenes, parse, render
+from diffviews.data.shapes import COLOURS, FACTORS, GROUNDS, OBJECT_FACTORS, Scenes, factor_columns, parse, render
 from diffviews.data.shapes.scene import SPACING
-from diffviews.errors import ShapeError
-from diffviews.judges.base import Verdicts
+from diffviews.errors import ConfigError, ShapeError
+from diffviews.judges.base import HeldOut, JudgeRequest, Verdicts
 
 SIDE = 32
 """Side at which scenes are judged, pixels; multiples of it are averaged down."""
@@ -35,6 +35,9 @@ OBJECT_SHARE = 0.5
 STRAY = 25.0
 """Root mean square of what the objects leave of a picture, grey levels, above which it is rejected."""
 
+MOST_MEASURED = 1000
+"""Scenes that its accuracy is measured on."""
+
 _COLOURS = torch.tensor(list(COLOURS.values()), dtype=torch.float32)
 _GROUNDS = torch.tensor(list(GROUNDS.values()), dtype=torch.float32)
 _BATCH = 128
@@ -45,6 +48,12 @@ class FactorJudge:
     """Judges scenes; the class of an image is the shape of its most visible object."""
 
     name: str = "factors"
+    held_out: HeldOut | None = None
+
+    @property
+    def accuracy(self) -> float | None:
+        """Share of the scenes it was measured on whose shape it finds; None: of none."""
+        return self.held_out.accuracy if self.held_out else None
 
     @torch.no_grad()
     def classify(self, images: np.ndarray) -> Verdicts:
@@ -68,6 +77,31 @@ class FactorJudge:
             for number, column in enumerate(columns)
         }
         return Verdicts(values[:, 0], scores.astype(np.float64), pd.DataFrame(names))
+
+
+def factors_judge(request: JudgeRequest) -> FactorJudge:
+    """Return the judge, measured on the samples by their shape, those of two objects left out.
+
+    Raises:
+        ConfigError: if the samples have classes that are no shapes.
+    """
+    if request.argument or request.prompts:
+        raise ConfigError("judge 'factors' takes nothing after its name and no prompts; it finds all that a scene shows")
+    others = set(request.samples.classes.values()) - set(FACTORS["shape"])
+    if others:
+        raise ConfigError(
+            f"judge 'factors' knows scenes of `shapes`; {sorted(others)[0]!r} is none of the shapes "
+            f"{', '.join(FACTORS['shape'])}, so take another judge"
+        )
+    columns = factor_columns(request.samples)
+    rows = request.labelled_rows(len(request.labels))
+    if columns is not None:
+        rows = rows[(columns["second_shape"] == "").to_numpy()[rows]]
+    rows = rows[:MOST_MEASURED]
+    if not len(rows):
+        return FactorJudge()
+    said = FactorJudge().classify(request.samples.pictures.pixels(rows)).labels
+    return FactorJudge(held_out=HeldOut(request.labels[rows], said))
 
 
 def as_asked(captions: Sequence[str], verdicts: Verdicts) -> pd.DataFrame:

@@ -137,6 +137,7 @@ class ExtractionPlan:
             recipe.control_null_seeds,
             windows=recipe.control_windows,
             matched=recipe.control_matched,
+            judge=recipe.judge,
         )
 
     def control_of(self, layer: str) -> ControlSettings | None:

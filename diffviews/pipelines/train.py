@@ -17,6 +17,7 @@ from diffviews.data.class_order import named_classes
 from diffviews.data.samples import SampleSet
 from diffviews.data.sources import open_source
 from diffviews.errors import ConfigError
+from diffviews.judges.svc import MOST_IMAGES, fit_svc
 from diffviews.lightning.process_group import joined_process_group, run_processes
 from diffviews.lightning.text_training_config import TextTrainingConfig
 from diffviews.lightning.training import train_denoiser
@@ -24,7 +25,6 @@ from diffviews.lightning.training_config import TrainingConfig
 from diffviews.pipelines.train_text import TEXT_ADAPTER, TextJob
 from diffviews.pipelines.training_job import TrainingJob, TrainingResult
 from diffviews.pipelines.workspace import open_workspace
-from diffviews.processing.judge import MOST_IMAGES, fit_judge
 from diffviews.tracking.active_run import ActiveRun
 
 STATE = "training.safetensors"
@@ -159,7 +159,7 @@ def measure_classes(
         class_shares: which classes samples land in whose label is uniform, or withheld.
     """
     adapter = load_adapter(model, checkpoint=checkpoint, device=device)
-    judge = fit_judge(samples.images, samples.class_labels)
+    judge = fit_svc(samples)
     classes = adapter.num_classes
     sampling = {"num_samples": num_samples, "seed": 0, "sampler": "heun", "num_steps": 18}
 
@@ -170,10 +170,10 @@ def measure_classes(
             batch_size=128,
             **sampling,  # type: ignore[arg-type]
         )
-        return judge.classify(generate(adapter, request).images)
+        return judge.classify(generate(adapter, request).images).labels
 
     def shares(guidance: float) -> list[float]:
-        return (np.bincount(landed(-1, guidance), minlength=classes) / num_samples).round(4).tolist()
+        return (np.bincount(landed(-1, guidance) + 1, minlength=classes + 1)[1:] / num_samples).round(4).tolist()
 
     wanted = np.arange(num_samples) % classes
     return {

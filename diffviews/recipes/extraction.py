@@ -39,6 +39,7 @@ class ExtractionRecipe(ModelRecipe):
         {"model", "checkpoint", "dataset", "max_samples", "class_map", "layers", "sigmas"}
         | {"storage", "sketch_samples"}
         | {"control_seeds", "control_null_seeds", "control_windows", "control_matched", "control_layers"}
+        | {"judge"}
     )
 
     dataset: str = "digits"
@@ -78,6 +79,9 @@ class ExtractionRecipe(ModelRecipe):
     """Measure masks whose averages are captured anew at each step's noise level as well."""
     control_layers: tuple[str, ...] = ("all",)
     """Layers whose control rate is measured, of those that are captured: one a cut will do; or all."""
+    judge: str = "svc"
+    """What tells the class of generations: svc, knn:<layer>@<sigma>, diffusion, clip:<folder>, factors, or a plug-in's;
+    one that is not right often enough on held-out samples is refused."""
 
     def __post_init__(self) -> None:
         ModelRecipe.__post_init__(self)

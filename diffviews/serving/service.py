@@ -71,6 +71,20 @@ class AccessPolicy:
         )
 
 
+    def check_judge(self, judge: str) -> None:
+        """Refuse a judge of a folder that is not allowed as a checkpoint.
+
+        Raises:
+            ConfigError: saying what is allowed.
+        """
+        kind, _, place = judge.partition(":")
+        if kind == "clip" and not _matches(place, self.checkpoints):
+            raise ConfigError(
+                f"judge {judge[:200]!r} is not opened for a remote caller; take another, or start the worker with "
+                "--allow_checkpoints"
+            )
+
+
 class Service:
     """A worker's parts: what computes, what orders it, how much it takes, and what it opens for others.
 
@@ -120,6 +134,7 @@ class Service:
         get_adapter(recipe.model)
         self._policy.check_checkpoint(recipe.checkpoint)
         self._policy.check_dataset(recipe.dataset)
+        self._policy.check_judge(recipe.judge)
 
         def work(job: Job) -> str:
             return self.runner.extract(recipe, job, execution=execution, experiment=experiment)

@@ -91,7 +91,7 @@ def test_samples_without_classes_are_refused(store):
 def test_nothing_stands_between_reading_the_images_and_the_first_step(store, few_digits, monkeypatch):
     """What takes time with the number of images (judging, comparing, decoding twice) waits for the training's end."""
     done = []
-    for name in ("fit_judge", "measure_classes", "train_denoiser"):
+    for name in ("fit_svc", "measure_classes", "train_denoiser"):
         def refuse(*_, called=name, **__):
             done.append(called)
             raise CancelledError("enough")

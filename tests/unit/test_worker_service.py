@@ -403,6 +403,15 @@ def test_data_sets_are_opened_only_as_far_as_the_owner_says(tmp_path):
             policy.check_dataset(forbidden)
 
 
+def test_judges_of_folders_are_opened_only_as_far_as_checkpoints_are(tmp_path):
+    policy = AccessPolicy(checkpoints=(f"{tmp_path}/*",))
+    for allowed in ("svc", "knn:midblock@2", f"clip:{tmp_path}/clip"):
+        policy.check_judge(allowed)
+    for forbidden in ("clip:/etc", f"clip:{tmp_path}/../x", "clip:"):
+        with pytest.raises(ConfigError, match="is not opened for a remote caller"):
+            policy.check_judge(forbidden)
+
+
 def test_images_of_all_steps_must_fit_in_memory():
     Limits().check_result(256, 1000, 16)
     with pytest.raises(ConfigError, match=r"256 images of 1024×1024 in 1000 steps take 1\.61 TB"):

@@ -8,13 +8,13 @@ import numpy as np
 from diffviews.data.activations import ActivationReader
 from diffviews.data.layout import LayerKey
 from diffviews.data.parquet import write_table
-from diffviews.judges.base import Verdicts
+from diffviews.judges.calibration import corrected_rate
+from diffviews.judges.registry import make_judge, measures_of
 from diffviews.pipelines.capture.layer_array import LayerArray
 from diffviews.pipelines.control.experiment import ControlExperiment
 from diffviews.pipelines.control.measures import OUTCOMES
 from diffviews.pipelines.layers.runs import Further
 from diffviews.pipelines.plan import ExtractionPlan
-from diffviews.processing.judge import fit_judge
 
 logger = logging.getLogger(__name__)
 
@@ -27,15 +27,18 @@ def control_measure(
     Args:
         plan: the extraction, with control rates.
         layer_runs: how many are to be measured.
-        log_metrics: takes the judge's accuracy; None leaves that to another process.
+        log_metrics: takes what is known of the judge; None leaves that to another process.
+
+    Raises:
+        ConfigError, JudgeError: if there is no such judge, or it is not good enough.
     """
     settings = plan.control
     assert settings is not None
     logger.info("%s", settings.cost(layer_runs, len(plan.samples.classes)))
-    judge = fit_judge(plan.samples.images, plan.samples.class_labels)
+    judge = make_judge(settings.judge, plan.samples, plan.adapter)
     if log_metrics is not None:
-        log_metrics({"judge_accuracy": judge.accuracy})
-    control = ControlExperiment(plan, _Fitted(judge.classify), settings)
+        log_metrics(measures_of(judge))
+    control = ControlExperiment(plan, judge, settings)
 
     def measure(key: LayerKey, array: LayerArray) -> dict[str, float]:
         layer, sigma = key
@@ -45,19 +48,10 @@ def control_measure(
         read = ActivationReader.open(array.path).rows if stored else control.captured_anew(layer, sigma)
         measured = control.measure(layer, sigma, read)
         write_table(measured.outcomes, array.results / OUTCOMES)
-        return measured.metrics
+        if judge.held_out is None:
+            return measured.metrics
+        own = measured.outcomes[measured.outcomes["mask"] == "own"]
+        landed, wanted = own["masked"].to_numpy(), own["target_class"].to_numpy()
+        return measured.metrics | {"control_corrected": corrected_rate(landed, wanted, judge.held_out)}
 
     return measure
-
-
-class _Fitted:
-    """The classifier of pixels as a judge."""
-
-    name = "svc"
-
-    def __init__(self, classify: Callable[[np.ndarray], np.ndarray]) -> None:
-        self._classify = classify
-
-    def classify(self, images: np.ndarray) -> Verdicts:
-        labels = self._classify(images)
-        return Verdicts(labels, np.ones(len(labels)))

@@ -24,6 +24,8 @@ class ControlSettings:
     """Measure masks on the first and on the second half of the steps as well."""
     matched: bool = True
     """Measure the mask whose averages are captured anew at each step's noise level as well."""
+    judge: str = "svc"
+    """What says where an image landed, in the notation of `make_judge`."""
 
     def masks(self, *, other_layer: bool = True) -> "tuple[Mask, ...]":
         """Return the masks of a layer, the one of `control_rate` first.
