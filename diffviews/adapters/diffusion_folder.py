@@ -30,6 +30,7 @@ KNOWN_CLASSES = {
     "UNet2DConditionModel": "diffusers",
     "UNet2DModel": "diffusers",
     "AutoencoderKL": "diffusers",
+    "CLIPModel": "transformers",
     "CLIPTextModel": "transformers",
     "CLIPTextModelWithProjection": "transformers",
     "CLIPTokenizer": "transformers",
@@ -148,14 +149,7 @@ class DiffusionFolder:
         Raises:
             CheckpointError: if its files are missing or damaged.
         """
-        folder = self._folder(component)
-        if not any(all((folder / name).is_file() for name in names) for names in TOKENIZER_FILES):
-            raise CheckpointError(f"{folder} lacks {' and '.join(TOKENIZER_FILES[0])}; give a whole diffusers folder")
-        transformers = diffusion_package("transformers")
-        try:
-            return transformers.CLIPTokenizer.from_pretrained(str(folder), local_files_only=True)
-        except (OSError, ValueError, TypeError, KeyError) as error:
-            raise CheckpointError(f"the tokenizer in {folder} cannot be read: {error}") from error
+        return load_tokenizer(self._folder(component))
 
     def _folder(self, component: str) -> Path:
         # Some older pipelines of one network keep its files beside the index.
@@ -227,6 +221,21 @@ def load_component(folder: Path, class_name: str, dtype: torch.dtype) -> nn.Modu
     return network.requires_grad_(False).eval()
 
 
+def load_tokenizer(folder: Path) -> Any:
+    """Return the CLIP tokenizer in a folder.
+
+    Raises:
+        CheckpointError: if its files are missing or damaged.
+    """
+    if not any(all((folder / name).is_file() for name in names) for names in TOKENIZER_FILES):
+        raise CheckpointError(f"{folder} lacks {' and '.join(TOKENIZER_FILES[0])}; give a whole diffusers folder")
+    transformers = diffusion_package("transformers")
+    try:
+        return transformers.CLIPTokenizer.from_pretrained(str(folder), local_files_only=True)
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise CheckpointError(f"the tokenizer in {folder} cannot be read: {error}") from error
+
+
 def _check_plain(folder: Path, class_name: str) -> None:
     """Refuse another network, and what would make the loading libraries fetch or apply more than the weights there."""
     config = read_json(folder / "config.json")
@@ -236,6 +245,8 @@ def _check_plain(folder: Path, class_name: str) -> None:
         raise CheckpointError(
             f"{folder} holds quantised weights or an adapter over another model; give the plain weights"
         )
+    if config.get("transformers_weights") is not None:  # transformers would read them, pickled or not
+        raise CheckpointError(f"{folder}: config.json names the weights to read; remove its transformers_weights")
 
 
 def _class_named(entry: Any) -> str:

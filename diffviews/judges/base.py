@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from diffviews.adapters.base import GeneratorAdapter
+from diffviews.data.class_order import named_classes
 from diffviews.data.samples import SampleSet, stratified_rows
 from diffviews.errors import SampleSetError, ShapeError
 
@@ -105,7 +106,7 @@ class JudgeRequest:
     notation: str = ""
     """The whole of it, the judge's name."""
     names: Mapping[int, str] = field(default_factory=dict)
-    """Name of each class to choose between; none: those of the samples."""
+    """Name of each class to choose between where the samples have none."""
 
     @cached_property
     def labels(self) -> np.ndarray:
@@ -118,10 +119,7 @@ class JudgeRequest:
     @cached_property
     def candidates(self) -> dict[int, str]:
         """What is chosen between, {class: name or prompt}; a class without a name is 'class 7'."""
-        if self.prompts:
-            return dict(enumerate(self.prompts))
-        classes = {**self.samples.classes, **self.names}
-        return {label: classes[label] or f"class {label}" for label in sorted(classes)}
+        return dict(enumerate(self.prompts)) if self.prompts else named_classes(self.samples) or dict(self.names)
 
     def labelled_rows(self, most: int) -> np.ndarray:
         """Return rows of samples that have a class, at most so many, evenly over the classes."""

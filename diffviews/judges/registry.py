@@ -60,7 +60,7 @@ def make_judge(
         SampleSetError: if the samples are too few to fit it.
     """
     name, _, argument = notation.partition(":")
-    names = dict(enumerate(adapter.class_names or ())) if adapter is not None and not samples.classes else {}
+    names = dict(enumerate(adapter.class_names or ())) if adapter is not None else {}
     request = JudgeRequest(samples, adapter, tuple(prompts), argument, notation, names)
     return check_accuracy(_factory(name, notation)(request), floor)
 
