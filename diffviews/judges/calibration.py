@@ -1,8 +1,9 @@
 """How far a judge may be believed: rates corrected by its confusion, and two judges on the same images.
 
     held_out = judge.held_out
-    shares = correct_shares(shares_of(verdicts.labels, held_out.classes), confusion(held_out))   # of classes, and of none
-    rate = corrected_rate(verdicts.labels, wanted, held_out)                                     # such as a control rate
+    observed = shares_of(verdicts.labels, held_out.classes)
+    shares = correct_shares(observed, confusion(held_out))     # of the classes, and of none
+    rate = corrected_rate(verdicts.labels, wanted, held_out)   # such as a control rate
     both = agreement(first.classify(images), second.classify(images))
 """
 
@@ -74,7 +75,7 @@ def corrected_rate(said: np.ndarray, wanted: np.ndarray, held_out: HeldOut) -> f
     """
     classes = held_out.classes
     if len(said) != len(wanted) or not len(said) or not np.isin(wanted, classes).all():
-        raise ShapeError(f"{len(said)} verdicts and {len(wanted)} classes wanted, all of them measured, must be as many")
+        raise ShapeError(f"{len(said)} verdicts and {len(wanted)} classes wanted must be as many, all measured")
     matrix, total = confusion(held_out), 0.0
     for label in np.unique(wanted):
         own = said[wanted == label]
@@ -145,7 +146,7 @@ def _solved(observed: np.ndarray, matrix: np.ndarray) -> np.ndarray:
     condition = float(np.linalg.cond(matrix))
     if condition > ILL_CONDITIONED:
         logger.warning(
-            "the judge confuses classes so much (condition number %.3g, from %g on it is said) that corrected rates are "
+            "the judge confuses classes so much (condition number %.3g, usual is up to %g) that corrected rates are "
             "uncertain; take a better judge, or fewer classes", condition, ILL_CONDITIONED,
         )  # fmt: skip
     return np.linalg.lstsq(matrix, observed, rcond=None)[0]

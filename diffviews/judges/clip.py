@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from sklearn.metrics import pairwise_distances_argmin_min
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -19,7 +20,6 @@ from diffviews.data.pictures import resize_images
 from diffviews.errors import CheckpointError, ConfigError
 from diffviews.judges.base import JudgeRequest
 from diffviews.judges.calibrated import CalibratedJudge, Decide, Opinion, calibrate, measure
-from diffviews.processing.neighbors import exact_neighbors
 
 TEMPLATES = ("a photo of a {}.", "a picture of a {}.", "a drawing of a {}.", "{}")
 """What is made of a class's name; the mean of their embeddings stands for it. A prompt is taken as it is."""
@@ -48,8 +48,10 @@ def clip_judge(request: JudgeRequest) -> CalibratedJudge:
         raise CheckpointError(f"judge {request.notation!r}: there is no folder {folder}; give that of a CLIPModel")
     device = "cpu" if request.adapter is None else request.adapter.device
     model = load_component(folder, "CLIPModel", torch.float32).to(device)
-    templates = ("{}",) if request.prompts else TEMPLATES
-    texts = _texts(model, load_tokenizer(folder), list(candidates.values()), templates)
+    asked = [[text] for text in request.prompts] or [
+        [template.format(name.replace("_", " ")) for template in TEMPLATES] for name in candidates.values()
+    ]
+    texts = _embedded(model, load_tokenizer(folder), asked)
     look = image_embeddings(model, *_colours(folder))
     fit = partial(_fit, texts, np.array(list(candidates), np.int64), float(model.logit_scale.exp()))
     if not (request.labels >= 0).any():
@@ -78,11 +80,10 @@ def image_embeddings(model: Any, mean: Tensor, spread: Tensor) -> Callable[[np.n
 
 
 @torch.inference_mode()
-def _texts(model: Any, tokenizer: Any, names: Sequence[str], templates: Sequence[str]) -> np.ndarray:
-    """Return the unit mean embedding of each name's texts, (K, D) float32."""
+def _embedded(model: Any, tokenizer: Any, asked: Sequence[Sequence[str]]) -> np.ndarray:
+    """Return the unit mean embedding of each candidate's texts, (K, D) float32."""
     length, found = model.config.text_config.max_position_embeddings, []
-    for name in names:
-        texts = [template.format(name.replace("_", " ")) for template in templates]
+    for texts in asked:
         given = tokenizer(texts, padding=True, truncation=True, max_length=length, return_tensors="pt")
         given = given.to(model.logit_scale.device)
         read = model.text_model(input_ids=given.input_ids, attention_mask=given.attention_mask).pooler_output
@@ -95,7 +96,7 @@ def _fit(texts: np.ndarray, classes: np.ndarray, scale: float, known: np.ndarray
     def decide(embeddings: np.ndarray) -> Opinion:
         logits = torch.from_numpy(scale * embeddings @ texts.T).double()
         sure, best = logits.softmax(dim=1).max(dim=1)
-        return Opinion(classes[best.numpy()], sure.numpy(), exact_neighbors(known, 1, embeddings)[1][:, 0])
+        return Opinion(classes[best.numpy()], sure.numpy(), pairwise_distances_argmin_min(embeddings, known)[1])
 
     return decide
 

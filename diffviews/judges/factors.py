@@ -69,7 +69,7 @@ class FactorJudge:
         height, width = images.shape[1:3]
         if height != width or height % SIDE:
             raise ShapeError(f"images have {height} × {width} pixels; scenes have a multiple of {SIDE} each way")
-        found = [_look(torch.from_numpy(part)) for part in np.split(images, range(_BATCH, len(images), _BATCH))]
+        found = [_look(torch.from_numpy(part.copy())) for part in np.split(images, range(_BATCH, len(images), _BATCH))]
         values, scores = (torch.cat(parts).numpy() for parts in zip(*found, strict=True))
         columns = [*OBJECT_FACTORS, *(f"second_{name}" for name in OBJECT_FACTORS), "ground"]
         names = {
@@ -86,7 +86,7 @@ def factors_judge(request: JudgeRequest) -> FactorJudge:
         ConfigError: if the samples have classes that are no shapes.
     """
     if request.argument or request.prompts:
-        raise ConfigError("judge 'factors' takes nothing after its name and no prompts; it finds all that a scene shows")
+        raise ConfigError("judge 'factors' takes nothing after its name and no prompts; it finds all of a scene")
     others = set(request.samples.classes.values()) - set(FACTORS["shape"])
     if others:
         raise ConfigError(
@@ -143,6 +143,8 @@ def _matched(caption: str, found: Mapping[Hashable, str]) -> dict[str, float]:
 def _look(images: Tensor) -> tuple[Tensor, Tensor]:
     """Return shape, colour, size and place of two objects and the ground of each image, (n, 9) int64, -1 for none,
     and the share of the contrast with the ground that they explain, (n,)."""
+    if not len(images):
+        return torch.empty(0, 9, dtype=torch.int64), torch.empty(0)
     times = images.shape[1] // SIDE
     pixels = F.avg_pool2d(images.permute(0, 3, 1, 2).float(), times)
     ground = _ground(pixels)

@@ -119,7 +119,7 @@ def _factory(name: str, notation: str) -> JudgeFactory:
 def _loaded(point: EntryPoint) -> JudgeFactory:
     try:
         factory = point.load()
-    except Exception as error:  # noqa: BLE001 - a plug-in's import may fail in any way
+    except Exception as error:  # a plug-in's import may fail in any way
         raise ConfigError(
             f"judge {point.name!r} is installed, but its plug-in cannot be loaded: {type(error).__name__}: {error}"
         ) from error

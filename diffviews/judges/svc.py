@@ -7,13 +7,13 @@ fitted on than 99 % of held-out images are is rejected, so that coloured static 
 from functools import partial
 
 import numpy as np
+from sklearn.metrics import pairwise_distances_argmin_min
 from sklearn.svm import SVC
 
 from diffviews.data.samples import SampleSet
 from diffviews.errors import ConfigError
 from diffviews.judges.base import JudgeRequest
 from diffviews.judges.calibrated import CalibratedJudge, Decide, Opinion, calibrate
-from diffviews.processing.neighbors import exact_neighbors
 
 MOST_IMAGES = 4000
 """Images that a judge is fitted on, stratified by class: beyond, a support vector classifier takes hours."""
@@ -50,7 +50,7 @@ def _decide(classifier: SVC, known: np.ndarray, pixels: np.ndarray) -> Opinion:
     else:
         second, first = np.partition(sureness, -2, axis=1)[:, -2:].T
         labels, scores = classifier.predict(_grey(pixels)), first - second
-    return Opinion(labels, scores, exact_neighbors(known, 1, pixels)[1][:, 0])
+    return Opinion(labels, scores, pairwise_distances_argmin_min(pixels, known)[1])
 
 
 def _pixels(images: np.ndarray) -> np.ndarray:

@@ -93,7 +93,7 @@ def test_what_are_no_images_are_refused(judged, wrong) -> None:
 
 def test_images_of_another_size_are_refused(judged) -> None:
     judge, samples = judged
-    with pytest.raises(ShapeError, match="pixels|resize"):
+    with pytest.raises(ShapeError, match=r"pixels|resize"):
         judge.classify(samples.images[:2, :-1])
 
 
@@ -192,7 +192,7 @@ def test_judge_of_a_plug_in_is_found_by_its_entry_point(monkeypatch) -> None:
     judge = make_judge("constant:with this", gaussian_samples())
     assert judge.name == "constant:with this"
     assert list(judge.classify(gaussian_samples(4).images).labels) == [7] * 4
-    with pytest.raises(ConfigError, match="svc, .*, broken, constant; did you mean 'constant'"):
+    with pytest.raises(ConfigError, match=r"svc, .*, broken, constant; did you mean 'constant'"):
         make_judge("constan", gaussian_samples())
 
 
