@@ -47,7 +47,7 @@ def clip_judge(request: JudgeRequest) -> CalibratedJudge:
     if not folder.is_dir():
         raise CheckpointError(f"judge {request.notation!r}: there is no folder {folder}; give that of a CLIPModel")
     device = "cpu" if request.adapter is None else request.adapter.device
-    model = load_component(folder, "CLIPModel", torch.float32).to(device)
+    model: Any = load_component(folder, "CLIPModel", torch.float32).to(device)
     asked = [[text] for text in request.prompts] or [
         [template.format(name.replace("_", " ")) for template in TEMPLATES] for name in candidates.values()
     ]

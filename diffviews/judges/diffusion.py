@@ -8,6 +8,7 @@ the candidates are thinned out in stages, so that most of them cost two forward 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -50,7 +51,7 @@ def stages_of(candidates: int) -> tuple[Stage, ...]:
     while len(widths) == 1 or widths[-1] > LAST:
         widths.append(min(widths[-1], max(LAST, math.ceil(widths[-1] / THINNING))))
     widths += [min(2, candidates), 1]
-    return tuple(Stage(FIRST_DRAWS * 2**n, *widths[n : n + 2]) for n in range(len(widths) - 1))
+    return tuple(Stage(FIRST_DRAWS * 2**n, *pair) for n, pair in enumerate(pairwise(widths)))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

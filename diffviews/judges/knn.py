@@ -11,6 +11,7 @@ from hashlib import blake2b
 
 import numpy as np
 from sklearn.random_projection import SparseRandomProjection
+from torch import Tensor
 
 from diffviews.adapters.base import GeneratorAdapter
 from diffviews.adapters.condition import Condition
@@ -72,7 +73,7 @@ def activations_of(adapter: GeneratorAdapter, layer: str, sigma: float) -> Calla
     return look
 
 
-def _unconditioned(adapter: GeneratorAdapter, count: int) -> dict[str, np.ndarray]:
+def _unconditioned(adapter: GeneratorAdapter, count: int) -> dict[str, Tensor]:
     """Return what tells a model nothing of images: no condition, or the uniform label where it needs one."""
     if adapter.takes_prompts or adapter.label_dropout or not adapter.num_classes:
         return {}
