@@ -79,16 +79,16 @@ def least_error(errors: Errors, images: int, stages: tuple[Stage, ...]) -> Best:
         stages: of `stages_of`.
     """
     left = np.tile(np.arange(stages[0].candidates), (images, 1))
-    sums, drawn = np.zeros(left.shape), 0
+    sums, second, drawn = np.zeros(left.shape), np.full(images, np.inf), 0
     for stage in stages:
         drawn += stage.draws
-        shape = (*left.shape, stage.draws)
+        shape = (images, stage.candidates, stage.draws)
         draws = np.arange(drawn - stage.draws, drawn)
         asked = np.arange(images)[:, None, None], left[:, :, None], draws
         sums += errors(*(np.broadcast_to(part, shape).ravel() for part in asked)).reshape(shape).sum(axis=2)
         order = np.argsort(sums, axis=1, kind="stable")
         left, sums = np.take_along_axis(left, order, axis=1), np.take_along_axis(sums, order, axis=1)
-        second = sums[:, 1] / drawn if sums.shape[1] > 1 else np.full(images, np.inf)
+        second = sums[:, 1] / drawn if len(order.T) > 1 else second
         left, sums = left[:, : stage.kept], sums[:, : stage.kept]
     return Best(left[:, 0], sums[:, 0] / drawn, second)
 
