@@ -1,5 +1,7 @@
 """The judge `diffusion`: where the best denoiser is known, it is the nearest class; stages find what no stages find."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -73,7 +75,7 @@ def test_stages_end_with_one_and_cost_what_is_written(candidates: int, passes: i
     stages = stages_of(candidates)
     assert stages[0].candidates == candidates
     assert stages[-1].kept == 1
-    assert all(first.kept == then.candidates for first, then in zip(stages, stages[1:], strict=False))
+    assert all(first.kept == then.candidates for first, then in pairwise(stages))
     assert sum(stage.draws * stage.candidates for stage in stages) == passes
 
 
@@ -154,7 +156,7 @@ def named(*names: str) -> SampleSet:
 @pytest.mark.parametrize(
     ("samples", "options", "words"),
     [
-        (named("cat", "dog"), {"adapter": GaussianAdapter()}, r"whose classes are the model's, .*0 cat, 1 dog.*class_map"),
+        (named("cat", "dog"), {"adapter": GaussianAdapter()}, r"whose classes are the model's, .*0 cat, 1 dog"),
         (samples_around(8, 0), {}, "looks through a model"),
         (samples_around(8, 0), {"adapter": GaussianAdapter(), "prompts": ("a", "b")}, "takes no prompts"),
         (samples_around(1, 0), {"adapter": GaussianAdapter()}, "two classes or prompts"),
