@@ -76,11 +76,10 @@ def corrected_rate(said: np.ndarray, wanted: np.ndarray, held_out: HeldOut) -> f
     classes = held_out.classes
     if len(said) != len(wanted) or not len(said) or not np.isin(wanted, classes).all():
         raise ShapeError(f"{len(said)} verdicts and {len(wanted)} classes wanted must be as many, all measured")
-    matrix, total = confusion(held_out), 0.0
-    for label in np.unique(wanted):
-        own = said[wanted == label]
-        total += len(own) * _solved(shares_of(own, classes), matrix)[np.searchsorted(classes, label)]
-    return float(np.clip(total / len(said), 0.0, 1.0))
+    asked, counts = np.unique(wanted, return_counts=True)
+    observed = np.stack([shares_of(said[wanted == label], classes) for label in asked], axis=1)
+    true = _solved(observed, confusion(held_out))[np.searchsorted(classes, asked), np.arange(len(asked))]
+    return float(np.clip(np.average(true, weights=counts), 0.0, 1.0))
 
 
 def shares_of(said: np.ndarray, classes: np.ndarray) -> np.ndarray:

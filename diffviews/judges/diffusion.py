@@ -26,7 +26,7 @@ LEVELS = (0.25, 5.0)
 FIRST_DRAWS, THINNING, LAST = 2, 8, 4
 """Draws of the first stage, each later one has twice as many; of how many candidates one is kept, down to LAST."""
 MOST_MEASURED = 200
-"""Held-out images that accuracy and limit are measured on, stratified by class: each costs as much as one judged."""
+"""Held-out images that accuracy and limit are measured on, stratified, or one a class: each costs as one judged."""
 BATCH = 128
 """Forward passes at once."""
 IMAGES = 16
@@ -120,7 +120,7 @@ def diffusion_judge(request: JudgeRequest) -> CalibratedJudge:
         number, error, runner_up = found.T
         return Opinion(classes[number.astype(np.int64)], runner_up / error - 1, error)
 
-    rows = request.labelled_rows(MOST_MEASURED)
+    rows = request.labelled_rows(max(MOST_MEASURED, len(candidates)))
     return measure("diffusion", look, decide, request.samples.pictures.pixels(rows), request.labels[rows])
 
 

@@ -3,8 +3,6 @@
 import logging
 from collections.abc import Callable, Mapping
 
-import numpy as np
-
 from diffviews.data.activations import ActivationReader
 from diffviews.data.layout import LayerKey
 from diffviews.data.parquet import write_table
