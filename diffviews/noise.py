@@ -24,13 +24,14 @@ def keyed_generator(*key: str | int) -> torch.Generator:
     return torch.Generator("cpu").manual_seed(int.from_bytes(digest, "little") >> 1)
 
 
-def sample_noise(sample_ids: Sequence[str], shape: Sequence[int]) -> torch.Tensor:
+def sample_noise(sample_ids: Sequence[str], shape: Sequence[int], draw: int = 0) -> torch.Tensor:
     """Return the unit Gaussian noise of each sample, (B, *shape) float32, fixed by its id.
 
-    The same sample gets the same noise at every sigma, for every layer and in every job.
+    The same sample gets the same noise at every sigma, for every layer and in every job. Where one draw is not enough,
+    draws 1, 2, … are further ones, independent of it and of each other.
     """
-    draws = [torch.randn(*shape, generator=keyed_generator("sample", s)) for s in sample_ids]
-    return torch.stack(draws)
+    further = (draw,) if draw else ()
+    return torch.stack([torch.randn(*shape, generator=keyed_generator("sample", s, *further)) for s in sample_ids])
 
 
 class NoiseSource:

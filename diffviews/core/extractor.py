@@ -5,6 +5,7 @@ with ActivationExtractor(adapter, ["midblock"]) as extractor: …               
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,27 @@ FEWEST = 16
 """Rows of a forward pass from which on each row's result is that of any larger batch, bit by bit, as measured."""
 
 
-@torch.no_grad()
+@dataclass(frozen=True, slots=True, eq=False)
+class Observation:
+    """What was kept of one forward pass."""
+
+    layers: Mapping[str, Any]
+    """{layer: (B, *layer_shape)} on the model's device, in the layer's own dtype; or what `keep` returned."""
+    denoised: Tensor | None
+    """(B, C, H, W); None where the pass was ended early."""
+
+
+def noised_samples(x0: Tensor, sample_ids: Sequence[str], sigma: float, draw: int = 0) -> Tensor:
+    """Return x0 + sigma · noise(sample_id, draw), (B, C, H, W) float32 on the CPU.
+
+    Raises:
+        ShapeError: if there is not one id for each sample.
+    """
+    if len(sample_ids) != len(x0):
+        raise ShapeError(f"{len(sample_ids)} sample ids for {len(x0)} samples; give one for each")
+    return x0.to("cpu", torch.float32) + sigma * sample_noise(sample_ids, x0.shape[1:], draw)
+
+
 def capture(
     adapter: GeneratorAdapter,
     x0: Tensor,
@@ -60,19 +81,45 @@ def capture(
         LayerNotFoundError: if the adapter has no such layer.
         ShapeError: if there is not one id for each sample.
     """
-    if len(sample_ids) != len(x0):
-        raise ShapeError(f"{len(sample_ids)} sample ids for {len(x0)} samples; give one for each")
-    noise = sample_noise(sample_ids, x0.shape[1:])
-    noised = (x0.to("cpu", torch.float32) + sigma * noise).to(adapter.device)
-    levels = torch.full((len(x0),), sigma, dtype=torch.float32, device=adapter.device)
+    noised = noised_samples(x0, sample_ids, sigma)
+    return dict(observe(adapter, noised, conditioning, sigma, layers, keep=keep, stop_early=True).layers)
+
+
+@torch.no_grad()
+def observe(
+    adapter: GeneratorAdapter,
+    noised: Tensor,
+    conditioning: Conditioning,
+    sigma: float,
+    layers: Sequence[str],
+    *,
+    keep: Keep = copy_of,
+    stop_early: bool = False,
+) -> Observation:
+    """Run the model once over noised samples and return what its layers gave, and the denoised samples.
+
+    Args:
+        adapter: the model.
+        noised: (B, C, H, W) float32.
+        conditioning: what `adapter.condition` gave for them; empty for an unconditional pass.
+        sigma: their noise level > 0.
+        layers: layers to capture.
+        keep: what is kept of a layer's output, called while the model runs; the default is a copy.
+        stop_early: end the pass after the last of the layers.
+
+    Raises:
+        LayerNotFoundError: if the adapter has no such layer.
+    """
+    denoised = None
+    levels = torch.full((len(noised),), sigma, dtype=torch.float32, device=adapter.device)
     given = {name: values.to(adapter.device) for name, values in conditioning.items()}
     passing: GuidancePass = "conditional" if given else "unconditional"
     with (
         InterventionSession(adapter, record_layers=layers, keep=keep) as session,
-        session.evaluation(0, sigma, passing, stop_early=True),
+        session.evaluation(0, sigma, passing, stop_early=stop_early),
     ):
-        adapter.forward(noised, levels, **given)
-    return dict(session.natural)
+        denoised = adapter.forward(noised.to(adapter.device), levels, **given)
+    return Observation(dict(session.natural), denoised)
 
 
 def mean_activations(

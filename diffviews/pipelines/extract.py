@@ -19,6 +19,7 @@ from diffviews.pipelines.capture.arrays import capture_activations
 from diffviews.pipelines.capture.earlier import Earlier, counts, find_earlier, open_earlier
 from diffviews.pipelines.control.job import control_measure
 from diffviews.pipelines.generate_dataset import DatasetJob
+from diffviews.pipelines.knows import Knowledge, measure_knowledge
 from diffviews.pipelines.layers.runs import Further, LayerRuns, log_inputs, make_results
 from diffviews.pipelines.models import left_out, load_model
 from diffviews.pipelines.plan import ExtractionPlan, check_sample_count, check_sigmas, choose_layers
@@ -107,6 +108,7 @@ class ExtractionJob:
                 return ExtractionResult(begun.run_id, reused=True, digests={})
             known = open_earlier(begun.earlier, self.workspace)
             arrays = capture_activations(plan, begun.missing, begun.work / "arrays", group=group, known=known)
+            knowledge = measure_knowledge(plan, begun.work / "knows", group)
             make_results(
                 arrays,
                 plan.samples,
@@ -115,10 +117,10 @@ class ExtractionJob:
                 conditioning=plan.recipe.conditioning,
                 group=group,
                 workers=self.execution.workers,
-                further=self._control(begun.missing, runs[0].parent if runs else None),
+                further=self._further(knowledge, runs[0].parent if runs else None, begun.missing),
                 runs=runs[0] if runs else None,
             )
-            digests = group.from_first(lambda: self._summary(runs[0]))
+            digests = group.from_first(lambda: self._summary(runs[0], knowledge))
         return ExtractionResult(begun.run_id, reused=False, digests=digests)
 
     def _begin(self, ending: ExitStack, runs: list[LayerRuns]) -> _Begun:
@@ -156,13 +158,19 @@ class ExtractionJob:
         parent.log_metrics({"samples_captured": captured, "samples_reused": reused})
         return _Begun(parent.run_id, parent.work.absolute(), missing, earlier)
 
-    def _summary(self, runs: LayerRuns) -> dict[str, str]:
+    def _summary(self, runs: LayerRuns, knowledge: Knowledge) -> dict[str, str]:
         """Log what the parent shows of all layer runs; return the digest of each one's activations."""
         summary, digests = ExtractionSummary(self.plan.samples), {}
         for layer, sigma in self.plan.keys:
             digests[f"{layer}@{format_sigma(sigma)}"] = summary.add(self.workspace, runs.logged[layer, sigma])
         summary.log(runs.parent)
+        knowledge.log(runs.parent)
         return digests
+
+    def _further(self, knowledge: Knowledge, parent: ActiveRun | None, missing: Sequence[LayerKey]) -> Further:
+        """Return what gives a layer's measures besides those of its map."""
+        control = self._control(missing, parent)
+        return lambda key, array: {**knowledge.metrics(key), **(control(key, array) if control else {})}
 
     def _control(self, missing: Sequence[LayerKey], parent: ActiveRun | None) -> Further | None:
         """Return what measures a layer's control rate, None where this process has none to measure."""

@@ -217,6 +217,9 @@ class ExtractionPlan:
 
     def _determining(self, control: ControlSettings | None) -> dict[str, object]:
         sketch_samples = {"sketch_samples": self.recipe.sketch_samples} if self.recipe.storage == "sketch" else {}
+        own = self.recipe
+        asked = [own.knows_draws, own.knows_samples, own.knows_permuted, own.layers]  # of which the best is marked
+        knows = {"knows": asked} if own.knows else {}
         return {
             **self.recipe.determining(),
             **sketch_samples,
@@ -225,4 +228,5 @@ class ExtractionPlan:
             "device": self.adapter.device.type,
             "backend": get_backend_name(),
             "control": asdict(control) if control else None,
+            **knows,
         }

@@ -120,12 +120,26 @@ def knn_accuracy(neighbors: np.ndarray, classes: np.ndarray) -> float:
     Returns:
         The share; NaN where no labelled sample has a labelled neighbour.
     """
-    votes = classes[neighbors]
-    counts = np.stack([np.count_nonzero(votes == c, axis=1) for c in range(classes.max() + 1)], axis=1)
-    counted = (classes >= 0) & (counts.sum(axis=1) > 0)
+    votes = knn_votes(neighbors, classes)
+    counted = (classes >= 0) & (votes >= 0)
     if not counted.any():
         return float("nan")
-    return float(np.mean(np.argmax(counts, axis=1)[counted] == classes[counted]))
+    return float(np.mean(votes[counted] == classes[counted]))
+
+
+def knn_votes(neighbors: np.ndarray, classes: np.ndarray) -> np.ndarray:
+    """Return the commonest class among each sample's neighbours, the smallest of equally common ones; −1 for none.
+
+    Args:
+        neighbors: (N, k) rows of each sample's nearest others.
+        classes: (N,) int from 0, −1 for none, which has no vote.
+
+    Returns:
+        (N,) int64.
+    """
+    votes = classes[neighbors]
+    counts = np.stack([np.count_nonzero(votes == c, axis=1) for c in range(classes.max() + 1)], axis=1)
+    return np.where(counts.any(axis=1), np.argmax(counts, axis=1), -1)
 
 
 def _mean_measures(

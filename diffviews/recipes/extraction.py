@@ -40,6 +40,7 @@ class ExtractionRecipe(ModelRecipe):
         | {"storage", "sketch_samples"}
         | {"control_seeds", "control_null_seeds", "control_windows", "control_matched", "control_layers"}
         | {"judge"}
+        | {"knows", "knows_draws", "knows_samples", "knows_permuted"}
     )
 
     dataset: str = "digits"
@@ -82,6 +83,15 @@ class ExtractionRecipe(ModelRecipe):
     judge: str = "svc"
     """What tells the class of generations: svc, knn:<layer>@<sigma>, diffusion, clip:<folder>, factors, or a plug-in's;
     one that is not right often enough on held-out samples is refused."""
+    knows: bool = False
+    """Measure what each layer knows of the classes beyond the noised input: k-NN and a linear probe over several noise
+    draws, beside a network of random weights; costs knows_draws + 1 further passes over the samples at each level."""
+    knows_draws: int = 3
+    """Noise draws behind it, 3 or more."""
+    knows_samples: int = 2000
+    """Samples behind it at most, stratified by class."""
+    knows_permuted: bool = False
+    """Give the model another sample's label or prompt in these passes, so that what it was told gives no class away."""
 
     def __post_init__(self) -> None:
         ModelRecipe.__post_init__(self)
@@ -89,6 +99,10 @@ class ExtractionRecipe(ModelRecipe):
             object.__setattr__(self, "class_map", {str(name): value for name, value in self.class_map.items()})
         if self.batch_size < 1:
             raise ConfigError(f"batch_size is {self.batch_size}; take 1 or more")
+        if self.knows_draws < 3:
+            raise ConfigError(f"knows_draws is {self.knows_draws}; take 3 or more, fewer tell nothing of the spread")
+        if self.knows_samples < 50:
+            raise ConfigError(f"knows_samples is {self.knows_samples}; take 50 or more")
 
 
 @dataclass(frozen=True, slots=True)

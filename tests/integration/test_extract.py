@@ -400,3 +400,22 @@ def test_mlflow_run_makes_the_layer_run_and_then_reuses_it(own_store, command_en
     assert second.info.status == "FINISHED"
     assert second.data.tags[Tag.REUSED_RUN] == parent.run_id
     assert catalog.artifacts(record).root.is_relative_to(own_store)
+
+
+def test_what_layers_know_is_measured_where_it_is_asked_for(own_store, adapter):
+    run = extract(**SMALL | {"layers": ("encoder_block_2", "midblock")}, knows=True, knows_samples=50)
+    workspace = open_workspace()
+    records = workspace.catalog.layers(run.run_id)
+    for record in records:
+        for reader in ("knn", "probe"):
+            named = {f"knows_{reader}", f"knows_{reader}_sd", f"gain_{reader}", f"gain_{reader}_p", f"random_{reader}"}
+            assert named <= record.metrics.keys()
+    assert sum(record.metrics["knows_best"] for record in records) >= 1
+    folder = workspace.folder(run.run_id)
+    table = pd.read_csv(folder.path("knows/2.csv"))
+    assert table["layer"].tolist() == ["encoder_block_2", "midblock"]
+    assert table["knows_knn"].tolist() == [pytest.approx(record.metrics["knows_knn"]) for record in records]
+    assert Image.open(folder.path("knows/2.png")).size[0] > 100
+    parent = workspace.catalog.connection.call(lambda client: client.get_run(run.run_id)).data.metrics
+    assert {"input_knn-2", "input_probe-2", "denoised_knn-2", "denoised_probe-2"} <= parent.keys()
+    assert record.metrics["gain_knn"] == pytest.approx(record.metrics["knows_knn"] - parent["input_knn-2"])
