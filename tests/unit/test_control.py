@@ -18,7 +18,14 @@ from diffviews.noise import sample_noise
 from diffviews.pipelines.control import experiment as module
 from diffviews.pipelines.control.averages import Averages, Draws
 from diffviews.pipelines.control.experiment import ControlExperiment
-from diffviews.pipelines.control.measures import control_metrics, hits, of_mask, rate_interval
+from diffviews.pipelines.control.measures import (
+    control_metrics,
+    hits,
+    is_marked,
+    not_told_from_best,
+    of_mask,
+    rate_interval,
+)
 from diffviews.pipelines.control.settings import ControlSettings, other_layer
 from diffviews.pipelines.plan import ExtractionPlan
 from diffviews.processing.map_parameters import MapParameters
@@ -260,6 +267,24 @@ def test_rate_without_a_miss_is_not_certain():
 
 def test_hits_are_in_the_class_meant():
     assert hits(pd.DataFrame({"masked": [1, 2, -1], "target_class": [1, 1, 1]})).tolist() == [True, False, False]
+
+
+def test_layers_not_told_from_the_best_are_one_group():
+    random, classes = np.random.default_rng(0), np.arange(120) % 10
+    chance, best = random.random(120) < 0.1, random.random(120) < 0.9
+    near = best ^ (np.arange(120) < 3)
+    of_layer = {"best": best, "near": near, "far": random.random(120) < 0.5, "none": chance}
+    found = not_told_from_best({name: frame(landed, chance, classes) for name, landed in of_layer.items()})
+    assert found == {"best": True, "near": True, "far": False, "none": False}
+    other_noise = frame(best, random.random(120) < 0.1, classes)
+    assert set(not_told_from_best({"a": frame(best, chance, classes), "b": other_noise})) == {"a"}
+    assert not_told_from_best({}) == {}
+
+
+def test_rate_is_marked_where_fewer_than_half_of_its_images_are_near_real_ones():
+    assert is_marked({"control_on_manifold": 0.49})
+    assert not is_marked({"control_on_manifold": 0.5})
+    assert not is_marked({"control_rate": 1.0})  # of an earlier version
 
 
 def test_farthest_layer_of_the_same_shape_is_the_other_one():

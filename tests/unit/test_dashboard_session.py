@@ -8,6 +8,7 @@ import pytest
 from dashboard_synthetic import SyntheticRunner, SyntheticRuns
 
 from diffviews.errors import TrackingError
+from panel_app.best_layer import best_layer
 from panel_app.computing.job_bar import SessionJobs
 from panel_app.dashboard import Dashboard
 from panel_app.data import DataStore
@@ -87,6 +88,23 @@ def test_why_measures_by_class_are_left_out_is_said(session):
     session.layers = [SimpleNamespace(**vars(record) | told) for record in session.layers]
     assert panel.left_out.visible
     assert "Class measures are left out: the model was told" in panel.left_out.object
+
+
+def test_rate_of_images_unlike_real_ones_is_marked_and_no_reason_to_open_a_layer(session):
+    measured = {"control_n": 30.0, "control_rate_low": 0.87, "control_rate_high": 1.0, "control_global_mean": 0.1}
+    best = session.map.layer
+    spoilt = {**best.metrics, **measured, "control_on_manifold": 0.0}
+    panel = LayersPanel(session)
+    assert all(row["control_rate_mark"] == row["control_rate_note"] == "" for row in panel.table.rows)  # older runs
+    other = SimpleNamespace(**vars(best) | {"metrics": spoilt})
+    session.layers = [other if record is best else record for record in session.layers]
+    row = next(row for row in panel.table.rows if row["id"] == best.run_id)
+    assert row["control_rate_mark"] == "◌"
+    interval, control, near = row["control_rate_note"].split("\n")
+    assert interval == "95 %: 0.87 to 1.00, of 30 generations"
+    assert (control, near) == ("Control: the layer's global mean: 0.10", "0% of the images are near real ones")
+    assert "◌, hollow" in panel.left_out.object
+    assert best_layer(session.layers, None, None)[0].run_id != best.run_id
 
 
 def test_address_opens_the_same_view(session, store):

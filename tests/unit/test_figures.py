@@ -140,6 +140,22 @@ def test_ranking_says_what_was_not_measured():
     assert ranking_figure(rows) != ranking_figure(rows.assign(control_rate=0.0))
 
 
+def test_rate_of_images_unlike_real_ones_is_a_hollow_bar():
+    rows = pd.DataFrame({"layer": ["a", "b"], "knn_accuracy_activation": 0.5, "control_rate": [0.9, 0.9]})
+    filled = area(picture(ranking_figure(rows)), "#c94b85")
+    hollow = area(picture(ranking_figure(rows.assign(control_on_manifold=[0.1, 0.9]))), "#c94b85")
+    assert 0.5 < hollow / filled < 0.65  # one bar, the outline of the other, the key
+    assert area(picture(ranking_figure(rows.assign(control_on_manifold=[np.nan, 0.9]))), "#c94b85") == filled
+
+
+def test_interval_and_best_group_are_drawn():
+    rows = pd.DataFrame({"layer": ["a", "b"], "knn_accuracy_activation": 0.5, "control_rate": [0.6, 0.3]})
+    ends = rows.assign(control_rate_low=[0.4, 0.2], control_rate_high=[0.8, 0.5])
+    tables = (rows, ends, ends.assign(control_best=[True, None]))
+    ink = [area(picture(ranking_figure(table)), "#1b1f24") for table in tables]
+    assert ink[0] < ink[1] < ink[2]
+
+
 DRAWINGS = [(maps_figure, {}), (ranking_figure, pd.DataFrame())]
 
 
