@@ -188,7 +188,7 @@ def _bars(
     reach, edges = np.nan_to_num(values), np.where(empty, 1.2, 0)
     axes.barh(places, reach, height=0.34, color=fills, edgecolor=colour, linewidth=edges)
     if low is not None and high is not None:
-        axes.hlines(places, low, high, color=INK, linewidth=1.1)
+        axes.hlines(places, low, high, color=INK, linewidth=1.6)
         reach = np.fmax(reach, high)
     for number, (place, value) in enumerate(zip(places, values, strict=True)):
         text = f"{value:.2f}" if np.isfinite(value) else "not measured"
