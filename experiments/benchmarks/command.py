@@ -20,6 +20,7 @@ from experiments.benchmarks.benchmark import Benchmark, Result, Setting
 from experiments.benchmarks.commands import demo, help_text, imports
 from experiments.benchmarks.downloads import downloads
 from experiments.benchmarks.extraction import ON_GPU, all_layers, early_stop, growing, layer_by_layer, masked
+from experiments.benchmarks.judging import judges
 from experiments.benchmarks.maps import map_workers, maps, neighbours, path, projection, wide_map
 from experiments.benchmarks.opening import opening
 from experiments.benchmarks.raster import DRAWING, lookup
@@ -30,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 _PAGE = (
     all_layers, *ON_GPU, layer_by_layer, early_stop, wide_map, map_workers, path, opening, *DRAWING, lookup, masked,
-    downloads, help_text, demo, sketch, growing, projection, neighbours, maps, imports,
+    downloads, help_text, demo, judges, sketch, growing, projection, neighbours, maps, imports,
 )  # fmt: skip
 SUITE: Mapping[str, Benchmark] = {found.name: found for found in _PAGE}
 
@@ -125,7 +126,7 @@ def _measure_and_log(workspace: Workspace, names: Sequence[str], setting: Settin
             for result in run([SUITE[name] for name in names], setting):
                 results.append(result)
                 active.log_metrics(metrics_of(result))
-                logger.info("%s", text_table([result]).splitlines()[-1])
+                logger.info("%s", text_table([result]).splitlines()[1])
         active.log_json({"environment": environment, "results": [asdict(result) for result in results]}, ARTIFACT)
         active.log_text(csv_of(results), "benchmarks.csv")
     return tuple(results), active.run_id

@@ -68,9 +68,19 @@ def page(logged: Sequence[LoggedResult], suite: Mapping[str, Benchmark]) -> str:
 
 
 def text_table(results: Iterable[Result]) -> str:
-    """Return the rows for a terminal."""
+    """Return the rows for a terminal, below them each one's own table."""
+    results = list(results)
     rows: list[Sequence[str]] = [("benchmark", "ours", "alternative", "ratio", "target", "")]
     rows += [(r.name, *_cells(r), r.target, _verdict(r)) for r in results]
+    tables = [
+        f"\n\n{r.name}\n{_aligned([list(r.table[0]), *(list(map(_value, row.values())) for row in r.table)])}"
+        for r in results
+        if r.table
+    ]
+    return _aligned(rows) + "".join(tables)
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> str:
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows

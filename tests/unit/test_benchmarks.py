@@ -28,7 +28,7 @@ from experiments.benchmarks.fresh import ask_fresh, own_store, run_fresh
 
 SLOW = {
     "path", "opening", "downloads", "help", "demo", "maps-scaling", "import", "map", "sketch", "projection-scaling",
-    "map-workers", "draw-1m", "draw-10m",
+    "map-workers", "draw-1m", "draw-10m", "judges",
 }  # fmt: skip
 """Benchmarks that compile UMAP or Datashader, or start processes each of which imports everything anew."""
 
