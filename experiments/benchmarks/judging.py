@@ -19,7 +19,7 @@ from diffviews.judges.diffusion import stages_of
 from diffviews.judges.registry import make_judge
 from diffviews.models.adm_unet import ADMUNet
 from diffviews.models.preconditioning import EDMPrecond
-from experiments.benchmarks.benchmark import Comparison, Measurement, Row, Setting, benchmark, seconds_of
+from experiments.benchmarks.benchmark import Measurement, Row, Setting, benchmark, seconds_of
 from experiments.benchmarks.fresh import Answer, ask_fresh, peak_memory
 
 KNN, DIFFUSION = "knn:encoder_block_3@0.2", "diffusion"
@@ -55,12 +55,12 @@ def judges(setting: Setting) -> Measurement:
         lambda: _pass(adapter, made[:16]), most=3, warm=True,
     )  # fmt: skip
     passing = float(np.median(compared.alternative))
-    rows = [_in_passes(row, passing) for row in rows] + _of_many_classes(setting)
+    table = [*(_in_passes(row, passing) for row in rows), *_of_many_classes(setting)]
     facts = {
         "digits": len(samples), "generations, class told": len(wanted), "one forward pass, ms": round(1e3 * passing, 2),
         "passes an image of `diffusion`, 10 classes": _passes(10), f"{MANY:,} classes": _passes(MANY),
     }  # fmt: skip
-    return Measurement(Comparison(compared.ours, compared.alternative), facts, rows)
+    return Measurement(compared, facts, table)
 
 
 def _row(
