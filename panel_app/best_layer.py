@@ -8,6 +8,8 @@ from diffviews.tracking.records import LayerRecord
 
 KNOWS = "knn_accuracy_activation"
 """Metric: share of samples whose neighbours in activation space vote for their class."""
+GAIN = "gain_knn"
+"""Metric: by how much k-NN reads the classes better from a layer than from the noised input."""
 DECIDES = "control_rate"
 """Metric: share of masked generations that land in the masked class."""
 

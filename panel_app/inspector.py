@@ -11,7 +11,7 @@ from diffviews.pipelines.control.measures import is_marked
 from diffviews.recipes.extraction import without_class_measures
 from diffviews.tracking.records import LayerRecord
 from panel_app.analysis.sample_lists import remainder, sample_entries, sample_list
-from panel_app.best_layer import DECIDES, KNOWS
+from panel_app.best_layer import DECIDES, GAIN, KNOWS
 from panel_app.cards import facts, hint, hint_small, link, run_facts, selected_card
 from panel_app.components import Ranking, column
 from panel_app.fields import Part, choice, field, press, row, section, text
@@ -25,6 +25,22 @@ _BACK = (
 )
 METRIC_LABELS = {
     KNOWS: "Knows: k-NN class accuracy, activations",
+    GAIN: "Gain: k-NN accuracy minus the noised input's, over noise draws",
+    "gain_knn_low": "Gain, lower end (95 %)",
+    "gain_knn_high": "Gain, upper end (95 %)",
+    "gain_knn_p": "p of the layer knowing no more than the input, k-NN (McNemar)",
+    "gain_probe": "Gain of a linear probe over the noised input",
+    "gain_probe_low": "Gain of the probe, lower end (95 %)",
+    "gain_probe_high": "Gain of the probe, upper end (95 %)",
+    "gain_probe_p": "p of the layer knowing no more than the input, probe (McNemar)",
+    "knows_knn": "k-NN class accuracy, mean over noise draws",
+    "knows_knn_sd": "Its standard deviation over noise draws",
+    "knows_probe": "Linear probe's class accuracy, mean over noise draws",
+    "knows_probe_sd": "The probe's standard deviation over noise draws",
+    "knows_best": "Not told from the layer that knows most, k-NN (1: yes)",
+    "knows_best_probe": "Not told from the layer that knows most, probe (1: yes)",
+    "random_knn": "k-NN class accuracy, the layer with random weights",
+    "random_probe": "Probe's class accuracy, the layer with random weights",
     DECIDES: "Decides: control rate",
     BASELINE: "Control rate without the mask",
     "knn_accuracy_map": "k-NN class accuracy, map",
@@ -60,6 +76,8 @@ METRIC_LABELS = {
     "control_diversity": "Diversity within a class, over real images'",
     "control_loss_ratio": "Denoising loss with the mask, over without",
 }
+BEST = "●"
+"""Stands beside the gain of a layer that is not told from the one that knows most."""
 CONTROLS = ("control_global_mean", "control_mixed_means", "control_random_direction", "control_other_layer")
 UNREAL = "◌"
 """Stands beside a control rate whose images are unlike real ones."""
@@ -154,6 +172,10 @@ class LayersPanel(Part):
             "without the mask", bar="decides", baseline=BASELINE,
         ),
     )  # fmt: skip
+    GAIN_COLUMN = column(
+        GAIN, "Gain", f"How much better the class is read from the layer than from the noised input; {BEST}: not told "
+        "from the best layer", number=True,
+    )  # fmt: skip
 
     def __init__(self, session: Session) -> None:
         self.table = Ranking(
@@ -175,6 +197,8 @@ class LayersPanel(Part):
     def show(self) -> None:
         """Show the session's layers."""
         shown = None if self.session.map is None else self.session.map.layer.run_id
+        measured = any(GAIN in record.metrics for record in self.session.layers)
+        self.table.columns = [*self.COLUMNS[:3], *([self.GAIN_COLUMN] if measured else []), *self.COLUMNS[3:]]
         self.table.rows = [layer_row(record, active=record.run_id == shown) for record in self.session.layers]
         lacking = [record for record in self.session.layers if KNOWS not in record.metrics]
         reasons = {without_class_measures(record.params.get("conditioning", "")) for record in lacking} - {""}
@@ -194,7 +218,23 @@ def layer_row(record: LayerRecord, **further: Any) -> dict[str, Any]:
     named = {"id": record.run_id, "layer": record.layer, "sigma": record.sigma}
     mark = UNREAL if is_marked(record.metrics) else ""
     marks = {f"{DECIDES}_mark": mark, f"{DECIDES}_note": _rate_in_words(record.metrics)}
+    if GAIN in record.metrics:
+        marks |= {f"{GAIN}_text": _gain_text(record.metrics), f"{GAIN}_note": _gain_in_words(record.metrics)}
     return {**record.metrics, **named, **marks, "sigma_text": format_sigma(record.sigma), **further}
+
+
+def _gain_text(metrics: Mapping[str, float]) -> str:
+    """Return a gain with its sign, marked where no layer is known to know more."""
+    return f"{metrics[GAIN]:+.2f}".replace("-", "−") + (f" {BEST}" if metrics.get("knows_best") == 1 else "")
+
+
+def _gain_in_words(metrics: Mapping[str, float]) -> str:
+    """Return what stands behind a gain."""
+    own, low, high, p = (metrics[name] for name in ("knows_knn", f"{GAIN}_low", f"{GAIN}_high", f"{GAIN}_p"))
+    told = [f"{own:.2f}, the noised input {own - metrics[GAIN]:.2f}", f"95 %: {low:+.2f} to {high:+.2f}, p {p:.4f}"]
+    told += [f"with random weights {metrics['random_knn']:.2f}"] if "random_knn" in metrics else []
+    told += [f"by a linear probe {metrics['gain_probe']:+.2f}"] if "gain_probe" in metrics else []
+    return "\n".join(told).replace("-", "−")
 
 
 def _rate_in_words(metrics: Mapping[str, float]) -> str:

@@ -30,6 +30,7 @@ def with_random_weights(adapter: GeneratorAdapter, seed: int = 0) -> GeneratorAd
         copy = deepcopy(adapter)
     except (TypeError, RuntimeError, NotImplementedError, AttributeError) as error:
         raise ConfigError(f"model {adapter.model_type!r} cannot be copied ({error})") from error
+    copy.__dict__.pop("_computed_digest", None)
     originals = {id(tensor) for network in adapter._networks() for tensor in network.parameters()}
     drawn: set[int] = set()
     for place, network in enumerate(copy._networks()):

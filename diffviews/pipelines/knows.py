@@ -27,7 +27,7 @@ from diffviews.errors import ConfigError, SampleSetError
 from diffviews.lightning.process_group import ALONE, ProcessGroup
 from diffviews.noise import format_sigma
 from diffviews.pipelines.capture.held import WIDEST, HeldActivations, held_bytes
-from diffviews.pipelines.plan import ExtractionPlan
+from diffviews.pipelines.plan import FEWEST, ExtractionPlan
 from diffviews.processing.blocks import in_order
 from diffviews.processing.figures import gains_figure
 from diffviews.processing.gains import Gains, measure_gains
@@ -179,7 +179,7 @@ class KnowsExperiment:
         (sigma, draw), network = task, self.plan.adapter
         if draw is None:
             try:
-                network = with_random_weights(network)
+                network = self._random_network(sigma)
             except ConfigError as error:
                 logger.info("a network of random weights is left out: %s", error)
                 return {}
@@ -191,6 +191,20 @@ class KnowsExperiment:
                 self._pass(network, sigma, draw or 0, layers, start, held, whole=whole)
             found |= self._read_all(held, bar)
         return found
+
+    def _random_network(self, sigma: float) -> GeneratorAdapter:
+        """Return the network with random weights.
+
+        Raises:
+            ConfigError: if there is no copy of it, or the copy still runs with the weights of the original.
+        """
+        own = self.plan.adapter
+        x0, ids, given = self.plan.inputs(self.rows[:FEWEST])
+        drawn, noised = with_random_weights(own), noised_samples(x0, ids, sigma)
+        one, other = (observe(each, noised, given, sigma, ()).denoised for each in (own, drawn))
+        if one is None or other is None or torch.equal(one, other):
+            raise ConfigError(f"a copy of model {own.model_type!r} runs with the weights of the original")
+        return drawn
 
     def _pass(
         self,

@@ -6,7 +6,7 @@ from typing import Any
 import param
 
 from diffviews.noise import format_sigma
-from panel_app.best_layer import DECIDES, KNOWS
+from panel_app.best_layer import DECIDES, GAIN, KNOWS
 from panel_app.cards import quiet
 from panel_app.compare.comparison import Comparison
 from panel_app.components import Ranking, column
@@ -15,6 +15,16 @@ from panel_app.inspector import BASELINE, METRIC_LABELS, layer_row
 
 _SHORT = {
     KNOWS: "Knows",
+    GAIN: "Gain",
+    "gain_probe": "Gain, probe",
+    "gain_knn_p": "p, gain",
+    "gain_probe_p": "p, probe",
+    "knows_knn": "Knows, draws",
+    "knows_probe": "Knows, probe",
+    "knows_best": "Best group",
+    "knows_best_probe": "Best, probe",
+    "random_knn": "Random net",
+    "random_probe": "Random, probe",
     DECIDES: "Decides",
     "knn_accuracy_map": "Knows on map",
     "trustworthiness": "Trustworthy",
@@ -46,6 +56,7 @@ _SHORT = {
 """Headings of columns whose whole name would not fit; it is their help."""
 _UNRANKED = {
     BASELINE, "control_seeds", "control_n", "control_on_manifold_baseline", "quality_points", "space_samples",
+    "gain_knn_low", "gain_knn_high", "gain_probe_low", "gain_probe_high", "knows_knn_sd", "knows_probe_sd",
     "nonfinite", "nan_count", "pca_explained_variance", "pca_held_out_variance",
 }  # fmt: skip
 """Metrics that say how a measure was made, or repeat another."""

@@ -63,7 +63,10 @@ export function render({model, el}) {
     const td = node("td", value === null || value === undefined ? "none" : "")
     if (column.bar && typeof value === "number") td.append(bar(value, column, row))
     else if (column.named) td.append(node("div", "name", value), node("div", "id", row.id))
-    else td.textContent = row[`${column.key}_text`] ?? value ?? "–"
+    else {
+      td.textContent = row[`${column.key}_text`] ?? value ?? "–"
+      td.title = row[`${column.key}_note`] ?? ""
+    }
     if (column.swatch && row.colour) {
       const swatch = node("span", "swatch")
       swatch.style.background = row.colour

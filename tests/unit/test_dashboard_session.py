@@ -107,6 +107,19 @@ def test_rate_of_images_unlike_real_ones_is_marked_and_no_reason_to_open_a_layer
     assert best_layer(session.layers, None, None)[0].run_id != best.run_id
 
 
+def test_gain_over_the_input_is_a_column_where_it_was_measured(session):
+    panel = LayersPanel(session)
+    assert "gain_knn" not in [each["key"] for each in panel.table.columns]
+    gained = {"knows_knn": 0.8, "gain_knn": 0.12, "gain_knn_low": 0.05, "gain_knn_high": 0.19, "gain_knn_p": 0.002}
+    layers = [SimpleNamespace(**vars(record)) for record in session.layers]
+    for number, record in enumerate(layers):
+        record.metrics = {**record.metrics, **gained, "knows_best": float(number == 0)}
+    session.layers = layers
+    assert [each["key"] for each in panel.table.columns].count("gain_knn") == 1
+    assert [row["gain_knn_text"] for row in panel.table.rows][:2] == ["+0.12 ●", "+0.12"]
+    assert "the noised input 0.68" in panel.table.rows[0]["gain_knn_note"]
+
+
 def test_address_opens_the_same_view(session, store):
     session.choose_layer("midblock", 2.0)
     session.click("digits-0003")
