@@ -61,6 +61,7 @@ METRIC_LABELS = {
     "control_seeds": "Generations behind the control rate",
     "control_rate_low": "Control rate, lower end (95 %)",
     "control_rate_high": "Control rate, upper end (95 %)",
+    "control_corrected": "Control rate, corrected by the judge's errors",
     "control_n": "Generations behind the control rate",
     "control_p": "p of the rate without the mask being the same (McNemar)",
     "control_rejects": "Masked images that the judge rejects",

@@ -12,12 +12,6 @@ from diffviews.recipes import Execution, ExtractionRecipe, GenerationRecipe
 
 logger = logging.getLogger(__name__)
 
-ONE_OF_EACH_CUT = (
-    "encoder_bottleneck", "decoder_block_1", "decoder_block_4", "decoder_block_5", "decoder_block_7",
-    "decoder_block_8", "decoder_block_9",
-)  # fmt: skip
-"""Layers of edm-digits whose patched output stands for all that `core.cuts` finds to have the same effect."""
-
 
 def demo(
     serve: bool = True,
@@ -53,7 +47,7 @@ def demo(
         control_null_seeds=1,
         control_windows=False,
         control_matched=False,
-        control_layers=ONE_OF_EACH_CUT,
+        control_layers=("cuts",),
     )
     extraction = extract(recipe, workspace, Execution(device=device, resume=True))
     knows_and_decides = ("knn_accuracy_activation", "control_rate")

@@ -14,6 +14,7 @@ from torch import Tensor
 from diffviews.adapters.base import GeneratorAdapter
 from diffviews.adapters.condition import Condition, Conditioning
 from diffviews.adapters.hooks import known_layers
+from diffviews.core.cuts import find_cuts
 from diffviews.core.extractor import FEWEST, capture
 from diffviews.core.session import Keep, copy_of
 from diffviews.data.layout import LayerKey
@@ -29,6 +30,9 @@ from diffviews.processing.umap_backend import get_backend_name
 from diffviews.recipes.extraction import ExtractionRecipe
 from diffviews.recipes.options import flatten
 from diffviews.tracking.schema import fingerprint
+
+CUTS = ("cuts",)
+"""As `control_layers`: one layer of each cut."""
 
 
 def check_sigmas(sigmas: Sequence[float]) -> tuple[float, ...]:
@@ -74,6 +78,17 @@ def check_sample_count(count: int, maps: MapParameters) -> None:
         )
 
 
+def _control_layers(adapter: GeneratorAdapter, recipe: ExtractionRecipe) -> tuple[str, ...]:
+    """Return the layers whose control rate is measured: of 'cuts', the first that is captured of each."""
+    if recipe.control_layers != CUTS:
+        return recipe.control_layers
+    captured = choose_layers(adapter, recipe.layers)
+    if not recipe.control_seeds:
+        return ("all",)
+    of_cuts = ([layer for layer in cut.layers if layer in captured] for cut in find_cuts(adapter).cuts)
+    return tuple(layers[0] for layers in of_cuts if layers)
+
+
 @dataclass(frozen=True, slots=True)
 class ExtractionPlan:
     """A recipe brought together with its model and its samples; everything that determines the result.
@@ -100,6 +115,7 @@ class ExtractionPlan:
         resolved = replace(
             recipe,
             layers=choose_layers(adapter, recipe.layers),
+            control_layers=_control_layers(adapter, recipe),
             sigmas=check_sigmas(recipe.sigmas),
             checkpoint=absolute(recipe.checkpoint),
             conditioning=resolve_conditioning(adapter, samples, recipe.conditioning),

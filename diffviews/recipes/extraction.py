@@ -79,7 +79,8 @@ class ExtractionRecipe(ModelRecipe):
     control_matched: bool = True
     """Measure masks whose averages are captured anew at each step's noise level as well."""
     control_layers: tuple[str, ...] = ("all",)
-    """Layers whose control rate is measured, of those that are captured: one a cut will do; or all."""
+    """Layers whose control rate is measured, of those that are captured; all, or cuts: one of each cut, which are found
+    by trying which layers have the same effect."""
     judge: str = "svc"
     """What tells the class of generations: svc, knn:<layer>@<sigma>, diffusion, clip:<folder>, factors, or a plug-in's;
     one that is not right often enough on held-out samples is refused."""

@@ -40,6 +40,7 @@ _SHORT = {
     "neighborhood_preservation": "Neighbours kept",
     "control_rate_low": "Decides, low",
     "control_rate_high": "Decides, high",
+    "control_corrected": "Decides, corrected",
     "control_p": "p, masked",
     "control_rejects": "Rejected",
     "control_rate_early": "Decides early",

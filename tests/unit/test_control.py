@@ -11,6 +11,7 @@ import torch
 from scipy.stats import binom
 from torch import Tensor, nn
 
+from diffviews.adapters import get_adapter
 from diffviews.data.samples import SampleSet
 from diffviews.errors import ConfigError, LayerNotFoundError, SampleSetError
 from diffviews.judges.base import Verdicts
@@ -305,6 +306,20 @@ def test_layers_left_out_keep_the_fingerprint_they_have_without_a_control_rate()
     assert prints[0]("knows", SIGMA) == prints[1]("knows", SIGMA) != prints[2]("knows", SIGMA)
     assert prints[0]("decides", SIGMA) != prints[1]("decides", SIGMA) == prints[2]("decides", SIGMA)
     assert len({p.fingerprint() for p in (none, some, every)}) == 3
+
+
+def test_one_layer_of_each_cut_is_the_first_that_is_captured():
+    digits = get_adapter("edm-digits").from_checkpoint(None, device="cpu")
+    captured = ("encoder_block_1", "midblock", *(f"decoder_block_{number}" for number in (5, 6, 7, 8)))
+    options = {"layers": captured, "control_layers": ("cuts",), "maps": MapParameters(n_neighbors=5)}
+    found = ExtractionPlan.of(ExtractionRecipe(control_seeds=1, **options), digits, samples())
+    assert found.recipe.control_layers == ("encoder_block_1", "decoder_block_6", "decoder_block_5", "midblock")
+    assert found.control_of("decoder_block_6") is not None
+    assert found.control_of("decoder_block_7") is None
+    unmeasured = ExtractionPlan.of(ExtractionRecipe(**options), digits, samples())
+    assert unmeasured.fingerprint() == ExtractionPlan.of(
+        ExtractionRecipe(layers=captured, maps=options["maps"]), digits, samples()
+    ).fingerprint()
 
 
 def test_unknown_layer_is_refused_with_the_nearest():
