@@ -43,6 +43,10 @@ COMMANDS = {
     "embed": Command("a further map of a layer: other parameters, joint or aligned"),
     "generate": Command("generate images, with or without a mask"),
     "generate-dataset": Command("make a sample set with a model; resumable, growable", shared=True),
+    "atlas": Command(
+        "which cut of the network decides, and at which steps, by interchange between two runs",
+        "diffviews.pipelines.atlas.job:atlas",
+    ),
     "train": Command("train a small denoiser, such as the shipped edm-digits", shared=True),
     "viz": Command("serve the dashboard", aliases=(("-m", "model"),)),
     "layers": Command("a model's hook points with shapes and bytes", "diffviews.pipelines.models:layers"),

@@ -8,7 +8,7 @@ from diffviews.cli import load_function, options_for
 from diffviews.recipes.options import REQUIRED, Option
 
 FILE = Path(__file__).parents[1] / "MLproject"
-ENTRY_POINTS = ("extract", "embed", "generate", "generate-dataset", "train", "benchmark")
+ENTRY_POINTS = ("extract", "embed", "generate", "generate-dataset", "atlas", "train", "benchmark")
 FROM_ENVIRONMENT = frozenset({"profile", "experiment", "pca_components"})
 """Said by variables, which a default written here would overrule; `-P name=value` still gives them."""
 

@@ -73,5 +73,10 @@ def report_html(report: Report) -> bytes:
 @functools.cache
 def _template() -> Template:
     templates = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True)
-    templates.filters["base64"] = lambda png: base64.b64encode(png).decode()
+    templates.filters["base64"] = base64_text
     return templates.get_template("report.html")
+
+
+def base64_text(png: bytes) -> str:
+    """Return a picture as an address of data holds it."""
+    return base64.b64encode(png).decode()

@@ -43,7 +43,7 @@ def map_figure(
         title: heading, such as layer and sigma.
         caption: what follows the number of samples below it.
     """
-    figure = _figure(7.2, 5.6)
+    figure = new_figure(7.2, 5.6)
     deep = embedding.shape[1] >= 3
     axes = figure.add_axes((0.02, 0.02, 0.78, 0.83), projection="3d" if deep else None)
     classes = _classes(labels, len(embedding))
@@ -55,7 +55,7 @@ def map_figure(
     figure.text(0.035, 0.945, title, fontsize=13, fontweight="bold", color=INK, va="center")
     facts = " · ".join(part for part in (f"n = {len(embedding):,}", caption) if part)
     figure.text(0.035, 0.895, facts, fontsize=9.5, color=FAINT, va="center")
-    return _png(figure)
+    return png_of(figure)
 
 
 def maps_figure(
@@ -75,11 +75,11 @@ def maps_figure(
         title: heading of the whole.
         captions: a fact to stand beside a map's heading.
     """
-    _require_some("maps", len(maps))
+    require_some("maps", len(maps))
     columns = min(len(maps), 5 if len(maps) > 8 else 4)
     rows, side = -(-len(maps) // columns), 0.15 if labels is None else 1.6
     width, height, top = 0.15 + side + 2.5 * columns, 0.75 + 2.7 * rows, 0.75
-    figure = _figure(width, height)
+    figure = new_figure(width, height)
     grid = figure.add_gridspec(
         rows, columns, left=0.012, right=1 - side / width, bottom=0.012, top=1 - (top + 0.2) / height,
         wspace=0.05, hspace=0.16,
@@ -94,7 +94,7 @@ def maps_figure(
     if classes is not None:
         _legend(figure, classes, class_names, left=1 - (side - 0.1) / width)
     figure.text(0.16 / width, 1 - 0.36 / height, title, fontsize=14, fontweight="bold", color=INK, va="center")
-    return _png(figure)
+    return png_of(figure)
 
 
 def cka_figure(names: Sequence[str], matrix: np.ndarray, *, title: str = "linear CKA") -> bytes:
@@ -110,7 +110,7 @@ def cka_figure(names: Sequence[str], matrix: np.ndarray, *, title: str = "linear
         raise ShapeError(f"a CKA matrix of {count} layers is {count} × {count}, but this is {np.shape(matrix)}")
     side = max(4.2, 1.9 + 0.46 * count)
     width, height = side + 0.7, side - 0.05
-    figure = _figure(width, height)
+    figure = new_figure(width, height)
     axes = figure.add_axes((1.65 / width, 1.3 / height, (side - 1.75) / width, (side - 1.95) / height))
     image = axes.imshow(matrix, vmin=np.nanmin(matrix, initial=0.0), vmax=1, cmap=ramp())
     axes.set_xticks(range(count), names, rotation=45, ha="right", rotation_mode="anchor", fontsize=8.5, color=INK)
@@ -131,7 +131,7 @@ def cka_figure(names: Sequence[str], matrix: np.ndarray, *, title: str = "linear
     bar.outline.set_visible(False)
     bar.ax.tick_params(length=0, labelsize=8, labelcolor=FAINT)
     axes.set_title(title, fontsize=12.5, fontweight="bold", color=INK, loc="left", pad=10)
-    return _png(figure)
+    return png_of(figure)
 
 
 def ranking_figure(rows: pd.DataFrame, *, title: str = "What each layer knows, and what it decides") -> bytes:
@@ -144,9 +144,9 @@ def ranking_figure(rows: pd.DataFrame, *, title: str = "What each layer knows, a
         rows: columns layer, knn_accuracy_activation, control_rate; control_baseline, control_rate_low,
             control_rate_high, control_on_manifold and control_best if measured; NaN where something was not.
     """
-    _require_some("layers", len(rows))
+    require_some("layers", len(rows))
     height = 1.75 + 0.42 * len(rows)
-    figure = _figure(7.6, height)
+    figure = new_figure(7.6, height)
     axes = figure.add_axes((0.235, 0.55 / height, 0.735, 1 - 1.85 / height))
     places = np.arange(len(rows))
     hollow = [is_off_manifold(share) for share in _column(rows, "control_on_manifold")]
@@ -170,7 +170,7 @@ def ranking_figure(rows: pd.DataFrame, *, title: str = "What each layer knows, a
     told += ["hollow: images unlike real ones"] if any(hollow) else []
     told += [f"bold: not told from the best{' of the others' if any(hollow) else ''}"] if best.any() else []
     figure.text(0.03, 1 - 0.98 / height, " · ".join(told), fontsize=8.5, color=FAINT, va="center")
-    return _png(figure)
+    return png_of(figure)
 
 
 def _column(rows: pd.DataFrame, name: str) -> np.ndarray:
@@ -254,7 +254,7 @@ def _keys(
     )  # fmt: skip
 
 
-def _figure(width: float, height: float) -> "Figure":
+def new_figure(width: float, height: float) -> "Figure":
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), dpi=DPI, facecolor=PAPER)
@@ -350,12 +350,12 @@ def _dot_size(count: int) -> float:
     return float(np.clip(15_000 / max(count, 1), 0.6, 30.0))
 
 
-def _require_some(what: str, count: int) -> None:
+def require_some(what: str, count: int) -> None:
     if not count:
         raise ShapeError(f"there are no {what} to draw; give at least one")
 
 
-def _png(figure: "Figure") -> bytes:
+def png_of(figure: "Figure") -> bytes:
     buffer = BytesIO()
     figure.savefig(buffer, format="png")
     return buffer.getvalue()

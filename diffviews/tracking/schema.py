@@ -49,6 +49,7 @@ class Kind(StrEnum):
     GENERATION = "generation"
     BENCHMARK = "benchmark"
     EXPORT = "export"
+    ATLAS = "atlas"
 
 
 class MapKind(StrEnum):

@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 from scipy.stats import kstest
 
-from diffviews.errors import SampleSetError, ShapeError
+from diffviews.errors import ShapeError
 from diffviews.processing.exchange_rate import exchange_rate, rate_interval
-from diffviews.processing.manifold import Manifold, off_manifold
 
 
 def pairs(random, count, classes):
@@ -75,26 +74,3 @@ def test_rejects_are_no_class():
     assert exchange_rate(*[np.zeros(0, int)] * 4).n == 0
     with pytest.raises(ShapeError, match="same pairs"):
         exchange_rate(donors, donors[:2], recipients, donors)
-
-
-def test_real_images_are_on_their_manifold_and_static_is_not():
-    random = np.random.default_rng(0)
-    shapes = random.normal(size=(5, 6 * 6 * 3))
-
-    def made(count):
-        values = random.normal(size=(count, 5)) @ shapes
-        return np.clip(127 + 20 * values, 0, 255).astype(np.uint8).reshape(count, 6, 6, 3)
-
-    real = Manifold.of(made(600))
-    held_out = real.holds(made(400))
-    assert held_out.mean() > 0.97
-    assert not off_manifold(held_out.sum(), 400)
-    static = real.holds(random.integers(0, 256, (50, 6, 6, 3), dtype=np.uint8))
-    assert not static.any()
-    assert off_manifold(0, 50)
-    assert not off_manifold(3, 4)  # too few to say
-    assert len(real.holds(made(0))) == 0
-    with pytest.raises(SampleSetError, match="two"):
-        Manifold.of(made(1))
-    with pytest.raises(ShapeError, match="cannot be compared"):
-        real.holds(np.zeros((1, 5, 5, 3), np.uint8))

@@ -1,0 +1,1 @@
+"""The `atlas` job: which cut of a network decides, and when."""
