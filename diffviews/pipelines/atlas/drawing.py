@@ -10,7 +10,7 @@ import numpy as np
 
 from diffviews.core.interchange import Cell
 from diffviews.data.files import write_atomically
-from diffviews.errors import CorruptDataError
+from diffviews.errors import ConfigError, CorruptDataError
 from diffviews.processing.exchange_rate import ExchangeRate, exchange_rate, rate_interval
 
 ROUND = 40
@@ -127,6 +127,20 @@ class Drawing:
         recipients = np.concatenate([each.recipients[:, way] for each in self.rounds])
         rejected = (donors < 0) | (recipients < 0)
         return int(rejected.sum()), int((~rejected & (donors == recipients)).sum())
+
+    def check_usable(self, ways: Sequence[str]) -> None:
+        """Refuse to go on when no pair can be used.
+
+        Raises:
+            ConfigError: with how many were rejected or alike, and what to do.
+        """
+        for way, name in enumerate(ways):
+            rejected, alike = self.left_out(way)
+            if rejected + alike == self.pairs:
+                raise ConfigError(
+                    f"no pair of {self.pairs} can be used: of {rejected} the judge rejects donor or recipient, and "
+                    f"{alike} are of the same {name}; take more steps, other conditioning or another judge"
+                )
 
     def plain_on_manifold(self) -> float:
         """Return the share of unpatched recipients on the manifold."""

@@ -18,8 +18,9 @@ from diffviews.core.plan import GenerationPlan
 from diffviews.data.prompts import read_prompts
 from diffviews.data.samples import SampleSet
 from diffviews.errors import ConfigError
+from diffviews.judges.registry import make_judge, measures_of
 from diffviews.pipelines.atlas.drawing import Drawing, Round
-from diffviews.pipelines.atlas.judging import Ways, make_judge, measures_of
+from diffviews.pipelines.atlas.judging import Ways
 from diffviews.pipelines.atlas.pairs import Pairs, Told, different, equal_windows
 from diffviews.pipelines.atlas.result import atlas_table, log_atlas
 from diffviews.pipelines.conditioning import mapped, resolve_conditioning
@@ -230,8 +231,9 @@ class AtlasJob:
             if not clock.started:
                 clock.start(drawing)
             drawn = self._round(drawing, ways, real, clock)
-            drawn.write(path)
             drawing.add(drawn)
+            drawing.check_usable(ways.names)
+            drawn.write(path)
             clock.tell(drawing)
         return drawing
 

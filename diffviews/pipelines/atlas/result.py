@@ -113,7 +113,7 @@ def _in_words(table: pd.DataFrame, ways: Sequence[str], cuts: Cuts) -> str:
 
 def _key(name: str) -> str:
     """Return a name as MLflow takes it in a metric's."""
-    return re.sub(r"[^\w./ -]", "-", name)
+    return re.sub(r"[^\w.-]", "-", name)
 
 
 @functools.cache
