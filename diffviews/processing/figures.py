@@ -208,9 +208,9 @@ def gains_figure(rows: pd.DataFrame, *, title: str) -> bytes:
         rows: the table of `gains.Gains`.
         title: heading.
     """
-    _require_some("layers", len(rows))
+    require_some("layers", len(rows))
     height = 1.5 + 0.42 * len(rows)
-    figure = _figure(7.6, height)
+    figure = new_figure(7.6, height)
     axes = figure.add_axes((0.235, 0.55 / height, 0.735, 1 - 1.6 / height))
     axes.axvline(0, color=FAINT, linewidth=1.1)
     series = (("knn", "knows_best", KNOWS, -0.16), ("probe", "knows_best_probe", DECIDES, 0.16))
@@ -229,7 +229,7 @@ def gains_figure(rows: pd.DataFrame, *, title: str) -> bytes:
     figure.text(0.03, 1 - 0.34 / height, title, fontsize=13, fontweight="bold", color=INK, va="center")
     entries = [("k-NN accuracy minus the input's", KNOWS), ("probe accuracy minus the input's", DECIDES)]
     _keys(figure, entries, (0.02, 1 - 0.7 / height), "o", 6, ncols=2, handletextpad=0.2)
-    return _png(figure)
+    return png_of(figure)
 
 
 def _baseline(axes: "Axes", rows: pd.DataFrame) -> None:
