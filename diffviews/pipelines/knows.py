@@ -23,7 +23,7 @@ from diffviews.data.disk import format_bytes
 from diffviews.data.files import write_atomically
 from diffviews.data.layout import LayerKey
 from diffviews.data.samples import stratified_rows
-from diffviews.errors import ConfigError, SampleSetError
+from diffviews.errors import ConfigError, CorruptDataError, SampleSetError
 from diffviews.lightning.process_group import ALONE, ProcessGroup
 from diffviews.noise import format_sigma
 from diffviews.pipelines.capture.held import WIDEST, HeldActivations, held_bytes
@@ -79,6 +79,7 @@ def measure_knowledge(plan: ExtractionPlan, folder: Path, group: ProcessGroup = 
 
     Raises:
         SampleSetError: if too few samples have a class.
+        CorruptDataError: if nothing could be read.
         WorkerError: if another process failed.
     """
     recipe = plan.recipe
@@ -165,12 +166,21 @@ class KnowsExperiment:
                 write_atomically(path, lambda file, answers=answers: _write(file, answers))  # type: ignore[misc]
 
     def gains(self, sigma: float) -> Gains:
-        """Bring together the answers of one noise level."""
+        """Bring together the answers of one noise level.
+
+        Raises:
+            CorruptDataError: if no layer, or neither input nor output, could be read.
+        """
         draws = [_read(self._path((sigma, draw))) for draw in range(self.plan.recipe.knows_draws)]
         names = [name for name in draws[0] if all(name in own for own in draws)]
         answers = {name: np.stack([own[name] for own in draws]) for name in names}
         layers = {layer: answers[layer] for layer in self.plan.recipe.layers if layer in answers}
         inputs = {name: own for name, own in answers.items() if name in self._forms()}
+        if not (layers and inputs and _DENOISED in answers):
+            raise CorruptDataError(
+                f"what layers know at sigma {format_sigma(sigma)} cannot be measured: values are not finite, or the "
+                "same for all samples; leave knows out"
+            )
         random = {name: own[None] for name, own in _read(self._path((sigma, None))).items()}
         return measure_gains(layers, inputs, answers[_DENOISED], random, self.folds)
 

@@ -26,7 +26,7 @@ GREATEST: Mapping[str, int] = {
     "devices": 16,
     "control_seeds": 100,
     "knows_draws": 100,
-    "knows_samples": 50_000,
+    "knows_samples": 10_000,
     "control_null_seeds": 100,
     "control_layers": 1000,
     "n_neighbors": 1000,

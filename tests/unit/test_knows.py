@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from diffviews.core.extractor import capture, observe
 from diffviews.core.random_weights import with_random_weights
 from diffviews.data.samples import SampleSet
-from diffviews.errors import ConfigError, SampleSetError
+from diffviews.errors import ConfigError, CorruptDataError, SampleSetError
 from diffviews.noise import sample_noise
 from diffviews.pipelines import knows
 from diffviews.pipelines.capture import held
@@ -72,7 +72,7 @@ def plan_of(seed=0, *, labels=None, **changes):
 
 def test_rotation_of_the_input_has_no_gain_and_what_takes_off_noise_has_one(tmp_path):
     rotations = []
-    for seed in range(5):
+    for seed in range(4):
         found = measure_knowledge(plan_of(seed, layers=("turned", "cleaned")), tmp_path / str(seed)).gains[SIGMA]
         turned, cleaned = (row for _, row in found.table.iterrows())
         assert found.table["knows_best"].tolist() == [0, 1]
@@ -80,8 +80,8 @@ def test_rotation_of_the_input_has_no_gain_and_what_takes_off_noise_has_one(tmp_
             assert cleaned[f"gain_{reader}_low"] > 0
             assert cleaned[f"gain_{reader}_p"] < 0.01
             rotations.append({end: turned[f"gain_{reader}{end}"] for end in ("", "_low", "_high", "_p")})
-    # Of ten intervals of 95 %, one may miss.
-    assert sum(row["_low"] <= 0 <= row["_high"] for row in rotations) >= 9
+    # Of eight intervals of 95 %, one may miss.
+    assert sum(row["_low"] <= 0 <= row["_high"] for row in rotations) >= 7
     assert min(row["_p"] for row in rotations) > 0.05 / len(rotations)
     assert abs(np.mean([row[""] for row in rotations])) < 0.01
     assert found.table["random_knn"].notna().all()
@@ -192,6 +192,15 @@ def test_copy_that_runs_the_original_is_left_out(tmp_path, caplog):
     metrics = measure_knowledge(plan, tmp_path).metrics(("turned", SIGMA))
     assert "runs with the weights of the original" in caplog.text
     assert "random_knn" not in metrics
+
+
+def test_layer_that_is_not_finite_is_left_out_and_a_model_that_is_not_is_refused(tmp_path, caplog):
+    caplog.set_level("INFO")
+    plan = plan_of(layers=("turned", "told"))
+    plan.adapter.layers["turned"].weight.data *= float("nan")
+    with pytest.raises(CorruptDataError, match="at sigma 3 cannot be measured"):  # the output is not finite either
+        measure_knowledge(plan, tmp_path)
+    assert "nothing can be read from turned" in caplog.text
 
 
 def test_layers_are_read_where_the_extraction_captures_them(tmp_path):
