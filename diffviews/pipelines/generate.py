@@ -16,6 +16,7 @@ from diffviews.core.plan import draw_seed
 from diffviews.data.pictures import encode_png
 from diffviews.errors import ConfigError
 from diffviews.noise import format_sigma
+from diffviews.pipelines.judged import JudgedGeneration, judge_of, judged
 from diffviews.pipelines.masks import check_weights, interventions_of
 from diffviews.pipelines.models import left_out, load_model
 from diffviews.pipelines.paths import place_path
@@ -47,6 +48,8 @@ class LoggedGeneration:
     result: GenerationResult
     path: pd.DataFrame | None
     """See `place_path`; None without a layer run."""
+    judged: JudgedGeneration | None = None
+    """What the judge says, where one was asked for."""
 
     def __str__(self) -> str:
         return f"generation {self.run_id}: {len(self.result.images)} images, seed {self.result.seed}"
@@ -79,10 +82,15 @@ def generate(
     tags = replace(told.tags, adapter_partial=left_out(adapter))
     with workspace.tracker.start("generation", told.name, tags, params=told.params, note=told.note) as run:
         _check_map(recipe, layer, workspace)
+        judge = judge_of(recipe, layer, workspace, adapter)
         result = run_recipe(recipe, layer, workspace, adapter, callback)
         path = None if layer is None else _path(recipe.map_run or layer.run_id, layer.layer, workspace, result)
+        verdicts = None if judge is None else judged(judge, recipe, result)
         _log(run, recipe, result, path)
-    return LoggedGeneration(run.run_id, recipe, result, path)
+        if verdicts is not None:
+            run.log_metrics(verdicts.measures)
+            run.log_text(verdicts.table.to_csv(index=False), "verdicts.csv")
+    return LoggedGeneration(run.run_id, recipe, result, path, verdicts)
 
 
 def find_layer(recipe: GenerationRecipe, workspace: Workspace) -> LayerRecord | None:

@@ -91,6 +91,9 @@ class GenerationRecipe(ModelRecipe):
     """How many images."""
     seed: int | None = 0
     """Sample i starts from the noise of (seed, i); None draws a seed, which the run records."""
+    judge: str | None = None
+    """What the images are judged by: factors, svc, knn:<layer>@<sigma> or another judge, fitted on the samples of the
+    layer run; its verdicts are logged as verdicts.csv."""
     sampling: Sampling = field(default_factory=Sampling)
     """How they are sampled."""
 

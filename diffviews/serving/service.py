@@ -12,6 +12,7 @@ from diffviews.adapters.registry import get_adapter
 from diffviews.data.checkpoint_catalog import PREFIX, catalogue, find_checkpoint
 from diffviews.data.storage.fetch import is_remote
 from diffviews.errors import ConfigError, unknown_name
+from diffviews.judges.registry import BUILT_IN
 from diffviews.pipelines.job_queue import Job, JobNotFoundError, JobQueue
 from diffviews.pipelines.model_runner import ModelRunner
 from diffviews.recipes import Execution, ExtractionRecipe, GenerationRecipe
@@ -70,15 +71,15 @@ class AccessPolicy:
             "worker with --allow_datasets"
         )
 
-
-    def check_judge(self, judge: str) -> None:
-        """Refuse a judge of a folder that is not allowed as a checkpoint.
+    def check_judge(self, judge: str | None) -> None:
+        """Refuse a judge of a folder, or a plug-in's of anything, that is not allowed as a checkpoint.
 
         Raises:
             ConfigError: saying what is allowed.
         """
-        kind, _, place = judge.partition(":")
-        if kind == "clip" and not _matches(place, self.checkpoints):
+        kind, _, place = (judge or "").partition(":")
+        opens = place and (kind == "clip" or kind not in BUILT_IN)
+        if judge is not None and opens and not _matches(place, self.checkpoints):
             raise ConfigError(
                 f"judge {judge[:200]!r} is not opened for a remote caller; take another, or start the worker with "
                 "--allow_checkpoints"
@@ -118,6 +119,7 @@ class Service:
         if recipe.layer_run is not None and recipe.checkpoint is not None:
             noted = self.runner.workspace.catalog.layer(recipe.layer_run).params.get("checkpoint")
         self._policy.check_checkpoint(recipe.checkpoint, noted)
+        self._policy.check_judge(recipe.judge)
 
         def work(job: Job) -> str:
             adapter = self.runner.load(recipe)

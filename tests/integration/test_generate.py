@@ -403,3 +403,14 @@ def test_two_dashboards_on_one_store_do_not_disturb_one_another(store, layer_run
             assert np.array_equal(outcome.result.images, alone.images)
             open_workspace().folder(outcome.run_id).verify()
             assert open_workspace().catalog.generation(outcome.run_id).is_finished
+
+
+def test_judge_says_which_images_are_as_asked_and_as_without_the_mask(workspace, run, masked):
+    judged = masked(judge="svc", class_label=3, num_samples=4)
+    record = workspace.catalog.generation(judged.run_id)
+    table = pd.read_csv(workspace.folder(judged.run_id).path("verdicts.csv"))
+    assert list(table["kind"]) == ["images"] * 4 + ["baseline"] * 4
+    for kind, key in (("images", "class_as_asked"), ("baseline", "baseline_class_as_asked")):
+        assert record.metrics[key] == np.mean(table.loc[table["kind"] == kind, "label"] == 3)
+    with pytest.raises(ConfigError, match="is fitted on the samples of a layer run"):
+        run(judge="svc")

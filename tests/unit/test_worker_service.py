@@ -405,9 +405,9 @@ def test_data_sets_are_opened_only_as_far_as_the_owner_says(tmp_path):
 
 def test_judges_of_folders_are_opened_only_as_far_as_checkpoints_are(tmp_path):
     policy = AccessPolicy(checkpoints=(f"{tmp_path}/*",))
-    for allowed in ("svc", "knn:midblock@2", f"clip:{tmp_path}/clip"):
+    for allowed in (None, "svc", "knn:midblock@2", f"clip:{tmp_path}/clip", "plugged"):
         policy.check_judge(allowed)
-    for forbidden in ("clip:/etc", f"clip:{tmp_path}/../x", "clip:"):
+    for forbidden in ("clip:/etc", f"clip:{tmp_path}/../x", "plugged:/etc/passwd"):
         with pytest.raises(ConfigError, match="is not opened for a remote caller"):
             policy.check_judge(forbidden)
 
