@@ -99,7 +99,8 @@ def test_names_are_put_into_templates_whose_mean_stands_for_them(folder: Path) -
 def test_images_of_other_sizes_are_fitted_and_static_is_rejected(folder: Path) -> None:
     judge = make_judge(f"clip:{folder}", samples(32), floor=0.0)
     assert judge.classify(samples(32).images).rejects.mean() < 0.1
-    assert judge.classify(np.random.default_rng(1).integers(0, 256, (20, 32, 32, 3), np.uint8)).rejects.mean() > 0.5  # random weights
+    static = np.random.default_rng(1).integers(0, 256, (20, 32, 32, 3), np.uint8)
+    assert judge.classify(static).rejects.mean() > 0.5  # by random weights, which mix it with much else
 
 
 def test_model_that_knows_no_names_is_refused(folder: Path) -> None:
