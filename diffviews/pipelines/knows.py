@@ -29,8 +29,8 @@ from diffviews.noise import format_sigma
 from diffviews.pipelines.capture.held import WIDEST, HeldActivations, held_bytes
 from diffviews.pipelines.plan import FEWEST, ExtractionPlan
 from diffviews.processing.blocks import in_order
-from diffviews.processing.figures import gains_figure
 from diffviews.processing.gains import Gains, measure_gains
+from diffviews.processing.gains_figure import gains_figure
 from diffviews.processing.probes import FOLDS, read_classes, stratified_folds
 from diffviews.processing.umap_backend import fitting
 from diffviews.recipes.extraction import without_class_measures

@@ -165,7 +165,7 @@ def ranking_figure(rows: pd.DataFrame, *, title: str = "What each layer knows, a
     axes.spines[:].set_visible(False)
     figure.text(0.03, 1 - 0.34 / height, title, fontsize=13, fontweight="bold", color=INK, va="center")
     entries = [("knows: k-NN class accuracy", KNOWS), ("decides: control rate", DECIDES)]
-    _keys(figure, entries, (0.02, 1 - 0.7 / height), "s", 8, ncols=2, handletextpad=0.2)
+    draw_keys(figure, entries, (0.02, 1 - 0.7 / height), "s", 8, ncols=2, handletextpad=0.2)
     told = ["line: 95 % interval"] if np.isfinite(low).any() else []
     told += ["hollow: images unlike real ones"] if any(hollow) else []
     told += [f"bold: not told from the best{' of the others' if any(hollow) else ''}"] if best.any() else []
@@ -199,39 +199,6 @@ def _bars(
         )  # fmt: skip
 
 
-def gains_figure(rows: pd.DataFrame, *, title: str) -> bytes:
-    """Draw, by layer in the order given, what k-NN and a probe read beyond the noised input, with 95 % intervals.
-
-    Layers that are not told from the best one have a filled mark.
-
-    Args:
-        rows: the table of `gains.Gains`.
-        title: heading.
-    """
-    require_some("layers", len(rows))
-    height = 1.5 + 0.42 * len(rows)
-    figure = new_figure(7.6, height)
-    axes = figure.add_axes((0.235, 0.55 / height, 0.735, 1 - 1.6 / height))
-    axes.axvline(0, color=FAINT, linewidth=1.1)
-    series = (("knn", "knows_best", KNOWS, -0.16), ("probe", "knows_best_probe", DECIDES, 0.16))
-    for reader, best, colour, shift in series:
-        middle, low, high = (rows[f"gain_{reader}{end}"].to_numpy() for end in ("", "_low", "_high"))
-        places = np.arange(len(rows)) + shift
-        axes.hlines(places, low, high, color=colour, linewidth=1.4)
-        fills = np.where(rows[best] == 1, colour, PAPER).tolist()
-        axes.scatter(middle, places, s=26, c=fills, edgecolors=colour, zorder=3)
-    axes.set_yticks(range(len(rows)), [str(name) for name in rows["layer"]], fontsize=9, color=INK)
-    axes.set_ylim(len(rows) - 0.45, -0.55)
-    axes.tick_params(length=0, labelcolor=INK, labelsize=8.5)
-    axes.grid(axis="x", color=LINE, linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[:].set_visible(False)
-    figure.text(0.03, 1 - 0.34 / height, title, fontsize=13, fontweight="bold", color=INK, va="center")
-    entries = [("k-NN accuracy minus the input's", KNOWS), ("probe accuracy minus the input's", DECIDES)]
-    _keys(figure, entries, (0.02, 1 - 0.7 / height), "o", 6, ncols=2, handletextpad=0.2)
-    return png_of(figure)
-
-
 def _baseline(axes: "Axes", rows: pd.DataFrame) -> None:
     if "control_baseline" not in rows or rows["control_baseline"].isna().all():
         return
@@ -240,7 +207,7 @@ def _baseline(axes: "Axes", rows: pd.DataFrame) -> None:
     axes.text(level, -0.6, "unmasked", fontsize=7.5, color=DECIDES, ha="center", va="bottom")
 
 
-def _keys(
+def draw_keys(
     figure: "Figure", entries: Sequence[tuple[str, str]], place: tuple[float, float], marker: str, size: float,
     **options: Any,
 ) -> None:  # fmt: skip
@@ -311,7 +278,7 @@ def _legend(
                for c, n, colour in zip(classes.categories, counts, colours, strict=True)]
     if (classes.codes < 0).any():
         entries.append((f"no class  ({np.count_nonzero(classes.codes < 0)})", UNLABELLED))
-    _keys(figure, entries, (left, 0.44), "o", 7, handletextpad=0.1, labelspacing=0.75)
+    draw_keys(figure, entries, (left, 0.44), "o", 7, handletextpad=0.1, labelspacing=0.75)
 
 
 def _colour_bar(figure: "Figure", classes: pd.Categorical, colours: Sequence[str], left: float) -> None:

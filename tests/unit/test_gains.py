@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from diffviews.processing.figures import gains_figure
 from diffviews.processing.gains import READERS, measure_gains
+from diffviews.processing.gains_figure import gains_figure
 from diffviews.processing.probes import chosen_by_others
 
 N, DRAWS = 200, 3
