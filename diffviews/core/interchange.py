@@ -8,6 +8,11 @@ exchanged.images[cells[0]]                                                      
 Donor and recipient differ in noise and class and are at the same step of the same sampler. At a cut C the `trunk`
 takes the donor's output of C alone; `skips` takes everything that reaches past C and keeps C's own; `together` takes
 both. What conditions a recipient stays its own in every block: it is no layer's output.
+
+What reaches past a cut is found without knowing the network, by the cut O that everything goes through. Where O comes
+before C, the recipient takes O from the donor and C from its own run without an exchange. Where it comes after C (of
+a Stable Diffusion network only the last block is such), a further row of the batch is given the donor's input and the
+recipient's C, and the recipient takes O from that row. Both are the same exchange.
 """
 
 from collections import defaultdict
@@ -50,6 +55,8 @@ class Cell:
     window: Window
     around: Cut | None = None
     """The outermost cut, through which all goes that reaches past `cut`; `skips` needs it."""
+    after: bool = False
+    """Whether `around` comes after `cut` in the forward pass, so that the exchange needs a row of its own."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.window[0] < self.window[1]:
@@ -73,7 +80,7 @@ class Exchanged:
 def cells_of(cuts: Cuts, windows: Sequence[Window], only: Sequence[str] = ()) -> list[Cell]:
     """Return every exchange there is: trunk and skips of each cut, and together, which is the same at all cuts.
 
-    Skips are left out where no layer before the cut has everything go through it.
+    Skips are left out where no layer has everything go through it.
 
     Args:
         cuts: of the network.
@@ -89,8 +96,9 @@ def cells_of(cuts: Cuts, windows: Sequence[Window], only: Sequence[str] = ()) ->
                 found.append(Cell(cut, "together", window))
                 continue
             found.append(Cell(cut, "trunk", window))
-            if outermost is not None and cuts.cuts.index(outermost) < cuts.cuts.index(cut):
-                found.append(Cell(cut, "skips", window, outermost))
+            if outermost is not None:
+                after = cuts.cuts.index(outermost) > cuts.cuts.index(cut)
+                found.append(Cell(cut, "skips", window, outermost, after))
     return found
 
 
@@ -98,7 +106,7 @@ def work_per_pair(cells: Sequence[Cell], num_steps: int) -> int:
     """Return how many samples go through a step for one pair: a donor, a recipient, and one for each cell."""
     total = 2 * num_steps
     for window, own in _by_window(cells).items():
-        total += (window[1] - window[0]) * (2 + len(own)) + (num_steps - window[1]) * len(own)
+        total += (window[1] - window[0]) * (2 + _rows(own)) + (num_steps - window[1]) * len(own)
     return total
 
 
@@ -129,7 +137,7 @@ def interchange(
     base = _base(adapter, plan, {first for first, _ in windows}, tell)
     images: dict[Cell, np.ndarray] = {}
     for window, own in windows.items():
-        pairs = max(1, request.batch_size // (2 + len(own)))
+        pairs = max(1, request.batch_size // (2 + _rows(own)))
         chunks = torch.arange(request.num_samples // 2).split(pairs)
         made = [_exchange(adapter, plan, base, chunk, window, own, tell) for chunk in chunks]
         images |= {cell: np.concatenate([part[n] for part in made]) for n, cell in enumerate(own)}
@@ -146,6 +154,11 @@ def _plan(adapter: GeneratorAdapter, request: GenerationRequest, cells: Sequence
         if cell.window[1] > len(plan.sigmas):
             raise ConfigError(f"the window {cell.window} of {cell.cut} goes beyond the {len(plan.sigmas)} steps")
     return plan
+
+
+def _rows(cells: Sequence[Cell]) -> int:
+    """Return how many rows the cells of one pair have in their window."""
+    return len(cells) + sum(cell.after for cell in cells)
 
 
 def _by_window(cells: Sequence[Cell]) -> dict[Window, list[Cell]]:
@@ -189,17 +202,19 @@ def _exchange(
 ) -> list[np.ndarray]:  # fmt: skip
     """Return the images of some pairs for each cell of a window; pairs: (n,) int64."""
     count, (first, stop) = len(pairs), window
-    # Blocks of a batch: donors, recipients, then the recipients of each cell.
-    own = blocks(count, 2 + len(cells))
-    rows = torch.cat([2 * pairs, 2 * pairs + 1, (2 * pairs + 1).repeat(len(cells))])
-    x = base.starts[first][rows]
+    # A batch has donors, recipients, the recipients of each cell, and then those that are given the donors' input.
+    own = blocks(count, 2 + _rows(cells))
+    rows = torch.cat([2 * pairs, (2 * pairs + 1).repeat(len(own) - 1)])
+    sees = torch.cat([*own[: 2 + len(cells)], *[own[0]] * (len(own) - 2 - len(cells))])
+    x = base.starts[first][rows].to(adapter.device)
     with InterventionSession(adapter, _copies(cells, own)) as session:
-        for step in _steps(adapter, plan, session, base.inputs, rows, x.to(adapter.device), first):
+        for step in _steps(adapter, plan, session, base.inputs, rows, x, first, sees):
             x = step.x_next
             tell(len(rows))
             if step.index + 1 == stop:
                 break
-    rows, x = rows[2 * count :], x[2 * count :]
+    of_cells = slice(2 * count, (2 + len(cells)) * count)
+    rows, x = rows[of_cells], x[of_cells]
     if stop < len(plan.sigmas):
         with InterventionSession(adapter) as session:
             for step in _steps(adapter, plan, session, base.inputs, rows, x, stop):
@@ -211,14 +226,18 @@ def _exchange(
 
 def _copies(cells: Sequence[Cell], batch: Sequence[Tensor]) -> list[RowCopy]:
     """Return which rows take which at each layer, one change a layer."""
-    donors, recipients = batch[:2]
+    (donors, recipients), given = batch[:2], iter(batch[2 + len(cells) :])
     wanted: dict[str, list[tuple[Tensor, Tensor]]] = defaultdict(list)
-    for cell, own in zip(cells, batch[2:], strict=True):
-        if cell.part == "skips" and cell.around is not None:
+    for cell, own in zip(cells, batch[2 : 2 + len(cells)], strict=True):
+        if cell.around is None or cell.part != "skips":
+            wanted[cell.cut.name].append((donors, own))
+        elif cell.after:
+            between = next(given)
+            wanted[cell.cut.name].append((recipients, between))
+            wanted[cell.around.name].append((between, own))
+        else:
             wanted[cell.around.name].append((donors, own))
             wanted[cell.cut.name].append((recipients, own))
-        else:
-            wanted[cell.cut.name].append((donors, own))
     return [RowCopy(layer, *map(torch.cat, zip(*pairs, strict=True))) for layer, pairs in wanted.items()]
 
 
@@ -228,12 +247,13 @@ def _x0(adapter: GeneratorAdapter, plan: GenerationPlan, rows: Tensor) -> Tensor
 
 def _steps(
     adapter: GeneratorAdapter, plan: GenerationPlan, session: InterventionSession, inputs: PassInputs, rows: Tensor,
-    x: Tensor, first: int,
+    x: Tensor, first: int, sees: Tensor | None = None,
 ) -> Iterator[SamplerStep]:  # fmt: skip
     """Yield some samples' steps from one on; a small batch is filled up, since kernels for such round otherwise."""
     count, filled = len(rows), rows.repeat(-(-FEWEST // len(rows))) if len(rows) < FEWEST else rows
     noise = plan.noise(filled.tolist())
     noise(adapter.input_shape)  # the start
     x = x.repeat(len(filled) // count, *[1] * (x.ndim - 1))
-    for step in walk(adapter, plan, session, inputs.rows(filled), x, noise, first):
+    sees = None if sees is None else sees.repeat(len(filled) // count)
+    for step in walk(adapter, plan, session, inputs.rows(filled), x, noise, first, sees):
         yield SamplerStep(step.index, step.sigma, step.x[:count], step.denoised[:count], step.x_next[:count])

@@ -49,6 +49,7 @@ class _SteppedModel:
     adapter: GeneratorAdapter
     session: InterventionSession
     step: int
+    sees: Tensor | None
     _recorded: int = -1
 
     def denoiser(self, guidance_pass: GuidancePass, conditioning: Conditioning) -> Denoiser:
@@ -56,6 +57,8 @@ class _SteppedModel:
 
         def denoise(x: Tensor, sigma: Tensor) -> Tensor:
             noised = x.to(torch.float32).to(self.adapter.device)
+            if self.sees is not None:
+                noised = noised.index_select(0, self.sees.to(noised.device))
             levels = torch.full((len(x),), float(sigma), dtype=torch.float32, device=noised.device)
             first, self._recorded = self._recorded < self.step, self.step
             with self.session.evaluation(self.step, float(sigma), guidance_pass, record=first):
@@ -77,6 +80,7 @@ def walk(
     x: Tensor,
     noise: Noise,
     first: int = 0,
+    sees: Tensor | None = None,
 ) -> Iterator[SamplerStep]:
     """Yield the sampler's steps; the session knows of each evaluation which step and pass it belongs to.
 
@@ -88,8 +92,9 @@ def walk(
         x: the input of step `first`, (B, C, H, W).
         noise: the samples' noise, from which `start` has drawn.
         first: number of the step to begin with.
+        sees: (B,) int64, whose x the network is given in a sample's row; None: its own.
     """
-    model = _SteppedModel(adapter, session, first)
+    model = _SteppedModel(adapter, session, first, sees)
     conditional = {**inputs.conditional, **inputs.guidance}
     denoiser = GuidedDenoiser(
         model.denoiser("conditional", conditional) if inputs.conditional else None,

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from diffviews import get_adapter
-from diffviews.core.cuts import find_cuts
+from diffviews.core.cuts import Cut, find_cuts
 from diffviews.core.generator import GenerationRequest, generate
 from diffviews.core.interchange import Cell, cells_of, interchange, work_per_pair
 from diffviews.core.plan import GenerationPlan
@@ -105,6 +105,25 @@ def test_everything_of_a_donor_of_the_same_class_and_noise_changes_nothing(digit
         GenerationPlan.noise = plan_noise
     assert np.array_equal(made.donors, made.recipients)
     assert all(np.array_equal(made.images[cell], made.recipients) for cell in twins)
+
+
+def test_what_reaches_past_a_cut_is_the_same_from_before_and_from_after_it(digits, cells):
+    last = Cut(("decoder_block_9",))
+    before = [cell for cell in cells if cell.part == "skips" and cell.cut.name in ("encoder_block_3", "midblock")]
+    assert len(before) == 4
+    after = [Cell(cell.cut, "skips", cell.window, last, after=True) for cell in before]
+    given = request(5, num_steps=3, sampler="heun", seed=4, class_labels=tuple(range(10)))
+    made, again = interchange(digits, given, before), interchange(digits, given, after)
+    for cell, other in zip(before, after, strict=True):
+        assert np.array_equal(made.images[cell], again.images[other])
+        assert not np.array_equal(made.images[cell], made.recipients)
+
+
+def test_skips_are_measured_where_no_layer_comes_before_them():
+    adapter = SkipCarriedAdapter()
+    cells = cells_of(find_cuts(adapter, ["middle", "last"]), [(0, STEPS)])
+    found = {(cell.cut.name, cell.part): rate.rate for cell, rate in rates(adapter, cells).items()}
+    assert found == {("middle", "trunk"): 0.0, ("middle", "skips"): 1.0, ("last", "together"): 1.0}
 
 
 def test_work_is_what_is_told(digits, cells):

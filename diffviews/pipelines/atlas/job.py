@@ -13,7 +13,7 @@ import torch
 
 from diffviews.adapters.base import GeneratorAdapter
 from diffviews.core.cuts import Cuts, find_cuts
-from diffviews.core.interchange import Cell, Exchanged, cells_of, interchange, work_per_pair
+from diffviews.core.interchange import Cell, Exchanged, Window, cells_of, interchange, work_per_pair
 from diffviews.core.plan import GenerationPlan
 from diffviews.data.prompts import read_prompts
 from diffviews.data.samples import SampleSet
@@ -155,8 +155,13 @@ class AtlasJob:
 
     @cached_property
     def cuts(self) -> Cuts:
-        """The cuts of the network."""
-        return find_cuts(self.adapter)
+        """The cuts of the network, by the noise level at which each window begins."""
+        return find_cuts(self.adapter, sigmas=sorted({self.sigmas[first] for first, _ in self.windows}))
+
+    @property
+    def windows(self) -> list[Window]:
+        """All steps, and the parts of them."""
+        return equal_windows(self.num_steps, self.recipe.windows)
 
     @cached_property
     def sigmas(self) -> list[float]:
@@ -173,7 +178,7 @@ class AtlasJob:
     def cells(self) -> list[Cell]:
         """Every exchange that is measured."""
         wanted = choose_layers(self.adapter, self.recipe.layers)
-        return cells_of(self.cuts, equal_windows(self.num_steps, self.recipe.windows), wanted)
+        return cells_of(self.cuts, self.windows, wanted)
 
     def fingerprint(self) -> str:
         """Digest of everything that determines the atlas."""
