@@ -1,5 +1,7 @@
 """The atlas as a job: a planted cut is found, a killed job ends as an uninterrupted one, a finished one is re-used."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -97,15 +99,11 @@ def test_killed_job_goes_on_and_ends_as_an_uninterrupted_one(planted, monkeypatc
 
 def test_what_cannot_be_measured_is_refused(planted):
     with pytest.raises(ConfigError, match="no layer has an effect"):
-        planted(AtlasRecipe(**{**vars_of(RECIPE), "layers": ("idle",)}))
+        planted(replace(RECIPE, layers=("idle",)))
     with pytest.raises(LayerNotFoundError, match="block_9"):
-        planted(AtlasRecipe(**{**vars_of(RECIPE), "layers": ("block_9",)}))
+        planted(replace(RECIPE, layers=("block_9",)))
     with pytest.raises(ConfigError, match="prompt"):
-        planted(AtlasRecipe(**{**vars_of(RECIPE), "conditioning": "prompt"}))
-
-
-def vars_of(recipe):
-    return {name: getattr(recipe, name) for name in recipe.__dataclass_fields__}
+        planted(replace(RECIPE, conditioning="prompt"))
 
 
 def test_model_and_samples_are_those_of_the_extraction_that_is_named(extraction, store):

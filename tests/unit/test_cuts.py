@@ -4,9 +4,12 @@ import pytest
 import torch
 
 from diffviews import get_adapter
+from diffviews.adapters.registry import load_adapter
 from diffviews.core.cuts import find_cuts
+from diffviews.core.interchange import cells_of
 from diffviews.core.rows import RowCopy
 from diffviews.errors import ConfigError, ShapeError
+from tests.diffusion_folders import draw_sd_pipeline, saved
 from tests.fakes import GaussianAdapter, SkipAdapter, TextAdapter
 from tests.planted import PlantedAdapter, SkipCarriedAdapter
 
@@ -50,6 +53,15 @@ def test_layers_without_effect_are_named_as_such(deciding):
     assert found.idle == ("idle",)
     assert names(found) == [(f"block_{number}",) for number in range(5)]
     assert found.outermost is None  # each carries something that no other one does
+
+
+def test_cuts_of_a_stable_diffusion_network_go_through_its_last_block(tmp_path):
+    folder = saved(draw_sd_pipeline(0), tmp_path / "sd")
+    found = find_cuts(load_adapter("sd-v1.5", folder, device="cpu"), sigmas=[1.0])
+    assert ("down_block_0_resnet_0", "up_block_1_resnet_0") in names(found)  # the skip is what the block hands on
+    assert ("mid_block_resnet_0", "mid_block_attention_0", "mid_block_resnet_1", "mid_block") in names(found)
+    assert found.outermost.layers == ("up_block_1_resnet_1", "up_block_1")
+    assert all(cell.after for cell in cells_of(found, [(0, 2)]) if cell.part == "skips")
 
 
 def test_cuts_do_not_depend_on_the_layers_asked_for():
