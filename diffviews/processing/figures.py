@@ -137,8 +137,8 @@ def cka_figure(names: Sequence[str], matrix: np.ndarray, *, title: str = "linear
 def ranking_figure(rows: pd.DataFrame, *, title: str = "What each layer knows, and what it decides") -> bytes:
     """Draw, by layer in the order given, k-NN accuracy ('knows') beside control rate ('decides').
 
-    A rate has its interval where there is one; its bar is hollow where the images are unlike real ones, and its number
-    bold where it is not told from the best.
+    A rate has its interval where there is one; its bar is hollow where the images are unlike real ones, with ◌ beside
+    its number, which is bold where it is not told from the best.
 
     Args:
         rows: columns layer, knn_accuracy_activation, control_rate; control_baseline, control_rate_low,
@@ -167,7 +167,7 @@ def ranking_figure(rows: pd.DataFrame, *, title: str = "What each layer knows, a
     entries = [("knows: k-NN class accuracy", KNOWS), ("decides: control rate", DECIDES)]
     draw_keys(figure, entries, (0.02, 1 - 0.7 / height), "s", 8, ncols=2, handletextpad=0.2)
     told = ["line: 95 % interval"] if np.isfinite(low).any() else []
-    told += ["hollow: images unlike real ones"] if any(hollow) else []
+    told += ["hollow, ◌: images unlike real ones"] if any(hollow) else []
     told += [f"bold: not told from the best{' of the others' if any(hollow) else ''}"] if best.any() else []
     figure.text(0.03, 1 - 0.98 / height, " · ".join(told), fontsize=8.5, color=FAINT, va="center")
     return png_of(figure)
@@ -191,7 +191,7 @@ def _bars(
         axes.hlines(places, low, high, color=INK, linewidth=1.6)
         reach = np.fmax(reach, high)
     for number, (place, value) in enumerate(zip(places, values, strict=True)):
-        text = f"{value:.2f}" if np.isfinite(value) else "not measured"
+        text = f"{value:.2f}" + " ◌" * bool(empty[number]) if np.isfinite(value) else "not measured"
         strong = bold is not None and bool(bold[number])
         axes.text(
             reach[number] + 0.008, place, text, va="center", fontsize=7.5, color=INK if strong else FAINT,

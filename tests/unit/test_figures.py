@@ -146,6 +146,8 @@ def test_rate_of_images_unlike_real_ones_is_a_hollow_bar():
     hollow = area(picture(ranking_figure(rows.assign(control_on_manifold=[0.1, 0.9]))), "#c94b85")
     assert 0.5 < hollow / filled < 0.65  # one bar, the outline of the other, the key
     assert area(picture(ranking_figure(rows.assign(control_on_manifold=[np.nan, 0.9]))), "#c94b85") == filled
+    none = rows.assign(control_rate=0.0, control_on_manifold=[0.0, 0.9])  # a bar without length is marked, too
+    assert ranking_figure(none) != ranking_figure(none.assign(control_on_manifold=[0.9, 0.0]))
 
 
 def test_interval_and_best_group_are_drawn():
