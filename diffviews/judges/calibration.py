@@ -4,7 +4,7 @@
     observed = shares_of(verdicts.labels, held_out.classes)
     shares = correct_shares(observed, confusion(held_out))     # of the classes, and of none
     rate = corrected_rate(verdicts.labels, wanted, held_out)   # such as a control rate
-    both = agreement(first.classify(images), second.classify(images))
+    both = agreement(first.classify(images).labels, second.classify(images).labels)
 """
 
 import logging
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from diffviews.errors import ShapeError
-from diffviews.judges.base import HeldOut, Verdicts
+from diffviews.judges.base import HeldOut
 
 ILL_CONDITIONED = 10.0
 """Condition number of a confusion from which on correcting multiplies errors so much that it is said."""
@@ -124,19 +124,18 @@ class Agreement:
         return float(np.clip((self.raw - chance) / (other - chance), 0.0, 1.0))
 
 
-def agreement(first: Verdicts, second: Verdicts) -> Agreement:
-    """Return how two judges agree on the same images.
+def agreement(first: np.ndarray, second: np.ndarray) -> Agreement:
+    """Return how two judges agree on the same images, by the labels (N,) that each gave.
 
     Raises:
-        ShapeError: if there are not as many verdicts, or none.
+        ShapeError: if there are not as many, or none.
     """
-    one, two = first.labels, second.labels
-    if len(one) != len(two) or not len(one):
-        raise ShapeError(f"{len(one)} and {len(two)} verdicts cannot agree; judge the same images")
-    raw = float(np.mean(one == two))
-    labels = np.union1d(one, two)
-    chance = float(np.sum([np.mean(one == label) * np.mean(two == label) for label in labels]))
-    return Agreement(len(one), raw, 1.0 if chance == 1 else (raw - chance) / (1 - chance))
+    if len(first) != len(second) or not len(first):
+        raise ShapeError(f"{len(first)} and {len(second)} verdicts cannot agree; judge the same images")
+    raw = float(np.mean(first == second))
+    labels = np.union1d(first, second)
+    chance = float(np.sum([np.mean(first == label) * np.mean(second == label) for label in labels]))
+    return Agreement(len(first), raw, 1.0 if chance == 1 else (raw - chance) / (1 - chance))
 
 
 def _solved(observed: np.ndarray, matrix: np.ndarray) -> np.ndarray:

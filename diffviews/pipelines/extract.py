@@ -106,6 +106,8 @@ class ExtractionJob:
             begun = group.from_first(lambda: self._begin(ending, runs))
             if begun.work is None:
                 return ExtractionResult(begun.run_id, reused=True, digests={})
+            # A judge that is not good enough is refused before anything is captured.
+            control = self._control(begun.missing, runs[0].parent if runs else None)
             known = open_earlier(begun.earlier, self.workspace)
             arrays = capture_activations(plan, begun.missing, begun.work / "arrays", group=group, known=known)
             knowledge = measure_knowledge(plan, begun.work / "knows", group)
@@ -117,7 +119,7 @@ class ExtractionJob:
                 conditioning=plan.recipe.conditioning,
                 group=group,
                 workers=self.execution.workers,
-                further=self._further(knowledge, runs[0].parent if runs else None, begun.missing),
+                further=lambda key, array: {**knowledge.metrics(key), **(control(key, array) if control else {})},
                 runs=runs[0] if runs else None,
             )
             digests = group.from_first(lambda: self._summary(runs[0], knowledge))
@@ -166,11 +168,6 @@ class ExtractionJob:
         summary.log(runs.parent)
         knowledge.log(runs.parent)
         return digests
-
-    def _further(self, knowledge: Knowledge, parent: ActiveRun | None, missing: Sequence[LayerKey]) -> Further:
-        """Return what gives a layer's measures besides those of its map."""
-        control = self._control(missing, parent)
-        return lambda key, array: {**knowledge.metrics(key), **(control(key, array) if control else {})}
 
     def _control(self, missing: Sequence[LayerKey], parent: ActiveRun | None) -> Further | None:
         """Return what measures a layer's control rate, None where this process has none to measure."""

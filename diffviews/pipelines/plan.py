@@ -154,6 +154,7 @@ class ExtractionPlan:
             windows=recipe.control_windows,
             matched=recipe.control_matched,
             judge=recipe.judge,
+            second_judge=recipe.second_judge,
         )
 
     def control_of(self, layer: str) -> ControlSettings | None:

@@ -39,7 +39,7 @@ class ExtractionRecipe(ModelRecipe):
         {"model", "checkpoint", "dataset", "max_samples", "class_map", "layers", "sigmas"}
         | {"storage", "sketch_samples"}
         | {"control_seeds", "control_null_seeds", "control_windows", "control_matched", "control_layers"}
-        | {"judge"}
+        | {"judge", "second_judge"}
         | {"knows", "knows_draws", "knows_samples", "knows_permuted"}
     )
 
@@ -84,6 +84,8 @@ class ExtractionRecipe(ModelRecipe):
     judge: str = "svc"
     """What tells the class of generations: svc, knn:<layer>@<sigma>, diffusion, clip:<folder>, factors, or a plug-in's;
     one that is not right often enough on held-out samples is refused."""
+    second_judge: str | None = None
+    """Another judge: how it agrees with the first on unmasked generations says how often that is right on them."""
     knows: bool = False
     """Measure what each layer knows of the classes beyond the noised input: k-NN and a linear probe over several noise
     draws, beside a network of random weights; costs knows_draws + 1 further passes over the samples at each level."""

@@ -137,6 +137,7 @@ class Service:
         self._policy.check_checkpoint(recipe.checkpoint)
         self._policy.check_dataset(recipe.dataset)
         self._policy.check_judge(recipe.judge)
+        self._policy.check_judge(recipe.second_judge)
 
         def work(job: Job) -> str:
             return self.runner.extract(recipe, job, execution=execution, experiment=experiment)

@@ -71,7 +71,9 @@ def _row(
     judge, verdicts, making, judging = one
     assert judge.held_out is not None
     known = judge.held_out
-    agreed = [agreement(verdicts, other[1]).accuracy(float(other[0].accuracy or 0), 10) for other in others]
+    agreed = [
+        agreement(verdicts.labels, other[1].labels).accuracy(float(other[0].accuracy or 0), 10) for other in others
+    ]
     return {
         "judge": judge.name,
         "classes": len(known.classes),

@@ -98,6 +98,19 @@ def measured(layer: str):
     return control().measure(layer, SIGMA, control().captured_anew(layer, SIGMA))
 
 
+def test_second_judge_is_compared_with_the_first_on_the_unmasked_generations():
+    class Moody(GreyJudge):
+        def classify(self, images: np.ndarray) -> Verdicts:
+            told = super().classify(images)
+            return Verdicts(np.where(np.arange(len(images)) % 4 == 0, -1, told.labels), told.scores)
+
+    assert control().agreement is None
+    both = ControlExperiment(plan(), GreyJudge(), SETTINGS, Moody())
+    assert both.agreement is not None
+    assert both.agreement.raw == 0.75
+    assert both.agreement.count == len(both.unmasked) == 12
+
+
 def test_layer_that_makes_the_image_has_rate_one_and_its_controls_that_of_chance():
     found = measured("decides").metrics
     assert found["control_rate"] == found["control_matched"] == found["control_rate_late"] == 1.0

@@ -8,7 +8,7 @@ from scipy.optimize import minimize
 from sklearn.metrics import cohen_kappa_score
 
 from diffviews.errors import ShapeError
-from diffviews.judges.base import HeldOut, Verdicts
+from diffviews.judges.base import HeldOut
 from diffviews.judges.calibration import (
     agreement,
     confusion,
@@ -100,19 +100,15 @@ def test_confusion_that_tells_nothing_is_said(caplog) -> None:
     assert found.sum() == pytest.approx(1)
 
 
-def verdicts(labels: np.ndarray) -> Verdicts:
-    return Verdicts(labels, np.zeros(len(labels)))
-
-
 @pytest.mark.parametrize("seed", range(3))
 def test_agreement_is_that_of_scikit_learn(seed: int) -> None:
     rng = np.random.default_rng(seed)
     one = rng.integers(-1, 4, 200)
     two = np.where(rng.uniform(size=200) < 0.7, one, rng.integers(-1, 4, 200))
-    both = agreement(verdicts(one), verdicts(two))
+    both = agreement(one, two)
     assert both.raw == np.mean(one == two)
     assert both.kappa == pytest.approx(cohen_kappa_score(one, two))
-    assert agreement(verdicts(one[:1]), verdicts(one[:1])).kappa == 1
+    assert agreement(one[:1], one[:1]).kappa == 1
 
 
 @pytest.mark.parametrize(("first", "second", "classes"), [(0.95, 0.85, 10), (0.7, 0.9, 3), (0.6, 0.6, 100)])
@@ -124,7 +120,7 @@ def test_accuracy_is_found_by_agreement_without_knowing_any_class(first: float, 
         wrong = (truth + rng.integers(1, classes, len(truth))) % classes
         return np.where(rng.uniform(size=len(truth)) < share, truth, wrong)
 
-    both = agreement(verdicts(right_in(first)), verdicts(right_in(second)))
+    both = agreement(right_in(first), right_in(second))
     assert both.accuracy(second, classes) == pytest.approx(first, abs=0.015)
     with pytest.raises(ShapeError, match="no better than chance"):
         both.accuracy(1 / classes, classes)
@@ -137,6 +133,6 @@ def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(ShapeError, match="must be as many"):
         corrected_rate(np.array([0]), np.array([2]), held_out)
     with pytest.raises(ShapeError, match="same images"):
-        agreement(verdicts(np.zeros(2, int)), verdicts(np.zeros(3, int)))
+        agreement(np.zeros(2, int), np.zeros(3, int))
     with pytest.raises(ShapeError, match="as many"):
         HeldOut(np.array([-1]), np.array([0]))

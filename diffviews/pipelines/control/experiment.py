@@ -12,6 +12,7 @@ from diffviews.core.generator import GenerationRequest, generate
 from diffviews.core.interventions import FixedTarget, Intervention, MatchedTarget, Target
 from diffviews.errors import SampleSetError
 from diffviews.judges.base import Judge
+from diffviews.judges.calibration import agreement
 from diffviews.pipelines.control.averages import Averages, Draws, EachOwn, Group, ReadRows
 from diffviews.pipelines.control.loss import loss_ratio
 from diffviews.pipelines.control.measures import control_metrics
@@ -50,17 +51,20 @@ class ControlExperiment:
         plan: the extraction, whose model generates and whose samples are averaged.
         judge: says where an image landed.
         settings: how many of what.
+        second: judge that the first is compared with on the unmasked generations.
 
     Raises:
         SampleSetError: if there are fewer than two classes.
     """
 
-    def __init__(self, plan: ExtractionPlan, judge: Judge, settings: ControlSettings) -> None:
+    def __init__(
+        self, plan: ExtractionPlan, judge: Judge, settings: ControlSettings, second: Judge | None = None
+    ) -> None:
         labels = plan.samples.class_labels
         classes = np.unique(labels)
         if len(classes) < 2:
             raise SampleSetError(f"a control rate needs two classes or more, the sample set has {len(classes)}")
-        self._plan, self._judge, self._settings, self._classes = plan, judge, settings, classes
+        self._plan, self._judge, self._settings, self.classes = plan, judge, settings, classes
         self._draws = Draws(labels, settings.samples_per_class, settings.seed)
         self._real = RealImages.of(plan.samples.pictures, labels)
         seeds = np.repeat(np.arange(settings.seeds_per_class), len(classes))
@@ -74,6 +78,13 @@ class ControlExperiment:
         """(N,) all generations of the longest masks, in order."""
         images = np.concatenate([self._generate(rows) for rows in self._batches(len(seeds), BATCH)])
         self._unmasked = self._judged(images, "unmasked", "unmasked_distance")
+        self.agreement = None if second is None else agreement(self.unmasked, second.classify(images).labels)
+        """How two judges agree on the unmasked generations; None without a second one."""
+
+    @property
+    def unmasked(self) -> np.ndarray:
+        """Class in which each generation lands without a mask, (N,) int64; -1: rejected."""
+        return self._unmasked["unmasked"].to_numpy()
 
     def measure(self, layer: str, sigma: float, read: ReadRows) -> LayerControl:
         """Measure masks of one layer.
@@ -92,7 +103,7 @@ class ControlExperiment:
         masks = settings.masks(other_layer=other is not None)
         for rows in self._batches(len(self.generations), self._batch_size(shapes[layer])):
             for mask in masks:
-                stop = min(rows.stop, mask.seeds * len(self._classes))
+                stop = min(rows.stop, mask.seeds * len(self.classes))
                 if rows.start >= stop:
                     continue
                 part = range(rows.start, stop)
@@ -105,7 +116,7 @@ class ControlExperiment:
         frame = frame.sort_values(["mask", "seed", "target_class"], kind="stable", ignore_index=True)
         metrics = control_metrics(frame, {mask.name: mask.metric for mask in masks}, self._real.limit)
         diversity = self._real.diversity(np.concatenate(images), self.generations["target_class"].to_numpy())
-        ratio = loss_ratio(plan, averages, layer, sigma, self._classes)
+        ratio = loss_ratio(plan, averages, layer, sigma, self.classes)
         costs = {"control_diversity": diversity, "control_loss_ratio": ratio}
         return LayerControl(metrics | {name: value for name, value in costs.items() if np.isfinite(value)}, frame)
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from diffviews.data.activations import ActivationReader
 from diffviews.data.layout import LayerKey
 from diffviews.data.parquet import write_table
+from diffviews.judges.base import Judge
 from diffviews.judges.calibration import corrected_rate
 from diffviews.judges.registry import make_judge, measures_of
 from diffviews.pipelines.capture.layer_array import LayerArray
@@ -33,10 +34,14 @@ def control_measure(
     settings = plan.control
     assert settings is not None
     logger.info("%s", settings.cost(layer_runs, len(plan.samples.classes)))
-    judge = make_judge(settings.judge, plan.samples, plan.adapter)
+    judge, second = (
+        None if name is None else make_judge(name, plan.samples, plan.adapter)
+        for name in (settings.judge, settings.second_judge)
+    )
+    assert judge is not None
+    control = ControlExperiment(plan, judge, settings, second)
     if log_metrics is not None:
-        log_metrics(measures_of(judge))
-    control = ControlExperiment(plan, judge, settings)
+        log_metrics(measures_of(judge) | _on_generations(control, second))
 
     def measure(key: LayerKey, array: LayerArray) -> dict[str, float]:
         layer, sigma = key
@@ -53,3 +58,14 @@ def control_measure(
         return measured.metrics | {"control_corrected": corrected_rate(landed, wanted, judge.held_out)}
 
     return measure
+
+
+def _on_generations(control: ControlExperiment, second: Judge | None) -> dict[str, float]:
+    """Return what a run is told of a judge on the unmasked generations."""
+    found, both = {"judge_rejects_unmasked": float((control.unmasked < 0).mean())}, control.agreement
+    if both is None or second is None:
+        return found
+    found |= {"judge_agreement": both.raw, "judge_kappa": both.kappa}
+    if second.accuracy is not None:
+        found["judge_accuracy_unmasked"] = both.accuracy(second.accuracy, len(control.classes))
+    return found

@@ -26,6 +26,8 @@ class ControlSettings:
     """Measure the mask whose averages are captured anew at each step's noise level as well."""
     judge: str = "svc"
     """What says where an image landed, in the notation of `make_judge`."""
+    second_judge: str | None = None
+    """What the judge is compared with on the unmasked generations."""
 
     def masks(self, *, other_layer: bool = True) -> "tuple[Mask, ...]":
         """Return the masks of a layer, the one of `control_rate` first.
