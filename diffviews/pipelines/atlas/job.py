@@ -47,7 +47,7 @@ class AtlasResult:
     reused: bool
     """True when a finished run with the same fingerprint answered."""
     told: str = ""
-    """Its cuts and the rates over all steps, a line each."""
+    """Its cuts, the rates over all steps and those above chance in a part of them, a line each."""
 
     def __str__(self) -> str:
         return f"{self.told}atlas {self.run_id} {'re-used' if self.reused else 'finished'}"

@@ -24,7 +24,7 @@ TOLD = {
     "none": "told nothing",
 }
 _LINE = (
-    "{cut} {part}{of}: {rate:.3f} [{low:.3f}, {high:.3f}], by chance {null:.3f}, p {p:.3f}, n {n}, "
+    "{cut} {part}{of}, {when}: {rate:.3f} [{low:.3f}, {high:.3f}], by chance {null:.3f}, p {p:.3f}, n {n}, "
     "own class {own:.3f}, rejected {rejects:.3f}, on the manifold {on_manifold:.3f}"
 )
 
@@ -56,7 +56,10 @@ def log_atlas(
     run: ActiveRun, table: pd.DataFrame, drawing: Drawing, ways: Sequence[str], cuts: Cuts, *, model: str,
     conditioning: str, measures: Mapping[str, float],
 ) -> str:  # fmt: skip
-    """Log atlas.parquet and .csv, picture, report and metrics; return cuts and rates over all steps in words."""
+    """Log table, picture, report and metrics; return in words cuts, rates over all steps, and those above chance.
+
+    A rate is above chance where its whole interval is.
+    """
     run.log_table(table, "atlas.parquet")
     run.log_table(table, "atlas.csv")
     metrics = {**measures, "pairs": float(drawing.pairs), "plain_on_manifold": drawing.plain_on_manifold()}
@@ -105,9 +108,12 @@ def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
 def _in_words(table: pd.DataFrame, ways: Sequence[str], cuts: Cuts) -> str:
     lines = [f"cut {cut}" for cut in map(str, cuts.cuts)]
     lines += [f"layer {layer} has no effect" for layer in cuts.idle]
-    for cell in _records(_whole(table)):
+    whole = _whole(table).index
+    told = table[table.index.isin(whole) | (table["low"] > table["null"])]
+    for index, cell in zip(told.index, _records(told), strict=True):
         of = "" if len(ways) == 1 else f" {cell['factor']}"
-        lines.append(_LINE.format(of=of, **cell) + ("; off the manifold" if cell["off_manifold"] else ""))
+        when = "all steps" if index in whole else f"steps {cell['first_step'] + 1} to {cell['last_step']}"
+        lines.append(_LINE.format(of=of, when=when, **cell) + ("; off the manifold" if cell["off_manifold"] else ""))
     return "".join(f"{line}\n" for line in lines)
 
 
