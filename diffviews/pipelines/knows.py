@@ -31,7 +31,7 @@ from diffviews.pipelines.plan import FEWEST, ExtractionPlan
 from diffviews.processing.blocks import in_order
 from diffviews.processing.gains import Gains, measure_gains
 from diffviews.processing.gains_figure import gains_figure
-from diffviews.processing.probes import FOLDS, read_classes, stratified_folds
+from diffviews.processing.probes import read_classes, stratified_folds
 from diffviews.processing.umap_backend import fitting
 from diffviews.recipes.extraction import without_class_measures
 from diffviews.tracking.active_run import ActiveRun
@@ -78,7 +78,6 @@ def measure_knowledge(plan: ExtractionPlan, folder: Path, group: ProcessGroup = 
     What `folder` holds already is not made again. Each process of the group does its share.
 
     Raises:
-        SampleSetError: if too few samples have a class.
         CorruptDataError: if nothing could be read.
         WorkerError: if another process failed.
     """
@@ -112,19 +111,10 @@ class KnowsExperiment:
 
     @classmethod
     def of(cls, plan: ExtractionPlan, folder: Path) -> Self:
-        """Choose the samples; those without a class neither ask nor answer.
-
-        Raises:
-            SampleSetError: if too few have one.
-        """
+        """Choose the samples; those without a class neither ask nor answer."""
         labels = plan.samples.class_labels
         labelled = np.flatnonzero(labels >= 0)
         names = np.unique(labels[labelled])
-        if len(names) < 2 or len(labelled) < 2 * FOLDS:
-            raise SampleSetError(
-                f"knows needs two classes and {2 * FOLDS} samples that have one, but there are {len(names)} and "
-                f"{len(labelled)}; leave it out"
-            )
         rows = labelled[stratified_rows(labels[labelled].tolist(), plan.recipe.knows_samples)]
         rows = np.random.default_rng(0).permutation(rows)
         classes = np.searchsorted(names, labels[rows])

@@ -26,6 +26,7 @@ from diffviews.pipelines.control.settings import ControlSettings
 from diffviews.pipelines.models import absolute
 from diffviews.pipelines.workspace import conditions_of
 from diffviews.processing.map_parameters import MapParameters
+from diffviews.processing.probes import FOLDS
 from diffviews.processing.umap_backend import get_backend_name
 from diffviews.recipes.extraction import ExtractionRecipe
 from diffviews.recipes.options import flatten
@@ -135,6 +136,14 @@ class ExtractionPlan:
         if unlabelled and recipe.control_seeds:
             raise ConfigError(f"control_seeds needs a class for each sample, but {unlabelled} have none; leave it out")
         choose_layers(self.adapter, recipe.control_layers)
+        if recipe.knows:
+            labels = self.samples.class_labels
+            labelled, classes = int((labels >= 0).sum()), len(np.unique(labels[labels >= 0]))
+            if classes < 2 or labelled < 2 * FOLDS:
+                raise ConfigError(
+                    f"knows needs two classes and {2 * FOLDS} samples that have one, but there are {classes} and "
+                    f"{labelled}; leave it out"
+                )
         object.__setattr__(self, "_conditions", conditions_of(self.samples, recipe.conditioning))
 
     @property

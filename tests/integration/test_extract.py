@@ -402,8 +402,9 @@ def test_mlflow_run_makes_the_layer_run_and_then_reuses_it(own_store, command_en
     assert catalog.artifacts(record).root.is_relative_to(own_store)
 
 
-def test_what_layers_know_is_measured_where_it_is_asked_for(own_store, adapter):
-    run = extract(**SMALL | {"layers": ("encoder_block_2", "midblock")}, knows=True, knows_samples=50)
+def test_what_layers_know_is_measured_where_it_is_asked_for(experiment):
+    layers = ("encoder_block_2", "midblock")
+    run = extract(**SMALL | {"layers": layers}, knows=True, knows_samples=50, experiment=experiment)
     workspace = open_workspace()
     records = workspace.catalog.layers(run.run_id)
     for record in records:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from diffviews.core.extractor import capture, observe
 from diffviews.core.random_weights import with_random_weights
 from diffviews.data.samples import SampleSet
-from diffviews.errors import ConfigError, CorruptDataError, SampleSetError
+from diffviews.errors import ConfigError, CorruptDataError
 from diffviews.noise import sample_noise
 from diffviews.pipelines import knows
 from diffviews.pipelines.capture import held
@@ -109,8 +109,9 @@ def test_samples_without_a_class_are_not_asked_about(tmp_path):
     assert len(experiment.rows) == COUNT - 67
     assert (experiment.rows % 3 > 0).all()
     assert np.array_equal(plan.samples.class_labels[experiment.rows], experiment.classes)
-    with pytest.raises(SampleSetError, match="two classes"):
-        KnowsExperiment.of(plan_of(labels=lambda classes: classes * 0), tmp_path)
+    for labels in (lambda classes: classes * 0, lambda classes: [None] * 191 + [0, 1, 2] * 3):
+        with pytest.raises(ConfigError, match="two classes and 10 samples"):
+            plan_of(labels=labels)
 
 
 def test_samples_are_stratified(tmp_path):
