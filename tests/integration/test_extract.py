@@ -23,6 +23,7 @@ from diffviews.errors import (
     ConfigError,
     CorruptDataError,
     DiskSpaceError,
+    JudgeError,
     LayerNotFoundError,
     SampleSetError,
     TrackingError,
@@ -189,6 +190,24 @@ def test_impossible_input_is_refused_before_a_run_is_made(own_store, wrong, erro
     with pytest.raises(error, match=words):
         extract(**{**SMALL, **wrong})
     assert not (own_store / "mlruns").exists()
+
+
+def test_judge_is_chosen_logged_compared_and_refused_below_its_floor(workspace, experiment):
+    control = {"control_seeds": 1, "control_null_seeds": 0, "control_matched": False, "control_windows": False}
+    options = {**SMALL, "max_samples": 120, **control, "experiment": experiment}
+    made = extract(**options, judge="knn:encoder_block_3@0.2", second_judge="svc")
+    parent = workspace.catalog.run(made.run_id)
+    assert parent.params["judge"] == "knn:encoder_block_3@0.2"
+    told = {name for name in parent.metrics if name.startswith("judge_")}
+    assert told == {
+        "judge_accuracy", "judge_rejects", "judge_held_out", "judge_rejects_unmasked", "judge_agreement", "judge_kappa",
+        "judge_accuracy_unmasked",
+    }  # fmt: skip
+    assert parent.metrics["judge_accuracy"] >= 0.9
+    (layer,) = workspace.catalog.layers(made.run_id)
+    assert 0 <= layer.metrics["control_corrected"] <= 1
+    with pytest.raises(JudgeError, match=r"below its floor of 0\.900"):
+        extract(**options, judge="knn:midblock@40")
 
 
 def test_unlabelled_samples_are_refused_where_classes_are_needed(experiment, tmp_path):

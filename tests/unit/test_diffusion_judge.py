@@ -140,6 +140,34 @@ def test_digits_are_told_apart_and_static_is_rejected(monkeypatch) -> None:
         judge.classify(static[:, :8, :8])
 
 
+def test_latent_pipelines_are_judges_of_prompts_by_diffusion_and_by_neighbours(tmp_path) -> None:
+    """The error is that of one pass for each draw, through the pipeline's own latents and prompts."""
+    pytest.importorskip("diffusers")
+    from tests.diffusion_folders import draw_sd_pipeline, saved
+
+    adapter = load_adapter("sd-v1.5", saved(draw_sd_pipeline(4), tmp_path / "sd"), device="cpu")
+    random, side = np.random.default_rng(0), adapter.resolution
+    prompts, wanted = ("a red cat", "dog", "a cat"), np.arange(12) % 3
+    images = (random.integers(0, 256, (3, side, side, 3))[wanted] * 0.8).astype(np.uint8)
+    samples = SampleSet.from_images(images, [*map(str, range(12))], prompts=[prompts[w] for w in wanted])
+    judge = make_judge("diffusion", samples, adapter, prompts=prompts, floor=0.0)
+    number, error, _ = judge.look(images[:2]).T
+    told = adapter.condition([Condition(prompt=text) for text in prompts])
+    x0, means = adapter.encode(images[:2]).cpu(), np.zeros((2, 3))
+    sigmas = np.concatenate([np.geomspace(0.25, 5, 2 * n + 1)[1::2] for n in (2, 4, 8)])
+    for sigma, eps in zip(sigmas, sample_noise([f"denoising error {d}" for d in range(14)], x0.shape[1:]), strict=True):
+        for candidate in range(3):
+            given = {name: values[[candidate, candidate]] for name, values in told.items()}
+            with torch.no_grad():
+                off = adapter.forward(x0 + sigma * eps, torch.full((2,), sigma), **given) - x0
+            means[:, candidate] += (1 + 1 / sigma**2) * off.square().mean(dim=(1, 2, 3)).numpy() / 14
+    np.testing.assert_allclose(error, means[[0, 1], number.astype(int)], rtol=1e-3)
+    assert np.ptp(means, axis=1).min() > 1e-3 * means.max(), "prompts make a difference that this can show"
+    layer = adapter.hookable_layers[1]
+    neighbours = make_judge(f"knn:{layer}@1", samples, adapter, prompts=prompts)
+    assert list(neighbours.classify(images[:3]).labels) == [0, 1, 2]
+
+
 def test_random_state_is_left_alone_and_no_gradients_are_kept() -> None:
     before = torch.get_rng_state()
     make_judge("diffusion", samples_around(12, 0), GaussianAdapter(), floor=0.0).classify(samples_around(4, 1).images)
