@@ -12,6 +12,7 @@ from scipy.stats import binom
 from torch import Tensor, nn
 
 from diffviews.adapters import get_adapter
+from diffviews.core.interventions import FixedTarget, Intervention
 from diffviews.data.samples import SampleSet
 from diffviews.errors import ConfigError, LayerNotFoundError, SampleSetError
 from diffviews.judges.base import Verdicts
@@ -159,6 +160,29 @@ def test_averages_come_from_the_layer_that_is_read():
     rows = control().captured_anew("decides", SIGMA)
     shifted = lambda wanted: rows((wanted + 1) % 60)  # noqa: E731
     assert control().measure("decides", SIGMA, shifted).metrics["control_rate"] == 0.0
+
+
+def test_matched_averages_are_captured_at_each_noise_level(monkeypatch):
+    asked: list[tuple[float, Tensor]] = []
+
+    class Listening(Intervention):
+        def value_at(self, sigma: float) -> Tensor:
+            value = Intervention.value_at(self, sigma)
+            if not isinstance(self.target, FixedTarget):
+                asked.append((sigma, value))
+            return value
+
+    monkeypatch.setattr(module, "Intervention", Listening)
+    settings = ControlSettings(2, 0, samples_per_class=5, num_steps=4, windows=False)
+    few = ControlExperiment(plan(), GreyJudge(), settings)
+    few.measure("decides", SIGMA, few.captured_anew("decides", SIGMA))
+    draws = Draws(plan().samples.class_labels, 5, 0)
+    groups = [(label, draw) for draw in (0, 1) for label in (0, 1, 2)]
+    for sigma, value in asked:
+        rows = few.captured_anew("decides", sigma)
+        expected = np.stack([rows(draws.of_class(group)).mean(axis=0) for group in groups])
+        np.testing.assert_allclose(value.numpy(), expected, rtol=1e-4, atol=1e-4 * sigma)
+    assert len({sigma for sigma, _ in asked}) == 4
 
 
 def test_outcomes_hold_every_generation_in_the_noise_that_all_layers_share():
