@@ -1,5 +1,6 @@
 """Capturing activations, changing them, and generating images."""
 
+from diffviews.core.cuts import Cut, Cuts, find_cuts
 from diffviews.core.extractor import (
     ActivationExtractor,
     capture,

@@ -33,6 +33,12 @@ def test_cuts_of_edm_digits_are_its_trunk_with_the_skips_that_reach_past():
     assert (found.idle, found.tolerance) == ((), 0.0)
 
 
+def test_cuts_are_found_within_the_rounding_of_a_short_format():
+    found = find_cuts(load_adapter("edm-digits", None, device="cpu", precision="bfloat16"), sigmas=[2.0])
+    assert ("encoder_block_2", "decoder_block_6", "decoder_block_7") in names(found)
+    assert (len(found.cuts), found.tolerance) == (7, 2.0**-5)
+
+
 @pytest.mark.parametrize("adapter", [GaussianAdapter(), TextAdapter()])
 def test_input_and_result_of_one_path_are_one_cut_that_all_goes_through(adapter):
     found = find_cuts(adapter)

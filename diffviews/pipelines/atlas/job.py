@@ -1,24 +1,22 @@
 """The `atlas` job: interchange at every cut, in every window of the steps, until each rate is known well enough."""
 
 import logging
-import math
-import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
-import torch
 
 from diffviews.adapters.base import GeneratorAdapter
 from diffviews.core.cuts import Cuts, find_cuts
-from diffviews.core.interchange import Cell, Exchanged, Window, cells_of, interchange, work_per_pair
+from diffviews.core.interchange import Cell, Exchanged, Window, cells_of, interchange
 from diffviews.core.plan import GenerationPlan
 from diffviews.data.prompts import read_prompts
 from diffviews.data.samples import SampleSet
 from diffviews.errors import ConfigError
 from diffviews.judges.registry import make_judge, measures_of
+from diffviews.pipelines.atlas.clock import Clock
 from diffviews.pipelines.atlas.drawing import Drawing, Round
 from diffviews.pipelines.atlas.judging import Ways
 from diffviews.pipelines.atlas.pairs import Pairs, Told, different, equal_windows
@@ -227,7 +225,7 @@ class AtlasJob:
         folder.mkdir(parents=True, exist_ok=True)
         drawing = Drawing(self.cells, len(ways.names), recipe.half_width, recipe.max_pairs, recipe.seed)
         real = RealImages.of(self.samples.pictures, self.samples.class_labels)
-        clock = _Clock(self)
+        clock = Clock(self.adapter, self.pairs, len(self.cuts.cuts))
         while drawing.open_cells:
             path = folder / f"{drawing.pairs:06d}.npz"
             if path.exists():
@@ -242,7 +240,7 @@ class AtlasJob:
             clock.tell(drawing)
         return drawing
 
-    def _round(self, drawing: Drawing, ways: Ways, real: RealImages, clock: "_Clock") -> Round:
+    def _round(self, drawing: Drawing, ways: Ways, real: RealImages, clock: Clock) -> Round:
         numbers, first, count = drawing.open_cells, drawing.pairs, drawing.next_round
         cells = [self.cells[number] for number in numbers]
         made = interchange(self.adapter, self.pairs.request(first, count), cells, tell=clock.count)
@@ -264,71 +262,3 @@ def _judged(
         landed=ways.of(images).reshape(*shape, -1),
         near=(real.distances(images) <= real.limit).reshape(shape),
     )
-
-
-class _Clock:
-    """What an atlas costs, before it starts and while it runs; samples through a sampler step are its unit."""
-
-    def __init__(self, job: AtlasJob) -> None:
-        self._job = job
-        self._began: float | None = None
-        self._done = 0
-
-    @property
-    def started(self) -> bool:
-        return self._began is not None
-
-    def count(self, samples: int) -> None:
-        self._done += samples
-
-    def start(self, drawing: Drawing) -> None:
-        """Say what is to come, at most, from one pass that is timed."""
-        job, left = self._job, self._left(drawing)
-        passes = len(GenerationPlan.of(job.adapter, job.pairs.request(0, 1)).passes(job.adapter))
-        heun = 2 if (job.recipe.sampling.sampler or job.adapter.defaults.default_sampler) == "heun" else 1
-        evaluations = left * passes * heun
-        logger.info(
-            "%d cells: %d cuts, their trunk and skips apart, in %d windows of %d steps; at most %d pairs, that is %s "
-            "network evaluations of one sample, about %s at the speed of a first pass; cells whose interval is narrow "
-            "enough end earlier",
-            len(job.cells), len(job.cuts.cuts), len({cell.window for cell in job.cells}), job.num_steps,
-            drawing.max_pairs - drawing.pairs, f"{evaluations:,}", _duration(evaluations * self._second_per_sample()),
-        )  # fmt: skip
-        self._began = time.monotonic()
-
-    def tell(self, drawing: Drawing) -> None:
-        """Say how far it is."""
-        assert self._began is not None
-        pace = (time.monotonic() - self._began) / max(self._done, 1)
-        left = self._left(drawing)
-        logger.info(
-            "%d of at most %d pairs, %d of %d cells still drawn%s",
-            drawing.pairs, drawing.max_pairs, len(drawing.open_cells), len(drawing.cells),
-            f", at most {_duration(left * pace)} left" if left else "",
-        )  # fmt: skip
-
-    def _left(self, drawing: Drawing) -> int:
-        cells = [drawing.cells[number] for number in drawing.open_cells]
-        return (drawing.max_pairs - drawing.pairs) * work_per_pair(cells, self._job.num_steps) if cells else 0
-
-    @torch.inference_mode()
-    def _second_per_sample(self) -> float:
-        """Return how long the network takes for one sample, in a batch as they will be."""
-        job, rows = self._job, min(self._job.recipe.batch_size, 64)
-        x = torch.zeros(rows, *job.adapter.input_shape, device=job.adapter.device)
-        request = job.pairs.request(0, max(1, rows // 2))
-        plan = GenerationPlan.of(job.adapter, request)
-        conditions = plan.conditions([number % request.num_samples for number in range(rows)])
-        given = job.adapter.condition(conditions) | plan.embedded_guidance(job.adapter, rows)
-        taken = math.inf
-        for _ in range(2):  # the first one warms up
-            began = time.monotonic()
-            job.adapter.forward(x, torch.full((rows,), job.sigmas[0], device=x.device), **given).sum().item()
-            taken = min(taken, time.monotonic() - began)
-        return taken / rows
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{max(seconds, 1):.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
