@@ -14,7 +14,7 @@ def test_demo_makes_a_layer_run_for_every_hook_point_and_a_second_call_nothing_n
     (parent,) = workspace.catalog.extractions(experiment)
     layers = workspace.catalog.layers(parent.run_id)
     assert {(record.layer, record.sigma) for record in layers} == {
-        (layer, sigma) for layer in adapter.hookable_layers for sigma in (0.5, 2.0)
+        (layer, sigma) for layer in adapter.hookable_layers for sigma in (2.0, 5.0)
     }
     assert all({"map.png", "map/projector.safetensors"} <= set(workspace.folder(r.run_id).names()) for r in layers)
     cka = pd.read_csv(workspace.folder(parent.run_id).path("cka/2.csv"), index_col="layer")
