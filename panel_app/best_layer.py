@@ -36,6 +36,7 @@ def best_layer(layers: Sequence[LayerRecord], layer: str | None, sigma: float | 
 
 
 def standing(record: LayerRecord) -> float:
-    """Return how much a layer knows and decides together, 0 to 2; a rate of images unlike real ones does not count."""
+    """Return how much a layer knows, beyond its input where that was measured, and decides together, at most 2; a rate
+    of images unlike real ones does not count."""
     decides = 0.0 if is_marked(record.metrics) else record.metrics.get(DECIDES, 0.0)
-    return float(record.metrics.get(KNOWS, 0.0) + decides)
+    return float(record.metrics.get(GAIN, record.metrics.get(KNOWS, 0.0)) + decides)
