@@ -1,10 +1,10 @@
 const {node, told, picture, press, root, titled} = dv
 const STYLE = `
 table { border-collapse: collapse; width: 100%; font-size: 12.5px; }
-th { text-align: left; font-weight: 600; font-size: 11.5px; color: var(--dv-muted); padding: 4px 6px; border-bottom: 1px solid var(--dv-faint);
+th { text-align: left; font-weight: 600; font-size: 11.5px; color: var(--dv-muted); padding: 4px; border-bottom: 1px solid var(--dv-faint);
   cursor: pointer; white-space: nowrap; user-select: none; position: sticky; top: 0; background: var(--dv-surface); }
 th button { all: unset; cursor: pointer; }
-td { padding: 5px 6px; border-bottom: 1px solid var(--dv-faint); white-space: nowrap; }
+td { padding: 5px 4px; border-bottom: 1px solid var(--dv-faint); white-space: nowrap; }
 th.number, td.number { text-align: right; font-variant-numeric: tabular-nums; }
 td.wide { white-space: normal; overflow-wrap: anywhere; }
 .swatch { display: inline-block; width: 9px; height: 9px; border-radius: 50%; margin-right: 6px; }
@@ -14,7 +14,7 @@ tbody tr.active { background: color-mix(in srgb, var(--dv-primary) 12%, transpar
 tbody tr.active td:first-child { font-weight: 600; }
 tbody tr:focus-visible { outline: 2px solid var(--dv-primary); outline-offset: -2px; }
 .cell { display: grid; grid-template-columns: 1fr 40px; gap: 6px; align-items: center; }
-.track { height: 6px; border-radius: 3px; background: var(--dv-wash); overflow: hidden; position: relative; min-width: 40px; }
+.track { height: 6px; border-radius: 3px; background: var(--dv-wash); overflow: hidden; position: relative; min-width: 20px; }
 .fill { height: 100%; border-radius: 3px; background: var(--dv-primary); }
 .fill.decides { background: var(--dv-path); }
 .fill.decides.hollow { background: none; box-sizing: border-box; border: 1.5px solid var(--dv-path); }
