@@ -65,34 +65,6 @@ def knows(run: str, sigma: str, workspace: Workspace) -> str:
     return f"{_markdown(found, columns)}\n\nNoised {said[0]}; {said[1]}."
 
 
-def cuts(run: str, _: str, workspace: Workspace) -> str:
-    """What trunk and skips of each cut decide when they are the donor's at all steps."""
-    found = _atlas(workspace, run)
-    columns: list[Column] = [
-        ("cut", lambda row: ", ".join(f"`{name}`" for name in str(row["layers"]).split("+"))),
-        ("what is the donor's", lambda row: row["part"]),
-        ("lands in the donor's class", partial(_between, key="rate", ends=("low", "high"))),
-        ("by chance", partial(_number, key="null")),
-        ("p", partial(_p, key="p")),
-        ("keeps its own class", partial(_number, key="own")),
-        ("near real images", partial(_number, key="on_manifold")),
-        ("pairs", lambda row: f"{row['n']:,}"),
-    ]
-    return _markdown(found[found["window"] == "all"], columns)
-
-
-def atlas(run: str, _: str, workspace: Workspace) -> str:
-    """What the trunk of each cut decides, by window of steps."""
-    found = _atlas(workspace, run)
-    found = found[(found["part"] != "skips") & (found["window"] != "all")]
-    wide = found.assign(text=[_between(row, "rate", ("low", "high"), ".2f") for _, row in found.iterrows()])
-    table = wide.pivot(index="cut", columns="window", values="text")
-    table = table.loc[list(dict.fromkeys(found["cut"])), list(dict.fromkeys(found["window"]))].reset_index()
-    columns: list[Column] = [("cut", lambda row: f"`{row['cut']}`")]
-    columns += [(name, partial(_text, key=name)) for name in table.columns if name != "cut"]
-    return _markdown(table, columns)
-
-
 def masks(run: str, sigma: str, workspace: Workspace) -> str:
     """What masks by class averages do at each layer, with controls and costs."""
     layers = [r for r in workspace.catalog.layers(run) if format_sigma(r.sigma) == sigma]
@@ -113,27 +85,17 @@ def masks(run: str, sigma: str, workspace: Workspace) -> str:
     return _markdown(found, columns)
 
 
-TABLES: Mapping[str, Callable[[str, str, Workspace], str]] = {
-    "knows": knows, "cuts": cuts, "atlas": atlas, "masks": masks,
-}  # fmt: skip
+TABLES: Mapping[str, Callable[[str, str, Workspace], str]] = {"knows": knows, "masks": masks}
 """By the name in the document; `knows:2` is the table at noise level 2."""
-
-
-def _atlas(workspace: Workspace, run: str) -> Frame:
-    found = _csv(workspace, run, "atlas.csv")
-    whole = (found["first_step"] == found["first_step"].min()) & (found["last_step"] == found["last_step"].max())
-    steps = [f"steps {a}–{b}" for a, b in zip(found["first_step"] + 1, found["last_step"], strict=True)]
-    return found.assign(window=["all" if every else text for every, text in zip(whole, steps, strict=True)])
 
 
 def _csv(workspace: Workspace, run: str, name: str) -> Frame:
     return pd.read_csv(io.BytesIO(workspace.folder(run).path(name).read_bytes()))
 
 
-def _between(row: pd.Series, key: str, ends: tuple[str, str] | None = None, form: str = ".3f") -> str:
-    low, high = ends or (f"{key}_low", f"{key}_high")
-    value, least, greatest = (f"{row[name]:{form}}".replace("-", "−") for name in (key, low, high))
-    return f"{value} [{least}, {greatest}]"
+def _between(row: pd.Series, key: str, form: str = ".3f") -> str:
+    value, low, high = (f"{row[name]:{form}}".replace("-", "−") for name in (key, f"{key}_low", f"{key}_high"))
+    return f"{value} [{low}, {high}]"
 
 
 def _spread(row: pd.Series, key: str) -> str:
@@ -146,10 +108,6 @@ def _number(row: pd.Series, key: str) -> str:
 
 def _p(row: pd.Series, key: str) -> str:
     return "" if pd.isna(row[key]) else "< 0.001" if row[key] < 0.001 else f"{row[key]:.3f}"
-
-
-def _text(row: pd.Series, key: str) -> str:
-    return str(row[key])
 
 
 def _markdown(frame: Frame, columns: Sequence[Column]) -> str:

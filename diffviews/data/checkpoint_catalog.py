@@ -1,4 +1,4 @@
-"""The checkpoints that DiffViews knows by name (`checkpoint_catalog.json`): where they are, and whose."""
+"""The public checkpoints that DiffViews knows by name (`checkpoint_catalog.json`): where they are, and whose."""
 
 import json
 from dataclasses import dataclass
@@ -13,14 +13,14 @@ PREFIX = "catalogue:"
 
 @dataclass(frozen=True, slots=True)
 class CatalogueEntry:
-    """One checkpoint, public or shipped."""
+    """One public checkpoint."""
 
     name: str
     """What it is asked for by."""
     adapter: str
     """Adapter that loads it."""
     address: str
-    """Where it is fetched from, as `fetch` understands it; 'package' for one that ships."""
+    """Where it is fetched from, as `fetch` understands it."""
     licence: str
     """Terms it is published under."""
     note: str
@@ -33,11 +33,6 @@ class CatalogueEntry:
     """Bytes, where known; a download of another size is refused."""
     sha256: str | None = None
     """Digest, where its authors or we have established it; another file is refused."""
-
-    @property
-    def is_shipped(self) -> bool:
-        """Whether the package brings it."""
-        return self.address == "package"
 
 
 @cache

@@ -52,7 +52,8 @@ class LoggedGeneration:
     """What the judge says, where one was asked for."""
 
     def __str__(self) -> str:
-        return f"generation {self.run_id}: {len(self.result.images)} images, seed {self.result.seed}"
+        told = f"generation {self.run_id}: {len(self.result.images)} images, seed {self.result.seed}"
+        return told if self.judged is None else f"{told}\n{self.judged.in_words()}"
 
 
 def generate(

@@ -17,7 +17,6 @@ from diffviews.data.checkpoint_catalog import PREFIX, catalogue, find_checkpoint
 from diffviews.data.storage.fetch import fetch, is_remote
 from diffviews.data.weight_files import PICKLED
 from diffviews.errors import CheckpointError, ConfigError, unknown_name
-from diffviews.models.shipped import shipped_weights
 from diffviews.pipelines.workspace import Workspace
 from diffviews.recipes.base import ModelRecipe
 from diffviews.tracking.models import SCHEME, download_model
@@ -265,8 +264,6 @@ def resolve_checkpoint(checkpoint: str | PathLike[str] | None, profile: Profile 
     entry = get_checkpoint(text) if text.startswith(PREFIX) or _is_bare(text) else find_checkpoint(text)
     if entry is None:
         return Path(text)
-    if entry.is_shipped:
-        return shipped_weights(entry.name)
     _log.info("checkpoint %s, licence %s: %s", entry.name, entry.licence, entry.address)
     return fetch(entry.address, digest=entry.sha256, size=entry.size)
 

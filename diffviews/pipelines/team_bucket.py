@@ -108,10 +108,7 @@ def _published(
     return [
         entry
         for entry in catalogue()
-        if not entry.is_shipped
-        and entry.adapter in adapters
-        and entry.adapter not in had
-        and _is_chosen(checkpoints, entry.adapter)
+        if entry.adapter in adapters and entry.adapter not in had and _is_chosen(checkpoints, entry.adapter)
     ]
 
 

@@ -410,6 +410,7 @@ def test_judge_says_which_images_are_as_asked_and_as_without_the_mask(workspace,
     record = workspace.catalog.generation(judged.run_id)
     table = pd.read_csv(workspace.folder(judged.run_id).path("verdicts.csv"))
     assert list(table["kind"]) == ["images"] * 4 + ["baseline"] * 4
+    assert "class as asked: " in str(judged)
     for kind, key in (("images", "class_as_asked"), ("baseline", "baseline_class_as_asked")):
         assert record.metrics[key] == np.mean(table.loc[table["kind"] == kind, "label"] == 3)
     with pytest.raises(ConfigError, match="is fitted on the samples of a layer run"):
